@@ -1,0 +1,300 @@
+/*
+ * The part of llama.cpp's C API that Gallop calls, declared in our own words for release v0.5.0
+ * (the published binaries carry no headers).
+ *
+ * Three things live here:
+ *   1. the structs that cross the boundary, with the layout of v0.5.0;
+ *   2. LLAMA_API_FUNCTIONS, one line a function: result, name, parameters, arguments. The loader
+ *      makes a table of pointers from it and callers get a static inline function of each name;
+ *   3. struct ggml_tensor as far as the skip patch reads it.
+ *
+ * Layouts can drift between releases without a symbol changing, so the loader compares the
+ * library's own defaults and a tensor made by the library with what is written here, and refuses
+ * a library that differs.
+ */
+#ifndef GALLOP_LLAMA_API_H
+#define GALLOP_LLAMA_API_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- ggml ---- */
+
+enum { GGML_DIMS = 4, GGML_SRC = 10, GGML_OP_PARAMS = 16, GGML_NAME = 64 };
+enum { GGML_FLAG_INPUT = 1, GGML_FLAG_COMPUTE = 16 };
+enum { GGML_TYPE_F32 = 0 };
+enum { GGML_LOG_NONE = 0, GGML_LOG_DEBUG = 1, GGML_LOG_INFO = 2, GGML_LOG_WARN = 3, GGML_LOG_ERROR = 4, GGML_LOG_CONT = 5 };
+
+struct ggml_cgraph;
+struct ggml_context;
+struct ggml_backend_sched;
+struct ggml_backend_device;
+struct ggml_backend_reg;
+
+struct ggml_tensor {
+    int32_t type;
+    void *buffer;
+    int64_t ne[GGML_DIMS]; /* elements in each dimension */
+    size_t nb[GGML_DIMS];  /* strides in bytes */
+    int32_t op;
+    int32_t op_params[GGML_OP_PARAMS];
+    int32_t flags;
+    struct ggml_tensor *src[GGML_SRC];
+    struct ggml_tensor *view_src;
+    size_t view_offs;
+    void *data;
+    char name[GGML_NAME];
+    void *extra;
+    char padding[8];
+};
+
+struct ggml_init_params {
+    size_t mem_size;
+    void *mem_buffer;
+    bool no_alloc;
+};
+
+/* ---- llama ---- */
+
+typedef int32_t llama_token;
+typedef int32_t llama_pos;
+typedef int32_t llama_seq_id;
+
+enum { LLAMA_TOKEN_NULL = -1 };
+
+struct llama_model;
+struct llama_context;
+struct llama_vocab;
+struct llama_sampler;
+struct llama_memory_i;
+struct llama_adapter_lora;
+
+typedef bool (*llama_progress_callback)(float progress, void *user_data);
+typedef bool (*ggml_abort_callback)(void *user_data);
+typedef void (*ggml_log_callback)(int level, const char *text, void *user_data);
+
+struct llama_model_params {
+    struct ggml_backend_device **devices; /* NULL-terminated; NULL = all */
+    const void *tensor_buft_overrides;
+    int32_t n_gpu_layers; /* negative = all */
+    int32_t split_mode;
+    int32_t load_mode; /* -1 automatic, 0 read, 1 mmap, 2 mlock, 3 mmap + mlock, 4 direct I/O */
+    int32_t lazy_mode;
+    int32_t main_gpu;
+    const float *tensor_split;
+    llama_progress_callback progress_callback; /* false cancels the load */
+    void *progress_callback_user_data;
+    const void *kv_overrides;
+    bool vocab_only;
+    bool check_tensors;
+    bool use_extra_bufts; /* weights repacked for the CPU at load */
+    bool no_host;
+    bool no_alloc;
+    bool load_mtp;
+};
+
+struct llama_context_params {
+    uint32_t n_ctx; /* 0 = the model's */
+    uint32_t n_batch;
+    uint32_t n_ubatch;
+    uint32_t n_seq_max;
+    uint32_t n_rs_seq;
+    uint32_t n_outputs_max;
+    uint32_t n_outputs_max_per_seq;
+    int32_t n_threads;
+    int32_t n_threads_batch;
+    int32_t ctx_type;
+    int32_t rope_scaling_type;
+    int32_t pooling_type;
+    int32_t attention_type;
+    int32_t flash_attn_type; /* -1 automatic, 0 off, 1 on */
+    float rope_freq_base;
+    float rope_freq_scale;
+    float yarn_ext_factor;
+    float yarn_attn_factor;
+    float yarn_beta_fast;
+    float yarn_beta_slow;
+    uint32_t yarn_orig_ctx;
+    float defrag_thold;
+    void *cb_eval;
+    void *cb_eval_user_data;
+    int32_t type_k; /* ggml type of the K cache */
+    int32_t type_v;
+    ggml_abort_callback abort_callback; /* true stops the decode */
+    void *abort_callback_data;
+    bool embeddings;
+    bool offload_kqv;
+    bool no_perf;
+    bool op_offload;
+    bool swa_full;
+    bool kv_unified;
+    void *samplers;
+    size_t n_samplers;
+    struct llama_context *ctx_other;
+};
+
+/* Every array has n_tokens entries; exactly one of token and embd is set. */
+struct llama_batch {
+    int32_t n_tokens;
+    llama_token *token;
+    float *embd; /* (n_tokens, n_embd) */
+    llama_pos *pos;
+    int32_t *n_seq_id;
+    llama_seq_id **seq_id;
+    int8_t *logits; /* non-zero = this token's output is wanted */
+};
+
+struct llama_token_data {
+    llama_token id;
+    float logit;
+    float p;
+};
+
+struct llama_token_data_array {
+    struct llama_token_data *data;
+    size_t size;
+    int64_t selected; /* index into data, -1 = none */
+    bool sorted;
+};
+
+struct llama_logit_bias {
+    llama_token token;
+    float bias;
+};
+
+struct llama_chat_message {
+    const char *role;
+    const char *content;
+};
+
+struct llama_sampler_chain_params {
+    bool no_perf;
+};
+
+/*
+ * R(result, name, parameters, arguments). Every function is in libllama, libggml or libggml-base;
+ * a missing one is reported by name at load.
+ */
+#define LLAMA_API_FUNCTIONS(R)                                                                                                      \
+    /* library */                                                                                                                   \
+    R(const char *, llama_version, (void), ())                                                                                      \
+    R(void, llama_backend_init, (void), ())                                                                                         \
+    R(void, llama_log_set, (ggml_log_callback cb, void *user_data), (cb, user_data))                                                \
+    R(bool, llama_supports_gpu_offload, (void), ())                                                                                 \
+    R(const char *, llama_print_system_info, (void), ())                                                                            \
+    R(struct llama_model_params, llama_model_default_params, (void), ())                                                            \
+    R(struct llama_context_params, llama_context_default_params, (void), ())                                                        \
+    R(struct llama_sampler_chain_params, llama_sampler_chain_default_params, (void), ())                                            \
+    /* devices */                                                                                                                   \
+    R(void, ggml_backend_load_all_from_path, (const char *dir), (dir))                                                              \
+    R(struct ggml_backend_reg *, ggml_backend_load, (const char *path), (path))                                                     \
+    R(size_t, ggml_backend_dev_count, (void), ())                                                                                   \
+    R(struct ggml_backend_device *, ggml_backend_dev_get, (size_t i), (i))                                                          \
+    R(const char *, ggml_backend_dev_name, (struct ggml_backend_device * dev), (dev))                                               \
+    R(const char *, ggml_backend_dev_description, (struct ggml_backend_device * dev), (dev))                                        \
+    R(void, ggml_backend_dev_memory, (struct ggml_backend_device * dev, size_t *free, size_t *total), (dev, free, total))           \
+    R(int, ggml_backend_dev_type, (struct ggml_backend_device * dev), (dev))                                                        \
+    /* model */                                                                                                                     \
+    R(struct llama_model *, llama_model_load_from_file, (const char *path, struct llama_model_params p), (path, p))                 \
+    R(void, llama_model_free, (struct llama_model * m), (m))                                                                        \
+    R(const struct llama_vocab *, llama_model_get_vocab, (const struct llama_model *m), (m))                                        \
+    R(int32_t, llama_model_n_ctx_train, (const struct llama_model *m), (m))                                                         \
+    R(int32_t, llama_model_n_embd, (const struct llama_model *m), (m))                                                              \
+    R(int32_t, llama_model_n_layer, (const struct llama_model *m), (m))                                                             \
+    R(int32_t, llama_model_n_head, (const struct llama_model *m), (m))                                                              \
+    R(int32_t, llama_model_n_head_kv, (const struct llama_model *m), (m))                                                           \
+    R(uint64_t, llama_model_size, (const struct llama_model *m), (m))                                                               \
+    R(uint64_t, llama_model_n_params, (const struct llama_model *m), (m))                                                           \
+    R(int32_t, llama_model_desc, (const struct llama_model *m, char *buf, size_t size), (m, buf, size))                             \
+    R(int32_t, llama_model_meta_count, (const struct llama_model *m), (m))                                                          \
+    R(int32_t, llama_model_meta_key_by_index, (const struct llama_model *m, int32_t i, char *buf, size_t size), (m, i, buf, size))   \
+    R(int32_t, llama_model_meta_val_str, (const struct llama_model *m, const char *key, char *buf, size_t size), (m, key, buf, size)) \
+    R(const char *, llama_model_chat_template, (const struct llama_model *m, const char *name), (m, name))                          \
+    R(bool, llama_model_has_encoder, (const struct llama_model *m), (m))                                                            \
+    R(bool, llama_model_has_decoder, (const struct llama_model *m), (m))                                                            \
+    R(bool, llama_model_is_recurrent, (const struct llama_model *m), (m))                                                           \
+    R(bool, llama_model_is_hybrid, (const struct llama_model *m), (m))                                                              \
+    /* vocabulary */                                                                                                                \
+    R(int, llama_vocab_type, (const struct llama_vocab *v), (v))                                                                    \
+    R(int32_t, llama_vocab_n_tokens, (const struct llama_vocab *v), (v))                                                            \
+    R(const char *, llama_vocab_get_text, (const struct llama_vocab *v, llama_token t), (v, t))                                     \
+    R(bool, llama_vocab_is_eog, (const struct llama_vocab *v, llama_token t), (v, t))                                               \
+    R(bool, llama_vocab_is_control, (const struct llama_vocab *v, llama_token t), (v, t))                                           \
+    R(llama_token, llama_vocab_bos, (const struct llama_vocab *v), (v))                                                             \
+    R(llama_token, llama_vocab_eos, (const struct llama_vocab *v), (v))                                                             \
+    R(llama_token, llama_vocab_eot, (const struct llama_vocab *v), (v))                                                             \
+    R(bool, llama_vocab_get_add_bos, (const struct llama_vocab *v), (v))                                                            \
+    R(int32_t, llama_tokenize,                                                                                                      \
+      (const struct llama_vocab *v, const char *text, int32_t len, llama_token *out, int32_t max, bool add_special, bool parse_special), \
+      (v, text, len, out, max, add_special, parse_special))                                                                         \
+    R(int32_t, llama_token_to_piece,                                                                                                \
+      (const struct llama_vocab *v, llama_token t, char *buf, int32_t len, int32_t lstrip, bool special),                           \
+      (v, t, buf, len, lstrip, special))                                                                                            \
+    R(int32_t, llama_detokenize,                                                                                                    \
+      (const struct llama_vocab *v, const llama_token *tokens, int32_t n, char *text, int32_t max, bool remove_special, bool unparse_special), \
+      (v, tokens, n, text, max, remove_special, unparse_special))                                                                   \
+    R(int32_t, llama_chat_apply_template,                                                                                           \
+      (const char *tmpl, const struct llama_chat_message *chat, size_t n, bool add_assistant, char *buf, int32_t len),              \
+      (tmpl, chat, n, add_assistant, buf, len))                                                                                     \
+    /* context */                                                                                                                   \
+    R(struct llama_context *, llama_init_from_model, (struct llama_model * m, struct llama_context_params p), (m, p))               \
+    R(void, llama_free, (struct llama_context * c), (c))                                                                            \
+    R(uint32_t, llama_n_ctx, (const struct llama_context *c), (c))                                                                  \
+    R(uint32_t, llama_n_ctx_seq, (const struct llama_context *c), (c))                                                              \
+    R(uint32_t, llama_n_batch, (const struct llama_context *c), (c))                                                                \
+    R(uint32_t, llama_n_ubatch, (const struct llama_context *c), (c))                                                               \
+    R(uint32_t, llama_n_seq_max, (const struct llama_context *c), (c))                                                              \
+    R(int, llama_pooling_type, (const struct llama_context *c), (c))                                                                \
+    R(void, llama_set_n_threads, (struct llama_context * c, int32_t n, int32_t n_batch), (c, n, n_batch))                           \
+    R(void, llama_set_embeddings, (struct llama_context * c, bool on), (c, on))                                                     \
+    R(void, llama_set_causal_attn, (struct llama_context * c, bool on), (c, on))                                                    \
+    R(void, llama_synchronize, (struct llama_context * c), (c))                                                                     \
+    R(int32_t, llama_decode, (struct llama_context * c, struct llama_batch b), (c, b))                                              \
+    R(float *, llama_get_logits_ith, (struct llama_context * c, int32_t i), (c, i))                                                 \
+    R(float *, llama_get_embeddings_ith, (struct llama_context * c, int32_t i), (c, i))                                             \
+    R(float *, llama_get_embeddings_seq, (struct llama_context * c, llama_seq_id s), (c, s))                                        \
+    /* KV cache */                                                                                                                  \
+    R(struct llama_memory_i *, llama_get_memory, (const struct llama_context *c), (c))                                              \
+    R(void, llama_memory_clear, (struct llama_memory_i * m, bool data), (m, data))                                                  \
+    R(bool, llama_memory_seq_rm, (struct llama_memory_i * m, llama_seq_id s, llama_pos p0, llama_pos p1), (m, s, p0, p1))           \
+    R(void, llama_memory_seq_cp, (struct llama_memory_i * m, llama_seq_id a, llama_seq_id b, llama_pos p0, llama_pos p1), (m, a, b, p0, p1)) \
+    R(void, llama_memory_seq_keep, (struct llama_memory_i * m, llama_seq_id s), (m, s))                                             \
+    R(void, llama_memory_seq_add, (struct llama_memory_i * m, llama_seq_id s, llama_pos p0, llama_pos p1, llama_pos d), (m, s, p0, p1, d)) \
+    R(llama_pos, llama_memory_seq_pos_min, (struct llama_memory_i * m, llama_seq_id s), (m, s))                                     \
+    R(llama_pos, llama_memory_seq_pos_max, (struct llama_memory_i * m, llama_seq_id s), (m, s))                                     \
+    R(bool, llama_memory_can_shift, (struct llama_memory_i * m), (m))                                                               \
+    /* state */                                                                                                                     \
+    R(size_t, llama_state_get_size, (struct llama_context * c), (c))                                                                \
+    R(size_t, llama_state_get_data, (struct llama_context * c, uint8_t *dst, size_t n), (c, dst, n))                                \
+    R(size_t, llama_state_set_data, (struct llama_context * c, const uint8_t *src, size_t n), (c, src, n))                          \
+    R(size_t, llama_state_seq_get_size, (struct llama_context * c, llama_seq_id s), (c, s))                                         \
+    R(size_t, llama_state_seq_get_data, (struct llama_context * c, uint8_t *dst, size_t n, llama_seq_id s), (c, dst, n, s))         \
+    R(size_t, llama_state_seq_set_data, (struct llama_context * c, const uint8_t *src, size_t n, llama_seq_id s), (c, src, n, s))   \
+    /* LoRA */                                                                                                                      \
+    R(struct llama_adapter_lora *, llama_adapter_lora_init, (struct llama_model * m, const char *path), (m, path))                  \
+    R(void, llama_adapter_lora_free, (struct llama_adapter_lora * a), (a))                                                          \
+    R(int32_t, llama_set_adapters_lora,                                                                                             \
+      (struct llama_context * c, struct llama_adapter_lora * *adapters, size_t n, float *scales), (c, adapters, n, scales))         \
+    /* samplers */                                                                                                                  \
+    R(struct llama_sampler *, llama_sampler_chain_init, (struct llama_sampler_chain_params p), (p))                                 \
+    R(void, llama_sampler_chain_add, (struct llama_sampler * chain, struct llama_sampler * s), (chain, s))                          \
+    R(void, llama_sampler_apply, (struct llama_sampler * s, struct llama_token_data_array * a), (s, a))                             \
+    R(void, llama_sampler_accept, (struct llama_sampler * s, llama_token t), (s, t))                                                \
+    R(void, llama_sampler_reset, (struct llama_sampler * s), (s))                                                                   \
+    R(struct llama_sampler *, llama_sampler_clone, (const struct llama_sampler *s), (s))                                            \
+    R(void, llama_sampler_free, (struct llama_sampler * s), (s))                                                                    \
+    R(struct llama_sampler *, llama_sampler_init_greedy, (void), ())                                                                \
+    R(struct llama_sampler *, llama_sampler_init_dist, (uint32_t seed), (seed))                                                     \
+    R(struct llama_sampler *, llama_sampler_init_top_k, (int32_t k), (k))                                                           \
+    R(struct llama_sampler *, llama_sampler_init_top_p, (float p, size_t min_keep), (p, min_keep))                                  \
+    R(struct llama_sampler *, llama_sampler_init_min_p, (float p, size_t min_keep), (p, min_keep))                                  \
+    R(struct llama_sampler *, llama_sampler_init_temp, (float t), (t))                                                              \
+    R(struct llama_sampler *, llama_sampler_init_penalties,                                                                         \
+      (int32_t n_vocab, int32_t last_n, float repeat, float freq, float present), (n_vocab, last_n, repeat, freq, present))         \
+    R(struct llama_sampler *, llama_sampler_init_grammar,                                                                           \
+      (const struct llama_vocab *v, const char *grammar, const char *root), (v, grammar, root))                                     \
+    R(struct llama_sampler *, llama_sampler_init_logit_bias,                                                                        \
+      (int32_t n_vocab, int32_t n_bias, const struct llama_logit_bias *bias), (n_vocab, n_bias, bias))
+
+#endif

@@ -1,0 +1,15 @@
+// Package thirdparty lets Go know of the C files below it. They are compiled
+// into package llama by #include, which Go does not see: without this a change
+// in them would leave the old object in Go's build cache in use.
+package thirdparty
+
+import _ "embed" // for the sources
+
+var (
+	//go:embed layerskip/layerskip.c
+	_ string
+	//go:embed layerskip/layerskip.h
+	_ string
+	//go:embed llama.cpp/include/llama_api.h
+	_ string
+)
