@@ -1,0 +1,686 @@
+/*
+ * How to skip a transformer layer in a library that you did not compile.
+ *
+ * libllama builds a compute graph (a list of tensors, each with the operation and the source
+ * tensors that give it) for every new batch shape, and hands it to ggml_backend_sched_alloc_graph
+ * in libggml-base, a different shared library. A function of that name exported by the executable,
+ * or by a preloaded library, is found first by the dynamic linker: this file defines one. It edits
+ * the graph, then calls the real function. llama.cpp itself is the published binary, unchanged.
+ *
+ * The residual stream makes the edit simple. Layer L computes
+ *
+ *     cut   = x   + attention(norm(x))          x = the layer's input, the output of layer L-1
+ *     l_out = cut + feed_forward(norm(cut))     named "l_out-L" in the graph
+ *
+ * so leaving something out means using an earlier tensor in its place:
+ *
+ *     skip the layer:         every later use of l_out reads x
+ *     skip the attention:     every use of cut reads x
+ *     skip the feed-forward:  every later use of l_out reads cut
+ *
+ *   x       For L > 0 it is l_out-(L-1). For layer 0 it is the operand of the first residual ADD
+ *           that the other operand was computed from: some models scale their embeddings first,
+ *           so the tensor named "embd" would be wrong.
+ *   cut     The first ADD of the layer that takes x. It counts only if l_out adds to it something
+ *           computed from it, and no cache of the layer is touched behind it; otherwise (attention
+ *           and feed-forward side by side, recurrent layers, ...) only the whole layer can be skipped.
+ *   rows    The last layer drops the rows whose logits nobody wants: GET_ROWS(x, ids). That node is
+ *           kept, and takes x's place where the last layer is left out.
+ *
+ * A graph lists its nodes in the order of execution, so the nodes between x and cut, or cut and
+ * l_out, are the sublayer's. The graph is cleared and built again from the others, in the old
+ * order. ggml_build_forward_expand brings back by itself what a kept node still needs (a mask that
+ * was cast in a skipped layer, say). All inputs are added first, because llama.cpp fills them even
+ * if nothing reads them any more. Nodes that llama.cpp had marked as not to be computed stay so.
+ *
+ * Nothing is approximated. A mask that cannot be applied exactly makes the hook return false
+ * before anything is computed, with a sentence that says why.
+ *
+ * The mask belongs to one decode: layerskip_decode puts it into thread-local storage, calls
+ * llama_decode and takes it away. While the batch keeps its shape llama.cpp reuses its last graph
+ * and never calls the hook, so a changed mask must force a new graph: flipping the causal
+ * attention switch there and back makes llama.cpp drop the old one.
+ *
+ * With LAYERSKIP_PRELOAD defined this file is the whole of libgallop-skip.so: the mask then comes
+ * from GALLOP_SKIP and the real functions from whichever libllama calls (see the end).
+ */
+#define _GNU_SOURCE
+#include "layerskip.h"
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The real functions; filled once by layerskip_init, owned by the opened library. */
+static struct {
+    bool (*alloc_graph)(struct ggml_backend_sched *, struct ggml_cgraph *);
+    int (*n_nodes)(struct ggml_cgraph *);
+    struct ggml_tensor *(*node)(struct ggml_cgraph *, int);
+    void (*clear)(struct ggml_cgraph *);
+    void (*expand)(struct ggml_cgraph *, struct ggml_tensor *);
+    const char *(*op_name)(int);
+    int32_t (*decode)(struct llama_context *, struct llama_batch);
+    void (*set_causal_attn)(struct llama_context *, bool);
+} real;
+
+/* The decode that this thread is in. */
+static _Thread_local struct {
+    const uint64_t *mask; /* NULL outside a masked decode */
+    struct layerskip_report *report;
+    int edits;
+    bool refused;
+} job;
+
+struct wanted {
+    const char *name;
+    void **slot;
+};
+
+/*
+ * Fills the slots from the opened library; NULL, or the first name that it lacks. A search by
+ * handle goes through the library's own dependencies, so it finds the real functions in
+ * libggml-base and not ours.
+ */
+static const char *find(void *libllama, const struct wanted *wanted, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        *wanted[i].slot = dlsym(libllama, wanted[i].name);
+        if (*wanted[i].slot == NULL) {
+            return wanted[i].name;
+        }
+    }
+    return NULL;
+}
+
+const char *layerskip_init(void *libllama) {
+    static const struct wanted wanted[] = {
+        {"ggml_backend_sched_alloc_graph", (void **)&real.alloc_graph},
+        {"ggml_graph_n_nodes", (void **)&real.n_nodes},
+        {"ggml_graph_node", (void **)&real.node},
+        {"ggml_graph_clear", (void **)&real.clear},
+        {"ggml_build_forward_expand", (void **)&real.expand},
+        {"ggml_op_name", (void **)&real.op_name},
+#ifndef LAYERSKIP_PRELOAD
+        {"llama_decode", (void **)&real.decode},
+        {"llama_set_causal_attn", (void **)&real.set_causal_attn},
+#endif
+    };
+    return find(libllama, wanted, sizeof wanted / sizeof *wanted);
+}
+
+bool layerskip_fits(void *libllama) {
+    struct ggml_context *(*init)(struct ggml_init_params);
+    void (*free_context)(struct ggml_context *);
+    struct ggml_tensor *(*new_tensor)(struct ggml_context *, int32_t type, int64_t n);
+    struct ggml_tensor *(*add)(struct ggml_context *, struct ggml_tensor *, struct ggml_tensor *);
+    struct ggml_tensor *(*view)(struct ggml_context *, struct ggml_tensor *, int64_t n, size_t offset);
+    struct ggml_tensor *(*set_name)(struct ggml_tensor *, const char *);
+    void (*set_input)(struct ggml_tensor *);
+    const char *(*op_name)(int);
+    const struct wanted wanted[] = {
+        {"ggml_init", (void **)&init},
+        {"ggml_free", (void **)&free_context},
+        {"ggml_new_tensor_1d", (void **)&new_tensor},
+        {"ggml_add", (void **)&add},
+        {"ggml_view_1d", (void **)&view},
+        {"ggml_set_name", (void **)&set_name},
+        {"ggml_set_input", (void **)&set_input},
+        {"ggml_op_name", (void **)&op_name},
+    };
+    if (find(libllama, wanted, sizeof wanted / sizeof *wanted) != NULL) {
+        return false;
+    }
+    struct ggml_context *ctx = init((struct ggml_init_params){.mem_size = 16 * 1024, .no_alloc = true});
+    if (ctx == NULL) {
+        return false;
+    }
+    struct ggml_tensor *a = new_tensor(ctx, GGML_TYPE_F32, 8);
+    struct ggml_tensor *b = new_tensor(ctx, GGML_TYPE_F32, 8);
+    struct ggml_tensor *sum = add(ctx, a, b);
+    struct ggml_tensor *part = view(ctx, a, 2, 8);
+    set_name(sum, "gallop");
+    set_input(a);
+    const bool same = sum->src[0] == a && sum->src[1] == b && sum->src[2] == NULL && sum->ne[0] == 8 && sum->ne[1] == 1 &&
+                      sum->nb[0] == 4 && strcmp(op_name(sum->op), "ADD") == 0 && strcmp(sum->name, "gallop") == 0 &&
+                      (a->flags & GGML_FLAG_INPUT) != 0 && (b->flags & GGML_FLAG_INPUT) == 0 && part->view_src == a &&
+                      part->view_offs == 8;
+    free_context(ctx);
+    return same;
+}
+
+bool layerskip_hooked(void) {
+    /* Global scope first: what this finds is what the libraries bind to. */
+    return dlsym(RTLD_DEFAULT, "ggml_backend_sched_alloc_graph") == (void *)ggml_backend_sched_alloc_graph;
+}
+
+/* ---- masks ---- */
+
+static bool skips_attention(const uint64_t *mask, int layer) {
+    return mask[2 * layer / 64] >> (2 * layer % 64) & 1;
+}
+
+static bool skips_feed_forward(const uint64_t *mask, int layer) {
+    return mask[2 * layer / 64] >> (2 * layer % 64 + 1) & 1;
+}
+
+static bool is_empty(const uint64_t *mask) {
+    for (int i = 0; i < LAYERSKIP_WORDS; i++) {
+        if (mask[i] != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Highest layer that the mask names, or -1. */
+static int last_named(const uint64_t *mask) {
+    for (int layer = LAYERSKIP_MAX_LAYERS - 1; layer >= 0; layer--) {
+        if (skips_attention(mask, layer) || skips_feed_forward(mask, layer)) {
+            return layer;
+        }
+    }
+    return -1;
+}
+
+/* ---- the graph ---- */
+
+/* What the edit knows of the graph. Positions are indices into nodes; -1 stands before the first. */
+struct graph {
+    struct ggml_tensor **nodes; /* (n,) in order of execution; owned here */
+    int32_t *flags;             /* (n,) as llama.cpp set them; owned here */
+    bool *keep;                 /* (n,) false = left out; owned here */
+    int n;
+    int n_layer;
+    int out[LAYERSKIP_MAX_LAYERS];                   /* position of l_out-L */
+    int cut[LAYERSKIP_MAX_LAYERS];                   /* position of the cut, -1 = the layer has none */
+    struct ggml_tensor *input[LAYERSKIP_MAX_LAYERS]; /* x */
+};
+
+static bool is_op(const struct ggml_tensor *t, const char *name) {
+    return strcmp(real.op_name(t->op), name) == 0;
+}
+
+static bool refuse(const char *format, int a, int b) {
+    job.refused = true;
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+    snprintf(job.report->reason, sizeof job.report->reason, format, a, b);
+#pragma GCC diagnostic pop
+    return false;
+}
+
+/* The number behind prefix in name, or -1. */
+static int numbered(const char *name, const char *prefix, size_t len) {
+    if (strncmp(name, prefix, len) != 0 || name[len] < '0' || name[len] > '9') {
+        return -1;
+    }
+    return atoi(name + len);
+}
+
+/* The layer whose K or V cache t is or views, or -1. */
+static int cache_layer(const struct ggml_tensor *t) {
+    if (t == NULL) {
+        return -1;
+    }
+    const char *name = t->view_src != NULL ? t->view_src->name : t->name;
+    const int layer = numbered(name, "cache_k_l", 9);
+    return layer >= 0 ? layer : numbered(name, "cache_v_l", 9);
+}
+
+static bool touches_cache(const struct ggml_tensor *t, int layer) {
+    for (int i = 0; i < GGML_SRC; i++) {
+        if (cache_layer(t->src[i]) == layer) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* True if t was computed from x. Looks back no further than the graph's positions first..last. */
+static bool computed_from(const struct graph *g, const struct ggml_tensor *t, const struct ggml_tensor *x, int first,
+                          int last) {
+    if (t == x) {
+        return true;
+    }
+    while (last >= first && g->nodes[last] != t) {
+        last--;
+    }
+    if (last < first) {
+        return false; /* a weight, an input, or something older */
+    }
+    for (int i = 0; i < GGML_SRC; i++) {
+        if (t->src[i] != NULL && computed_from(g, t->src[i], x, first, last - 1)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* True if t is x, or the rows of x whose logits are wanted. */
+static bool is_stream(const struct ggml_tensor *t, const struct ggml_tensor *x) {
+    return t == x || (t != NULL && is_op(t, "GET_ROWS") && t->src[0] == x);
+}
+
+/* Finds the outputs of all layers. False if this graph has none (it is no model's forward pass). */
+static bool find_layers(struct graph *g) {
+    for (int i = 0; i < g->n; i++) {
+        const int layer = numbered(g->nodes[i]->name, "l_out-", 6);
+        if (layer < 0) {
+            continue;
+        }
+        if (layer != g->n_layer || layer >= LAYERSKIP_MAX_LAYERS) {
+            return refuse("layer %d's output stands where layer %d's should, so masks do not fit this model", layer,
+                          g->n_layer);
+        }
+        g->out[g->n_layer++] = i;
+    }
+    return g->n_layer > 0;
+}
+
+/* Layer 0's input: see "x" at the top. */
+static struct ggml_tensor *find_first_input(const struct graph *g) {
+    for (int i = 0; i <= g->out[0]; i++) {
+        struct ggml_tensor *t = g->nodes[i];
+        if (!is_op(t, "ADD")) {
+            continue;
+        }
+        for (int side = 0; side < 2; side++) {
+            if (computed_from(g, t->src[1 - side], t->src[side], 0, i - 1)) {
+                return t->src[side];
+            }
+        }
+    }
+    return NULL;
+}
+
+/* Position of the cut in layer `layer`, or -1: see "cut" at the top. */
+static int find_cut(const struct graph *g, int layer, int first) {
+    const struct ggml_tensor *x = g->input[layer], *out = g->nodes[g->out[layer]];
+    int cut = -1;
+    bool cached = false;
+    for (int i = first; i < g->out[layer]; i++) {
+        const struct ggml_tensor *t = g->nodes[i];
+        if (cut < 0 && is_op(t, "ADD") && (is_stream(t->src[0], x) || is_stream(t->src[1], x))) {
+            cut = i;
+        }
+        if (touches_cache(t, layer)) {
+            if (cut >= 0) {
+                return -1;
+            }
+            cached = true;
+        }
+    }
+    if (cut < 0 || !cached || !is_op(out, "ADD") || (out->src[0] != g->nodes[cut] && out->src[1] != g->nodes[cut])) {
+        return -1;
+    }
+    const struct ggml_tensor *rest = out->src[out->src[0] == g->nodes[cut]];
+    return computed_from(g, rest, g->nodes[cut], cut + 1, g->out[layer] - 1) ? cut : -1;
+}
+
+/* Position of the first node behind x. */
+static int first_behind(const struct graph *g, int layer) {
+    if (layer > 0) {
+        return g->out[layer - 1] + 1;
+    }
+    for (int i = 0; i < g->out[0]; i++) {
+        if (g->nodes[i] == g->input[0]) {
+            return i + 1;
+        }
+    }
+    return 0; /* x is an input of the graph */
+}
+
+/* From position `first` on, everything that read `from` reads `to`. */
+static void rewire(const struct graph *g, int first, const struct ggml_tensor *from, struct ggml_tensor *to) {
+    for (int i = first; i < g->n; i++) {
+        for (int s = 0; s < GGML_SRC; s++) {
+            if (g->nodes[i]->src[s] == from) {
+                g->nodes[i]->src[s] = to;
+            }
+        }
+    }
+}
+
+static bool same_shape(const struct ggml_tensor *a, const struct ggml_tensor *b) {
+    return a->type == b->type && memcmp(a->ne, b->ne, sizeof a->ne) == 0;
+}
+
+/* Marks what the mask leaves out of one layer and rewires around it. */
+static bool skip_in_layer(struct graph *g, int layer, bool attention, bool feed_forward) {
+    const int first = first_behind(g, layer), out = g->out[layer];
+    const int cut = g->cut[layer];
+    if (attention != feed_forward && cut < 0) {
+        return refuse("layer %d's attention and feed-forward cannot be told apart, so skip the whole layer or none of it",
+                      layer, 0);
+    }
+    const int from = attention ? first : cut + 1, to = feed_forward ? out : cut;
+    struct ggml_tensor *gone = g->nodes[to];
+    struct ggml_tensor *stream = attention ? g->input[layer] : g->nodes[cut];
+
+    for (int i = from; i <= to; i++) {
+        struct ggml_tensor *t = g->nodes[i];
+        if (attention && t != gone && is_op(t, "GET_ROWS") && t->src[0] == g->input[layer]) {
+            stream = t; /* the last layer's row selection stays */
+        } else {
+            g->keep[i] = false;
+        }
+    }
+    if (!same_shape(stream, gone)) {
+        return refuse("layer %d changes the shape of its input, so it cannot be skipped", layer, 0);
+    }
+    rewire(g, to + 1, gone, stream);
+    if (feed_forward) {
+        /* the next layer's input; a chain of skipped layers resolves as it goes */
+        if (layer + 1 < g->n_layer) {
+            g->input[layer + 1] = stream;
+        }
+    }
+    return true;
+}
+
+/* Builds the graph again from what is kept. */
+static bool rebuild(struct ggml_cgraph *cgraph, const struct graph *g, const uint64_t *mask) {
+    real.clear(cgraph);
+    for (int i = 0; i < g->n; i++) {
+        for (int s = 0; s < GGML_SRC; s++) {
+            struct ggml_tensor *src = g->nodes[i]->src[s];
+            if (src != NULL && src->flags & GGML_FLAG_INPUT) {
+                real.expand(cgraph, src);
+            }
+        }
+    }
+    for (int i = 0; i < g->n; i++) {
+        if (g->keep[i]) {
+            real.expand(cgraph, g->nodes[i]);
+        }
+    }
+    for (int i = 0; i < g->n; i++) {
+        g->nodes[i]->flags = g->flags[i];
+    }
+
+    const int n = real.n_nodes(cgraph);
+    for (int i = 0; i < n; i++) {
+        const struct ggml_tensor *t = real.node(cgraph, i);
+        for (int s = 0; s < GGML_SRC; s++) {
+            const int layer = cache_layer(t->src[s]);
+            if (layer >= 0 && layer < g->n_layer && skips_attention(mask, layer)) {
+                return refuse("a kept layer reads the KV cache of layer %d, so layer %d cannot be skipped", layer, layer);
+            }
+        }
+    }
+    return true;
+}
+
+/* A view keeps its source beside src: one of a tensor that is gone cannot be rewired. */
+static bool check_views(const struct graph *g) {
+    for (int i = 0; i < g->n; i++) {
+        const struct ggml_tensor *t = g->nodes[i];
+        if (!g->keep[i] || t->view_src == NULL) {
+            continue;
+        }
+        for (int layer = 0; layer < g->n_layer; layer++) {
+            if ((!g->keep[g->out[layer]] && t->view_src == g->nodes[g->out[layer]]) ||
+                (g->cut[layer] >= 0 && !g->keep[g->cut[layer]] && t->view_src == g->nodes[g->cut[layer]])) {
+                return refuse("a view of layer %d's output is used later, so layer %d cannot be skipped", layer, layer);
+            }
+        }
+    }
+    return true;
+}
+
+static bool edit_graph(struct ggml_cgraph *cgraph, struct graph *g, const uint64_t *mask) {
+    bool model_pass = false;
+    for (int i = 0; i < g->n; i++) {
+        g->nodes[i] = real.node(cgraph, i);
+        g->flags[i] = g->nodes[i]->flags;
+        g->keep[i] = true;
+        model_pass |= strncmp(g->nodes[i]->name, "result_", 7) == 0;
+    }
+    if (!find_layers(g)) {
+        if (job.refused) {
+            return false;
+        }
+        /* llama.cpp also runs small graphs of its own, to shift the KV cache for one. */
+        return !model_pass || refuse("this architecture does not name its layers' outputs, so masks cannot be used", 0, 0);
+    }
+    const int named = last_named(mask);
+    if (named >= g->n_layer) {
+        return refuse("the mask names layer %d, but the model's layers end at %d", named, g->n_layer - 1);
+    }
+    g->input[0] = find_first_input(g);
+    if (g->input[0] == NULL) {
+        return refuse("the input of layer 0 cannot be found in this architecture, so masks cannot be used", 0, 0);
+    }
+    for (int layer = 1; layer < g->n_layer; layer++) {
+        g->input[layer] = g->nodes[g->out[layer - 1]];
+    }
+    struct layerskip_report *r = job.report;
+    r->layers_removed = r->sublayers_removed = 0;
+    for (int layer = 0; layer < g->n_layer; layer++) {
+        const bool attention = skips_attention(mask, layer), feed_forward = skips_feed_forward(mask, layer);
+        g->cut[layer] = -1;
+        if (!attention && !feed_forward) {
+            continue;
+        }
+        g->cut[layer] = find_cut(g, layer, first_behind(g, layer));
+        if (!skip_in_layer(g, layer, attention, feed_forward)) {
+            return false;
+        }
+        if (attention && feed_forward) {
+            r->layers_removed++;
+        } else {
+            r->sublayers_removed++;
+        }
+    }
+    if (r->layers_removed == g->n_layer) {
+        return refuse("the mask skips all %d layers: keep at least one", g->n_layer, 0);
+    }
+    if (!check_views(g) || !rebuild(cgraph, g, mask)) {
+        return false;
+    }
+    r->n_layer = g->n_layer;
+    r->nodes = g->n;
+    r->nodes_removed = g->n - real.n_nodes(cgraph);
+    return true;
+}
+
+static bool apply_mask(struct ggml_cgraph *cgraph, const uint64_t *mask) {
+    const int n = real.n_nodes(cgraph);
+    const size_t per_node = sizeof(struct ggml_tensor *) + sizeof(int32_t) + sizeof(bool);
+    struct graph *g = calloc(1, sizeof *g + (size_t)n * per_node);
+    if (g == NULL) {
+        return refuse("out of memory while a graph of %d nodes was edited", n, 0);
+    }
+    g->n = n;
+    g->nodes = (struct ggml_tensor **)(g + 1);
+    g->flags = (int32_t *)(g->nodes + n);
+    g->keep = (bool *)(g->flags + n);
+    const bool ok = edit_graph(cgraph, g, mask);
+    free(g);
+    return ok;
+}
+
+/* ---- the hook ---- */
+
+#ifdef LAYERSKIP_PRELOAD
+static void preload_begin(const void *caller);
+static void preload_end(void);
+#endif
+
+__attribute__((visibility("default"))) bool ggml_backend_sched_alloc_graph(struct ggml_backend_sched *sched,
+                                                                           struct ggml_cgraph *graph) {
+#ifdef LAYERSKIP_PRELOAD
+    preload_begin(__builtin_return_address(0));
+#endif
+    bool (*const alloc_graph)(struct ggml_backend_sched *, struct ggml_cgraph *) = real.alloc_graph;
+    bool ok = true;
+    if (job.mask != NULL) {
+        job.edits++;
+        ok = apply_mask(graph, job.mask);
+    }
+#ifdef LAYERSKIP_PRELOAD
+    preload_end();
+#endif
+    return ok && alloc_graph(sched, graph);
+}
+
+#ifndef LAYERSKIP_PRELOAD
+
+int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ctx, struct llama_batch batch,
+                         const uint64_t *mask) {
+    const bool changed = state->graph == LAYERSKIP_STALE ||
+                         (state->graph == LAYERSKIP_BUILT && memcmp(state->built, mask, sizeof state->built) != 0);
+    const bool masked = !is_empty(mask);
+    const bool new_graph = changed || state->graph == LAYERSKIP_NO_GRAPH;
+    if (changed) {
+        real.set_causal_attn(ctx, false);
+        real.set_causal_attn(ctx, true);
+    }
+    if (new_graph) {
+        memcpy(state->built, mask, sizeof state->built);
+        memset(&state->report, 0, sizeof state->report);
+    }
+    job.mask = masked ? mask : NULL;
+    job.report = &state->report;
+    job.edits = 0;
+    job.refused = false;
+    const int32_t result = real.decode(ctx, batch);
+    job.mask = NULL;
+    job.report = NULL;
+
+    /* After a failure llama.cpp may hold a graph that was never allocated: it must not be reused. */
+    state->graph = result == 0 ? LAYERSKIP_BUILT : LAYERSKIP_STALE;
+    if (job.refused) {
+        return LAYERSKIP_REFUSED;
+    }
+    if (masked && new_graph && result == 0 && job.edits == 0) {
+        state->graph = LAYERSKIP_STALE;
+        return LAYERSKIP_NOT_HOOKED;
+    }
+    return result;
+}
+
+#else /* LAYERSKIP_PRELOAD: libgallop-skip.so */
+
+#include <pthread.h>
+#include <unistd.h>
+
+/* Everything here, and `real`, is guarded by lock; the mask is GALLOP_SKIP's, as in `4,6,9-11,a5,f7`. */
+static struct {
+    pthread_mutex_t lock;
+    const void *caller; /* start of the library or program that `real` was found from; NULL = none yet */
+    bool masked;        /* the mask is not empty */
+    bool told_skip;     /* the first edit was reported */
+    bool told_refusal;  /* the first refusal was */
+    uint64_t mask[LAYERSKIP_WORDS];
+    struct layerskip_report report;
+} preload = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* Says it on stderr, and adds it to the file that `gallop exec` named. */
+static void tell(const char *kind, const char *what, const char *detail) {
+    fprintf(stderr, "gallop-skip: %s%s%s\n", kind, what, detail);
+    const char *path = getenv("GALLOP_SKIP_REPORT");
+    FILE *file = path != NULL ? fopen(path, "a") : NULL;
+    if (file != NULL) {
+        fprintf(file, "%s%s%s\n", kind, what, detail);
+        fclose(file);
+    }
+}
+
+/* Ends the host without its exit handlers: this may be any of its threads, in the middle of anything. */
+static void fail(const char *what, const char *detail) {
+    tell("refused: ", what, detail);
+    _exit(2);
+}
+
+/* Reads a layer number off text. */
+static bool parse_layer(const char **text, int *layer) {
+    if (**text < '0' || **text > '9') {
+        return false;
+    }
+    char *end;
+    const long n = strtol(*text, &end, 10);
+    *text = end;
+    *layer = (int)n;
+    return n < LAYERSKIP_MAX_LAYERS;
+}
+
+static bool parse_mask(const char *text, uint64_t *mask) {
+    for (;; text++) { /* text++ steps over the comma */
+        int from, to;
+        uint64_t bits = 3; /* both halves */
+        if (*text == 'a' || *text == 'f') {
+            bits = *text++ == 'a' ? 1 : 2;
+        }
+        if (!parse_layer(&text, &from)) {
+            return false;
+        }
+        to = from;
+        if (*text == '-' && (text++, !parse_layer(&text, &to))) {
+            return false;
+        }
+        for (int layer = from; layer <= to; layer++) {
+            mask[2 * layer / 64] |= bits << (2 * layer % 64);
+        }
+        if (from > to || (*text != ',' && *text != '\0')) {
+            return false;
+        }
+        if (*text == '\0') {
+            return true;
+        }
+    }
+}
+
+/* The host opened its libraries privately, so the real functions are found from the caller. */
+static void preload_init(const Dl_info *caller) {
+    void *lib = dlopen(caller->dli_fname, RTLD_LAZY | RTLD_NOLOAD);
+    if (lib == NULL) {
+        lib = RTLD_NEXT; /* the program itself calls, and is linked with libggml-base */
+    }
+    const char *missing = layerskip_init(lib);
+    if (missing != NULL) {
+        fail("this build of llama.cpp has no function ", missing);
+    }
+    const char *text = getenv("GALLOP_SKIP");
+    if (text != NULL && *text != '\0' && !parse_mask(text, preload.mask)) {
+        fail("GALLOP_SKIP is no mask, write it as in 4,6,9-11,a5,f7: ", text);
+    }
+    preload.masked = !is_empty(preload.mask);
+    if (preload.masked && !layerskip_fits(lib)) {
+        fail("the program's llama.cpp lays out its graphs in another way than v0.5.0, so nothing can be skipped", "");
+    }
+    preload.caller = caller->dli_fbase;
+}
+
+static void preload_begin(const void *return_address) {
+    pthread_mutex_lock(&preload.lock);
+    Dl_info caller;
+    if (dladdr(return_address, &caller) == 0) {
+        fail("the library that built the graph cannot be found, so nothing can be skipped", "");
+    }
+    if (preload.caller != caller.dli_fbase) {
+        preload_init(&caller);
+    }
+    job.mask = preload.masked ? preload.mask : NULL;
+    job.report = &preload.report;
+    job.edits = 0;
+    job.refused = false;
+}
+
+/* Says once what was done, or why it was not. */
+static void preload_end(void) {
+    const struct layerskip_report *r = &preload.report;
+    if (job.refused && !preload.told_refusal) {
+        preload.told_refusal = true;
+        tell("refused: ", r->reason, "");
+    } else if (!job.refused && !preload.told_skip && r->nodes_removed > 0) {
+        preload.told_skip = true;
+        char what[LAYERSKIP_REASON];
+        snprintf(what, sizeof what, "%d layers and %d single sublayers of %d layers (%d of %d graph nodes)",
+                 r->layers_removed, r->sublayers_removed, r->n_layer, r->nodes_removed, r->nodes);
+        tell("skips ", what, "");
+    }
+    pthread_mutex_unlock(&preload.lock);
+}
+
+#endif

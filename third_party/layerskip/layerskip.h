@@ -1,0 +1,75 @@
+/*
+ * layerskip: run stock llama.cpp without some of a model's layers.
+ *
+ * A mask names what a decode leaves out. Bit 2L is layer L's attention sublayer, bit 2L+1 its
+ * feed-forward sublayer; both bits leave the whole layer out. The logits are those of the same
+ * model with the output projections of what is left out set to zero, bit for bit on CPU.
+ *
+ * See layerskip.c for how it works.
+ */
+#ifndef GALLOP_LAYERSKIP_H
+#define GALLOP_LAYERSKIP_H
+
+#include "llama_api.h"
+
+enum {
+    LAYERSKIP_MAX_LAYERS = 512,
+    LAYERSKIP_WORDS = 2 * LAYERSKIP_MAX_LAYERS / 64, /* uint64 words in a mask */
+    LAYERSKIP_REASON = 192,                          /* bytes of a refusal's sentence, 0 included */
+};
+
+/* Results of layerskip_decode besides llama_decode's own. */
+enum {
+    LAYERSKIP_REFUSED = -100,    /* the mask cannot be applied exactly; see report.reason */
+    LAYERSKIP_NOT_HOOKED = -101, /* llama.cpp built a graph that the hook never saw */
+};
+
+/* What the last graph edit did. */
+struct layerskip_report {
+    int32_t n_layer;       /* layers in the model's graph */
+    int32_t nodes;         /* nodes in the graph that llama.cpp built */
+    int32_t nodes_removed; /* nodes that the edit left out */
+    int32_t layers_removed;
+    int32_t sublayers_removed; /* of layers that keep their other half */
+    char reason[LAYERSKIP_REASON];
+};
+
+/*
+ * One per llama_context, zeroed before its first use, owned by whoever owns the context. It
+ * remembers the mask that the context's last graph was built with, because llama.cpp reuses that
+ * graph while the batch keeps its shape.
+ */
+struct layerskip_state {
+    uint64_t built[LAYERSKIP_WORDS];
+    enum { LAYERSKIP_NO_GRAPH, LAYERSKIP_BUILT, LAYERSKIP_STALE } graph;
+    struct layerskip_report report;
+};
+
+/*
+ * Finds the real functions in the opened libllama (a dlopen handle). Returns NULL, or the name of
+ * the first function that is missing. Call it once, before any decode.
+ */
+const char *layerskip_init(void *libllama);
+
+/*
+ * True if the opened libllama lays out tensors as llama_api.h does: it has the library make an ADD
+ * and a view, and looks for their parts. Masks must not be used where it does not.
+ */
+bool layerskip_fits(void *libllama);
+
+/* True if calls of ggml_backend_sched_alloc_graph from a library opened later reach the hook. */
+bool layerskip_hooked(void);
+
+/*
+ * llama_decode under a mask of LAYERSKIP_WORDS words, kept by the caller and read only during the
+ * call. Returns llama_decode's result or one of the codes above; after LAYERSKIP_REFUSED nothing
+ * was computed. The context must use causal attention. Contexts may decode at the same time in
+ * different threads, each with its own state.
+ */
+int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ctx, struct llama_batch batch,
+                         const uint64_t *mask);
+
+/* The function of this name in libggml-base, taken over. */
+bool ggml_backend_sched_alloc_graph(struct ggml_backend_sched *sched, struct ggml_cgraph *graph);
+
+#endif
