@@ -1,0 +1,123 @@
+package llama_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/skip"
+)
+
+// stepper decodes the same position again and again.
+type stepper struct {
+	c *llama.Context
+	b *llama.Batch
+}
+
+func newStepper(t testing.TB, layers int) stepper {
+	m := llamatest.Open(t, llamatest.Tiny(t, layers))
+	c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 256, Threads: 1})
+	b, err := llama.NewBatch(1, nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, b.Close()) })
+	return stepper{c, b}
+}
+
+// step is one token's decode, and all that a generation does in Go for it.
+func (s stepper) step(mask skip.Mask) error {
+	s.b.Clear()
+	if err := s.b.Add(7, 0, true, 0); err != nil {
+		return err
+	}
+	if err := s.c.Decode(s.b, mask); err != nil {
+		return err
+	}
+	if _, err := s.c.Logits(-1); err != nil {
+		return err
+	}
+	return s.c.Remove(0, 0, -1)
+}
+
+// TestStepAllocatesNothing holds for the path of every generated token.
+func TestStepAllocatesNothing(t *testing.T) {
+	llamatest.Library(t)
+	s := newStepper(t, 2)
+	p, err := s.c.Model.NewSampler(llama.Sampling{TopK: 5, Temp: 1, Seed: 1})
+	require.NoError(t, err)
+	defer p.Close()
+	d := llama.Detokenizer{Vocab: s.c.Model.Vocab}
+	mask := skip.Layers(1)
+	require.NoError(t, s.step(mask))
+	require.Zero(t, testing.AllocsPerRun(100, func() {
+		if err := s.step(mask); err != nil {
+			t.Fatal(err)
+		}
+	}))
+	decode(t, s.c, prompt(3), 0, mask)
+	require.LessOrEqual(t, testing.AllocsPerRun(100, func() {
+		tok, err := p.Sample(s.c, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = d.Next(tok)
+	}), 1.0, "the text itself")
+}
+
+// BenchmarkDecode compares decodes under one mask with decodes whose mask changes
+// each time: the difference is what a switch costs, a new graph and its edit
+// included. The model has next to no weights, so what remains is overhead.
+func BenchmarkDecode(b *testing.B) {
+	llamatest.Library(b)
+	for _, layers := range []int{8, 32, 100} {
+		s := newStepper(b, layers)
+		for name, masks := range map[string][2]skip.Mask{
+			"whole":          {},
+			"masked":         {skip.Layers(2), skip.Layers(2)},
+			"switching":      {skip.Layers(2), skip.Layers(3)},
+			"switching back": {skip.Layers(2), {}},
+		} {
+			b.Run(fmt.Sprintf("%d layers/%s", layers, name), func(b *testing.B) {
+				b.ReportAllocs()
+				for i := 0; b.Loop(); i++ {
+					if err := s.step(masks[i%2]); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}
+
+func BenchmarkSample(b *testing.B) {
+	llamatest.Library(b)
+	m := llamatest.Small(b, "llama")
+	c := llamatest.Context(b, m, &llama.ContextOptions{NCtx: 256, Threads: 1})
+	decode(b, c, prompt(4), 0, none)
+	for name, sampling := range map[string]llama.Sampling{
+		"greedy": {}, "default": llama.DefaultSampling(), "grammar": {Grammar: `root ::= [a-z]+`},
+	} {
+		b.Run(name, func(b *testing.B) {
+			p, err := m.NewSampler(sampling)
+			require.NoError(b, err)
+			defer p.Close()
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := p.Sample(c, -1); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkDetokenize(b *testing.B) {
+	llamatest.Library(b)
+	d := llama.Detokenizer{Vocab: llamatest.Small(b, "llama").Vocab}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		_ = d.Next(llama.Token(i % 256))
+	}
+}

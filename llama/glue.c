@@ -1,0 +1,242 @@
+#define _GNU_SOURCE
+#include "glue.h"
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct gallop_api gallop_api;
+
+/* ---- opening ---- */
+
+static bool sentence(struct gallop_text *err, const char *before, const char *what, const char *after) {
+    snprintf(err->text, sizeof err->text, "%s%s%s", before, what, after);
+    return false;
+}
+
+/* Newer releases may return larger structs: room behind ours keeps them from writing over the stack. */
+struct model_defaults {
+    struct llama_model_params p;
+    char room[512];
+};
+struct context_defaults {
+    struct llama_context_params p;
+    char room[512];
+};
+
+/* Compares the library's defaults with v0.5.0's, field by field across the whole struct: a field
+ * that moved shows up as a default that is not its own. */
+static const char *check_defaults(void) {
+    const struct model_defaults m = ((struct model_defaults(*)(void))(void *)gallop_api.llama_model_default_params)();
+    if (m.p.devices != NULL || m.p.tensor_buft_overrides != NULL || m.p.n_gpu_layers != -1 || m.p.split_mode != 1 ||
+        m.p.load_mode != -1 || m.p.lazy_mode != 1 || m.p.main_gpu != 0 || m.p.tensor_split != NULL ||
+        m.p.progress_callback != NULL || m.p.kv_overrides != NULL || m.p.vocab_only || m.p.check_tensors ||
+        !m.p.use_extra_bufts || m.p.no_host || m.p.no_alloc || m.p.load_mtp) {
+        return "llama_model_params";
+    }
+    const struct context_defaults c = ((struct context_defaults(*)(void))(void *)gallop_api.llama_context_default_params)();
+    if (c.p.n_ctx != 512 || c.p.n_batch != 2048 || c.p.n_ubatch != 512 || c.p.n_seq_max != 1 || c.p.n_threads != 4 ||
+        c.p.n_threads_batch != 4 || c.p.rope_scaling_type != -1 || c.p.pooling_type != -1 || c.p.attention_type != -1 ||
+        c.p.flash_attn_type != -1 || c.p.yarn_ext_factor != -1 || c.p.defrag_thold != -1 || c.p.cb_eval != NULL ||
+        c.p.type_k != 1 || c.p.type_v != 1 || c.p.abort_callback != NULL || c.p.embeddings || !c.p.offload_kqv ||
+        !c.p.no_perf || !c.p.op_offload || !c.p.swa_full || c.p.kv_unified || c.p.samplers != NULL ||
+        c.p.n_samplers != 0 || c.p.ctx_other != NULL) {
+        return "llama_context_params";
+    }
+    return NULL;
+}
+
+bool gallop_open(const char *path, struct gallop_text *err) {
+    void *lib = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (lib == NULL) {
+        return sentence(err, "", dlerror(), "");
+    }
+    const struct {
+        const char *name;
+        void **slot;
+    } wanted[] = {
+#define GALLOP_SLOT(result, name, params, args) {#name, (void **)&gallop_api.name},
+        LLAMA_API_FUNCTIONS(GALLOP_SLOT)};
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+        *wanted[i].slot = dlsym(lib, wanted[i].name);
+        if (*wanted[i].slot == NULL) {
+            sentence(err, "it has no function ", wanted[i].name, "");
+            dlclose(lib);
+            return false;
+        }
+    }
+    const char *differs = check_defaults();
+    if (differs != NULL) {
+        return sentence(err, "its ", differs, " has another layout");
+    }
+    if (!layerskip_fits(lib)) {
+        return sentence(err, "its ", "ggml_tensor", " has another layout");
+    }
+    const char *missing = layerskip_init(lib);
+    if (missing != NULL) {
+        return sentence(err, "it has no function ", missing, "");
+    }
+    return true; /* lib stays open for the life of the process */
+}
+
+/* ---- log and errors ---- */
+
+void gallopLog(int level, char *text); /* in log.go */
+
+/* The first error that llama.cpp logged on this thread since it was emptied: later ones only say
+ * that the caller failed too. */
+static _Thread_local char first_error[GALLOP_TEXT];
+
+static void log_callback(int level, const char *text, void *user_data) {
+    (void)user_data;
+    if (level == GGML_LOG_ERROR && first_error[0] == '\0') {
+        snprintf(first_error, sizeof first_error, "%s", text);
+    }
+    gallopLog(level, (char *)text);
+}
+
+void gallop_log_to_go(void) { gallop_api.llama_log_set(log_callback, NULL); }
+
+static void take_error(struct gallop_text *err) { memcpy(err->text, first_error, sizeof first_error); }
+
+/* ---- long calls ---- */
+
+static bool on_progress(float progress, void *watch) {
+    struct gallop_watch *w = watch;
+    atomic_store(&w->progress, progress);
+    return !atomic_load(&w->stop);
+}
+
+static bool on_abort(void *watch) { return atomic_load(&((struct gallop_watch *)watch)->stop); }
+
+struct llama_model *gallop_load_model(const char *path, struct llama_model_params p, struct gallop_watch *watch,
+                                      struct gallop_text *err) {
+    p.progress_callback = on_progress;
+    p.progress_callback_user_data = watch;
+    first_error[0] = '\0';
+    struct llama_model *m = gallop_api.llama_model_load_from_file(path, p);
+    take_error(err);
+    return m;
+}
+
+struct llama_context *gallop_new_context(struct llama_model *m, struct llama_context_params p, struct gallop_watch *watch,
+                                         struct gallop_text *err) {
+    p.abort_callback = on_abort;
+    p.abort_callback_data = watch;
+    first_error[0] = '\0';
+    struct llama_context *c = gallop_api.llama_init_from_model(m, p);
+    take_error(err);
+    return c;
+}
+
+struct llama_adapter_lora *gallop_load_lora(struct llama_model *m, const char *path, struct gallop_text *err) {
+    first_error[0] = '\0';
+    struct llama_adapter_lora *a = gallop_api.llama_adapter_lora_init(m, path);
+    take_error(err);
+    return a;
+}
+
+/* llama.cpp's grammar parser writes its complaints to stderr and nowhere else. A capture holds back
+ * what is written there; begun and ended under capture_lock. */
+struct capture {
+    FILE *file; /* NULL = the capture failed, and stderr is as it was */
+    int saved;  /* the real stderr */
+};
+static pthread_mutex_t capture_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static struct capture capture_begin(void) {
+    pthread_mutex_lock(&capture_lock);
+    struct capture c = {.file = tmpfile(), .saved = -1};
+    if (c.file != NULL) {
+        c.saved = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0);
+        if (c.saved < 0 || dup2(fileno(c.file), STDERR_FILENO) < 0) {
+            fclose(c.file);
+            c.file = NULL;
+        }
+    }
+    return c;
+}
+
+/* Takes the first line into err, if given; otherwise what was held back was somebody else's and is
+ * passed on. */
+static void capture_end(struct capture *c, struct gallop_text *err) {
+    char text[GALLOP_TEXT];
+    size_t n;
+    if (c->file != NULL) {
+        dup2(c->saved, STDERR_FILENO);
+        rewind(c->file);
+        if (err != NULL && fgets(text, sizeof text, c->file) != NULL) {
+            memcpy(err->text, text, sizeof text);
+        }
+        while (err == NULL && (n = fread(text, 1, sizeof text, c->file)) > 0) {
+            fwrite(text, 1, n, stderr);
+        }
+        fclose(c->file);
+    }
+    if (c->saved >= 0) {
+        close(c->saved);
+    }
+    pthread_mutex_unlock(&capture_lock);
+}
+
+struct llama_sampler *gallop_new_grammar(const struct llama_vocab *v, const char *grammar, struct gallop_text *err) {
+    first_error[0] = '\0';
+    struct capture c = capture_begin();
+    struct llama_sampler *s = gallop_api.llama_sampler_init_grammar(v, grammar, "root");
+    take_error(err);
+    capture_end(&c, s == NULL ? err : NULL);
+    return s;
+}
+
+int32_t gallop_decode(struct gallop_context *c, struct llama_context *ctx, struct llama_batch batch, const uint64_t *mask,
+                      bool causal) {
+    enum { ABORTED = 2 }; /* llama_decode's own number */
+    if (atomic_load(&c->watch.stop)) {
+        return ABORTED;
+    }
+    first_error[0] = '\0';
+    /* layerskip may switch causal attention off and on again, which these models must not be left with. */
+    const int32_t result = causal ? layerskip_decode(&c->skip, ctx, batch, mask) : llama_decode(ctx, batch);
+    if (result != 0) {
+        take_error(&c->err);
+    }
+    return result;
+}
+
+/* ---- sampling ---- */
+
+static llama_token most_likely(const float *logits, int32_t n_vocab) {
+    int32_t best = 0;
+    for (int32_t i = 1; i < n_vocab; i++) {
+        if (logits[i] > logits[best]) {
+            best = i;
+        }
+    }
+    return best;
+}
+
+llama_token gallop_sample(struct llama_sampler *grammar, struct llama_sampler *chain, const float *logits,
+                          struct llama_token_data *items, int32_t n_vocab) {
+    if (items == NULL) {
+        return most_likely(logits, n_vocab);
+    }
+    for (int32_t i = 0; i < n_vocab; i++) {
+        items[i] = (struct llama_token_data){.id = i, .logit = logits[i], .p = 0};
+    }
+    struct llama_token_data_array a = {.data = items, .size = (size_t)n_vocab, .selected = -1, .sorted = false};
+    if (grammar != NULL) {
+        gallop_api.llama_sampler_apply(grammar, &a);
+    }
+    gallop_api.llama_sampler_apply(chain, &a);
+    if (a.selected < 0 || (size_t)a.selected >= a.size) {
+        return LLAMA_TOKEN_NULL;
+    }
+    /* Accepting a token that a grammar forbids would end the process in an exception; forbidden ones
+     * have -inf, or NaN where a bias of +inf was added. */
+    const struct llama_token_data chosen = a.data[a.selected];
+    return chosen.logit > -__builtin_inff() ? chosen.id : LLAMA_TOKEN_NULL;
+}

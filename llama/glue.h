@@ -1,0 +1,70 @@
+/* The C side of package llama: the opened library's functions under their own names, and the few
+ * helpers that Go cannot do over cgo alone. */
+#ifndef GALLOP_GLUE_H
+#define GALLOP_GLUE_H
+
+#include "layerskip.h"
+#include "llama_api.h"
+
+#include <stdatomic.h>
+
+#define GALLOP_POINTER(result, name, params, args) result(*name) params;
+extern struct gallop_api {
+    LLAMA_API_FUNCTIONS(GALLOP_POINTER)
+} gallop_api;
+
+#define GALLOP_CALL(result, name, params, args)                                                                         \
+    static inline result name params {                                                                                  \
+        return gallop_api.name args;                                                                                    \
+    }
+LLAMA_API_FUNCTIONS(GALLOP_CALL)
+
+enum { GALLOP_TEXT = 512 };
+
+/* A sentence from C, owned by the caller. */
+struct gallop_text {
+    char text[GALLOP_TEXT];
+};
+
+/* Opens libllama at path and fills gallop_api. False: err says why. Once per process. */
+bool gallop_open(const char *path, struct gallop_text *err);
+
+/* Sends llama.cpp's log to Go. */
+void gallop_log_to_go(void);
+
+/* Watched by C during a long call, written by Go; owned by Go through malloc. */
+struct gallop_watch {
+    _Atomic float progress; /* 0 to 1 */
+    atomic_bool stop;
+};
+
+static inline float gallop_watch_progress(struct gallop_watch *w) { return atomic_load(&w->progress); }
+static inline void gallop_watch_stop(struct gallop_watch *w, bool stop) { atomic_store(&w->stop, stop); }
+
+/* As their namesakes in llama.cpp; where they return NULL, err holds the library's error. */
+struct llama_model *gallop_load_model(const char *path, struct llama_model_params p, struct gallop_watch *watch,
+                                      struct gallop_text *err);
+struct llama_context *gallop_new_context(struct llama_model *m, struct llama_context_params p, struct gallop_watch *watch,
+                                         struct gallop_text *err); /* watch->stop aborts its decodes */
+struct llama_adapter_lora *gallop_load_lora(struct llama_model *m, const char *path, struct gallop_text *err);
+struct llama_sampler *gallop_new_grammar(const struct llama_vocab *v, const char *grammar, struct gallop_text *err);
+
+/* What a context needs in C memory beside llama.cpp's own part; zeroed at first, owned by Go through malloc. */
+struct gallop_context {
+    struct layerskip_state skip;
+    struct gallop_watch watch;
+    struct gallop_text err;
+};
+
+/* A decode; one that does not attend causally takes no mask. Where the result is not 0, c->err holds
+ * the library's error. */
+int32_t gallop_decode(struct gallop_context *c, struct llama_context *ctx, struct llama_batch batch, const uint64_t *mask,
+                      bool causal);
+
+/* Chooses from a row of logits (n_vocab,): grammar first (NULL = none), then the chain. items
+ * (n_vocab,) is scratch; NULL means that the chain is greedy alone and needs none. Returns
+ * LLAMA_TOKEN_NULL when no token is left. Nothing is accepted. */
+llama_token gallop_sample(struct llama_sampler *grammar, struct llama_sampler *chain, const float *logits,
+                          struct llama_token_data *items, int32_t n_vocab);
+
+#endif

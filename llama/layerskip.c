@@ -1,0 +1,2 @@
+/* cgo compiles the C files of this folder only; the patch lives in third_party. */
+#include "../third_party/layerskip/layerskip.c"
