@@ -1,0 +1,212 @@
+package skip
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+	"strconv"
+	"strings"
+)
+
+// MaxLayers is the number of layers that a mask has room for.
+const MaxLayers = 512
+
+// wordBits is how many bits a word of a mask holds; a layer takes two of them.
+const wordBits = 64
+
+// ErrMask is returned when a text is no mask.
+var ErrMask = errors.New("not a mask")
+
+// Mask is the set of sublayers that a decode leaves out. The zero value skips
+// nothing. Masks are values: they compare with ==, and are keys of maps. A
+// Mask is what llama's Context.Decode takes: bit 2L skips layer L's attention,
+// bit 2L+1 its feed-forward.
+type Mask [2 * MaxLayers / wordBits]uint64
+
+// Half is a part of a layer.
+type Half uint64
+
+// The halves of a layer, and both.
+const (
+	Attention   Half = 1
+	FeedForward Half = 2
+	Whole       Half = Attention | FeedForward
+)
+
+// Layers is the mask that skips these whole layers. Numbers outside 0 to
+// MaxLayers-1 are a caller's mistake and panic.
+func Layers(layers ...int) Mask {
+	var m Mask
+	for _, l := range layers {
+		m = m.With(l, Whole)
+	}
+	return m
+}
+
+// With returns the mask that skips half of layer too.
+func (m Mask) With(layer int, half Half) Mask {
+	w, shift := place(layer)
+	m[w] |= uint64(half) << shift
+	return m
+}
+
+// Without returns the mask that keeps half of layer.
+func (m Mask) Without(layer int, half Half) Mask {
+	w, shift := place(layer)
+	m[w] &^= uint64(half) << shift
+	return m
+}
+
+// Skipped tells which halves of layer the mask skips: 0, one or [Whole].
+func (m Mask) Skipped(layer int) Half {
+	w, shift := place(layer)
+	return Half(m[w]>>shift) & Whole
+}
+
+func place(layer int) (word, shift int) { return 2 * layer / wordBits, 2 * layer % wordBits }
+
+// Union returns the mask that skips what either skips.
+func (m Mask) Union(other Mask) Mask {
+	for i := range m {
+		m[i] |= other[i]
+	}
+	return m
+}
+
+// IsEmpty reports whether the mask skips nothing.
+func (m Mask) IsEmpty() bool { return m == Mask{} }
+
+// Sublayers is how many sublayers the mask skips; a whole layer counts two.
+func (m Mask) Sublayers() int {
+	n := 0
+	for _, w := range m {
+		n += bits.OnesCount64(w)
+	}
+	return n
+}
+
+// Last is the highest layer that the mask names, -1 when it is empty.
+func (m Mask) Last() int {
+	for w := len(m) - 1; w >= 0; w-- {
+		if m[w] != 0 {
+			return (w*wordBits + bits.Len64(m[w]) - 1) / 2
+		}
+	}
+	return -1
+}
+
+// WholeLayers lists the layers that the mask skips whole, in order. only is
+// false when it skips single sublayers too.
+func (m Mask) WholeLayers() (layers []int, only bool) {
+	only = true
+	for l := 0; l <= m.Last(); l++ {
+		switch m.Skipped(l) {
+		case Whole:
+			layers = append(layers, l)
+		case Attention, FeedForward:
+			only = false
+		}
+	}
+	return layers, only
+}
+
+// Check finds out whether the mask fits a model of nLayer layers: it names no
+// other layers, and keeps at least one sublayer. The error wraps [ErrMask].
+func (m Mask) Check(nLayer int) error {
+	if last := m.Last(); last >= nLayer {
+		return fmt.Errorf("%w for this model: it names layer %d, the layers are 0 to %d", ErrMask, last, nLayer-1)
+	}
+	if m.Sublayers() == 2*nLayer {
+		return fmt.Errorf("%w for this model: it skips all %d layers, keep at least one", ErrMask, nLayer)
+	}
+	return nil
+}
+
+// String writes the mask as Parse reads it, layers in order and runs
+// shortened: "4,6,9-11,a5,f7". The empty mask is "".
+func (m Mask) String() string {
+	var parts []string
+	for _, kind := range []struct {
+		prefix string
+		half   Half
+	}{{"", Whole}, {"a", Attention}, {"f", FeedForward}} {
+		for l := 0; l <= m.Last(); l++ {
+			if m.Skipped(l) != kind.half {
+				continue
+			}
+			end := l
+			for end < m.Last() && m.Skipped(end+1) == kind.half {
+				end++
+			}
+			switch end - l {
+			case 0:
+				parts = append(parts, fmt.Sprintf("%s%d", kind.prefix, l))
+			case 1:
+				parts = append(parts, fmt.Sprintf("%s%d", kind.prefix, l), fmt.Sprintf("%s%d", kind.prefix, end))
+			default:
+				parts = append(parts, fmt.Sprintf("%s%d-%d", kind.prefix, l, end))
+			}
+			l = end
+		}
+	}
+	return strings.Join(parts, ",")
+}
+
+// Parse reads a mask: layers and runs of layers separated by commas, "a" in
+// front for attention alone, "f" for feed-forward alone, as in "4,6,9-11,a5,f7".
+// Spaces are ignored; an empty text is the empty mask. The error wraps [ErrMask].
+func Parse(text string) (Mask, error) {
+	var m Mask
+	text = strings.Join(strings.Fields(text), "")
+	if text == "" {
+		return m, nil
+	}
+	for part := range strings.SplitSeq(text, ",") {
+		half, run := Whole, part
+		switch {
+		case strings.HasPrefix(part, "a"):
+			half, run = Attention, part[1:]
+		case strings.HasPrefix(part, "f"):
+			half, run = FeedForward, part[1:]
+		}
+		first, last, isRun := strings.Cut(run, "-")
+		if !isRun {
+			last = first
+		}
+		from, err := parseLayer(first)
+		if err == nil {
+			var to int
+			if to, err = parseLayer(last); err == nil && to < from {
+				err = fmt.Errorf("it runs backwards")
+			}
+			for l := from; err == nil && l <= to; l++ {
+				m = m.With(l, half)
+			}
+		}
+		if err != nil {
+			return Mask{}, fmt.Errorf("%w: %q in %q: %w; write layers as in 4,6,9-11,a5,f7", ErrMask, part, text, err)
+		}
+	}
+	return m, nil
+}
+
+func parseLayer(text string) (int, error) {
+	n, err := strconv.ParseUint(text, 10, 32)
+	if err != nil || text[0] == '+' {
+		return 0, errors.New("that is no layer number")
+	}
+	if n >= MaxLayers {
+		return 0, fmt.Errorf("layers end at %d", MaxLayers-1)
+	}
+	return int(n), nil
+}
+
+// MarshalText writes the mask as [Mask.String] does.
+func (m Mask) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText reads the mask as [Parse] does.
+func (m *Mask) UnmarshalText(text []byte) error {
+	parsed, err := Parse(string(text))
+	*m = parsed
+	return err
+}
