@@ -1,0 +1,60 @@
+package gguf
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Metadata keys that the project reads in more than one place.
+const (
+	KeyArchitecture = "general.architecture" // text: the prefix of the model's own keys
+	KeyAlignment    = "general.alignment"    // uint32: tensor offsets are multiples of it
+	KeySplitCount   = "split.count"          // whole number: files that make up the model
+
+	// KeyBlockCount is the number of layers, under the architecture's prefix.
+	KeyBlockCount = "block_count"
+)
+
+// MaxLayers is the largest number of layers that llama.cpp v0.5.0 loads.
+const MaxLayers = 512
+
+// Architecture gives the model family ("llama", "qwen3"), the prefix of the
+// model's own metadata keys.
+func (m Metadata) Architecture() (string, error) {
+	return m.String(KeyArchitecture)
+}
+
+// ArchKey puts the architecture in front of a key: "block_count" becomes
+// "llama.block_count". Without an architecture the key comes back alone.
+func (m Metadata) ArchKey(key string) string {
+	if arch, err := m.Architecture(); err == nil {
+		return arch + "." + key
+	}
+	return key
+}
+
+// LayerCount gives the number of transformer layers, 1 to [MaxLayers]. It
+// fails with [ErrNoKey] when the file is no language model.
+func (m Metadata) LayerCount() (int, error) {
+	key := m.ArchKey(KeyBlockCount)
+	n, err := m.Uint(key)
+	if err != nil {
+		return 0, err
+	}
+	if n < 1 || n > MaxLayers {
+		return 0, fmt.Errorf("%w: %q is %d, possible are 1 to %d", ErrKeyType, key, n, MaxLayers)
+	}
+	return int(n), nil
+}
+
+// SplitLayer takes the name of a layer's tensor apart: "blk.3.attn_q.weight"
+// is layer 3 and "attn_q.weight". ok is false for tensors outside the layers.
+func SplitLayer(name string) (layer int, rest string, ok bool) {
+	number, rest, found := strings.Cut(strings.TrimPrefix(name, "blk."), ".")
+	layer, err := strconv.Atoi(number)
+	if !found || !strings.HasPrefix(name, "blk.") || err != nil || strconv.Itoa(layer) != number || layer < 0 {
+		return 0, "", false
+	}
+	return layer, rest, true
+}

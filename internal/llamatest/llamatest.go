@@ -1,0 +1,152 @@
+// Package llamatest opens the library and models for tests, closes them again,
+// and fails a test that leaves something of C open.
+package llamatest
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/internal/randmodel"
+	"github.com/gallop-llm/gallop/internal/setup"
+	"github.com/gallop-llm/gallop/llama"
+)
+
+// Library makes llama.cpp ready: installed if need be, and loaded. At the end
+// of the test it checks that everything opened since is closed.
+func Library(t testing.TB) {
+	t.Helper()
+	if llama.Dir() == "" {
+		_, err := setup.Install(context.Background(), setup.DefaultDevice())
+		require.NoError(t, err)
+		_, err = setup.Load()
+		require.NoError(t, err)
+	}
+	before := llama.Live()
+	t.Cleanup(func() { require.Equal(t, before, llama.Live(), "C objects left open by this test") })
+}
+
+// Write makes a model of random weights in a temporary folder and returns its path.
+func Write(t testing.TB, spec randmodel.Spec) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "model.gguf")
+	require.NoError(t, randmodel.Write(path, spec))
+	return path
+}
+
+// Rewrite copies a GGUF file with changed metadata into a temporary folder and
+// returns its path.
+func Rewrite(t testing.TB, src string, change func(meta *gguf.Metadata)) string {
+	t.Helper()
+	f, err := gguf.Open(src)
+	require.NoError(t, err)
+	defer f.Close()
+	meta := f.Metadata
+	change(&meta)
+	var tensors []gguf.Source
+	for _, tensor := range f.Tensors {
+		tensors = append(tensors, f.Copy(tensor))
+	}
+	path := filepath.Join(t.TempDir(), "rewritten.gguf")
+	require.NoError(t, gguf.Write(context.Background(), path, meta, tensors, nil))
+	return path
+}
+
+// Zeroed copies a GGUF file, with the elements of the tensors that zero picks by
+// name set to zero, into a temporary folder and returns its path.
+func Zeroed(t testing.TB, src string, zero func(tensor string) bool) string {
+	t.Helper()
+	f, err := gguf.Open(src)
+	require.NoError(t, err)
+	defer f.Close()
+	data, err := os.ReadFile(src)
+	require.NoError(t, err)
+	for _, tensor := range f.Tensors {
+		if zero(tensor.Name) {
+			clear(data[uint64(f.DataOffset)+tensor.Offset:][:tensor.Size])
+		}
+	}
+	path := filepath.Join(t.TempDir(), "zeroed.gguf")
+	require.NoError(t, os.WriteFile(path, data, 0o644))
+	return path
+}
+
+// Tiny writes a llama model of random weights with this many layers and as
+// little else as goes, for tests that decode often.
+func Tiny(t testing.TB, layers int) string {
+	t.Helper()
+	spec := randmodel.Small("llama")
+	spec.Layers, spec.Embd, spec.Heads, spec.KVHeads, spec.HeadDim, spec.FF = layers, 32, 2, 1, 16, 32
+	spec.Vocab = randmodel.MinVocab
+	return Write(t, spec)
+}
+
+// Printed runs f and returns what the process wrote to stdout and stderr
+// meanwhile, C included.
+func Printed(t testing.TB, f func()) string {
+	t.Helper()
+	file, err := os.Create(filepath.Join(t.TempDir(), "printed"))
+	require.NoError(t, err)
+	defer file.Close()
+	for _, fd := range []int{1, 2} {
+		saved, err := syscall.Dup(fd)
+		require.NoError(t, err)
+		require.NoError(t, syscall.Dup3(int(file.Fd()), fd, 0))
+		defer syscall.Close(saved)
+		defer func() { require.NoError(t, syscall.Dup3(saved, fd, 0)) }()
+	}
+	f()
+	text, err := os.ReadFile(file.Name())
+	require.NoError(t, err)
+	return string(text)
+}
+
+// Open loads a model on the CPU; the end of the test closes it.
+func Open(t testing.TB, path string) *llama.Model {
+	t.Helper()
+	if llama.Dir() == "" {
+		Library(t)
+	}
+	m, err := llama.LoadModel(context.Background(), path, &llama.ModelOptions{GPULayers: llama.CPUOnly})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, m.Close()) })
+	return m
+}
+
+// Small writes and opens one of randmodel's small models.
+func Small(t testing.TB, name string) *llama.Model {
+	t.Helper()
+	return Open(t, Write(t, randmodel.Small(name)))
+}
+
+// Context makes a context of m; the end of the test closes it.
+func Context(t testing.TB, m *llama.Model, opts *llama.ContextOptions) *llama.Context {
+	t.Helper()
+	c, err := m.NewContext(opts)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	return c
+}
+
+// Batch fills a batch with tokens at the positions from pos on, in each of the
+// sequences, every one an output; the end of the test closes it.
+func Batch(t testing.TB, tokens []llama.Token, pos int, sequences ...int) *llama.Batch {
+	t.Helper()
+	if len(sequences) == 0 {
+		sequences = []int{0}
+	}
+	b, err := llama.NewBatch(len(tokens)*len(sequences), nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, b.Close()) })
+	for _, s := range sequences {
+		for i, tok := range tokens {
+			require.NoError(t, b.Add(tok, pos+i, true, s))
+		}
+	}
+	return b
+}
