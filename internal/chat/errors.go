@@ -1,0 +1,11 @@
+package chat
+
+import "errors"
+
+var (
+	// ErrEmpty is returned when there is nothing to answer.
+	ErrEmpty = errors.New("the prompt is empty: write something to answer")
+
+	// ErrTooLong is returned when a prompt alone does not fit into the context.
+	ErrTooLong = errors.New("the prompt is longer than the context")
+)

@@ -1,0 +1,178 @@
+package chat
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/gallop-llm/gallop/internal/files"
+	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/skip"
+)
+
+// help is what /help shows.
+const help = `/skip 4,6,9-11,a5,f7  skip these layers from now on (a: attention alone, f: feed-forward alone)
+/skip none            run the whole model again
+/skip                 show what is skipped
+/stats                figures of the last answer
+/reset                forget the conversation
+/save FILE            write the conversation to FILE as one line of JSON
+/help                 this list
+/exit                 leave, as Ctrl-D does
+Ctrl-C stops an answer.
+`
+
+// Repl is a conversation with a person: lines in, answers out.
+type Repl struct {
+	Session *Session
+	Model   *llama.Model
+	Out     io.Writer // answers
+	Notes   io.Writer // everything else
+
+	// Interrupt gives each answer a context that the person can end.
+	Interrupt func(context.Context) (context.Context, context.CancelFunc)
+
+	last Answer
+}
+
+// Line answers one line or carries out a command. more is false when the person
+// wants to leave. Errors are the line's own: the conversation can go on.
+func (r *Repl) Line(ctx context.Context, line string) (more bool, err error) {
+	line = strings.TrimSpace(line)
+	if line == "" {
+		return true, nil
+	}
+	if !strings.HasPrefix(line, "/") {
+		return true, r.ask(ctx, line)
+	}
+	command, argument, _ := strings.Cut(line, " ")
+	argument = strings.TrimSpace(argument)
+	switch command {
+	case "/skip":
+		return true, r.skip(argument)
+	case "/stats":
+		r.stats()
+	case "/reset":
+		r.Session.Reset()
+		fmt.Fprintln(r.Notes, "the conversation is forgotten")
+	case "/save":
+		return true, r.save(argument)
+	case "/help":
+		fmt.Fprint(r.Notes, help)
+	case "/exit", "/quit":
+		return false, nil
+	default:
+		return true, fmt.Errorf("there is no command %s: /help lists them", command)
+	}
+	return true, nil
+}
+
+func (r *Repl) ask(ctx context.Context, question string) error {
+	ctx, stop := r.Interrupt(ctx)
+	defer stop()
+	answer, err := r.Session.Ask(ctx, question, func(piece string) { io.WriteString(r.Out, piece) })
+	if answer.Text != "" {
+		fmt.Fprintln(r.Out)
+	}
+	if err != nil {
+		return err
+	}
+	r.last = answer
+	if answer.Forgotten > 0 {
+		fmt.Fprintf(r.Notes, "[the context is full: the oldest %d turns are forgotten]\n", answer.Forgotten)
+	}
+	fmt.Fprintln(r.Notes, Summary(answer, r.Model.NLayer))
+	return nil
+}
+
+// Summary is the line under an answer: tokens, speeds, layers.
+func Summary(a Answer, nLayer int) string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "[%d tokens", a.Tokens)
+	if speed := a.DecodeSpeed(); speed > 0 {
+		fmt.Fprintf(&s, " at %.0f/s", speed)
+	}
+	fmt.Fprintf(&s, " · prompt %d", a.PromptTokens)
+	if speed := a.PrefillSpeed(); speed > 0 {
+		fmt.Fprintf(&s, " at %.0f/s", speed)
+	}
+	if a.CachedTokens > 0 {
+		fmt.Fprintf(&s, ", %d of them cached", a.CachedTokens)
+	}
+	fmt.Fprintf(&s, " · %g of %d layers", LayersUsed(a.Mask, nLayer), nLayer)
+	if a.Finish != FinishStop {
+		fmt.Fprintf(&s, " · %s", map[Finish]string{FinishLength: "cut at the length limit", FinishCancelled: "stopped"}[a.Finish])
+	}
+	return s.String() + "]"
+}
+
+// LayersUsed counts the layers that run under a mask; each half counts ½.
+func LayersUsed(mask skip.Mask, nLayer int) float64 {
+	return float64(nLayer) - float64(mask.Sublayers())/2
+}
+
+func (r *Repl) skip(text string) error {
+	if text != "" {
+		if text == "none" {
+			text = ""
+		}
+		mask, err := skip.Parse(text)
+		if err == nil {
+			err = r.Session.SetMask(mask)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	mask := r.Session.Mask()
+	if mask.IsEmpty() {
+		fmt.Fprintf(r.Notes, "nothing is skipped: %d of %d layers\n", r.Model.NLayer, r.Model.NLayer)
+		return nil
+	}
+	fmt.Fprintf(r.Notes, "skips %s: %g of %d layers\n", mask, LayersUsed(mask, r.Model.NLayer), r.Model.NLayer)
+	return nil
+}
+
+func (r *Repl) stats() {
+	if r.last.PromptTokens == 0 {
+		fmt.Fprintln(r.Notes, "no answer yet")
+		return
+	}
+	a, removed := r.last, r.Session.Removed()
+	for _, row := range []struct {
+		name  string
+		value string
+	}{
+		{"prompt", fmt.Sprintf("%d tokens, %d of them cached", a.PromptTokens, a.CachedTokens)},
+		{"prefill", fmt.Sprintf("%.1f ms, %.0f tokens/s", a.Prefill.Seconds()*1000, a.PrefillSpeed())},
+		{"decode", fmt.Sprintf("%d tokens in %.1f ms, %.0f tokens/s", a.Tokens, a.Decode.Seconds()*1000, a.DecodeSpeed())},
+		{"layers", fmt.Sprintf("%g of %d", LayersUsed(a.Mask, r.Model.NLayer), r.Model.NLayer)},
+		{"skipped", a.Mask.String()},
+		{"graph", fmt.Sprintf("%d of %d nodes removed", removed.NodesRemoved, removed.Nodes)},
+		{"context", fmt.Sprintf("%d of %d tokens", a.PromptTokens+a.Tokens, r.Session.NCtx())},
+	} {
+		if a.Mask.IsEmpty() && (row.name == "skipped" || row.name == "graph") {
+			continue
+		}
+		fmt.Fprintf(r.Notes, "%-8s %s\n", row.name, row.value)
+	}
+}
+
+// save writes the conversation as JSONL's chat form: {"messages": [...]}.
+func (r *Repl) save(path string) error {
+	if path == "" {
+		return errors.New("name a file: /save conversation.jsonl")
+	}
+	data, err := json.Marshal(map[string]any{"messages": r.Session.Messages()})
+	if err != nil {
+		return fmt.Errorf("save: %w", err)
+	}
+	if err := files.Write(path, append(data, '\n')); err != nil {
+		return fmt.Errorf("save the conversation: %w", err)
+	}
+	fmt.Fprintf(r.Notes, "%d turns in %s\n", len(r.Session.messages), path)
+	return nil
+}

@@ -1,0 +1,299 @@
+package chat
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/skip"
+)
+
+// Options says how a session works. nil and zero are the defaults.
+type Options struct {
+	Context   llama.ContextOptions
+	Sampling  llama.Sampling
+	System    string    // instructions in front of the conversation; "" = none
+	Mask      skip.Mask // layers to skip; empty = the whole model
+	MaxTokens int       // of an answer; 0 = until the model ends it or the context is full
+}
+
+// Finish is why an answer ended.
+type Finish string
+
+// Reasons for an answer's end.
+const (
+	FinishStop      Finish = "stop"      // the model ended it
+	FinishLength    Finish = "length"    // MaxTokens, or the context is full
+	FinishCancelled Finish = "cancelled" // the caller's context ended
+)
+
+// Answer is what [Session.Ask] gave and what it cost.
+type Answer struct {
+	Text         string
+	Finish       Finish
+	PromptTokens int           // of the whole conversation, the question included
+	CachedTokens int           // of these, taken from the KV cache
+	Tokens       int           // generated
+	Prefill      time.Duration // decoding what was not cached
+	Decode       time.Duration // generating
+	Forgotten    int           // turns dropped from the beginning, for want of room
+	Mask         skip.Mask     // that the answer was made under
+}
+
+// PrefillSpeed is the rate of decoding the prompt, in tokens/s; 0 when all of
+// it was cached.
+func (a Answer) PrefillSpeed() float64 { return rate(a.PromptTokens-a.CachedTokens, a.Prefill) }
+
+// DecodeSpeed is the rate of generation in tokens/s. The first token comes out
+// of the prefill and is not counted.
+func (a Answer) DecodeSpeed() float64 { return rate(a.Tokens-1, a.Decode) }
+
+func rate(n int, d time.Duration) float64 {
+	if n <= 0 || d <= 0 {
+		return 0
+	}
+	return float64(n) / d.Seconds()
+}
+
+// Session is one conversation. Close it after use.
+type Session struct {
+	model    *llama.Model
+	ctx      *llama.Context
+	batch    *llama.Batch
+	opts     Options
+	messages []llama.Message // the conversation so far, without the system prompt
+	mask     skip.Mask       // of the next answer
+	cached   []llama.Token   // in the KV cache at positions 0, 1, …
+	under    skip.Mask       // that cached was decoded under
+}
+
+// New makes a session. The error wraps [skip.ErrMask] when the mask does not
+// fit the model, or is one of llama's.
+func New(m *llama.Model, opts *Options) (*Session, error) {
+	s := &Session{model: m}
+	if opts != nil {
+		s.opts = *opts
+	}
+	if err := s.SetMask(s.opts.Mask); err != nil {
+		return nil, err
+	}
+	var err error
+	if s.ctx, err = m.NewContext(&s.opts.Context); err != nil {
+		return nil, err
+	}
+	if s.batch, err = llama.NewBatch(s.ctx.NBatch(), nil); err != nil {
+		return nil, errors.Join(err, s.ctx.Close())
+	}
+	return s, nil
+}
+
+// Close frees the session's context; the model stays open. Further calls do nothing.
+func (s *Session) Close() error {
+	return errors.Join(s.batch.Close(), s.ctx.Close())
+}
+
+// SetMask changes the layers that the next answers skip.
+func (s *Session) SetMask(mask skip.Mask) error {
+	if err := mask.Check(s.model.NLayer); err != nil {
+		return err
+	}
+	s.mask = mask
+	return nil
+}
+
+// Mask is what the next answer skips.
+func (s *Session) Mask() skip.Mask { return s.mask }
+
+// NCtx is the number of tokens that the conversation can have.
+func (s *Session) NCtx() int { return s.ctx.NCtx() }
+
+// Removed tells what the last decode's mask took out of llama.cpp's graph.
+func (s *Session) Removed() llama.Stats { return s.ctx.Stats() }
+
+// Messages is the conversation so far, the system prompt first if there is one.
+func (s *Session) Messages() []llama.Message {
+	var all []llama.Message
+	if s.opts.System != "" {
+		all = append(all, llama.Message{Role: "system", Content: s.opts.System})
+	}
+	return append(all, s.messages...)
+}
+
+// Reset forgets the conversation.
+func (s *Session) Reset() { s.messages = nil }
+
+// Ask answers text as the conversation's next turn. emit gets the answer piece
+// by piece, always whole runes. When ctx ends, the answer so far is kept and
+// returned as cancelled; after an error the conversation is as it was before.
+func (s *Session) Ask(ctx context.Context, text string, emit func(piece string)) (Answer, error) {
+	if strings.TrimSpace(text) == "" {
+		return Answer{}, ErrEmpty
+	}
+	before := s.messages
+	s.messages = append(before[:len(before):len(before)], llama.Message{Role: "user", Content: text})
+	answer, err := s.answer(ctx, emit)
+	if err != nil || answer.Text == "" && answer.Finish == FinishCancelled {
+		s.messages = before
+		return answer, err
+	}
+	s.messages = append(s.messages, llama.Message{Role: "assistant", Content: answer.Text})
+	return answer, nil
+}
+
+// answer is a prompt's way through the house: text → template → tokens →
+// prefill → decode → text.
+func (s *Session) answer(ctx context.Context, emit func(string)) (Answer, error) {
+	defer s.ctx.AbortOn(ctx)()
+	prompt, forgotten, err := s.fit()
+	if err != nil {
+		return Answer{}, err
+	}
+	a := Answer{PromptTokens: len(prompt), Forgotten: forgotten, Mask: s.mask, Finish: FinishLength}
+	sampler, err := s.sampler(prompt)
+	if err != nil {
+		return Answer{}, err
+	}
+	defer sampler.Close()
+
+	start := time.Now()
+	a.CachedTokens, err = s.prefill(prompt)
+	a.Prefill = time.Since(start)
+
+	var out strings.Builder
+	text := llama.Detokenizer{Vocab: s.model.Vocab}
+	say := func(piece string) {
+		if piece != "" {
+			out.WriteString(piece)
+			emit(piece)
+		}
+	}
+	start = time.Now()
+	limit := s.ctx.NCtx() - len(prompt)
+	if s.opts.MaxTokens > 0 {
+		limit = min(limit, s.opts.MaxTokens)
+	}
+	for err == nil && a.Tokens < limit {
+		var token llama.Token
+		if token, err = sampler.Sample(s.ctx, -1); err != nil {
+			break
+		}
+		a.Tokens++
+		if s.model.Vocab.IsEnd(token) {
+			a.Finish = FinishStop
+			break
+		}
+		say(text.Next(token))
+		if a.Tokens < limit {
+			err = s.decodeOne(token)
+		}
+	}
+	a.Decode = time.Since(start)
+	say(text.Flush())
+	a.Text = out.String()
+	if errors.Is(err, llama.ErrAborted) && ctx.Err() != nil {
+		a.Finish, err = FinishCancelled, nil
+	}
+	return a, err
+}
+
+// fit turns the conversation into tokens and leaves out its oldest turns until
+// there is room for an answer.
+func (s *Session) fit() (prompt []llama.Token, forgotten int, err error) {
+	for {
+		text, err := s.model.ApplyTemplate(s.Messages(), true)
+		if err != nil {
+			return nil, 0, err
+		}
+		if prompt, err = s.model.Vocab.Tokenize(text, true); err != nil {
+			return nil, 0, err
+		}
+		if len(prompt) == 0 {
+			return nil, 0, ErrEmpty
+		}
+		room := s.ctx.NCtx() - len(prompt)
+		if len(s.messages) == 1 && room < 1 {
+			return nil, 0, fmt.Errorf("%w: %d tokens, the context holds %d; shorten it or choose a larger context with -c",
+				ErrTooLong, len(prompt), s.ctx.NCtx())
+		}
+		if len(s.messages) == 1 || room >= s.answerRoom() {
+			return prompt, forgotten, nil
+		}
+		s.messages = s.messages[2:] // a question and its answer
+		forgotten += 2
+	}
+}
+
+// answerRoom is how many tokens an answer should find free: what it may have at
+// most, but no more than a quarter of the context.
+func (s *Session) answerRoom() int {
+	room := s.ctx.NCtx() / 4
+	if s.opts.MaxTokens > 0 {
+		room = min(room, s.opts.MaxTokens)
+	}
+	return room
+}
+
+// sampler makes the answer's sampler, which has seen the prompt.
+func (s *Session) sampler(prompt []llama.Token) (*llama.Sampler, error) {
+	sampler, err := s.model.NewSampler(s.opts.Sampling)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range prompt {
+		sampler.Accept(t)
+	}
+	return sampler, nil
+}
+
+// prefill decodes what the KV cache does not hold of the prompt yet, and
+// returns how many tokens it did hold.
+func (s *Session) prefill(prompt []llama.Token) (cached int, err error) {
+	if s.under == s.mask {
+		for cached < min(len(s.cached), len(prompt)-1) && s.cached[cached] == prompt[cached] {
+			cached++ // the last token is decoded in any case: its logits are wanted
+		}
+	}
+	if s.ctx.Remove(0, cached, -1) != nil { // recurrent models forget all or nothing
+		s.ctx.Clear()
+		cached = 0
+	}
+	s.cached, s.under = s.cached[:cached], s.mask
+	for rest := prompt[cached:]; len(rest) > 0; {
+		part := rest[:min(len(rest), s.batch.Cap())]
+		rest = rest[len(part):]
+		s.batch.Clear()
+		for i, t := range part {
+			last := len(rest) == 0 && i == len(part)-1
+			if err := s.batch.Add(t, len(s.cached)+i, last, 0); err != nil {
+				return cached, err
+			}
+		}
+		if err := s.ctx.Decode(s.batch, s.mask); err != nil {
+			return cached, err
+		}
+		s.cached = append(s.cached, part...)
+	}
+	return cached, nil
+}
+
+// decodeOne runs the one token that every step of a generation needs.
+func (s *Session) decodeOne(t llama.Token) error {
+	s.batch.Clear()
+	if err := s.batch.Add(t, len(s.cached), true, 0); err != nil {
+		return err
+	}
+	if err := s.ctx.Decode(s.batch, s.mask); err != nil {
+		return err
+	}
+	s.cached = append(s.cached, t)
+	return nil
+}
+
+// SetLoRA makes the session use these adapters from the next answer on.
+func (s *Session) SetLoRA(adapters ...llama.ScaledLoRA) error {
+	s.cached = nil // keys and values change with the weights
+	return s.ctx.SetLoRA(adapters...)
+}

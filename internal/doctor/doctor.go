@@ -1,0 +1,266 @@
+// Package doctor finds out whether all is there that gallop needs, and which
+// command brings what is not.
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/gallop-llm/gallop/internal/preload"
+	"github.com/gallop-llm/gallop/internal/setup"
+	"github.com/gallop-llm/gallop/llama"
+)
+
+// Report is what [Examine] found. What it could not find out is zero.
+type Report struct {
+	OK     bool    `json:"ok"` // nothing that is needed is missing
+	Checks []Check `json:"checks"`
+
+	Library     string   `json:"library"`         // folder of llama.cpp's libraries
+	Release     string   `json:"release"`         // that gallop is written for
+	Version     string   `json:"library_version"` // the library's own word
+	CPUModule   string   `json:"cpu_module"`      // file that llama.cpp chose for this processor
+	CPUFeatures []string `json:"cpu_features"`
+	Devices     []Device `json:"devices"`
+	MemoryFree  uint64   `json:"memory_free"`  // main memory in bytes
+	MemoryTotal uint64   `json:"memory_total"` // main memory in bytes
+	Cache       string   `json:"cache"`        // folder
+	Config      string   `json:"config"`       // file
+	NPM         string   `json:"npm"`
+}
+
+// Device is something to compute on.
+type Device struct {
+	Name        string           `json:"name"`
+	Description string           `json:"description"`
+	Kind        llama.DeviceKind `json:"kind"`
+	Free        uint64           `json:"memory_free"`  // in bytes
+	Total       uint64           `json:"memory_total"` // in bytes
+}
+
+// Status says what a check came to.
+type Status string
+
+// What a check can come to.
+const (
+	OK      Status = "ok"
+	Note    Status = "note"    // absent, and not needed for now
+	Missing Status = "missing" // gallop cannot work without
+)
+
+// Check is one thing that was looked at.
+type Check struct {
+	Name   string `json:"name"`
+	Status Status `json:"status"`
+	Text   string `json:"text"`
+	Fix    string `json:"fix,omitempty"` // a command, or what else to do
+}
+
+// Examine loads llama.cpp and looks at everything. config is where the
+// configuration file usually is, "" for nowhere.
+func Examine(config string) *Report {
+	r := &Report{OK: true, Release: llama.Release, CPUFeatures: []string{}, Devices: []Device{}, Config: config}
+	r.NPM, _ = exec.LookPath("npm")
+	if r.checkLibrary() {
+		r.checkCPU()
+		r.checkDevices()
+	}
+	r.checkMemory()
+	r.checkNPM()
+	r.checkPreload()
+	r.checkPaths()
+	return r
+}
+
+func (r *Report) add(name string, status Status, fix, format string, args ...any) {
+	r.OK = r.OK && status != Missing
+	r.Checks = append(r.Checks, Check{Name: name, Status: status, Text: fmt.Sprintf(format, args...), Fix: fix})
+}
+
+// checkLibrary finds and loads the libraries. loaded is whether they work.
+func (r *Report) checkLibrary() (loaded bool) {
+	path, err := llama.FindLibrary(setup.SearchPath())
+	if err != nil {
+		if dir := os.Getenv(llama.EnvLibrary); dir != "" {
+			r.add("libraries", Missing, "unset "+llama.EnvLibrary, "%s names %s, which has no llama.cpp libraries", llama.EnvLibrary, dir)
+		} else {
+			r.add("libraries", Missing, "gallop setup", "llama.cpp's libraries are not installed")
+		}
+		return false
+	}
+	r.Library = filepath.Dir(path)
+	r.add("libraries", OK, "", "%s (%s)", r.Library, foundBy(r.Library))
+	skipped, err := setup.Load()
+	if err != nil {
+		r.add("layout", Missing, "", "%s", err)
+		return false
+	}
+	r.Version = llama.Version()
+	r.add("layout", OK, "", "llama.cpp %s has the layout of %s, which gallop is written for", r.Version, r.Release)
+	if err := llama.MasksAvailable(); err != nil {
+		r.add("masks", Missing, "", "%s", err)
+	} else {
+		r.add("masks", OK, "", "layers can be skipped")
+	}
+	for _, problem := range skipped {
+		r.add("GPU module", Note, "", "%s", problem)
+	}
+	return true
+}
+
+// foundBy tells why the libraries are looked for in dir.
+func foundBy(dir string) string {
+	if os.Getenv(llama.EnvLibrary) != "" {
+		return "named by " + llama.EnvLibrary
+	}
+	cache, err := os.UserCacheDir()
+	if err == nil && strings.HasPrefix(dir, cache+string(filepath.Separator)) {
+		return "from `gallop setup`"
+	}
+	return "beside the program"
+}
+
+func (r *Report) checkCPU() {
+	maps, _ := os.ReadFile("/proc/self/maps")
+	r.CPUModule = cpuModule(string(maps))
+	if r.CPUModule == "" {
+		r.add("CPU module", Note, "", "not known on %s", runtime.GOOS)
+	} else {
+		r.add("CPU module", OK, "", "%s", r.CPUModule)
+	}
+	r.CPUFeatures = features(llama.SystemInfo())
+	r.add("CPU features", OK, "", "%s", strings.Join(r.CPUFeatures, " "))
+}
+
+var cpuModuleName = regexp.MustCompile(`(?m)/(libggml-cpu[^/\n]*)$`)
+
+// cpuModule finds the file of ggml's CPU code in a process's memory map.
+func cpuModule(maps string) string {
+	found := cpuModuleName.FindStringSubmatch(maps)
+	if found == nil {
+		return ""
+	}
+	return found[1]
+}
+
+// features lists what is on in llama.cpp's "CPU : SSE3 = 1 | AVX512 = 0 | …".
+func features(info string) []string {
+	on := []string{}
+	for part := range strings.SplitSeq(info, "|") {
+		if name, ok := strings.CutSuffix(strings.TrimSpace(part), " = 1"); ok {
+			on = append(on, strings.TrimPrefix(name, "CPU : "))
+		}
+	}
+	return on
+}
+
+func (r *Report) checkDevices() {
+	gpu := false
+	for _, d := range llama.Devices() {
+		r.Devices = append(r.Devices, Device{Name: d.Name, Description: d.Description, Kind: d.Kind, Free: d.FreeMemory, Total: d.TotalMemory})
+		gpu = gpu || d.Kind == llama.GPU || d.Kind == llama.IGPU
+		if d.Kind == llama.CPU { // its memory is the main memory
+			r.add("device", OK, "", "%s: %s", d.Name, d.Description)
+			continue
+		}
+		r.add("device", OK, "", "%s: %s (%s), %s of %s free", d.Name, d.Description, d.Kind,
+			humanize.IBytes(d.FreeMemory), humanize.IBytes(d.TotalMemory))
+	}
+	if !gpu {
+		r.add("GPU", Note, "gallop setup --device vulkan (or cuda)", "none in use")
+	}
+}
+
+func (r *Report) checkMemory() {
+	info, _ := os.ReadFile("/proc/meminfo")
+	r.MemoryFree, r.MemoryTotal = memory(string(info))
+	if r.MemoryTotal == 0 {
+		r.add("memory", Note, "", "not known on %s", runtime.GOOS)
+		return
+	}
+	r.add("memory", OK, "", "%s of %s free", humanize.IBytes(r.MemoryFree), humanize.IBytes(r.MemoryTotal))
+}
+
+// memory reads bytes out of Linux's /proc/meminfo, whose unit is 1024 bytes.
+func memory(info string) (free, total uint64) {
+	for line := range strings.Lines(info) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 {
+			continue
+		}
+		n, err := strconv.ParseUint(fields[1], 10, 54)
+		switch {
+		case err != nil:
+		case fields[0] == "MemAvailable:":
+			free = n * 1024
+		case fields[0] == "MemTotal:":
+			total = n * 1024
+		}
+	}
+	return free, total
+}
+
+// checkNPM comes after checkLibrary: npm is needed only to fetch what is missing.
+func (r *Report) checkNPM() {
+	switch {
+	case r.NPM != "":
+		r.add("npm", OK, "", "%s", r.NPM)
+	case r.Library == "":
+		r.add("npm", Missing, "apt install npm (or nodejs.org)", "not found; `gallop setup` fetches the libraries with it")
+	default:
+		r.add("npm", Note, "apt install npm (or nodejs.org)", "not found; only `gallop setup` needs it")
+	}
+}
+
+func (r *Report) checkPreload() {
+	path, err := preload.FindLibrary(preload.SearchPath())
+	if err != nil {
+		r.add("preload", Note, "make preload", "no libgallop-skip.so; only `gallop exec` needs it")
+		return
+	}
+	r.add("preload", OK, "", "%s", path)
+}
+
+func (r *Report) checkPaths() {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		r.add("cache", Note, "set HOME or XDG_CACHE_HOME", "there is no place for it")
+	} else {
+		r.Cache = filepath.Join(cache, "gallop")
+		r.add("cache", OK, "", "%s", r.Cache)
+	}
+	_, err = os.Stat(r.Config)
+	switch {
+	case r.Config == "":
+		r.add("configuration", Note, "set HOME or XDG_CONFIG_HOME", "there is no place for it")
+	case errors.Is(err, os.ErrNotExist):
+		r.add("configuration", Note, "", "none; it would be %s", r.Config)
+	default:
+		r.add("configuration", OK, "", "%s", r.Config)
+	}
+}
+
+var marks = map[Status]string{OK: "✓", Note: "·", Missing: "✗"}
+
+// WriteText writes the checks as a table.
+func (r *Report) WriteText(w io.Writer) error {
+	var b strings.Builder
+	for _, c := range r.Checks {
+		fmt.Fprintf(&b, "%s %-14s %s\n", marks[c.Status], c.Name, c.Text)
+		if c.Fix != "" {
+			fmt.Fprintf(&b, "  %-14s → %s\n", "", c.Fix)
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}

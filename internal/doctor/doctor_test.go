@@ -1,0 +1,88 @@
+package doctor
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/llama"
+)
+
+func TestExamine(t *testing.T) {
+	llamatest.Library(t)
+	r := Examine("/nowhere/config.toml")
+	require.True(t, r.OK)
+	require.Equal(t, llama.Dir(), r.Library)
+	require.Equal(t, llama.Version(), r.Version)
+	require.Regexp(t, `^libggml-cpu-\w+\.so$`, r.CPUModule)
+	require.NotEmpty(t, r.CPUFeatures)
+	require.NotEmpty(t, r.Devices)
+	require.Positive(t, r.MemoryFree)
+	require.Greater(t, r.MemoryTotal, r.MemoryFree)
+	require.Contains(t, r.Checks, Check{Name: "configuration", Status: Note, Text: "none; it would be /nowhere/config.toml"})
+	require.Contains(t, r.Checks, Check{Name: "masks", Status: OK, Text: "layers can be skipped"})
+}
+
+func TestExamineWithoutNPM(t *testing.T) {
+	llamatest.Library(t)
+	t.Setenv("PATH", t.TempDir())
+	r := Examine("")
+	require.True(t, r.OK, "npm is needed only while there are no libraries")
+	require.Empty(t, r.NPM)
+	require.Contains(t, r.Checks, Check{Name: "npm", Status: Note, Text: "not found; only `gallop setup` needs it",
+		Fix: "apt install npm (or nodejs.org)"})
+}
+
+func TestExamineWithoutHome(t *testing.T) {
+	t.Setenv("HOME", "")
+	t.Setenv("XDG_CACHE_HOME", "")
+	dir := t.TempDir()
+	t.Setenv(llama.EnvLibrary, dir)
+	r := Examine("")
+	require.False(t, r.OK)
+	require.Equal(t, Check{Name: "libraries", Status: Missing, Fix: "unset GALLOP_LIB",
+		Text: "GALLOP_LIB names " + dir + ", which has no llama.cpp libraries"}, r.Checks[0])
+	require.Contains(t, r.Checks, Check{Name: "cache", Status: Note, Text: "there is no place for it", Fix: "set HOME or XDG_CACHE_HOME"})
+}
+
+func TestCPUModule(t *testing.T) {
+	require.Equal(t, "libggml-cpu-zen4.so", cpuModule(`7f00-7f01 r-xp 00000000 08:01 42   /lib/libggml-base.so
+7f02-7f03 r-xp 00000000 08:01 43   /lib/x y/libggml-cpu-zen4.so
+7f04-7f05 rw-p 00000000 00:00 0    [heap]
+`))
+	require.Empty(t, cpuModule(""))
+}
+
+func TestFeatures(t *testing.T) {
+	require.Equal(t, []string{"SSE3", "AVX2"}, features("CPU : SSE3 = 1 | AVX512 = 0 | AVX2 = 1 | "))
+	require.Empty(t, features(""))
+}
+
+func TestMemory(t *testing.T) {
+	free, total := memory("MemTotal:       24684096 kB\nMemFree:        1 kB\nMemAvailable:   20860984 kB\nodd\nMemTotal: lots kB\n")
+	require.EqualValues(t, 20860984*1024, free)
+	require.EqualValues(t, 24684096*1024, total)
+	free, total = memory("")
+	require.Zero(t, free)
+	require.Zero(t, total)
+}
+
+func TestWriteText(t *testing.T) {
+	r := &Report{OK: true}
+	r.add("libraries", OK, "", "%s", "/lib")
+	require.True(t, r.OK)
+	r.add("GPU", Note, "gallop setup --device vulkan", "none in use")
+	require.True(t, r.OK)
+	r.add("npm", Missing, "apt install npm", "not found")
+	require.False(t, r.OK)
+	var b bytes.Buffer
+	require.NoError(t, r.WriteText(&b))
+	require.Equal(t, `✓ libraries      /lib
+· GPU            none in use
+                 → gallop setup --device vulkan
+✗ npm            not found
+                 → apt install npm
+`, b.String())
+}
