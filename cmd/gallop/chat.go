@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gallop-llm/gallop/internal/chat"
+)
+
+func newChatCommand() *cobra.Command {
+	var g generation
+	var first []string
+	cmd := &cobra.Command{
+		Use:   "chat [-m model.gguf]",
+		Short: "Chat with a model; /help in the chat lists its commands",
+		Long: `Chat with a model. Lines come from the terminal, with editing and a history, or
+from a pipe. Each -p is a line said before those; commands such as "/skip 4,6"
+work there too.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runChat(cmd, &g, first) },
+	}
+	g.add(cmd)
+	cmd.Flags().StringArrayVarP(&first, "prompt", "p", nil, "say this first; repeatable")
+	return cmd
+}
+
+func runChat(cmd *cobra.Command, g *generation, first []string) error {
+	ctx, stop := interruptible(cmd)
+	session, model, closeAll, err := g.open(ctx, cmd)
+	stop() // from here on Ctrl-C is for answers
+	if err != nil {
+		return err
+	}
+	defer closeAll()
+	notes := cmd.ErrOrStderr()
+	repl := &chat.Repl{
+		Session: session, Model: model, Out: cmd.OutOrStdout(), Notes: notes,
+		Interrupt: func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return signal.NotifyContext(ctx, os.Interrupt)
+		},
+	}
+	lines, interactive := chat.NewLines(cmd.InOrStdin(), notes)
+	fmt.Fprintf(notes, "%s: %d layers, context of %d tokens; /help lists the commands\n",
+		filepath.Base(model.Path), model.NLayer, session.NCtx())
+	for {
+		line, spoken, err := nextLine(&first, lines)
+		if errors.Is(err, io.EOF) {
+			if interactive {
+				fmt.Fprintln(notes) // the shell's prompt belongs on a line of its own
+			}
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read the next line: %w", err)
+		}
+		if spoken || !interactive {
+			fmt.Fprintln(notes, ">", line)
+		}
+		more, err := repl.Line(context.Background(), line)
+		if err != nil && !interactive {
+			return err
+		}
+		if err != nil {
+			fmt.Fprintln(notes, "gallop:", err)
+		}
+		if !more {
+			return nil
+		}
+	}
+}
+
+// nextLine takes the lines of -p first; spoken tells that it is one of those.
+func nextLine(first *[]string, lines chat.Lines) (line string, spoken bool, err error) {
+	if len(*first) > 0 {
+		line, *first = (*first)[0], (*first)[1:]
+		return line, true, nil
+	}
+	line, err = lines.Next()
+	return line, false, err
+}

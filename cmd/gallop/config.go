@@ -1,0 +1,103 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// notConfigurable are flags that make sense on the command line alone.
+var notConfigurable = map[string]bool{"help": true, "version": true, "config": true}
+
+// configPath is where the configuration file usually is, "" when the system
+// names no such place.
+func configPath() string {
+	dir, err := os.UserConfigDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(dir, "gallop", "config.toml")
+}
+
+// envName is the environment variable of a flag: GALLOP_TOP_K for --top-k.
+func envName(flag string) string {
+	return "GALLOP_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// configure fills the flags that the command line left alone from the
+// environment, then from the configuration file. path "" is the usual file,
+// which may be missing.
+func configure(cmd *cobra.Command, path string) error {
+	file, err := readConfig(cmd, path)
+	if err != nil {
+		return err
+	}
+	cmd.Flags().VisitAll(func(flag *pflag.Flag) {
+		if err != nil || flag.Changed || notConfigurable[flag.Name] {
+			return
+		}
+		if value, ok := os.LookupEnv(envName(flag.Name)); ok {
+			if setErr := flag.Value.Set(value); setErr != nil {
+				err = fmt.Errorf("environment variable %s: %q does not fit --%s: %w", envName(flag.Name), value, flag.Name, setErr)
+			}
+			return
+		}
+		if value, ok := file[flag.Name]; ok {
+			if setErr := setFromFile(flag, value); setErr != nil {
+				err = fmt.Errorf("configuration file: %s = %v does not fit: %w", flag.Name, value, setErr)
+			}
+		}
+	})
+	return err
+}
+
+// setFromFile gives a flag a value of the file; a list sets it once per entry.
+func setFromFile(flag *pflag.Flag, value any) error {
+	list, isList := value.([]any)
+	if _, takesList := flag.Value.(pflag.SliceValue); isList && !takesList {
+		return errors.New("it takes one value, not a list")
+	}
+	if !isList {
+		list = []any{value}
+	}
+	for _, v := range list {
+		if err := flag.Value.Set(fmt.Sprint(v)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readConfig reads the file and refuses keys that are no command's flag.
+func readConfig(cmd *cobra.Command, path string) (map[string]any, error) {
+	optional := path == ""
+	if optional {
+		path = configPath()
+	}
+	var file map[string]any
+	_, err := toml.DecodeFile(path, &file)
+	if optional && (path == "" || errors.Is(err, fs.ErrNotExist)) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("configuration file %s: %w", path, err)
+	}
+	known := map[string]bool{}
+	for _, c := range append(cmd.Root().Commands(), cmd.Root()) {
+		c.Flags().VisitAll(func(flag *pflag.Flag) { known[flag.Name] = !notConfigurable[flag.Name] })
+		c.PersistentFlags().VisitAll(func(flag *pflag.Flag) { known[flag.Name] = !notConfigurable[flag.Name] })
+	}
+	for key := range file {
+		if !known[key] {
+			return nil, fmt.Errorf("configuration file %s: %q is no setting; settings are the long flags of `gallop help chat`", path, key)
+		}
+	}
+	return file, nil
+}

@@ -1,0 +1,37 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gallop-llm/gallop/internal/doctor"
+)
+
+func newDoctorCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Check that all is there that gallop needs",
+		Long: `Check libraries, processor, devices and memory, and name the command that brings
+what is missing (✗). The exit code is 1 when something needed is missing.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runDoctor(cmd, asJSON) },
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "write JSON")
+	return cmd
+}
+
+func runDoctor(cmd *cobra.Command, asJSON bool) error {
+	report := doctor.Examine(configPath())
+	var err error
+	if asJSON {
+		err = writeJSON(cmd.OutOrStdout(), report)
+	} else {
+		err = report.WriteText(cmd.OutOrStdout())
+	}
+	if err == nil && !report.OK {
+		err = errors.New("something needed is missing: see the lines with ✗, \"missing\" in JSON")
+	}
+	return err
+}

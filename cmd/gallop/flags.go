@@ -1,0 +1,272 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/gallop-llm/gallop/demo"
+	"github.com/gallop-llm/gallop/internal/chat"
+	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/skip"
+)
+
+// generation holds the flags of the commands that generate: llama.cpp's names,
+// and its defaults.
+type generation struct {
+	model, system, mask, flash, cacheK, cacheV, grammar, grammarFile string
+	ctx, threads, threadsBatch, batch, ubatch, gpuLayers, predict    int
+	topK, repeatLastN                                                int
+	seed                                                             int64
+	temp, topP, minP, repeat, presence, frequency                    float32
+	noMmap, mlock, noRepack                                          bool
+	lora, logitBias                                                  []string
+}
+
+// add declares the flags on a command.
+func (g *generation) add(cmd *cobra.Command) {
+	f, d := cmd.Flags(), llama.DefaultSampling()
+	f.StringVarP(&g.model, "model", "m", "", "GGUF file (default: the demo model)")
+	f.StringVar(&g.mask, "skip", "", "layers to skip, as in 4,6,9-11,a5,f7 (a: attention alone, f: feed-forward alone)")
+	f.StringVar(&g.system, "sys", "", "system prompt")
+	f.IntVarP(&g.predict, "n-predict", "n", -1, "tokens in an answer at most; -1 = until the model ends it")
+	f.IntVarP(&g.ctx, "ctx-size", "c", 0, "context in tokens; 0 = what the model was trained on, at most "+strconv.Itoa(defaultCtx))
+	f.IntVarP(&g.threads, "threads", "t", -1, "threads for generation; -1 = physical cores, or 1 for a tiny model")
+	f.IntVar(&g.threadsBatch, "tb", -1, "threads for prompts; -1 = as -t")
+	f.IntVarP(&g.batch, "batch-size", "b", 2048, "tokens decoded in one call at most")
+	f.IntVar(&g.ubatch, "ub", 512, "tokens computed at once")
+	f.IntVar(&g.gpuLayers, "ngl", -1, "layers on the GPU; -1 = all, 0 = none")
+	f.StringVar(&g.flash, "fa", "auto", "flash attention: on, off or auto")
+	f.StringVar(&g.cacheK, "ctk", "f16", "type of cached keys: f32, f16, bf16, q8_0, q4_0")
+	f.StringVar(&g.cacheV, "ctv", "f16", "type of cached values, likewise")
+	f.BoolVar(&g.noMmap, "no-mmap", false, "read the model into memory instead of mapping it")
+	f.BoolVar(&g.mlock, "mlock", false, "keep the model from being swapped out")
+	f.BoolVar(&g.noRepack, "no-repack", false, "leave the weights as they are in the file: less memory, slower prompts")
+	f.StringArrayVar(&g.lora, "lora", nil, "LoRA adapter (GGUF), with its scale behind a colon if that is not 1; repeatable")
+	f.Float32Var(&g.temp, "temp", d.Temp, "temperature; 0 = always the likeliest token (default: the model's own advice, else this)")
+	f.IntVar(&g.topK, "top-k", d.TopK, "keep the k likeliest tokens; 0 = all")
+	f.Float32Var(&g.topP, "top-p", d.TopP, "keep the likeliest tokens with this share together; 1 = all")
+	f.Float32Var(&g.minP, "min-p", d.MinP, "keep tokens at least this likely against the likeliest; 0 = all")
+	f.Float32Var(&g.repeat, "repeat-penalty", d.RepeatPenalty, "penalty on recent tokens; 1 = none")
+	f.IntVar(&g.repeatLastN, "repeat-last-n", d.RepeatLastN, "how many tokens count as recent")
+	f.Float32Var(&g.presence, "presence-penalty", 0, "penalty on every token that occurred")
+	f.Float32Var(&g.frequency, "frequency-penalty", 0, "penalty on a token for each time that it occurred")
+	f.Int64VarP(&g.seed, "seed", "s", -1, "seed of the sampling; -1 = a new one each time")
+	f.StringVar(&g.grammar, "grammar", "", "GBNF grammar that the answer must follow")
+	f.StringVar(&g.grammarFile, "grammar-file", "", "file with such a grammar")
+	f.StringArrayVarP(&g.logitBias, "logit-bias", "l", nil, "TOKEN+BIAS or TOKEN-BIAS, as in 15+1.5; repeatable")
+}
+
+// defaultCtx bounds the context where -c does not name one: many models claim
+// 128k tokens, whose cache would not fit into a laptop.
+const defaultCtx = 4096
+
+// open loads the library and the model and starts a session. close frees both.
+func (g *generation) open(ctx context.Context, cmd *cobra.Command) (s *chat.Session, m *llama.Model, closeAll func(), err error) {
+	mask, err := skip.Parse(g.mask)
+	if err != nil {
+		return nil, nil, nil, usageError{fmt.Errorf("--skip: %w", err)}
+	}
+	path := g.model
+	if path == "" {
+		if path, err = demo.Path(); err != nil {
+			return nil, nil, nil, err
+		}
+	}
+	if err := loadLibrary(cmd); err != nil {
+		return nil, nil, nil, err
+	}
+	modelOpts := &llama.ModelOptions{GPULayers: g.gpuLayers, NoMmap: g.noMmap, Mlock: g.mlock, NoRepack: g.noRepack}
+	switch {
+	case g.gpuLayers < 0:
+		modelOpts.GPULayers = 0
+	case g.gpuLayers == 0:
+		modelOpts.GPULayers = llama.CPUOnly
+	}
+	report, done := loadProgress(cmd.ErrOrStderr())
+	modelOpts.Progress = report
+	m, err = llama.LoadModel(ctx, path, modelOpts)
+	done()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	opts, err := g.options(cmd, m)
+	if err == nil {
+		opts.Mask = mask
+		s, err = chat.New(m, opts)
+	}
+	if err != nil {
+		return nil, nil, nil, errors.Join(err, m.Close())
+	}
+	loras, err := g.loadLoRA(m, s)
+	closeAll = func() {
+		s.Close()
+		for _, l := range loras {
+			l.Close()
+		}
+		m.Close()
+	}
+	if err != nil {
+		closeAll()
+		return nil, nil, nil, err
+	}
+	return s, m, closeAll, nil
+}
+
+// options turns the flags into a session's options; sampling flags that were
+// not given follow the model's own advice.
+func (g *generation) options(cmd *cobra.Command, m *llama.Model) (*chat.Options, error) {
+	o := &chat.Options{System: g.system, MaxTokens: max(g.predict, 0), Sampling: m.Sampling()}
+	if g.predict == 0 || g.predict < -1 {
+		return nil, usageError{fmt.Errorf("-n is %d, want -1 or at least 1", g.predict)}
+	}
+	o.Context = llama.ContextOptions{
+		NCtx: g.ctx, NBatch: g.batch, NUBatch: g.ubatch, Threads: max(g.threads, 0), ThreadsBatch: max(g.threadsBatch, 0),
+	}
+	if g.ctx == 0 {
+		o.Context.NCtx = min(m.NCtxTrain, defaultCtx)
+	}
+	if g.ctx < 0 || g.batch < 1 || g.ubatch < 1 {
+		return nil, usageError{fmt.Errorf("-c is %d, -b %d and -ub %d, want at least 0, 1 and 1", g.ctx, g.batch, g.ubatch)}
+	}
+	var err error
+	if o.Context.Flash, err = choose("-fa", g.flash, map[string]llama.FlashAttention{
+		"auto": llama.FlashAuto, "on": llama.FlashOn, "off": llama.FlashOff,
+	}); err != nil {
+		return nil, err
+	}
+	types := map[string]llama.CacheType{
+		"f32": llama.CacheF32, "f16": llama.CacheF16, "bf16": llama.CacheBF16, "q8_0": llama.CacheQ8_0, "q4_0": llama.CacheQ4_0,
+	}
+	if o.Context.KType, err = choose("-ctk", g.cacheK, types); err != nil {
+		return nil, err
+	}
+	if o.Context.VType, err = choose("-ctv", g.cacheV, types); err != nil {
+		return nil, err
+	}
+	return o, g.sampling(cmd, &o.Sampling)
+}
+
+// choose finds a flag's word among those that it takes.
+func choose[T any](flag, word string, words map[string]T) (T, error) {
+	value, ok := words[strings.ToLower(word)]
+	if !ok {
+		names := make([]string, 0, len(words))
+		for name := range words {
+			names = append(names, name)
+		}
+		return value, usageError{fmt.Errorf("%s is %q, want one of %s", flag, word, strings.Join(names, ", "))}
+	}
+	return value, nil
+}
+
+// sampling puts the flags that were given over the model's advice in s.
+func (g *generation) sampling(cmd *cobra.Command, s *llama.Sampling) error {
+	given := func(flag string) bool {
+		f := cmd.Flags().Lookup(flag)
+		return f.Changed || f.Value.String() != f.DefValue // the environment and the file do not set Changed
+	}
+	for flag, set := range map[string]func(){
+		"temp":           func() { s.Temp = g.temp },
+		"top-k":          func() { s.TopK = g.topK },
+		"top-p":          func() { s.TopP = g.topP },
+		"min-p":          func() { s.MinP = g.minP },
+		"repeat-penalty": func() { s.RepeatPenalty = g.repeat },
+		"repeat-last-n":  func() { s.RepeatLastN = g.repeatLastN },
+	} {
+		if given(flag) {
+			set()
+		}
+	}
+	s.PresencePenalty, s.FrequencyPenalty, s.Grammar = g.presence, g.frequency, g.grammar
+	if g.seed >= 0 {
+		s.Seed = uint32(min(g.seed, math.MaxUint32-1))
+	}
+	if g.grammarFile != "" {
+		text, err := os.ReadFile(g.grammarFile)
+		if err != nil {
+			return fmt.Errorf("--grammar-file: %w", err)
+		}
+		s.Grammar = string(text)
+	}
+	for _, entry := range g.logitBias {
+		at := strings.LastIndexAny(entry, "+-")
+		if at < 1 {
+			return usageError{fmt.Errorf("--logit-bias %q: write TOKEN+BIAS or TOKEN-BIAS, as in 15+1.5", entry)}
+		}
+		token, tokenErr := strconv.ParseInt(entry[:at], 10, 32)
+		bias, biasErr := strconv.ParseFloat(entry[at:], 32)
+		if err := errors.Join(tokenErr, biasErr); err != nil {
+			return usageError{fmt.Errorf("--logit-bias %q: write TOKEN+BIAS or TOKEN-BIAS, as in 15+1.5", entry)}
+		}
+		if s.LogitBias == nil {
+			s.LogitBias = map[llama.Token]float32{}
+		}
+		s.LogitBias[llama.Token(token)] = float32(bias)
+	}
+	return nil
+}
+
+// loadLoRA loads the adapters of --lora into the session.
+func (g *generation) loadLoRA(m *llama.Model, s *chat.Session) (loaded []*llama.LoRA, err error) {
+	var scaled []llama.ScaledLoRA
+	for _, entry := range g.lora {
+		path, scale := entry, 1.0
+		if at := strings.LastIndexByte(entry, ':'); at > 0 {
+			if v, err := strconv.ParseFloat(entry[at+1:], 32); err == nil {
+				path, scale = entry[:at], v
+			}
+		}
+		l, err := m.LoadLoRA(path)
+		if err != nil {
+			return loaded, err
+		}
+		loaded = append(loaded, l)
+		scaled = append(scaled, llama.ScaledLoRA{LoRA: l, Scale: float32(scale)})
+	}
+	if len(scaled) == 0 {
+		return nil, nil
+	}
+	return loaded, s.SetLoRA(scaled...)
+}
+
+// barDelay is how long something may take before a progress bar shows up.
+const barDelay = time.Second
+
+// loadProgress shows a model's loading as a bar on a terminal, if it takes long.
+func loadProgress(w io.Writer) (report func(share float32), done func()) {
+	if !isTerminal(w) {
+		return nil, func() {}
+	}
+	const full = 1000
+	var bar *progressbar.ProgressBar
+	start := time.Now()
+	return func(share float32) {
+			if bar == nil && time.Since(start) > barDelay {
+				bar = progressbar.NewOptions(full, progressbar.OptionSetWriter(w), progressbar.OptionSetDescription("loading"),
+					progressbar.OptionClearOnFinish(), progressbar.OptionSetPredictTime(true))
+			}
+			if bar != nil {
+				bar.Set(int(share * full))
+			}
+		}, func() {
+			if bar != nil {
+				bar.Finish()
+			}
+		}
+}
+
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}

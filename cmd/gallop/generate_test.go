@@ -1,0 +1,116 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/gallop-llm/gallop/internal/llamatest"
+)
+
+// gallop runs the program with a pipe as its input.
+func gallop(t *testing.T, input string, args ...string) (code int, out, notes string) {
+	t.Helper()
+	llamatest.Library(t)
+	alone(t)
+	var o, n bytes.Buffer
+	code = run(args, strings.NewReader(input), &o, &n)
+	return code, o.String(), n.String()
+}
+
+func TestRunAnswersOnTheDemoModel(t *testing.T) {
+	code, out, notes := gallop(t, "", "run", "-t", "1", "-p", "What is the capital of France?")
+	require.Equal(t, exitOK, code, notes)
+	require.Equal(t, "The capital of France is Paris.\n", out)
+	require.Regexp(t, `^\[\d+ tokens at \d+/s · prompt \d+ at \d+/s · 12 of 12 layers\]\n$`, notes)
+}
+
+func TestRunJSON(t *testing.T) {
+	code, out, notes := gallop(t, "", "run", "-t", "1", "--json", "--skip", "5,a6", "-n", "6", "-p", "What is the capital of France?")
+	require.Equal(t, exitOK, code, notes)
+	var r runResult
+	require.NoError(t, json.Unmarshal([]byte(out), &r))
+	require.Equal(t, "5,a6", r.Skip)
+	require.Equal(t, 12, r.Layers)
+	require.Equal(t, 10.5, r.LayersUsed)
+	require.LessOrEqual(t, r.Tokens, 6)
+	require.Positive(t, r.PromptTokens)
+	require.Positive(t, r.PrefillTPS)
+	require.NotContains(t, out, "null")
+}
+
+func TestRunTakesAPipeAndLlamaFlags(t *testing.T) {
+	code, out, notes := gallop(t, "What is the capital of France?\n", "run", "-t", "1", "-ngl", "0", "-fa", "on",
+		"-ctk", "q8_0", "-ctv=q8_0", "-ub", "32", "-b", "64", "-c", "256", "--temp", "0.5", "--seed", "7", "-n", "4")
+	require.Equal(t, exitOK, code, notes)
+	require.NotEmpty(t, out)
+
+	_, alone, _ := gallop(t, "", "run", "-t", "1", "-p", "Sort these numbers:\n\n3 1 2")
+	_, joined, _ := gallop(t, "3 1 2\n", "run", "-t", "1", "-p", "Sort these numbers:")
+	require.Equal(t, alone, joined, "what the pipe brings comes below -p")
+}
+
+func TestRunFollowsAGrammar(t *testing.T) {
+	grammar := filepath.Join(t.TempDir(), "answer.gbnf")
+	require.NoError(t, os.WriteFile(grammar, []byte(`root ::= "yes" | "no"`), 0o644))
+	for _, flag := range [][]string{{"--grammar", `root ::= "yes" | "no"`}, {"--grammar-file", grammar}} {
+		code, out, notes := gallop(t, "", append([]string{"run", "-t", "1", "-p", "Are you well?"}, flag...)...)
+		require.Equal(t, exitOK, code, notes)
+		require.Contains(t, []string{"yes\n", "no\n"}, out)
+	}
+}
+
+func TestGenerationMistakes(t *testing.T) {
+	folder := t.TempDir()
+	text := filepath.Join(folder, "text.gguf")
+	require.NoError(t, os.WriteFile(text, []byte("this is no model at all, but a text"), 0o644))
+	for _, c := range []struct {
+		name string
+		args []string
+		code int
+		want string
+	}{
+		{"nothing to answer", []string{"run"}, exitUsage, "nothing to answer"},
+		{"no such file", []string{"run", "-p", "x", "-m", filepath.Join(folder, "none.gguf")}, exitError, "none.gguf"},
+		{"no model", []string{"run", "-p", "x", "-m", text}, exitError, "not a GGUF file"},
+		{"a folder", []string{"run", "-p", "x", "-m", folder}, exitError, "folder"},
+		{"no mask", []string{"run", "-p", "x", "--skip", "one"}, exitUsage, "not a mask"},
+		{"a mask beyond the model", []string{"run", "-p", "x", "--skip", "40"}, exitError, "the layers are 0 to 11"},
+		{"every layer", []string{"run", "-p", "x", "--skip", "0-11"}, exitError, "keep at least one"},
+		{"a long prompt", []string{"run", "-c", "256", "-p", strings.Repeat("many words ", 500)}, exitError, "the context holds"},
+		{"no grammar", []string{"run", "-p", "x", "--grammar", "root ="}, exitError, "invalid grammar"},
+		{"a temperature", []string{"run", "-p", "x", "--temp", "-1"}, exitError, "temperature is -1"},
+		{"an unknown flag", []string{"run", "--nonsense"}, exitUsage, "unknown flag"},
+		{"a cache type", []string{"run", "-p", "x", "-ctk", "q9"}, exitUsage, "want one of"},
+		{"no tokens", []string{"run", "-p", "x", "-n", "0"}, exitUsage, "-n is 0"},
+		{"a bias", []string{"run", "-p", "x", "-l", "5"}, exitUsage, "TOKEN+BIAS"},
+		{"no adapter", []string{"run", "-p", "x", "--lora", text}, exitError, "not a GGUF file"},
+		{"an argument", []string{"chat", "hello"}, exitUsage, "hello"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			code, out, notes := gallop(t, "", append(c.args, "-t", "1")...)
+			require.Equal(t, c.code, code, notes)
+			require.Empty(t, out)
+			require.Contains(t, notes, c.want)
+			require.Equal(t, 1, strings.Count(notes, "\n"), "one sentence, but got: %s", notes)
+		})
+	}
+}
+
+func TestChatFromAPipe(t *testing.T) {
+	code, out, notes := gallop(t, "What is the capital of France?\n/stats\n", "chat", "-t", "1", "-p", "/skip 5,f7", "-p", "Hello")
+	require.Equal(t, exitOK, code, notes)
+	require.Equal(t, 2, strings.Count(out, "\n"), "two answers and nothing else: %q", out)
+	require.Contains(t, notes, "> /skip 5,f7\nskips 5,f7: 10.5 of 12 layers")
+	require.Contains(t, notes, "> What is the capital of France?\n")
+	require.Contains(t, notes, "nodes removed")
+
+	code, _, notes = gallop(t, "/nonsense\nHello\n", "chat", "-t", "1")
+	require.Equal(t, exitError, code, "a pipe's mistake ends the program")
+	require.Contains(t, notes, "there is no command /nonsense")
+}

@@ -1,0 +1,9 @@
+// Command gallop chats with local GGUF models through stock llama.cpp, with
+// layers skipped at will.
+package main
+
+import "os"
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"github.com/gallop-llm/gallop/internal/inspect"
+	"github.com/gallop-llm/gallop/skip"
+)
+
+func newPruneCommand() *cobra.Command {
+	var model, mask, out string
+	cmd := &cobra.Command{
+		Use:   "prune [model.gguf] --skip 4,6 -o out.gguf",
+		Short: "Write a smaller GGUF without some layers, for any llama.cpp program",
+		Long: `Write a copy of a GGUF model without some of its layers. Every llama.cpp program
+loads it as a smaller model, which computes what gallop computes with --skip on
+the whole one. Without a model it is the demo model.
+
+Models whose layers change their kind with their number are refused, and so are
+masks of attention or feed-forward alone: no file can express those.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			layers, err := wholeLayers(mask)
+			if err != nil {
+				return usageError{err}
+			}
+			if out == "" {
+				return usageError{errors.New("name the file to write: -o out.gguf")}
+			}
+			path, err := namedModel(cmd, model, args)
+			if err != nil {
+				return err
+			}
+			return runPrune(cmd, path, out, layers)
+		},
+	}
+	cmd.Flags().StringVarP(&model, "model", "m", "", "GGUF file (default: the demo model)")
+	cmd.Flags().StringVar(&mask, "skip", "", "layers to leave out, as in 4,6,9-11")
+	cmd.Flags().StringVarP(&out, "output", "o", "", "file to write")
+	return cmd
+}
+
+// wholeLayers reads a mask that a file can express.
+func wholeLayers(mask string) ([]int, error) {
+	m, err := skip.Parse(mask)
+	if err != nil {
+		return nil, fmt.Errorf("--skip: %w", err)
+	}
+	layers, only := m.WholeLayers()
+	switch {
+	case m.IsEmpty():
+		return nil, errors.New("name the layers to leave out: --skip 4,6")
+	case !only:
+		return nil, fmt.Errorf("--skip %s: no file can leave out attention or feed-forward alone; "+
+			"name whole layers, or skip at run time with `gallop chat --skip`", m)
+	}
+	return layers, nil
+}
+
+func runPrune(cmd *cobra.Command, path, out string, layers []int) error {
+	ctx, stop := interruptible(cmd)
+	defer stop()
+	progress, done := byteBar(cmd.ErrOrStderr(), "pruning")
+	err := skip.Prune(ctx, path, out, layers, &skip.PruneOptions{Progress: progress})
+	done()
+	if err != nil {
+		return err
+	}
+	before, err := inspect.Read(path)
+	if err != nil {
+		return err
+	}
+	after, err := inspect.Read(out)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%s: %d of %d layers kept, %s instead of %s\n", out, len(after.Layers), len(before.Layers),
+		humanize.IBytes(uint64(after.FileBytes)), humanize.IBytes(uint64(before.FileBytes)))
+	return nil
+}

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gallop-llm/gallop/demo"
+	"github.com/gallop-llm/gallop/internal/setup"
+	"github.com/gallop-llm/gallop/llama"
+)
+
+// Exit codes.
+const (
+	exitOK          = 0
+	exitError       = 1
+	exitUsage       = 2
+	exitInterrupted = 130 // as shells count SIGINT
+)
+
+// version is the program's own; `make build` puts the tag there.
+var version = "dev"
+
+// run is the program: it parses args, runs a command and returns the exit code.
+func run(args []string, in io.Reader, out, errOut io.Writer) int {
+	root := newRootCommand()
+	root.SetArgs(longFlags(args))
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(errOut)
+	err := root.Execute()
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, context.Canceled):
+		return exitInterrupted
+	}
+	fmt.Fprintln(errOut, "gallop:", err)
+	var code exitCode
+	switch {
+	case errors.As(err, &code):
+		return int(code)
+	case errors.As(err, &usage):
+		return exitUsage
+	}
+	return exitError
+}
+
+// usageError is a mistake in the command line itself.
+type usageError struct{ error }
+
+func asUsageError(err error) error {
+	if err == nil {
+		return nil
+	}
+	return usageError{err}
+}
+
+// exitCode is an error that ends the program with this code and no more words
+// than its wrapper's.
+type exitCode int
+
+func (c exitCode) Error() string { return fmt.Sprintf("exit status %d", int(c)) }
+
+// shortWords are llama.cpp's flags of one dash and several letters, which the
+// flag library would take for several flags.
+var shortWords = []string{"ngl", "tb", "ub", "fa", "ctk", "ctv", "sys"}
+
+// longFlags gives those flags their second dash. What follows "--" is left alone.
+func longFlags(args []string) []string {
+	args = slices.Clone(args)
+	for i, arg := range args {
+		if arg == "--" {
+			break
+		}
+		word, isShort := strings.CutPrefix(arg, "-")
+		name, _, _ := strings.Cut(word, "=")
+		if isShort && slices.Contains(shortWords, name) {
+			args[i] = "-" + arg
+		}
+	}
+	return args
+}
+
+func newRootCommand() *cobra.Command {
+	var verbose bool
+	var config string
+	root := &cobra.Command{
+		Use:   "gallop",
+		Short: "Local GGUF chat that runs only the layers a prompt needs",
+		Long: `Gallop runs local GGUF models through stock llama.cpp, and can leave out
+transformer layers for any decode.
+
+Every flag can also be set in the environment (GALLOP_TEMP=0 for --temp 0) or in
+the configuration file (temp = 0). Flags go before the environment, the
+environment before the file.`,
+		Version:       version,
+		SilenceErrors: true, // run prints them
+		SilenceUsage:  true,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("there is no command %q; see `gallop help`", args[0])
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := configure(cmd, config); err != nil {
+				return usageError{err}
+			}
+			if verbose {
+				llama.SetLogger(slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelDebug})))
+			}
+			return nil
+		},
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w; see `gallop help`", err)}
+	})
+	root.PersistentFlags().BoolVarP(&verbose, "verbose", "v", false, "show llama.cpp's log on stderr")
+	root.PersistentFlags().StringVar(&config, "config", "", "configuration file (default "+configPath()+")")
+	root.AddCommand(newChatCommand(), newRunCommand(), newInspectCommand(), newPruneCommand(), newDoctorCommand(),
+		newSetupCommand(), newExecCommand())
+	for _, cmd := range append(root.Commands(), root) {
+		if check := cmd.Args; check != nil {
+			cmd.Args = func(cmd *cobra.Command, args []string) error { return asUsageError(check(cmd, args)) }
+		}
+	}
+	return root
+}
+
+// interruptible is cmd's context, ended by Ctrl-C.
+func interruptible(cmd *cobra.Command) (context.Context, context.CancelFunc) {
+	parent := cmd.Context()
+	if parent == nil {
+		parent = context.Background()
+	}
+	return signal.NotifyContext(parent, os.Interrupt)
+}
+
+// modelPath is the model that a command works on: path, or the demo model when
+// none is named.
+func modelPath(path string) (string, error) {
+	if path == "" {
+		return demo.Path()
+	}
+	return path, nil
+}
+
+// loadLibrary opens llama.cpp and tells of GPU modules that could not be used.
+func loadLibrary(cmd *cobra.Command) error {
+	skipped, err := setup.Load()
+	for _, problem := range skipped {
+		fmt.Fprintln(cmd.ErrOrStderr(), "gallop: goes on without a GPU:", problem)
+	}
+	return err
+}

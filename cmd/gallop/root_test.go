@@ -1,0 +1,86 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// asProgram is the environment variable that turns the test program into gallop
+// itself, for what can be seen in a process of its own only.
+const asProgram = "GALLOP_TEST_AS_PROGRAM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+// runGallop runs a command line in this process, with nothing on stdin.
+func runGallop(args ...string) (code int, out, errOut string) {
+	var stdout, stderr bytes.Buffer
+	code = run(args, strings.NewReader(""), &stdout, &stderr)
+	return code, stdout.String(), stderr.String()
+}
+
+// alone hides the user's own configuration and environment from the test.
+func alone(t *testing.T) {
+	t.Helper()
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+}
+
+func TestCommandLine(t *testing.T) {
+	alone(t)
+	for name, test := range map[string]struct {
+		args []string
+		code int
+		want string // part of stdout when the code is 0, all of stderr otherwise
+	}{
+		"no command":      {nil, exitOK, "Available Commands:"},
+		"help":            {[]string{"help"}, exitOK, "inspect"},
+		"version":         {[]string{"--version"}, exitOK, "gallop version dev"},
+		"unknown command": {[]string{"jump"}, exitUsage, "gallop: there is no command \"jump\"; see `gallop help`\n"},
+		"unknown flag":    {[]string{"doctor", "--jump"}, exitUsage, "gallop: unknown flag: --jump; see `gallop help`\n"},
+		"argument":        {[]string{"doctor", "model.gguf"}, exitUsage, "gallop: unknown command \"model.gguf\" for \"gallop doctor\"\n"},
+		"missing configuration": {[]string{"doctor", "--config", "/nowhere.toml"}, exitUsage,
+			"gallop: configuration file /nowhere.toml: open /nowhere.toml: no such file or directory\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, out, errOut := runGallop(test.args...)
+			require.Equal(t, test.code, code, errOut)
+			if code == exitOK {
+				require.Contains(t, out, test.want)
+				require.Empty(t, errOut)
+			} else {
+				require.Equal(t, test.want, errOut)
+				require.Empty(t, out)
+			}
+		})
+	}
+}
+
+func TestLongFlags(t *testing.T) {
+	for name, test := range map[string]struct{ args, want []string }{
+		"llama.cpp's":    {[]string{"chat", "-ngl", "4", "-fa=1"}, []string{"chat", "--ngl", "4", "--fa=1"}},
+		"one letter":     {[]string{"-m", "ngl"}, []string{"-m", "ngl"}},
+		"long already":   {[]string{"--ngl", "4"}, []string{"--ngl", "4"}},
+		"behind dashes":  {[]string{"exec", "--", "llama-cli", "-ngl", "4"}, []string{"exec", "--", "llama-cli", "-ngl", "4"}},
+		"longer word":    {[]string{"-nglx"}, []string{"-nglx"}},
+		"nothing at all": {[]string{}, []string{}},
+	} {
+		t.Run(name, func(t *testing.T) { require.Equal(t, test.want, longFlags(test.args)) })
+	}
+}
+
+// writeFile makes a file of this content in a folder of the test's own.
+func writeFile(t *testing.T, name, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	require.NoError(t, os.WriteFile(path, []byte(content), 0o644))
+	return path
+}

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gallop-llm/gallop/internal/chat"
+)
+
+func newRunCommand() *cobra.Command {
+	var g generation
+	var prompt string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   `run -p "..."`,
+		Short: "Answer one prompt",
+		Long: `Answer one prompt. What comes through a pipe is added below -p, or is the prompt
+when there is no -p: gallop run -p "Summarise:" < notes.txt`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runRun(cmd, &g, prompt, asJSON) },
+	}
+	g.add(cmd)
+	cmd.Flags().StringVarP(&prompt, "prompt", "p", "", "the prompt")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the answer and its figures as JSON")
+	return cmd
+}
+
+// runResult is what --json prints.
+type runResult struct {
+	Text         string      `json:"text"`
+	Finish       chat.Finish `json:"finish"`
+	Model        string      `json:"model"`
+	Skip         string      `json:"skip"` // as --skip takes it
+	Layers       int         `json:"layers"`
+	LayersUsed   float64     `json:"layers_used"`
+	PromptTokens int         `json:"prompt_tokens"`
+	Tokens       int         `json:"tokens"`
+	PrefillMS    float64     `json:"prefill_ms"`
+	PrefillTPS   float64     `json:"prefill_tps"`
+	DecodeMS     float64     `json:"decode_ms"`
+	DecodeTPS    float64     `json:"decode_tps"`
+}
+
+func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error {
+	prompt, err := wholePrompt(prompt, cmd.InOrStdin())
+	if err != nil {
+		return err
+	}
+	ctx, stop := interruptible(cmd)
+	defer stop()
+	session, model, closeAll, err := g.open(ctx, cmd)
+	if err != nil {
+		return err
+	}
+	defer closeAll()
+	out := cmd.OutOrStdout()
+	answer, err := session.Ask(ctx, prompt, func(piece string) {
+		if !asJSON {
+			io.WriteString(out, piece)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return json.NewEncoder(out).Encode(runResult{
+			Text: answer.Text, Finish: answer.Finish, Model: model.Path, Skip: answer.Mask.String(),
+			Layers: model.NLayer, LayersUsed: chat.LayersUsed(answer.Mask, model.NLayer),
+			PromptTokens: answer.PromptTokens, Tokens: answer.Tokens,
+			PrefillMS: answer.Prefill.Seconds() * 1000, PrefillTPS: answer.PrefillSpeed(),
+			DecodeMS: answer.Decode.Seconds() * 1000, DecodeTPS: answer.DecodeSpeed(),
+		})
+	}
+	fmt.Fprintln(out)
+	fmt.Fprintln(cmd.ErrOrStderr(), chat.Summary(answer, model.NLayer))
+	return ctx.Err()
+}
+
+// wholePrompt is the prompt of -p with what a pipe brings below it.
+func wholePrompt(prompt string, in io.Reader) (string, error) {
+	if isTerminal(in) {
+		if prompt == "" {
+			return "", usageError{errors.New(`nothing to answer: say it with -p "..." or through a pipe`)}
+		}
+		return prompt, nil
+	}
+	piped, err := io.ReadAll(in)
+	if err != nil {
+		return "", fmt.Errorf("read the prompt: %w", err)
+	}
+	parts := strings.TrimSpace(prompt + "\n\n" + strings.TrimRight(string(piped), "\r\n"))
+	if parts == "" {
+		return "", usageError{errors.New(`nothing to answer: say it with -p "..." or through a pipe`)}
+	}
+	return parts, nil
+}

