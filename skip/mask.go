@@ -85,6 +85,18 @@ func (m Mask) Sublayers() int {
 	return n
 }
 
+// KVComplete reports whether the mask keeps every attention sublayer. A KV cache
+// filled under such masks has all keys and values at every position, so it
+// serves any mask: the mask may change from token to token.
+func (m Mask) KVComplete() bool {
+	for l := 0; l <= m.Last(); l++ {
+		if m.Skipped(l)&Attention != 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // Last is the highest layer that the mask names, -1 when it is empty.
 func (m Mask) Last() int {
 	for w := len(m) - 1; w >= 0; w-- {

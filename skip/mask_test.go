@@ -185,3 +185,11 @@ func TestCheck(t *testing.T) {
 	require.ErrorIs(t, err, skip.ErrMask)
 	require.ErrorContains(t, err, "it skips all 4 layers, keep at least one")
 }
+
+func TestKVComplete(t *testing.T) {
+	for text, want := range map[string]bool{"": true, "f0": true, "f0,f5-9": true, "a3": false, "3": false, "f1,a200": false} {
+		m, err := skip.Parse(text)
+		require.NoError(t, err)
+		require.Equal(t, want, m.KVComplete(), text)
+	}
+}
