@@ -9,7 +9,9 @@
 //
 // # Caveats
 //
-// A session owns its context and belongs to one goroutine. What the KV cache
-// holds is valid for the mask that it was decoded under: a new mask decodes the
-// conversation again.
+// A session owns its context and belongs to one goroutine. A position of the KV
+// cache serves again only where it was decoded under the mask that is wanted for
+// it now. So with a masked prefill a new mask decodes the conversation again;
+// with a full prefill the prompt stays and earlier answers are decoded once more,
+// by the whole model.
 package chat

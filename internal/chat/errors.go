@@ -8,4 +8,8 @@ var (
 
 	// ErrTooLong is returned when a prompt alone does not fit into the context.
 	ErrTooLong = errors.New("the prompt is longer than the context")
+
+	// ErrEscalate is returned for a confidence cascade that would mix what masks
+	// left out of the KV cache.
+	ErrEscalate = errors.New("cannot escalate to the whole model")
 )

@@ -18,6 +18,12 @@ type Options struct {
 	System    string    // instructions in front of the conversation; "" = none
 	Mask      skip.Mask // layers to skip; empty = the whole model
 	MaxTokens int       // of an answer; 0 = until the model ends it or the context is full
+	Prefill   skip.Prefill
+
+	// Escalate is the confidence cascade's threshold, 0 to 1: a token whose
+	// probability under the mask is below it is decided by the whole model. 0 =
+	// never. It needs masks that keep every attention sublayer, and a full prefill.
+	Escalate float64
 }
 
 // Finish is why an answer ended.
@@ -41,6 +47,7 @@ type Answer struct {
 	Decode       time.Duration // generating
 	Forgotten    int           // turns dropped from the beginning, for want of room
 	Mask         skip.Mask     // that the answer was made under
+	Escalated    int           // tokens that the whole model decided, of Tokens
 }
 
 // PrefillSpeed is the rate of decoding the prompt, in tokens/s; 0 when all of
@@ -67,7 +74,9 @@ type Session struct {
 	messages []llama.Message // the conversation so far, without the system prompt
 	mask     skip.Mask       // of the next answer
 	cached   []llama.Token   // in the KV cache at positions 0, 1, …
-	under    skip.Mask       // that cached was decoded under
+	under    []skip.Mask     // (len(cached),) what each was decoded under
+
+	escalated int // tokens of this answer that the whole model decided
 }
 
 // New makes a session. The error wraps [skip.ErrMask] when the mask does not
@@ -100,7 +109,25 @@ func (s *Session) SetMask(mask skip.Mask) error {
 	if err := mask.Check(s.model.NLayer); err != nil {
 		return err
 	}
+	if s.opts.Escalate > 0 {
+		if err := checkCascade(mask, s.opts.Prefill); err != nil {
+			return err
+		}
+	}
 	s.mask = mask
+	return nil
+}
+
+// checkCascade finds out whether single tokens can be decoded by the whole model
+// between others under mask.
+func checkCascade(mask skip.Mask, prefill skip.Prefill) error {
+	switch {
+	case !mask.KVComplete():
+		return fmt.Errorf("%w: the mask %s skips attention, whose keys and values the whole model would miss; skip feed-forward halves only, as in f4,f7",
+			ErrEscalate, mask)
+	case prefill != skip.FullPrefill:
+		return fmt.Errorf("%w: its prompt has to be decoded whole, with --prefill full", ErrEscalate)
+	}
 	return nil
 }
 
@@ -158,11 +185,13 @@ func (s *Session) answer(ctx context.Context, emit func(string)) (Answer, error)
 	}
 	defer sampler.Close()
 
+	s.escalated = 0
 	start := time.Now()
 	a.CachedTokens, err = s.prefill(prompt)
 	a.Prefill = time.Since(start)
 
 	var out strings.Builder
+	var next [1]llama.Token
 	text := llama.Detokenizer{Vocab: s.model.Vocab}
 	say := func(piece string) {
 		if piece != "" {
@@ -187,12 +216,13 @@ func (s *Session) answer(ctx context.Context, emit func(string)) (Answer, error)
 		}
 		say(text.Next(token))
 		if a.Tokens < limit {
-			err = s.decodeOne(token)
+			next[0] = token
+			err = s.decodeLast(next[:])
 		}
 	}
 	a.Decode = time.Since(start)
 	say(text.Flush())
-	a.Text = out.String()
+	a.Text, a.Escalated = out.String(), s.escalated
 	if errors.Is(err, llama.ErrAborted) && ctx.Err() != nil {
 		a.Finish, err = FinishCancelled, nil
 	}
@@ -249,51 +279,86 @@ func (s *Session) sampler(prompt []llama.Token) (*llama.Sampler, error) {
 }
 
 // prefill decodes what the KV cache does not hold of the prompt yet, and
-// returns how many tokens it did hold.
+// returns how many tokens it did hold. A position holds if its token and the
+// mask that it was decoded under are the ones that are wanted now.
 func (s *Session) prefill(prompt []llama.Token) (cached int, err error) {
-	if s.under == s.mask {
-		for cached < min(len(s.cached), len(prompt)-1) && s.cached[cached] == prompt[cached] {
-			cached++ // the last token is decoded in any case: its logits are wanted
-		}
+	last := len(prompt) - 1 // is decoded in any case: its logits are wanted
+	for cached < min(len(s.cached), last) && s.cached[cached] == prompt[cached] &&
+		s.under[cached] == s.opts.Prefill.Mask(s.mask, cached, len(prompt)) {
+		cached++
 	}
-	if s.ctx.Remove(0, cached, -1) != nil { // recurrent models forget all or nothing
+	if s.forget(cached) != nil { // recurrent models forget all or nothing
 		s.ctx.Clear()
+		s.cached, s.under = s.cached[:0], s.under[:0]
 		cached = 0
 	}
-	s.cached, s.under = s.cached[:cached], s.mask
-	for rest := prompt[cached:]; len(rest) > 0; {
-		part := rest[:min(len(rest), s.batch.Cap())]
-		rest = rest[len(part):]
-		s.batch.Clear()
-		for i, t := range part {
-			last := len(rest) == 0 && i == len(part)-1
-			if err := s.batch.Add(t, len(s.cached)+i, last, 0); err != nil {
-				return cached, err
-			}
+	for from := cached; from < last; {
+		mask := s.opts.Prefill.Mask(s.mask, from, len(prompt))
+		to := min(from+s.batch.Cap(), last)
+		if mask == s.mask && to == last && to-from < s.batch.Cap() {
+			break // one decode takes the last token along
 		}
-		if err := s.ctx.Decode(s.batch, s.mask); err != nil {
+		if err := s.decode(prompt[from:to], mask, false); err != nil {
 			return cached, err
 		}
-		s.cached = append(s.cached, part...)
+		from = to
 	}
-	return cached, nil
+	return cached, s.decodeLast(prompt[len(s.cached):])
 }
 
-// decodeOne runs the one token that every step of a generation needs.
-func (s *Session) decodeOne(t llama.Token) error {
+// decodeLast runs the tokens that the next one is sampled after, and again by
+// the whole model if the mask leaves the next one in doubt.
+func (s *Session) decodeLast(tokens []llama.Token) error {
+	if err := s.decode(tokens, s.mask, true); err != nil {
+		return err
+	}
+	if s.opts.Escalate == 0 || s.mask.IsEmpty() {
+		return nil
+	}
+	logits, err := s.ctx.Logits(-1)
+	if err != nil {
+		return err
+	}
+	if _, p := llama.TopProbability(logits); p >= s.opts.Escalate {
+		return nil
+	}
+	s.escalated++
+	if err := s.forget(len(s.cached) - len(tokens)); err != nil {
+		return err
+	}
+	return s.decode(tokens, skip.Mask{}, true)
+}
+
+// decode appends tokens to the KV cache; with output, the last one's logits
+// can be sampled.
+func (s *Session) decode(tokens []llama.Token, mask skip.Mask, output bool) error {
 	s.batch.Clear()
-	if err := s.batch.Add(t, len(s.cached), true, 0); err != nil {
+	for i, t := range tokens {
+		if err := s.batch.Add(t, len(s.cached)+i, output && i == len(tokens)-1, 0); err != nil {
+			return err
+		}
+	}
+	if err := s.ctx.Decode(s.batch, mask); err != nil {
 		return err
 	}
-	if err := s.ctx.Decode(s.batch, s.mask); err != nil {
+	s.cached = append(s.cached, tokens...)
+	for range tokens {
+		s.under = append(s.under, mask)
+	}
+	return nil
+}
+
+// forget takes the positions from n on out of the KV cache.
+func (s *Session) forget(n int) error {
+	if err := s.ctx.Remove(0, n, -1); err != nil {
 		return err
 	}
-	s.cached = append(s.cached, t)
+	s.cached, s.under = s.cached[:n], s.under[:n]
 	return nil
 }
 
 // SetLoRA makes the session use these adapters from the next answer on.
 func (s *Session) SetLoRA(adapters ...llama.ScaledLoRA) error {
-	s.cached = nil // keys and values change with the weights
+	s.cached, s.under = nil, nil // keys and values change with the weights
 	return s.ctx.SetLoRA(adapters...)
 }

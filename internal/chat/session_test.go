@@ -85,6 +85,63 @@ func TestNewMaskDecodesTheConversationAgain(t *testing.T) {
 	require.Equal(t, 1, s.Removed().LayersRemoved)
 }
 
+func TestFullPrefill(t *testing.T) {
+	m := small(t)
+	opts := options(512)
+	opts.Prefill = skip.FullPrefill
+	opts.Mask = skip.Layers(1)
+	s := session(t, m, opts)
+	first := ask(t, s, "one")
+	require.NoError(t, s.SetMask(skip.Mask{}.With(2, skip.FeedForward)))
+	second := ask(t, s, "two")
+	require.GreaterOrEqual(t, second.CachedTokens, first.PromptTokens-1, "the prompt's keys and values serve another mask")
+	require.Less(t, second.CachedTokens, first.PromptTokens+first.Tokens, "those of an answer do not")
+
+	// Decoded at one go, and by a session with small batches, it is the same.
+	opts.Mask = s.Mask()
+	opts.Context.NBatch = 3
+	fresh := session(t, m, opts)
+	require.NoError(t, fresh.SetMask(skip.Layers(1)))
+	require.Equal(t, first.Text, ask(t, fresh, "one").Text)
+	require.NoError(t, fresh.SetMask(opts.Mask))
+	require.Equal(t, second.Text, ask(t, fresh, "two").Text)
+
+	opts.Prefill = skip.MaskedPrefill
+	opts.Mask = skip.Layers(1)
+	require.NotEqual(t, first.Text, ask(t, session(t, m, opts), "one").Text, "a masked prompt has other keys and values")
+}
+
+func TestCascade(t *testing.T) {
+	m := small(t)
+	opts := options(512)
+	whole := ask(t, session(t, m, opts), "one")
+	opts.Prefill = skip.FullPrefill
+	opts.Mask = skip.Mask{}.With(1, skip.FeedForward).With(2, skip.FeedForward)
+	masked := ask(t, session(t, m, opts), "one")
+	require.NotEqual(t, whole.Text, masked.Text)
+	require.Zero(t, masked.Escalated)
+
+	opts.Escalate = 1.01 // no probability is as high
+	s := session(t, m, opts)
+	always := ask(t, s, "one")
+	require.Equal(t, whole.Text, always.Text, "every token is the whole model's")
+	require.Equal(t, always.Tokens, always.Escalated)
+	require.ErrorIs(t, s.SetMask(skip.Layers(1)), chat.ErrEscalate)
+
+	opts.Escalate = 1e-9 // nor as low
+	never := ask(t, session(t, m, opts), "one")
+	require.Equal(t, masked.Text, never.Text)
+	require.Zero(t, never.Escalated)
+
+	opts.Escalate = 0.02
+	some := ask(t, session(t, m, opts), "one")
+	require.Less(t, some.Escalated, some.Tokens)
+
+	opts.Prefill = skip.MaskedPrefill
+	_, err := chat.New(m, &opts)
+	require.ErrorIs(t, err, chat.ErrEscalate)
+}
+
 func TestOldTurnsAreForgottenWhenTheContextIsFull(t *testing.T) {
 	m := small(t)
 	s := session(t, m, options(256))
