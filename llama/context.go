@@ -68,6 +68,7 @@ type ContextOptions struct {
 	Embeddings   bool           // Decode gives embeddings beside logits
 	NoKVOffload  bool           // the KV cache stays in main memory
 	KVUnified    bool           // one KV buffer for all sequences, for shared prefixes
+	Influence    bool           // Decode measures what [Context.Influence] gives; slower
 }
 
 // Bounds beyond which sizes overflow in C, or ggml ends the process.
@@ -180,9 +181,14 @@ func (m *Model) NewContext(opts *ContextOptions) (*Context, error) {
 	params.kv_unified = C.bool(o.KVUnified)
 
 	c := &Context{Model: m, own: (*C.struct_gallop_context)(C.calloc(1, C.sizeof_struct_gallop_context))}
+	if o.Influence && !bool(C.gallop_measure_influence(c.own, &params)) {
+		C.gallop_free_context(c.own)
+		m.release()
+		return nil, fmt.Errorf("%w: no memory to measure influence", ErrModel)
+	}
 	c.ptr = C.gallop_new_context(m.ptr, params, &c.own.watch, &c.own.err)
 	if c.ptr == nil {
-		defer C.free(unsafe.Pointer(c.own))
+		defer C.gallop_free_context(c.own)
 		m.release()
 		return nil, fmt.Errorf("make a context of %d tokens for %s: %w", o.NCtx, m.Path, cause(ErrModel, &c.own.err))
 	}
@@ -241,7 +247,7 @@ func (c *Context) Close() error {
 		c.release()
 	}
 	C.llama_free(c.ptr)
-	C.free(unsafe.Pointer(c.own))
+	C.gallop_free_context(c.own)
 	c.ptr, c.mem, c.own = nil, nil, nil
 	c.useLoRAs(nil)
 	live.Add(-1)

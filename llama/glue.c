@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -192,6 +193,126 @@ struct llama_sampler *gallop_new_grammar(const struct llama_vocab *v, const char
     return s;
 }
 
+/* ---- block influence ---- */
+
+/* Copies t's rows out of whatever device they are on; where that cannot be, they stay unknown. */
+static void read_rows(struct gallop_rows *r, const struct ggml_tensor *t) {
+    const int64_t n = t->ne[1] * t->ne[2] * t->ne[3];
+    const size_t row = (size_t)t->ne[0] * sizeof(float), size = row * (size_t)n;
+    r->n = 0;
+    if (t->type != GGML_TYPE_F32 || n == 0 || t->nb[0] != sizeof(float) || t->nb[1] != row ||
+        t->nb[2] != row * (size_t)t->ne[1] || t->nb[3] != t->nb[2] * (size_t)t->ne[2]) {
+        return;
+    }
+    if (size > r->size) {
+        float *larger = realloc(r->data, size);
+        if (larger == NULL) {
+            return;
+        }
+        r->data = larger;
+        r->size = size;
+    }
+    gallop_api.ggml_backend_tensor_get(t, r->data, 0, size);
+    r->n = n;
+    r->width = t->ne[0];
+}
+
+/* Adds 1 - cos(a, b) of each pair of rows. Sides that are unknown or of different rows add nothing,
+ * nor does a row of zeros, which has no direction. */
+static void add_turn(struct gallop_turn *turn, const struct gallop_rows *a, const struct gallop_rows *b) {
+    if (a->n != b->n || a->width != b->width) {
+        return;
+    }
+    for (int64_t i = 0; i < a->n; i++) {
+        const float *x = a->data + i * a->width, *y = b->data + i * b->width;
+        double xx = 0, yy = 0, xy = 0;
+        for (int64_t k = 0; k < a->width; k++) {
+            xx += (double)x[k] * x[k];
+            yy += (double)y[k] * y[k];
+            xy += (double)x[k] * y[k];
+        }
+        if (xx > 0 && yy > 0) {
+            turn->sum += 1 - xy / (sqrt(xx) * sqrt(yy));
+            turn->n++;
+        }
+    }
+}
+
+/* To the start of a graph. */
+static void rewind_influence(struct gallop_influence *in) {
+    in->layer = 0;
+    in->before.n = in->middle.n = in->after.n = 0;
+}
+
+/* A layer has ended: its output is the next one's input. */
+static void end_layer(struct gallop_influence *in) {
+    const int layer = in->layer++;
+    add_turn(&in->whole[layer], &in->before, &in->after);
+    add_turn(&in->feed_forward[layer], &in->middle, &in->after);
+    const struct gallop_rows free_rows = in->before;
+    in->before = in->after;
+    in->after = free_rows;
+    in->middle.n = 0;
+    if (in->layer == in->stream.n_layer) {
+        rewind_influence(in); /* what is left of the batch runs through the same graph */
+    }
+}
+
+/* ggml's question before each node (ask: is its result wanted?) and, if it was, its report when the
+ * node is done, before anything else can write over the result. False then would end the graph. */
+static bool on_eval(struct ggml_tensor *t, bool ask, void *influence) {
+    struct gallop_influence *in = influence;
+    const struct layerskip_stream *s = &in->stream;
+    if (s->n_layer == 0) {
+        return !ask;
+    }
+    const bool input = t == s->input || t == s->rows;
+    const bool cut = t == s->cut[in->layer], out = t == s->out[in->layer];
+    if (ask) {
+        if ((cut || out) && in->layer == 0 && in->before.n == 0 && s->input != NULL) {
+            read_rows(&in->before, s->input); /* no node: the batch's own embeddings, still unread */
+        }
+        return input || cut || out;
+    }
+    if (input) {
+        read_rows(&in->before, t);
+    } else if (cut) {
+        read_rows(&in->middle, t);
+        add_turn(&in->attention[in->layer], &in->before, &in->middle);
+    } else if (out) {
+        read_rows(&in->after, t);
+        end_layer(in);
+    }
+    return true;
+}
+
+bool gallop_measure_influence(struct gallop_context *c, struct llama_context_params *p) {
+    c->influence = calloc(1, sizeof *c->influence);
+    if (c->influence == NULL) {
+        return false;
+    }
+    c->skip.stream = &c->influence->stream;
+    p->cb_eval = (void *)on_eval;
+    p->cb_eval_user_data = c->influence;
+    return true;
+}
+
+void gallop_reset_influence(struct gallop_influence *in) {
+    memset(in->attention, 0, sizeof in->attention);
+    memset(in->feed_forward, 0, sizeof in->feed_forward);
+    memset(in->whole, 0, sizeof in->whole);
+}
+
+void gallop_free_context(struct gallop_context *c) {
+    if (c->influence != NULL) {
+        free(c->influence->before.data);
+        free(c->influence->middle.data);
+        free(c->influence->after.data);
+        free(c->influence);
+    }
+    free(c);
+}
+
 int32_t gallop_decode(struct gallop_context *c, struct llama_context *ctx, struct llama_batch batch, const uint64_t *mask,
                       bool causal) {
     enum { ABORTED = 2 }; /* llama_decode's own number */
@@ -199,6 +320,9 @@ int32_t gallop_decode(struct gallop_context *c, struct llama_context *ctx, struc
         return ABORTED;
     }
     first_error[0] = '\0';
+    if (c->influence != NULL) {
+        rewind_influence(c->influence); /* the decode before may have been aborted in the middle */
+    }
     /* layerskip may switch causal attention off and on again, which these models must not be left with. */
     const int32_t result = causal ? layerskip_decode(&c->skip, ctx, batch, mask) : llama_decode(ctx, batch);
     if (result != 0) {

@@ -49,12 +49,44 @@ struct llama_context *gallop_new_context(struct llama_model *m, struct llama_con
 struct llama_adapter_lora *gallop_load_lora(struct llama_model *m, const char *path, struct gallop_text *err);
 struct llama_sampler *gallop_new_grammar(const struct llama_vocab *v, const char *grammar, struct gallop_text *err);
 
+/* Rows of the residual stream, copied to main memory. */
+struct gallop_rows {
+    float *data;  /* (n, width) owned; NULL = none yet */
+    size_t size;  /* bytes that data has room for */
+    int64_t n;    /* 0 = unknown */
+    int64_t width;
+};
+
+/* How far layers or sublayers turn the stream: the sum over n rows of 1 - cos(before, after). */
+struct gallop_turn {
+    double sum;
+    int64_t n;
+};
+
+/* Measures block influence while unmasked decodes run; owned by its gallop_context. */
+struct gallop_influence {
+    struct layerskip_stream stream;          /* of the context's last graph */
+    int32_t layer;                           /* that the running graph is in */
+    struct gallop_rows before, middle, after; /* x, cut and l_out of that layer */
+    struct gallop_turn attention[LAYERSKIP_MAX_LAYERS], feed_forward[LAYERSKIP_MAX_LAYERS], whole[LAYERSKIP_MAX_LAYERS];
+};
+
 /* What a context needs in C memory beside llama.cpp's own part; zeroed at first, owned by Go through malloc. */
 struct gallop_context {
     struct layerskip_state skip;
     struct gallop_watch watch;
     struct gallop_text err;
+    struct gallop_influence *influence; /* NULL = not measured; owned */
 };
+
+/* Makes c->influence and sets the callback that fills it into p, of the context to be made. False: no memory. */
+bool gallop_measure_influence(struct gallop_context *c, struct llama_context_params *p);
+
+/* Forgets what was measured. */
+void gallop_reset_influence(struct gallop_influence *in);
+
+/* Frees c and what it owns. */
+void gallop_free_context(struct gallop_context *c);
 
 /* A decode; one that does not attend causally takes no mask. Where the result is not 0, c->err holds
  * the library's error. */

@@ -41,6 +41,9 @@
  * and never calls the hook, so a changed mask must force a new graph: flipping the causal
  * attention switch there and back makes llama.cpp drop the old one.
  *
+ * Who wants to read the residual stream instead of cutting it (block influence) gives a
+ * layerskip_stream: the same search then tells where x, cut and l_out of each layer are.
+ *
  * With LAYERSKIP_PRELOAD defined this file is the whole of libgallop-skip.so: the mask then comes
  * from GALLOP_SKIP and the real functions from whichever libllama calls (see the end).
  */
@@ -68,6 +71,7 @@ static struct {
 static _Thread_local struct {
     const uint64_t *mask; /* NULL outside a masked decode */
     struct layerskip_report *report;
+    struct layerskip_stream *stream; /* NULL = nobody reads it */
     int edits;
     bool refused;
 } job;
@@ -484,20 +488,61 @@ static bool edit_graph(struct ggml_cgraph *cgraph, struct graph *g, const uint64
     return true;
 }
 
-static bool apply_mask(struct ggml_cgraph *cgraph, const uint64_t *mask) {
+/* Memory for what is found out about a graph, or NULL; the caller frees it. */
+static struct graph *new_graph(struct ggml_cgraph *cgraph) {
     const int n = real.n_nodes(cgraph);
     const size_t per_node = sizeof(struct ggml_tensor *) + sizeof(int32_t) + sizeof(bool);
     struct graph *g = calloc(1, sizeof *g + (size_t)n * per_node);
     if (g == NULL) {
-        return refuse("out of memory while a graph of %d nodes was edited", n, 0);
+        return NULL;
     }
     g->n = n;
     g->nodes = (struct ggml_tensor **)(g + 1);
     g->flags = (int32_t *)(g->nodes + n);
     g->keep = (bool *)(g->flags + n);
+    return g;
+}
+
+static bool apply_mask(struct ggml_cgraph *cgraph, const uint64_t *mask) {
+    struct graph *g = new_graph(cgraph);
+    if (g == NULL) {
+        return refuse("out of memory while a graph of %d nodes was edited", real.n_nodes(cgraph), 0);
+    }
     const bool ok = edit_graph(cgraph, g, mask);
     free(g);
     return ok;
+}
+
+/* Tells where the stream of an unmasked graph can be read. What is not found stays unknown: that
+ * is no reason to refuse a decode. */
+static void find_stream(struct ggml_cgraph *cgraph, struct layerskip_stream *s) {
+    struct graph *g = new_graph(cgraph);
+    if (g == NULL) {
+        return;
+    }
+    for (int i = 0; i < g->n; i++) {
+        g->nodes[i] = real.node(cgraph, i);
+    }
+    if (find_layers(g)) {
+        s->n_layer = g->n_layer;
+        s->input = g->input[0] = find_first_input(g);
+        for (int layer = 0; layer < g->n_layer; layer++) {
+            s->out[layer] = g->nodes[g->out[layer]];
+            if (layer > 0) {
+                g->input[layer] = g->nodes[g->out[layer - 1]];
+            }
+            const int cut = g->input[layer] != NULL ? find_cut(g, layer, first_behind(g, layer)) : -1;
+            s->cut[layer] = cut >= 0 ? g->nodes[cut] : NULL;
+        }
+        const int last = g->n_layer - 1;
+        for (int i = first_behind(g, last); i < g->out[last] && s->rows == NULL; i++) {
+            if (is_op(g->nodes[i], "GET_ROWS") && g->nodes[i]->src[0] == g->input[last]) {
+                s->rows = g->nodes[i];
+            }
+        }
+    }
+    job.refused = false; /* find_layers may have */
+    free(g);
 }
 
 /* ---- the hook ---- */
@@ -514,6 +559,12 @@ __attribute__((visibility("default"))) bool ggml_backend_sched_alloc_graph(struc
 #endif
     bool (*const alloc_graph)(struct ggml_backend_sched *, struct ggml_cgraph *) = real.alloc_graph;
     bool ok = true;
+    if (job.stream != NULL) {
+        *job.stream = (struct layerskip_stream){0};
+        if (job.mask == NULL) {
+            find_stream(graph, job.stream);
+        }
+    }
     if (job.mask != NULL) {
         job.edits++;
         ok = apply_mask(graph, job.mask);
@@ -542,11 +593,13 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
     }
     job.mask = masked ? mask : NULL;
     job.report = &state->report;
+    job.stream = state->stream;
     job.edits = 0;
     job.refused = false;
     const int32_t result = real.decode(ctx, batch);
     job.mask = NULL;
     job.report = NULL;
+    job.stream = NULL;
 
     /* After a failure llama.cpp may hold a graph that was never allocated: it must not be reused. */
     state->graph = result == 0 ? LAYERSKIP_BUILT : LAYERSKIP_STALE;

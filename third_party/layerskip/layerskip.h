@@ -35,6 +35,18 @@ struct layerskip_report {
 };
 
 /*
+ * Where the residual stream can be read while a graph of llama.cpp's runs (layerskip.c has the
+ * words). The tensors are llama.cpp's and valid for as long as it keeps that graph.
+ */
+struct layerskip_stream {
+    int32_t n_layer;                 /* 0 = nothing is known of this graph, or a mask has edited it */
+    const struct ggml_tensor *input; /* x of layer 0; NULL = unknown */
+    const struct ggml_tensor *rows;  /* the rows of the last layer's x whose logits are wanted; NULL = all */
+    const struct ggml_tensor *cut[LAYERSKIP_MAX_LAYERS]; /* NULL = the layer has none */
+    const struct ggml_tensor *out[LAYERSKIP_MAX_LAYERS]; /* l_out */
+};
+
+/*
  * One per llama_context, zeroed before its first use, owned by whoever owns the context. It
  * remembers the mask that the context's last graph was built with, because llama.cpp reuses that
  * graph while the batch keeps its shape.
@@ -43,6 +55,7 @@ struct layerskip_state {
     uint64_t built[LAYERSKIP_WORDS];
     enum { LAYERSKIP_NO_GRAPH, LAYERSKIP_BUILT, LAYERSKIP_STALE } graph;
     struct layerskip_report report;
+    struct layerskip_stream *stream; /* NULL = nobody reads it; the owner's, outlives the context */
 };
 
 /*

@@ -195,6 +195,7 @@ struct llama_sampler_chain_params {
     R(const char *, ggml_backend_dev_description, (struct ggml_backend_device * dev), (dev))                                        \
     R(void, ggml_backend_dev_memory, (struct ggml_backend_device * dev, size_t *free, size_t *total), (dev, free, total))           \
     R(int, ggml_backend_dev_type, (struct ggml_backend_device * dev), (dev))                                                        \
+    R(void, ggml_backend_tensor_get, (const struct ggml_tensor *t, void *data, size_t offset, size_t size), (t, data, offset, size)) \
     /* model */                                                                                                                     \
     R(struct llama_model *, llama_model_load_from_file, (const char *path, struct llama_model_params p), (path, p))                 \
     R(void, llama_model_free, (struct llama_model * m), (m))                                                                        \
