@@ -1,0 +1,27 @@
+// Package router chooses which layers a prompt can do without.
+//
+// # Basics
+//
+// [Features] turn a [Prompt] into a vector, as a [FeatureSpec] says: hashed
+// n-grams of its text, the mean of its tokens' embeddings read from the model
+// file, a hidden state. A [Router], trained by [Train], predicts from it how
+// much each [Candidate] mask raises the task loss over the whole model.
+// [Novelty] tells how unlike the calibration prompts a prompt is. A [Profile]
+// holds all that for one model, with the omission sets themselves, and
+// [Profile.Choose] makes a [Decision] under a [Policy]: always so many layers, as
+// PuDDing does, or as many as a wanted quality allows.
+//
+// [Profile.Write] and [Read] keep a profile in a GGUF file beside the model;
+// [Find] finds it, [Profile.Open] refuses it for any other model. [KMeans] makes
+// tasks of prompts that have none.
+//
+// # Caveats
+//
+// A Profile, a Router, Features and a Novelty belong to one goroutine: they
+// reuse their memory from prompt to prompt.
+//
+// Only the first and the last 512 tokens and 4 KB of text of a prompt count.
+//
+// The same data, options and seed give the same profile bytes on one machine.
+// Other processors may round the sums of the training differently in the last bit.
+package router

@@ -1,0 +1,574 @@
+package router
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/skip"
+)
+
+// Defaults are the policy that a profile proposes.
+type Defaults struct {
+	Prefill    skip.Prefill
+	Depth      float64 // 0 = adaptive
+	Quality    float64 // above 0 to 1
+	Confidence float64 // 0 to below 1
+
+	// Escalate lists, for qualities in ascending order, the confidence under
+	// which a token is decoded again by the whole model. It may be empty.
+	Escalate []Escalation
+}
+
+// Escalation is the cascade's threshold for a quality.
+type Escalation struct {
+	Quality   float64 // 0 to 1
+	Threshold float64 // probability of the likeliest token, 0 to 1
+}
+
+// Fact is one line of a profile's provenance.
+type Fact struct{ Key, Value string }
+
+// Profile is what calibration found out about a model: its candidate masks, the
+// router that chooses among them, and where all that comes from. [Profile.Write]
+// and [Read] keep it in a GGUF file beside the model. One goroutine owns it.
+type Profile struct {
+	Model      Fingerprint
+	Candidates []Candidate // the empty mask first
+	Router     *Router     // nil = fixed depths only
+	Spec       FeatureSpec // of the features that Router was trained on
+	Novelty    *Novelty    // nil = no prompt counts as unlike
+	Defaults   Defaults
+	Tasks      []string
+	Units      [][]float64 // (nTasks, 2 Model.Layers) loss increase in nats of each sublayer skipped alone, attention and feed-forward of a layer side by side; nil = not measured
+	Provenance []Fact      // in order; keys unique
+
+	// Features turn prompts into what Router takes; set by [Profile.Open].
+	Features *Features
+
+	features []float32 // (Dim,) room for Choose
+}
+
+// Open makes the profile ready to choose for the model file at modelPath: it
+// checks that the profile belongs to it ([Profile.Check]) and opens the
+// features' sources. hidden is needed for the kind [Hidden] alone.
+func (p *Profile) Open(modelPath string, hidden func(tokens []llama.Token) ([]float32, error)) error {
+	model, err := FingerprintOf(modelPath)
+	if err != nil {
+		return err
+	}
+	if err := p.Check(model); err != nil {
+		return err
+	}
+	if p.Router == nil {
+		return nil
+	}
+	f, err := NewFeatures(p.Spec, &Sources{Model: modelPath, Hidden: hidden})
+	if err != nil {
+		return err
+	}
+	if f.Dim() != p.Router.In {
+		f.Close()
+		return fmt.Errorf("%w: the router takes %d features, this model gives %d", ErrProfile, p.Router.In, f.Dim())
+	}
+	p.Features, p.features = f, nil
+	return nil
+}
+
+// Close releases what Open opened. Further calls do nothing.
+func (p *Profile) Close() error {
+	if p.Features == nil {
+		return nil
+	}
+	return p.Features.Close()
+}
+
+// Check finds out whether the profile belongs to a model. The error wraps
+// [ErrForeign] and says what differs.
+func (p *Profile) Check(model Fingerprint) error {
+	differs := func(what string, profile, model any) error {
+		return fmt.Errorf("%w: it was made for %v %s, the model has %v; calibrate this model", ErrForeign, profile, what, model)
+	}
+	switch {
+	case p.Model.Architecture != model.Architecture:
+		return fmt.Errorf("%w: it was made for the architecture %q, the model is %q; calibrate this model", ErrForeign, p.Model.Architecture, model.Architecture)
+	case p.Model.Layers != model.Layers:
+		return differs("layers", p.Model.Layers, model.Layers)
+	case p.Model.Params != model.Params:
+		return differs("parameters", p.Model.Params, model.Params)
+	case p.Model.Size != model.Size:
+		return differs("bytes of weights", p.Model.Size, model.Size)
+	case p.Model.Hash != model.Hash:
+		return fmt.Errorf("%w: same shape, other weights (%016x, the profile was made for %016x); calibrate this model", ErrForeign, model.Hash, p.Model.Hash)
+	}
+	return nil
+}
+
+// Threshold gives the cascade's threshold for a quality: that of the lowest
+// quality listed that is no lower. Above the listed ones every token is the
+// whole model's: 1. Without a list it is 0, no cascade.
+func (d Defaults) Threshold(quality float64) float64 {
+	for _, e := range d.Escalate {
+		if e.Quality >= quality {
+			return e.Threshold
+		}
+	}
+	if len(d.Escalate) > 0 {
+		return 1
+	}
+	return 0
+}
+
+// suffix is what a profile's name ends with.
+const suffix = ".gallop.gguf"
+
+// DefaultPath is where a model's profile is written: model.gallop.gguf beside
+// model.gguf.
+func DefaultPath(modelPath string) string {
+	return strings.TrimSuffix(modelPath, ".gguf") + suffix
+}
+
+// CachePath is where a model's profile is kept when the model's folder takes
+// none: in the user's cache folder, named by the fingerprint.
+func CachePath(model Fingerprint) (string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("find the cache folder for profiles: %w", err)
+	}
+	return filepath.Join(cache, "gallop", "profiles", filepath.Base(model.String())+suffix), nil
+}
+
+// Find gives the path of a model's profile: beside the model, else in the
+// user's cache folder. It does not look into the file.
+func Find(modelPath string) (path string, ok bool) {
+	if path := DefaultPath(modelPath); isFile(path) {
+		return path, true
+	}
+	model, err := FingerprintOf(modelPath)
+	if err != nil {
+		return "", false
+	}
+	path, err = CachePath(model)
+	if err != nil || !isFile(path) {
+		return "", false
+	}
+	return path, true
+}
+
+func isFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
+}
+
+// Names in a profile's file.
+const (
+	architecture = "gallop-profile"
+	version      = uint32(1)
+
+	keyVersion = "gallop.version"
+	keyModel   = "gallop.model."
+	keyDefault = "gallop.default."
+	keyFeature = "gallop.features."
+	keyRouter  = "gallop.router."
+	keyNovelty = "gallop.novelty."
+)
+
+// Write puts the profile into a GGUF file, which appears under path when it is
+// complete; the folder is made if need be. The same profile gives the same bytes.
+func (p *Profile) Write(path string) error {
+	if err := p.validate(); err != nil {
+		return err
+	}
+	meta := gguf.Metadata{
+		{Key: gguf.KeyArchitecture, Value: architecture},
+		{Key: keyVersion, Value: version},
+		{Key: keyModel + "architecture", Value: p.Model.Architecture},
+		{Key: keyModel + "layers", Value: uint32(p.Model.Layers)},
+		{Key: keyModel + "parameters", Value: p.Model.Params},
+		{Key: keyModel + "bytes", Value: p.Model.Size},
+		{Key: keyModel + "hash", Value: p.Model.Hash},
+		{Key: keyDefault + "prefill", Value: p.Defaults.Prefill.String()},
+		{Key: keyDefault + "depth", Value: p.Defaults.Depth},
+		{Key: keyDefault + "quality", Value: p.Defaults.Quality},
+		{Key: keyDefault + "confidence", Value: p.Defaults.Confidence},
+	}
+	var qualities, thresholds []float64
+	for _, e := range p.Defaults.Escalate {
+		qualities, thresholds = append(qualities, e.Quality), append(thresholds, e.Threshold)
+	}
+	var masks, tasks, facts []string
+	var depths []float64
+	for _, c := range p.Candidates {
+		masks, tasks, depths = append(masks, c.Mask.String()), append(tasks, c.Task), append(depths, c.Depth)
+	}
+	for _, f := range p.Provenance {
+		facts = append(facts, f.Key, f.Value)
+	}
+	lists := []gguf.KV{
+		{Key: keyDefault + "escalate.qualities", Value: qualities},
+		{Key: keyDefault + "escalate.thresholds", Value: thresholds},
+		{Key: "gallop.candidates.masks", Value: masks},
+		{Key: "gallop.candidates.depths", Value: depths},
+		{Key: "gallop.candidates.tasks", Value: tasks},
+		{Key: "gallop.tasks", Value: p.Tasks},
+		{Key: "gallop.provenance", Value: facts}, // keys and values in turn
+	}
+	meta = append(meta, lists...)
+	var tensors tensorList
+	if p.Units != nil {
+		tensors.add("gallop.units", flat(p.Units), 2*p.Model.Layers, len(p.Units))
+	}
+	if r := p.Router; r != nil {
+		meta = append(meta,
+			gguf.KV{Key: keyFeature + "kind", Value: p.Spec.Kind},
+			gguf.KV{Key: keyFeature + "buckets", Value: uint32(p.Spec.Buckets)},
+			gguf.KV{Key: keyFeature + "width", Value: uint32(p.Spec.Width)},
+			gguf.KV{Key: keyFeature + "seed", Value: p.Spec.Seed},
+			gguf.KV{Key: keyRouter + "squeeze", Value: r.Squeeze},
+		)
+		if p.Spec.Scale != nil {
+			tensors.add("features.shift", p.Spec.Shift, r.In)
+			tensors.add("features.scale", p.Spec.Scale, r.In)
+		}
+		tensors.add("router.w1", r.W1, r.Hidden, r.In)
+		tensors.add("router.b1", r.B1, r.Hidden)
+		tensors.add("router.w2", r.W2, r.Hidden, r.Out)
+		tensors.add("router.b2", r.B2, r.Out)
+		tensors.add("router.mean", r.Mean, r.Out)
+		tensors.add("router.std", r.Std, r.Out)
+		tensors.add("router.residuals", slices.Concat(r.Residuals...), len(r.Residuals[0]), r.Out)
+		if n := p.Novelty; n != nil {
+			task := make([]uint32, len(n.Task))
+			for i, t := range n.Task {
+				task[i] = uint32(t)
+			}
+			meta = append(meta,
+				gguf.KV{Key: keyNovelty + "task", Value: task},
+				gguf.KV{Key: keyNovelty + "unit", Value: n.Unit},
+			)
+			tensors.add("novelty.whiten", n.Whiten, len(n.Whiten))
+			tensors.add("novelty.step", n.Step, len(n.Step))
+			tensors.add("novelty.radius", n.Radius, len(n.Radius))
+			tensors.addType("novelty.vectors", gguf.I8, n.Vectors, n.Dim, len(n.Step))
+		}
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("make the folder of the profile: %w", err)
+	}
+	return gguf.Write(context.Background(), path, meta, tensors, nil)
+}
+
+type tensorList []gguf.Source
+
+func (l *tensorList) add(name string, data []float32, shape ...int) {
+	l.addType(name, gguf.F32, data, shape...)
+}
+
+func (l *tensorList) addType(name string, typ gguf.Type, data any, shape ...int) {
+	t := gguf.Tensor{Name: name, Type: typ}
+	for _, n := range shape {
+		t.Shape = append(t.Shape, uint64(n))
+	}
+	*l = append(*l, gguf.Source{Tensor: t, Data: func(w io.Writer) error {
+		return binary.Write(w, binary.LittleEndian, data)
+	}})
+}
+
+func flat(rows [][]float64) []float32 {
+	var out []float32
+	for _, row := range rows {
+		for _, v := range row {
+			out = append(out, float32(v))
+		}
+	}
+	return out
+}
+
+// Read opens a profile's file. A missing file gives an error that wraps
+// [fs.ErrNotExist], anything that is no whole profile one that wraps [ErrProfile].
+func Read(path string) (*Profile, error) {
+	f, err := gguf.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrProfile, err)
+	}
+	defer f.Close()
+	r := reader{file: f}
+	p := r.profile()
+	if r.err == nil {
+		r.err = p.validate()
+	}
+	if r.err != nil {
+		if !errors.Is(r.err, ErrProfile) {
+			r.err = fmt.Errorf("%w: %w", ErrProfile, r.err)
+		}
+		return nil, fmt.Errorf("%s: %w", path, r.err)
+	}
+	return p, nil
+}
+
+// reader takes a profile out of a GGUF file; the first error stays.
+type reader struct {
+	file *gguf.File
+	err  error
+}
+
+func (r *reader) fail(format string, args ...any) {
+	if r.err == nil {
+		r.err = fmt.Errorf("%w: %s", ErrProfile, fmt.Sprintf(format, args...))
+	}
+}
+
+func keep[T any](r *reader) func(value T, err error) T {
+	return func(value T, err error) T {
+		if err != nil && r.err == nil {
+			r.err = err
+		}
+		return value
+	}
+}
+
+func (r *reader) string(key string) string    { return keep[string](r)(r.file.Metadata.String(key)) }
+func (r *reader) strings(key string) []string { return keep[[]string](r)(r.file.Metadata.Strings(key)) }
+func (r *reader) uint(key string) uint64      { return keep[uint64](r)(r.file.Metadata.Uint(key)) }
+func (r *reader) float(key string) float64    { return keep[float64](r)(r.file.Metadata.Float(key)) }
+func (r *reader) uints(key string) []uint64   { return keep[[]uint64](r)(r.file.Metadata.Uints(key)) }
+func (r *reader) floats(key string) []float64 { return keep[[]float64](r)(r.file.Metadata.Floats(key)) }
+
+// small reads a whole number that counts things in memory.
+func (r *reader) small(key string) int {
+	n := r.uint(key)
+	if n > math.MaxInt32 {
+		r.fail("%s is %d", key, n)
+		return 0
+	}
+	return int(n)
+}
+
+// tensor reads a tensor of a type and a number of dimensions into data, which
+// make gives room for. The file was checked to hold all tensors whole.
+func tensor[T float32 | int8](r *reader, name string, typ gguf.Type, dims int) (data []T, shape []int) {
+	shape = make([]int, dims)
+	t, ok := r.file.Tensor(name)
+	if r.err != nil {
+		return nil, shape
+	}
+	if !ok || t.Type != typ || len(t.Shape) != dims {
+		r.fail("tensor %s is missing or is no %s of %d dimensions", name, typ, dims)
+		return nil, shape
+	}
+	for i, n := range t.Shape {
+		shape[i] = int(n)
+	}
+	raw, err := io.ReadAll(r.file.Reader(t))
+	if err != nil {
+		r.fail("tensor %s: %v", name, err)
+		return nil, shape
+	}
+	data = make([]T, t.Elements())
+	if err := binary.Read(bytes.NewReader(raw), binary.LittleEndian, data); err != nil {
+		r.fail("tensor %s: %v", name, err)
+	}
+	return data, shape
+}
+
+func (r *reader) has(name string) bool {
+	_, ok := r.file.Tensor(name)
+	return ok
+}
+
+func (r *reader) profile() *Profile {
+	if r.string(gguf.KeyArchitecture) != architecture {
+		r.fail("it is no profile but a model; profiles end in %s", suffix)
+	}
+	if v := r.uint(keyVersion); r.err == nil && v != uint64(version) {
+		r.fail("its version is %d, read is %d; calibrate again", v, version)
+	}
+	p := &Profile{
+		Model: Fingerprint{
+			Architecture: r.string(keyModel + "architecture"), Layers: r.small(keyModel + "layers"),
+			Params: r.uint(keyModel + "parameters"), Size: r.uint(keyModel + "bytes"), Hash: r.uint(keyModel + "hash"),
+		},
+		Defaults: Defaults{
+			Depth: r.float(keyDefault + "depth"), Quality: r.float(keyDefault + "quality"), Confidence: r.float(keyDefault + "confidence"),
+		},
+		Tasks: r.strings("gallop.tasks"),
+	}
+	p.Defaults.Prefill = keep[skip.Prefill](r)(skip.ParsePrefill(r.string(keyDefault + "prefill")))
+	qualities, thresholds := r.floats(keyDefault+"escalate.qualities"), r.floats(keyDefault+"escalate.thresholds")
+	masks, depths, tasks := r.strings("gallop.candidates.masks"), r.floats("gallop.candidates.depths"), r.strings("gallop.candidates.tasks")
+	facts := r.strings("gallop.provenance")
+	if len(qualities) != len(thresholds) || len(masks) != len(depths) || len(masks) != len(tasks) || len(facts)%2 != 0 {
+		r.fail("its lists differ in length")
+	}
+	if r.err != nil {
+		return p
+	}
+	for i, q := range qualities {
+		p.Defaults.Escalate = append(p.Defaults.Escalate, Escalation{q, thresholds[i]})
+	}
+	for i, text := range masks {
+		p.Candidates = append(p.Candidates, Candidate{keep[skip.Mask](r)(skip.Parse(text)), depths[i], tasks[i]})
+	}
+	for i := 0; i < len(facts); i += 2 {
+		p.Provenance = append(p.Provenance, Fact{facts[i], facts[i+1]})
+	}
+	if r.has("gallop.units") {
+		units, shape := tensor[float32](r, "gallop.units", gguf.F32, 2)
+		for row := range slices.Chunk(units, max(shape[0], 1)) {
+			values := make([]float64, len(row))
+			for i, v := range row {
+				values[i] = float64(v)
+			}
+			p.Units = append(p.Units, values)
+		}
+	}
+	if r.has("router.w1") {
+		r.router(p)
+	}
+	if r.has("novelty.vectors") {
+		r.novelty(p)
+	}
+	return p
+}
+
+func (r *reader) router(p *Profile) {
+	p.Spec = FeatureSpec{
+		Kind: r.string(keyFeature + "kind"), Buckets: r.small(keyFeature + "buckets"),
+		Width: r.small(keyFeature + "width"), Seed: r.uint(keyFeature + "seed"),
+	}
+	if r.has("features.scale") {
+		p.Spec.Shift, _ = tensor[float32](r, "features.shift", gguf.F32, 1)
+		p.Spec.Scale, _ = tensor[float32](r, "features.scale", gguf.F32, 1)
+	}
+	m := &Router{Squeeze: r.float(keyRouter + "squeeze")}
+	var w1, w2, residuals []int
+	var values []float32
+	m.W1, w1 = tensor[float32](r, "router.w1", gguf.F32, 2)
+	m.B1, _ = tensor[float32](r, "router.b1", gguf.F32, 1)
+	m.W2, w2 = tensor[float32](r, "router.w2", gguf.F32, 2)
+	m.B2, _ = tensor[float32](r, "router.b2", gguf.F32, 1)
+	m.Mean, _ = tensor[float32](r, "router.mean", gguf.F32, 1)
+	m.Std, _ = tensor[float32](r, "router.std", gguf.F32, 1)
+	values, residuals = tensor[float32](r, "router.residuals", gguf.F32, 2)
+	if r.err != nil {
+		return
+	}
+	m.Hidden, m.In, m.Out = w1[0], w1[1], w2[1]
+	for row := range slices.Chunk(values, residuals[0]) {
+		m.Residuals = append(m.Residuals, row)
+	}
+	if w2[0] != m.Hidden {
+		r.fail("the router's layers do not fit: %v and %v", w1, w2)
+		return
+	}
+	m.init()
+	p.Router = m
+}
+
+func (r *reader) novelty(p *Profile) {
+	n := &Novelty{Unit: float32(r.float(keyNovelty + "unit"))}
+	var shape []int
+	n.Whiten, _ = tensor[float32](r, "novelty.whiten", gguf.F32, 1)
+	n.Step, _ = tensor[float32](r, "novelty.step", gguf.F32, 1)
+	n.Radius, _ = tensor[float32](r, "novelty.radius", gguf.F32, 1)
+	n.Vectors, shape = tensor[int8](r, "novelty.vectors", gguf.I8, 2)
+	n.Dim = shape[0]
+	for _, t := range r.uints(keyNovelty + "task") {
+		if t >= uint64(len(n.Radius)) {
+			r.fail("a calibration prompt is of task %d, there are %d", t, len(n.Radius))
+			return
+		}
+		n.Task = append(n.Task, int(t))
+	}
+	if r.err != nil {
+		return
+	}
+	if n.Dim > noveltyDim || len(n.Whiten) != n.Dim*(n.Dim+1)/2 || len(n.Step) != shape[1] || len(n.Task) != shape[1] {
+		r.fail("the parts of the distance test do not fit")
+		return
+	}
+	n.init()
+	n.unpack()
+	p.Novelty = n
+}
+
+// validate finds out whether the profile's parts fit each other. What it passes
+// can be used without a panic.
+func (p *Profile) validate() error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("%w: %s", ErrProfile, fmt.Sprintf(format, args...))
+	}
+	d := p.Defaults
+	switch {
+	case p.Model.Layers < 1 || p.Model.Layers > skip.MaxLayers:
+		return bad("the model has %d layers, possible are 1 to %d", p.Model.Layers, skip.MaxLayers)
+	case len(p.Candidates) == 0 || !p.Candidates[0].Mask.IsEmpty() || p.Candidates[0].Depth != 0:
+		return bad("its first candidate is not the empty mask")
+	case !(d.Quality > 0 && d.Quality <= 1) || !(d.Confidence >= 0 && d.Confidence < 1) || !(d.Depth >= 0) || !finite(d.Depth):
+		return bad("its default quality, confidence or depth is out of range: %g, %g, %g", d.Quality, d.Confidence, d.Depth)
+	case p.Units != nil && len(p.Units) != len(p.Tasks):
+		return bad("its heat map has %d rows for %d tasks", len(p.Units), len(p.Tasks))
+	}
+	for i, c := range p.Candidates {
+		if err := c.Mask.Check(p.Model.Layers); err != nil {
+			return fmt.Errorf("%w: candidate %d: %w", ErrProfile, i, err)
+		}
+		if !(c.Depth >= 0) || !finite(c.Depth) {
+			return bad("candidate %d has the depth %g", i, c.Depth)
+		}
+	}
+	for i, row := range p.Units {
+		if len(row) != 2*p.Model.Layers {
+			return bad("row %d of its heat map has %d values for %d sublayers", i, len(row), 2*p.Model.Layers)
+		}
+	}
+	for i, e := range d.Escalate {
+		if !(e.Quality >= 0 && e.Quality <= 1) || !(e.Threshold >= 0 && e.Threshold <= 1) || i > 0 && e.Quality <= d.Escalate[i-1].Quality {
+			return bad("its escalation thresholds are out of range or order")
+		}
+	}
+	if err := p.validateRouter(); err != nil {
+		return err
+	}
+	if n := p.Novelty; n != nil {
+		if p.Router == nil || n.Dim > p.Router.In || !(n.Unit > 0) || slices.ContainsFunc(n.Radius, func(r float32) bool { return !(r > 0) }) {
+			return bad("its distance test does not fit its features")
+		}
+	}
+	return nil
+}
+
+func (p *Profile) validateRouter() error {
+	r := p.Router
+	if r == nil {
+		return nil
+	}
+	if _, err := p.Spec.withDefaults(); err != nil {
+		return fmt.Errorf("%w: %w", ErrProfile, err)
+	}
+	fits := r.In > 0 && r.Hidden > 0 && r.Out == len(p.Candidates) && r.Squeeze > 0 && finite(r.Squeeze) &&
+		len(r.W1) == r.In*r.Hidden && len(r.B1) == r.Hidden && len(r.W2) == r.Out*r.Hidden && len(r.B2) == r.Out &&
+		len(r.Mean) == r.Out && len(r.Std) == r.Out && len(r.Residuals) == r.Out &&
+		(p.Spec.Scale == nil || len(p.Spec.Scale) == r.In && len(p.Spec.Shift) == r.In)
+	for _, row := range r.Residuals {
+		fits = fits && len(row) == len(r.Residuals[0]) && len(row) > 0
+	}
+	if !fits {
+		return fmt.Errorf("%w: its router does not fit its %d candidates or its features", ErrProfile, len(p.Candidates))
+	}
+	return nil
+}
