@@ -19,6 +19,13 @@ type Prompt struct {
 	Tokens []llama.Token // may be nil where the features are n-grams alone
 }
 
+// NewPrompt is what routers see of text, the user's own words without the
+// model's template.
+func NewPrompt(m *llama.Model, text string) (Prompt, error) {
+	tokens, err := m.Vocab.Tokenize(text, false)
+	return Prompt{text, tokens}, err
+}
+
 // The kinds of features that [FeatureSpec].Kind puts together.
 const (
 	Ngrams    = "ngram"     // hashed n-grams of words and characters: needs the text alone

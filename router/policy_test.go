@@ -61,13 +61,16 @@ func TestDepthsAreNotMixed(t *testing.T) {
 	require.Equal(t, []int{0}, p.atDepth(0.3))
 }
 
-func TestThreshold(t *testing.T) {
-	d := Defaults{Escalate: []Escalation{{0.9, 0.5}, {0.99, 0.9}}}
-	require.Equal(t, 0.5, d.Threshold(0.8))
-	require.Equal(t, 0.5, d.Threshold(0.9))
-	require.Equal(t, 0.9, d.Threshold(0.95))
-	require.Equal(t, 1.0, d.Threshold(1))
-	require.Zero(t, Defaults{}.Threshold(0.9))
+func TestCascade(t *testing.T) {
+	low, high := Escalation{Quality: 0.9, Threshold: 0.5, Depth: 4, Cost: 0.7}, Escalation{Quality: 0.99, Threshold: 0.9, Depth: 3, Cost: 0.8}
+	d := Defaults{Escalate: []Escalation{low, high}}
+	for quality, want := range map[float64]Escalation{0.8: low, 0.9: low, 0.95: high} {
+		got, ok := d.Cascade(quality)
+		require.True(t, ok)
+		require.Equal(t, want, got)
+	}
+	_, ok := d.Cascade(1)
+	require.False(t, ok)
 }
 
 func TestSwitch(t *testing.T) {

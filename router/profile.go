@@ -31,11 +31,22 @@ type Defaults struct {
 	Escalate []Escalation
 }
 
-// Escalation is the cascade's threshold for a quality.
+// Escalation is how the confidence cascade keeps a quality at the lowest cost.
 type Escalation struct {
 	Quality   float64 // 0 to 1
 	Threshold float64 // probability of the likeliest token, 0 to 1
+	Depth     float64 // of the masks that it was calibrated with, in layers' worth of weights
+	Cost      float64 // weight bytes read for a token, second decodes included, as a share of the whole model's
 }
+
+// What the [Profile].Baselines are called.
+const (
+	BaselineInfluence  = "ShortGPT"         // lowest block influence (arXiv 2403.03853)
+	BaselineContiguous = "contiguous"       // best run of neighbours
+	BaselineGreedy     = "task-free greedy" // greedy on all tasks together, as SLEB does (arXiv 2402.09025)
+	BaselineRandom     = "random"           // drawn once
+	BaselineStatic     = "best candidate"   // the candidate of the lowest mean loss on all calibration data
+)
 
 // Fact is one line of a profile's provenance.
 type Fact struct{ Key, Value string }
@@ -46,6 +57,7 @@ type Fact struct{ Key, Value string }
 type Profile struct {
 	Model      Fingerprint
 	Candidates []Candidate // the empty mask first
+	Baselines  []Candidate // sets that serve every prompt, for comparison; Task is the method
 	Router     *Router     // nil = fixed depths only
 	Spec       FeatureSpec // of the features that Router was trained on
 	Novelty    *Novelty    // nil = no prompt counts as unlike
@@ -115,19 +127,15 @@ func (p *Profile) Check(model Fingerprint) error {
 	return nil
 }
 
-// Threshold gives the cascade's threshold for a quality: that of the lowest
-// quality listed that is no lower. Above the listed ones every token is the
-// whole model's: 1. Without a list it is 0, no cascade.
-func (d Defaults) Threshold(quality float64) float64 {
+// Cascade gives what the cascade does for a quality: the entry of the lowest
+// quality listed that is no lower. ok is false where there is none.
+func (d Defaults) Cascade(quality float64) (e Escalation, ok bool) {
 	for _, e := range d.Escalate {
 		if e.Quality >= quality {
-			return e.Threshold
+			return e, true
 		}
 	}
-	if len(d.Escalate) > 0 {
-		return 1
-	}
-	return 0
+	return Escalation{}, false
 }
 
 // suffix is what a profile's name ends with.
@@ -203,28 +211,22 @@ func (p *Profile) Write(path string) error {
 		{Key: keyDefault + "quality", Value: p.Defaults.Quality},
 		{Key: keyDefault + "confidence", Value: p.Defaults.Confidence},
 	}
-	var qualities, thresholds []float64
+	var escalate []float64
 	for _, e := range p.Defaults.Escalate {
-		qualities, thresholds = append(qualities, e.Quality), append(thresholds, e.Threshold)
+		escalate = append(escalate, e.Quality, e.Threshold, e.Depth, e.Cost)
 	}
-	var masks, tasks, facts []string
-	var depths []float64
-	for _, c := range p.Candidates {
-		masks, tasks, depths = append(masks, c.Mask.String()), append(tasks, c.Task), append(depths, c.Depth)
-	}
+	var facts []string
 	for _, f := range p.Provenance {
 		facts = append(facts, f.Key, f.Value)
 	}
 	lists := []gguf.KV{
-		{Key: keyDefault + "escalate.qualities", Value: qualities},
-		{Key: keyDefault + "escalate.thresholds", Value: thresholds},
-		{Key: "gallop.candidates.masks", Value: masks},
-		{Key: "gallop.candidates.depths", Value: depths},
-		{Key: "gallop.candidates.tasks", Value: tasks},
+		{Key: keyDefault + "escalate", Value: escalate}, // quality, threshold, depth and cost in turn
 		{Key: "gallop.tasks", Value: p.Tasks},
 		{Key: "gallop.provenance", Value: facts}, // keys and values in turn
 	}
 	meta = append(meta, lists...)
+	meta = append(meta, candidateLists("gallop.candidates.", p.Candidates)...)
+	meta = append(meta, candidateLists("gallop.baselines.", p.Baselines)...)
 	var tensors tensorList
 	if p.Units != nil {
 		tensors.add("gallop.units", flat(p.Units), 2*p.Model.Layers, len(p.Units))
@@ -267,6 +269,29 @@ func (p *Profile) Write(path string) error {
 		return fmt.Errorf("make the folder of the profile: %w", err)
 	}
 	return gguf.Write(context.Background(), path, meta, tensors, nil)
+}
+
+// candidateLists writes candidates as three lists of one length.
+func candidateLists(prefix string, candidates []Candidate) []gguf.KV {
+	var masks, tasks []string
+	var depths []float64
+	for _, c := range candidates {
+		masks, tasks, depths = append(masks, c.Mask.String()), append(tasks, c.Task), append(depths, c.Depth)
+	}
+	return []gguf.KV{{Key: prefix + "masks", Value: masks}, {Key: prefix + "depths", Value: depths}, {Key: prefix + "tasks", Value: tasks}}
+}
+
+// candidates reads what candidateLists wrote.
+func (r *reader) candidates(prefix string) (candidates []Candidate) {
+	masks, depths, tasks := r.strings(prefix+"masks"), r.floats(prefix+"depths"), r.strings(prefix+"tasks")
+	if len(masks) != len(depths) || len(masks) != len(tasks) {
+		r.fail("its lists of %s differ in length", prefix)
+		return nil
+	}
+	for i, text := range masks {
+		candidates = append(candidates, Candidate{keep[skip.Mask](r)(skip.Parse(text)), depths[i], tasks[i]})
+	}
+	return candidates
 }
 
 type tensorList []gguf.Source
@@ -408,20 +433,17 @@ func (r *reader) profile() *Profile {
 		Tasks: r.strings("gallop.tasks"),
 	}
 	p.Defaults.Prefill = keep[skip.Prefill](r)(skip.ParsePrefill(r.string(keyDefault + "prefill")))
-	qualities, thresholds := r.floats(keyDefault+"escalate.qualities"), r.floats(keyDefault+"escalate.thresholds")
-	masks, depths, tasks := r.strings("gallop.candidates.masks"), r.floats("gallop.candidates.depths"), r.strings("gallop.candidates.tasks")
-	facts := r.strings("gallop.provenance")
-	if len(qualities) != len(thresholds) || len(masks) != len(depths) || len(masks) != len(tasks) || len(facts)%2 != 0 {
-		r.fail("its lists differ in length")
+	p.Candidates, p.Baselines = r.candidates("gallop.candidates."), r.candidates("gallop.baselines.")
+	escalate, facts := r.floats(keyDefault+"escalate"), r.strings("gallop.provenance")
+	const escalation = 4 // numbers
+	if len(escalate)%escalation != 0 || len(facts)%2 != 0 {
+		r.fail("its lists are cut short")
 	}
 	if r.err != nil {
 		return p
 	}
-	for i, q := range qualities {
-		p.Defaults.Escalate = append(p.Defaults.Escalate, Escalation{q, thresholds[i]})
-	}
-	for i, text := range masks {
-		p.Candidates = append(p.Candidates, Candidate{keep[skip.Mask](r)(skip.Parse(text)), depths[i], tasks[i]})
+	for e := range slices.Chunk(escalate, escalation) {
+		p.Defaults.Escalate = append(p.Defaults.Escalate, Escalation{Quality: e[0], Threshold: e[1], Depth: e[2], Cost: e[3]})
 	}
 	for i := 0; i < len(facts); i += 2 {
 		p.Provenance = append(p.Provenance, Fact{facts[i], facts[i+1]})
@@ -523,7 +545,7 @@ func (p *Profile) validate() error {
 	case p.Units != nil && len(p.Units) != len(p.Tasks):
 		return bad("its heat map has %d rows for %d tasks", len(p.Units), len(p.Tasks))
 	}
-	for i, c := range p.Candidates {
+	for i, c := range slices.Concat(p.Candidates, p.Baselines) {
 		if err := c.Mask.Check(p.Model.Layers); err != nil {
 			return fmt.Errorf("%w: candidate %d: %w", ErrProfile, i, err)
 		}
@@ -537,7 +559,7 @@ func (p *Profile) validate() error {
 		}
 	}
 	for i, e := range d.Escalate {
-		if !(e.Quality >= 0 && e.Quality <= 1) || !(e.Threshold >= 0 && e.Threshold <= 1) || i > 0 && e.Quality <= d.Escalate[i-1].Quality {
+		if !(e.Quality >= 0 && e.Quality <= 1) || !(e.Threshold >= 0 && e.Threshold <= 1) || !(e.Depth >= 0) || !finite(e.Depth) || i > 0 && e.Quality <= d.Escalate[i-1].Quality {
 			return bad("its escalation thresholds are out of range or order")
 		}
 	}

@@ -47,7 +47,8 @@ func made(t testing.TB, modelPath string) *Profile {
 	p := &Profile{
 		Model:      Fingerprint{"llama", 8, 1, 2, 3},
 		Candidates: candidates, Router: r, Spec: f.Spec(), Novelty: novelty, Features: f,
-		Defaults:   Defaults{Prefill: skip.FullPrefill, Quality: 0.95, Confidence: 0.5, Escalate: []Escalation{{0.9, 0.5}, {0.99, 0.9}}},
+		Baselines:  []Candidate{{skip.Layers(2), 1, BaselineGreedy}},
+		Defaults:   Defaults{Prefill: skip.FullPrefill, Quality: 0.95, Confidence: 0.5, Escalate: []Escalation{{0.9, 0.5, 4, 0.7}, {0.99, 0.9, 3, 0.8}}},
 		Tasks:      []string{"story", "translate"},
 		Units:      [][]float64{slices.Repeat([]float64{0.25}, 16), slices.Repeat([]float64{0.5}, 16)},
 		Provenance: []Fact{{"data", "abc"}, {"seed", "1"}},
@@ -162,7 +163,7 @@ func TestReadRefuses(t *testing.T) {
 		"distance test": func(m *gguf.Metadata) { m.Set(keyNovelty+"unit", float32(0)) },
 		"kind":          func(m *gguf.Metadata) { m.Set(keyFeature+"kind", "bert") },
 		"router":        func(m *gguf.Metadata) { m.Set(keyRouter+"squeeze", 0.0) },
-		"thresholds":    func(m *gguf.Metadata) { m.Set(keyDefault+"escalate.thresholds", []float64{0.5, 2}) },
+		"thresholds":    func(m *gguf.Metadata) { m.Set(keyDefault+"escalate", []float64{0.9, 2, 1, 1}) },
 	} {
 		_, err := Read(llamatest.Rewrite(t, whole, change))
 		require.ErrorIs(t, err, ErrProfile, want)
