@@ -1,0 +1,30 @@
+// Package eval measures what a mask does to a model: the loss of answers, the
+// distance to the full model, perplexity, and the text it writes.
+//
+// # Basics
+//
+// A [Case] is an example in tokens: a prompt with one answer, or several to
+// choose from. A [Scorer] owns one context of many sequences and puts many cases
+// through each decode: [Scorer.Score] gives the task loss, [Scorer.Compare] the
+// distance to the full model, [Scorer.Perplexity] the perplexity of plain text,
+// [Scorer.Generate] the greedy answers. [Accuracy], [Mean], [Bootstrap] and
+// [BootstrapPaired] sum up.
+//
+// Losses and log-likelihoods are in nats. An answer's tokens are those after the
+// prompt's last one; whether the end of the turn is among them is the caller's choice.
+//
+// With a full prefill the whole model decodes all tokens of the prompt but the
+// last. The last one is decoded under the mask together with the answer, so that
+// every token of the answer, the first too, is predicted under the mask; scoring
+// and generating agree in that. The prompts' keys and values then stay in the
+// cache between calls: a search that scores the same cases under many masks
+// decodes only the answers again, as long as all of it fits into [Options].
+//
+// # Caveats
+//
+// A Scorer belongs to one goroutine at a time.
+//
+// A token's logits depend in their last digits on what else was in the decode,
+// and on where in the cache its keys lie: scores of the same case in different
+// calls agree to about 1e-5 relative, not to the last bit.
+package eval

@@ -1,0 +1,692 @@
+package eval
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/skip"
+)
+
+// Case is an example in tokens.
+type Case struct {
+	Prompt  []llama.Token   // at least one
+	Answers [][]llama.Token // at least one token each; a single one is a free answer
+	Right   int             // which of Answers is right
+	Task    string
+
+	// AnswerBytes (len(Answers),) are the lengths of the answers' texts, without
+	// the space in front; nil = unknown. Only [Accuracy] needs them.
+	AnswerBytes []int
+}
+
+// Score is how a model under a mask takes a case.
+type Score struct {
+	LogLik []float64 // (len(Answers),) sum of ln p over each answer's tokens
+	Loss   float64   // task loss: nats per token of the right answer
+
+	// Margin is the right answer's loss minus the mean loss of the wrong ones:
+	// PuDDing's second criterion, gold minus others, as a loss, so lower is better.
+	// Without wrong answers it is Loss.
+	Margin float64
+
+	Exact bool // each token of the right answer is the likeliest after those before it
+
+	Tokens []TokenScore // of the right answer
+}
+
+// TokenScore is how a model takes one token, given those before it.
+type TokenScore struct {
+	LogP float64 // ln of its probability
+	Top  float64 // probability of the likeliest token
+}
+
+// Difference is how far a model under a mask is from the whole one at the right
+// answer's tokens of a case.
+type Difference struct {
+	KL        float64 // mean of KL(whole || masked), nats
+	Agreement float64 // share of tokens at which both have the same likeliest one, 0 to 1
+}
+
+// Options says how a scorer works. nil and zero are the defaults.
+type Options struct {
+	Threads int // 0 = [llama.Model.DefaultThreads]
+
+	// NCtx is how many tokens the KV cache holds for all sequences together; 0 =
+	// 8192. A case alone must fit; a full prefill is kept between calls while the
+	// prompts of all cases fit.
+	NCtx int
+
+	// Sequences is how many texts are in the cache at once, 1 to 256; 0 = 128. Each
+	// takes room for a row of logits in llama.cpp.
+	Sequences int
+}
+
+// Defaults and bounds of [Options].
+const (
+	defaultNCtx      = 8192
+	defaultSequences = 128
+	maxSequences     = 256 // llama.cpp's own limit
+)
+
+// batchTokens is what a decode takes at most: llama.cpp cuts it into parts of its
+// own, so more would only delay a cancellation.
+const batchTokens = 2048
+
+// groupTokens is how many tokens of cases are in the cache at once, beside kept
+// prompts: one of llama.cpp's parts. All sequences share a cache, and a token
+// looks through all of it for its own: on the demo model twice as much in it
+// costs a quarter more time.
+const groupTokens = 512
+
+// logitBytes bounds the logits of a decode: 110 rows of a vocabulary of 150,000.
+const logitBytes = 64 << 20
+
+// perplexityWindow is how many tokens are predicted from a fresh start, the usual
+// number for published perplexities.
+const perplexityWindow = 2048
+
+// Scorer measures one model. Close it after use.
+type Scorer struct {
+	model *llama.Model
+	ctx   *llama.Context
+	batch *llama.Batch
+
+	rows   int     // of logits in a decode at most
+	places []place // of the outputs in the batch
+
+	// What is in the KV cache. cells counts what is promised, not only what is
+	// filled: it never passes ctx.NCtx().
+	free    []int              // sequences, the next to take last
+	cells   int                // tokens
+	kept    []*prefix          // least recently used first
+	prompts map[string]*prefix // those of kept, by their tokens
+	call    int                // counts the calls
+
+	key   []byte    // of a prompt in prompts, reused
+	whole []float32 // (rows of a group, nVocab) logits of the whole model, reused
+}
+
+// prefix is a prompt without its last token, in the KV cache.
+type prefix struct {
+	tokens []llama.Token // the prompt's, without the last
+	key    string        // in prompts
+	seq    int
+	filled bool // decoded
+	busy   bool // used by the group at work
+	call   int  // that used it last
+}
+
+// job is a case, or some of its answers if they do not all fit at once.
+type job struct {
+	number  int           // of the case
+	prompt  []llama.Token // at least one
+	answers [][]llama.Token
+	first   int // of answers, in the case
+	cells   int // that the prompt's last token and the answers take
+
+	prefix *prefix
+	seqs   []int // (len(answers),) the first is the prefix's
+}
+
+// place says what an output in the batch predicts.
+type place struct {
+	at     int // in the batch
+	job    *job
+	answer int // of the job; -1 = the first token of all answers
+	token  int // of the answer
+}
+
+// NewScorer makes a scorer for m. The error wraps [ErrOption], or is one of llama's.
+func NewScorer(m *llama.Model, o *Options) (*Scorer, error) {
+	if o == nil {
+		o = &Options{}
+	}
+	nCtx, sequences := cmp.Or(o.NCtx, defaultNCtx), cmp.Or(o.Sequences, defaultSequences)
+	if sequences < 1 || sequences > maxSequences {
+		return nil, fmt.Errorf("%w: %d sequences, want 1 to %d", ErrOption, sequences, maxSequences)
+	}
+	if nCtx < sequences {
+		return nil, fmt.Errorf("%w: a context of %d tokens for %d sequences, want one each at least", ErrOption, nCtx, sequences)
+	}
+	c, err := m.NewContext(&llama.ContextOptions{
+		NCtx: nCtx, NBatch: min(nCtx, batchTokens), NSeqMax: sequences, Threads: o.Threads, KVUnified: true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	b, err := llama.NewBatch(c.NBatch(), &llama.BatchOptions{Sequences: sequences})
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	s := &Scorer{model: m, ctx: c, batch: b}
+	s.rows = min(max(logitBytes/(4*m.Vocab.Size), 1), b.Cap())
+	s.free = make([]int, sequences)
+	s.reset()
+	return s, nil
+}
+
+// Close frees the scorer's context; the model stays open. Further calls do nothing.
+func (s *Scorer) Close() error {
+	return errors.Join(s.batch.Close(), s.ctx.Close())
+}
+
+// Score measures the cases under mask. The error wraps [ErrEmpty], [ErrCase],
+// [ErrTooLong], [skip.ErrMask], ctx's own, or one of llama's.
+func (s *Scorer) Score(ctx context.Context, cases []Case, mask skip.Mask, p skip.Prefill) ([]Score, error) {
+	if err := checkCases(cases); err != nil {
+		return nil, err
+	}
+	jobs, err := s.jobs(cases)
+	if err != nil {
+		return nil, err
+	}
+	scores := make([]Score, len(cases))
+	for i, c := range cases {
+		scores[i] = Score{LogLik: make([]float64, len(c.Answers)), Exact: true, Tokens: make([]TokenScore, len(c.Answers[c.Right]))}
+	}
+	read := func(p place, logits []float32) {
+		top, lse := logSumExp(logits)
+		score, from, to := &scores[p.job.number], p.answer, p.answer+1
+		if p.answer < 0 {
+			from, to = 0, len(p.job.answers)
+		}
+		for a := from; a < to; a++ {
+			token := p.job.answers[a][p.token]
+			logP := float64(logits[token]) - lse
+			score.LogLik[p.job.first+a] += logP
+			if p.job.first+a == cases[p.job.number].Right {
+				score.Exact = score.Exact && token == top
+				score.Tokens[p.token] = TokenScore{logP, math.Exp(float64(logits[top]) - lse)}
+			}
+		}
+	}
+	err = s.work(ctx, jobs, mask, p, s.ctx.NCtx(), func(group []job) error { return s.pass(group, mask, p, read) })
+	if err != nil {
+		return nil, err
+	}
+	for i := range scores {
+		scores[i].finish(&cases[i])
+	}
+	return scores, nil
+}
+
+// finish derives the losses from the log-likelihoods.
+func (s *Score) finish(c *Case) {
+	var wrong []float64
+	for a, l := range s.LogLik {
+		loss := -l / float64(len(c.Answers[a]))
+		if a == c.Right {
+			s.Loss = loss
+		} else {
+			wrong = append(wrong, loss)
+		}
+	}
+	s.Margin = s.Loss
+	if len(wrong) > 0 {
+		s.Margin -= Mean(wrong)
+	}
+}
+
+// Compare measures how far the model under mask is from the whole model, at the
+// right answers. Errors are those of [Scorer.Score].
+func (s *Scorer) Compare(ctx context.Context, cases []Case, mask skip.Mask, p skip.Prefill) ([]Difference, error) {
+	if err := checkCases(cases); err != nil {
+		return nil, err
+	}
+	right := make([]Case, len(cases))
+	for i, c := range cases {
+		right[i] = Case{Prompt: c.Prompt, Answers: c.Answers[c.Right : c.Right+1]}
+	}
+	jobs, err := s.jobs(right)
+	if err != nil {
+		return nil, err
+	}
+	differences := make([]Difference, len(cases))
+	keep := func(_ place, logits []float32) { s.whole = append(s.whole, logits...) }
+	var rest []float32 // of s.whole
+	compare := func(p place, logits []float32) {
+		kl, agree := divergence(rest[:len(logits)], logits)
+		rest = rest[len(logits):]
+		d, n := &differences[p.job.number], float64(len(p.job.answers[0]))
+		d.KL += kl / n
+		if agree {
+			d.Agreement += 1 / n
+		}
+	}
+	err = s.work(ctx, jobs, mask, p, s.rows, func(group []job) error {
+		s.whole = s.whole[:0]
+		if err := s.pass(group, skip.Mask{}, p, keep); err != nil {
+			return err
+		}
+		rest = s.whole
+		return s.pass(group, mask, p, compare)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return differences, nil
+}
+
+// Perplexity is e to the mean loss of tokens under mask, each but the first
+// predicted once: from windows of 2048 tokens, or of what the context or the
+// model's training has room for, each of which starts with the last token of the
+// one before. A vocabulary's BOS is only where tokens has it. Errors are those of
+// [Scorer.Score].
+func (s *Scorer) Perplexity(ctx context.Context, tokens []llama.Token, mask skip.Mask) (float64, error) {
+	if len(tokens) < 2 {
+		return 0, fmt.Errorf("%w: a text of %d tokens, want at least 2", ErrEmpty, len(tokens))
+	}
+	window := min(perplexityWindow, s.ctx.NCtx())
+	if n := s.model.NCtxTrain; n > 0 {
+		window = min(window, n)
+	}
+	if window == 0 {
+		return 0, fmt.Errorf("perplexity: %w", llama.ErrClosed)
+	}
+	var cases []Case
+	for from := 0; from < len(tokens)-1; from += window {
+		to := min(from+1+window, len(tokens))
+		cases = append(cases, Case{Prompt: tokens[from : from+1], Answers: [][]llama.Token{tokens[from+1 : to]}})
+	}
+	scores, err := s.Score(ctx, cases, mask, skip.MaskedPrefill)
+	if err != nil {
+		return 0, err
+	}
+	loss := 0.0
+	for _, score := range scores {
+		loss -= score.LogLik[0]
+	}
+	return math.Exp(loss / float64(len(tokens)-1)), nil
+}
+
+// checkCases finds cases that cannot be measured.
+func checkCases(cases []Case) error {
+	for i, c := range cases {
+		if len(c.Prompt) == 0 {
+			return fmt.Errorf("%w: case %d has no prompt", ErrEmpty, i)
+		}
+		if c.Right < 0 || c.Right >= len(c.Answers) {
+			return fmt.Errorf("%w: case %d: answer %d of %d is said to be right", ErrCase, i, c.Right, len(c.Answers))
+		}
+		for a, answer := range c.Answers {
+			if len(answer) == 0 {
+				return fmt.Errorf("%w: answer %d of case %d has no tokens", ErrEmpty, a, i)
+			}
+		}
+	}
+	return nil
+}
+
+// jobs cuts cases into what fits into the context at once.
+func (s *Scorer) jobs(cases []Case) ([]job, error) {
+	room := s.ctx.NCtx()
+	if room == 0 {
+		return nil, fmt.Errorf("score: %w", llama.ErrClosed)
+	}
+	jobs := make([]job, 0, len(cases))
+	for i, c := range cases {
+		j := job{number: i, prompt: c.Prompt, cells: 1}
+		for a, answer := range c.Answers {
+			more := len(answer) - 1 // the last token predicts nothing
+			if len(c.Prompt)+more > room {
+				return nil, fmt.Errorf("%w: case %d has a prompt of %d tokens and an answer of %d, the context holds %d",
+					ErrTooLong, i, len(c.Prompt), len(answer), room)
+			}
+			if a-j.first == cap(s.free) || len(c.Prompt)-1+j.cells+more > room {
+				jobs = append(jobs, j)
+				j = job{number: i, prompt: c.Prompt, cells: 1, first: a}
+			}
+			j.answers = c.Answers[j.first : a+1]
+			j.cells += more
+		}
+		jobs = append(jobs, j)
+	}
+	return jobs, nil
+}
+
+// work lets do see all jobs, in groups that fit into the cache and give at most
+// rows rows of logits, or of one job.
+func (s *Scorer) work(ctx context.Context, jobs []job, mask skip.Mask, p skip.Prefill, rows int, do func(group []job) error) (err error) {
+	if err := mask.Check(s.model.NLayer); err != nil {
+		return err
+	}
+	defer s.ctx.AbortOn(ctx)()
+	defer func() { err = s.settle(ctx, err) }()
+	if p == skip.MaskedPrefill {
+		if err := s.forget(); err != nil {
+			return err
+		}
+	}
+	s.call++
+	for i := range jobs {
+		s.find(&jobs[i]) // what this call needs goes last
+	}
+	spare := s.fit(jobs)
+	for len(jobs) > 0 {
+		n, size, outputs := 0, 0, 0
+		for n < len(jobs) {
+			j := &jobs[n]
+			size, outputs = size+j.cells, outputs+j.cells
+			if p == skip.MaskedPrefill {
+				size += len(j.prompt) - 1
+			}
+			if n > 0 && (size > groupTokens || outputs > rows) {
+				break
+			}
+			ok, err := s.admit(j, spare)
+			if err != nil {
+				return err
+			}
+			if !ok {
+				break
+			}
+			n++
+		}
+		if err := do(jobs[:n]); err != nil {
+			return fmt.Errorf("cases %d to %d: %w", jobs[0].number, jobs[n-1].number, err)
+		}
+		if err := s.release(jobs[:n], p); err != nil {
+			return err
+		}
+		jobs = jobs[n:]
+	}
+	return nil
+}
+
+// settle ends a piece of work: after an error nothing in the cache is trusted.
+func (s *Scorer) settle(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	s.batch.Clear()
+	s.places = s.places[:0]
+	s.ctx.Clear()
+	s.reset()
+	if ctx.Err() != nil && errors.Is(err, llama.ErrAborted) {
+		return ctx.Err()
+	}
+	return err
+}
+
+// pass decodes a group's prompts, unless they are in the cache, and its answers
+// under mask. read gets the logits that predict them, valid until it returns.
+func (s *Scorer) pass(group []job, mask skip.Mask, p skip.Prefill, read func(place, []float32)) error {
+	under := mask
+	if p == skip.FullPrefill {
+		under = skip.Mask{}
+	}
+	for i := range group {
+		j := &group[i]
+		if j.prefix.filled {
+			continue
+		}
+		for pos, t := range j.prefix.tokens {
+			if err := s.add(t, pos, j.seqs, under, read); err != nil {
+				return err
+			}
+		}
+		j.prefix.filled = true
+	}
+	if under != mask {
+		if err := s.flush(under, read); err != nil {
+			return err
+		}
+	}
+	for i := range group {
+		j := &group[i]
+		pos := len(j.prefix.tokens)
+		if err := s.ask(j.prompt[pos], pos, j.seqs, place{job: j, answer: -1}, mask, read); err != nil {
+			return err
+		}
+		for a, answer := range j.answers {
+			for k, t := range answer[:len(answer)-1] {
+				where := place{job: j, answer: a, token: k + 1}
+				if err := s.ask(t, pos+1+k, j.seqs[a:a+1], where, mask, read); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	if err := s.flush(mask, read); err != nil {
+		return err
+	}
+	for i := range group {
+		if err := s.rewind(&group[i], p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// add appends a token to the batch, after decoding what is in it if it is full.
+func (s *Scorer) add(t llama.Token, pos int, seqs []int, mask skip.Mask, read func(place, []float32)) error {
+	if s.batch.Len() == s.batch.Cap() {
+		if err := s.flush(mask, read); err != nil {
+			return err
+		}
+	}
+	return s.batch.Add(t, pos, false, seqs...)
+}
+
+// ask appends a token whose logits are wanted.
+func (s *Scorer) ask(t llama.Token, pos int, seqs []int, p place, mask skip.Mask, read func(place, []float32)) error {
+	if s.batch.Len() == s.batch.Cap() || len(s.places) == s.rows {
+		if err := s.flush(mask, read); err != nil {
+			return err
+		}
+	}
+	p.at = s.batch.Len()
+	s.places = append(s.places, p)
+	return s.batch.Add(t, pos, true, seqs...)
+}
+
+// flush decodes the batch, if there is one, and reads its outputs.
+func (s *Scorer) flush(mask skip.Mask, read func(place, []float32)) error {
+	if s.batch.Len() == 0 {
+		return nil
+	}
+	if err := s.ctx.Decode(s.batch, mask); err != nil {
+		return err
+	}
+	for _, p := range s.places {
+		logits, err := s.ctx.Logits(p.at)
+		if err != nil {
+			return err
+		}
+		read(p, logits)
+	}
+	s.batch.Clear()
+	s.places = s.places[:0]
+	return nil
+}
+
+// ---- The KV cache ----
+
+// find is the kept prompt of a job, now the most recently used; nil = none.
+func (s *Scorer) find(j *job) *prefix {
+	s.key = s.key[:0]
+	for _, t := range j.prompt[:len(j.prompt)-1] {
+		s.key = binary.LittleEndian.AppendUint32(s.key, uint32(t))
+	}
+	p := s.prompts[string(s.key)]
+	if p != nil {
+		i := slices.Index(s.kept, p)
+		s.kept = append(slices.Delete(s.kept, i, i+1), p)
+		p.call = s.call
+	}
+	return p
+}
+
+// fit tells whether all prompts of jobs can be in the cache at once, beside the
+// answers of any one.
+func (s *Scorer) fit(jobs []job) bool {
+	cells, answers, extra := 0, 0, 0
+	for i := range jobs {
+		j := &jobs[i]
+		cells += len(j.prompt) - 1
+		answers, extra = max(answers, j.cells), max(extra, len(j.answers)-1)
+	}
+	return len(jobs)+extra <= cap(s.free) && cells+answers <= s.ctx.NCtx()
+}
+
+// admit finds room for a job, and tells whether there is any beside those at
+// work. Prompts that were not used for the longest time make room; with spare,
+// those of this call do not.
+func (s *Scorer) admit(j *job, spare bool) (bool, error) {
+	known := s.find(j)
+	seqs, cells := len(j.answers)-1, j.cells
+	switch {
+	case known == nil:
+		seqs, cells = seqs+1, cells+len(j.prompt)-1
+	case known.busy:
+		return false, nil // by a job with the same prompt
+	default:
+		known.busy = true // so that it stays
+	}
+	for len(s.free) < seqs || s.cells+cells > s.ctx.NCtx() {
+		if ok, err := s.evict(spare); !ok {
+			if known != nil {
+				known.busy = false
+			}
+			return false, err
+		}
+	}
+	s.cells += cells
+	if known == nil {
+		known = &prefix{tokens: slices.Clone(j.prompt[:len(j.prompt)-1]), key: string(s.key), seq: s.take(), busy: true, call: s.call}
+		s.prompts[known.key] = known
+		s.kept = append(s.kept, known)
+	}
+	j.prefix, j.seqs = known, append(make([]int, 0, len(j.answers)), known.seq)
+	for len(j.seqs) < len(j.answers) {
+		seq := s.take()
+		j.seqs = append(j.seqs, seq)
+		if known.filled {
+			if err := s.ctx.Copy(known.seq, seq, 0, -1); err != nil {
+				return false, err
+			}
+		}
+	}
+	return true, nil
+}
+
+// evict drops the least recently used prompt that is not at work, or, with spare,
+// needed by this call; false = none.
+func (s *Scorer) evict(spare bool) (bool, error) {
+	for i, p := range s.kept {
+		if p.busy || spare && p.call == s.call {
+			continue
+		}
+		s.kept = slices.Delete(s.kept, i, i+1)
+		delete(s.prompts, p.key)
+		s.cells -= len(p.tokens)
+		return true, s.give(p.seq)
+	}
+	return false, nil
+}
+
+// forget drops all prompts.
+func (s *Scorer) forget() error {
+	for {
+		if ok, err := s.evict(false); !ok || err != nil {
+			return err
+		}
+	}
+}
+
+// rewind takes a job's answers out of the cache, and with a masked prefill its
+// prompt too.
+func (s *Scorer) rewind(j *job, p skip.Prefill) error {
+	from := len(j.prefix.tokens)
+	if p == skip.MaskedPrefill {
+		from = 0
+	}
+	for _, seq := range j.seqs {
+		if s.ctx.Remove(seq, from, -1) == nil {
+			continue
+		}
+		from = 0 // recurrent models forget all or nothing
+		for _, seq := range j.seqs {
+			if err := s.ctx.Remove(seq, 0, -1); err != nil {
+				return err
+			}
+		}
+		break
+	}
+	j.prefix.filled = from > 0
+	return nil
+}
+
+// release gives back what a group used, but for the prompts that a later call
+// may use again.
+func (s *Scorer) release(group []job, p skip.Prefill) error {
+	for i := range group {
+		j := &group[i]
+		s.cells -= j.cells
+		for _, seq := range j.seqs[1:] {
+			if err := s.give(seq); err != nil {
+				return err
+			}
+		}
+		j.prefix.busy = false
+	}
+	if p == skip.MaskedPrefill {
+		return s.forget()
+	}
+	return nil
+}
+
+// take is a free sequence.
+func (s *Scorer) take() int {
+	seq := s.free[len(s.free)-1]
+	s.free = s.free[:len(s.free)-1]
+	return seq
+}
+
+// give empties a sequence and makes it free.
+func (s *Scorer) give(seq int) error {
+	s.free = append(s.free, seq)
+	return s.ctx.Remove(seq, 0, -1)
+}
+
+// reset makes all sequences free, in a cache that is empty.
+func (s *Scorer) reset() {
+	s.free = s.free[:cap(s.free)]
+	for i := range s.free {
+		s.free[i] = len(s.free) - 1 - i
+	}
+	s.cells, s.kept, s.prompts = 0, nil, map[string]*prefix{}
+}
+
+// ---- Rows of logits ----
+
+// logSumExp is the likeliest token of logits (nVocab,), the first of equals, and
+// ln of the sum of their exponentials: a token's ln p is its logit minus that.
+func logSumExp(logits []float32) (top llama.Token, lse float64) {
+	top = argMax(logits)
+	most, sum := float64(logits[top]), 0.0
+	for _, v := range logits {
+		sum += math.Exp(float64(v) - most)
+	}
+	return top, most + math.Log(sum)
+}
+
+// divergence is KL(p || q) in nats of the distributions with these logits
+// (nVocab,), and whether their likeliest tokens are the same.
+func divergence(p, q []float32) (kl float64, agree bool) {
+	topP, lseP := logSumExp(p)
+	topQ, lseQ := logSumExp(q)
+	for i := range p {
+		lnP := float64(p[i]) - lseP
+		if prob := math.Exp(lnP); prob > 0 {
+			kl += prob * (lnP - (float64(q[i]) - lseQ))
+		}
+	}
+	return max(kl, 0), topP == topQ // rounding may give a little less than 0
+}
