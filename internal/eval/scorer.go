@@ -379,7 +379,7 @@ func (s *Scorer) work(ctx context.Context, jobs []job, mask skip.Mask, p skip.Pr
 			if n > 0 && (size > groupTokens || outputs > rows) {
 				break
 			}
-			ok, err := s.admit(j, spare)
+			ok, err := s.admit(j, n == 0, spare)
 			if err != nil {
 				return err
 			}
@@ -535,10 +535,11 @@ func (s *Scorer) fit(jobs []job) bool {
 	return len(jobs)+extra <= cap(s.free) && cells+answers <= s.ctx.NCtx()
 }
 
-// admit finds room for a job, and tells whether there is any beside those at
-// work. Prompts that were not used for the longest time make room; with spare,
-// those of this call do not.
-func (s *Scorer) admit(j *job, spare bool) (bool, error) {
+// admit finds room for a job, the group's first or not, and tells whether there
+// is any beside those at work. Prompts that were not used for the longest time
+// make room; with spare, those of this call do not. None does for a job whose own
+// prompt is kept and that can wait for the group's end.
+func (s *Scorer) admit(j *job, first, spare bool) (bool, error) {
 	known := s.find(j)
 	seqs, cells := len(j.answers)-1, j.cells
 	switch {
@@ -550,7 +551,11 @@ func (s *Scorer) admit(j *job, spare bool) (bool, error) {
 		known.busy = true // so that it stays
 	}
 	for len(s.free) < seqs || s.cells+cells > s.ctx.NCtx() {
-		if ok, err := s.evict(spare); !ok {
+		ok, err := false, error(nil)
+		if known == nil || first {
+			ok, err = s.evict(spare)
+		}
+		if !ok {
 			if known != nil {
 				known.busy = false
 			}
