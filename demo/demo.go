@@ -16,23 +16,32 @@ import (
 //go:embed gallop-demo.gguf
 var model []byte
 
-// Path writes the embedded model into the user's cache folder, if it is not
-// there yet, and returns where it is: llama.cpp maps models from files.
+//go:embed gallop-demo.gallop.gguf
+var profile []byte
+
+// Path writes the embedded model and its profile into the user's cache folder,
+// if they are not there yet, and returns where the model is: llama.cpp maps
+// models from files. The profile is beside it, where it is looked for.
 func Path() (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return "", fmt.Errorf("find the cache folder for the demo model: %w", err)
 	}
-	sum := sha256.Sum256(model)
-	path := filepath.Join(cache, "gallop", "demo-"+hex.EncodeToString(sum[:4])+".gguf")
-	if info, err := os.Stat(path); err == nil && info.Size() == int64(len(model)) {
-		return path, nil
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	sum := sha256.Sum256(append(model[:len(model):len(model)], profile...))
+	base := filepath.Join(cache, "gallop", "demo-"+hex.EncodeToString(sum[:4]))
+	if err := os.MkdirAll(filepath.Dir(base), 0o755); err != nil {
 		return "", fmt.Errorf("make the cache folder for the demo model: %w", err)
 	}
-	if err := files.Write(path, model); err != nil {
-		return "", fmt.Errorf("write the demo model: %w", err)
+	for _, f := range []struct {
+		path string
+		data []byte
+	}{{base + ".gguf", model}, {base + ".gallop.gguf", profile}} {
+		if info, err := os.Stat(f.path); err == nil && info.Size() == int64(len(f.data)) {
+			continue
+		}
+		if err := files.Write(f.path, f.data); err != nil {
+			return "", fmt.Errorf("write the demo model: %w", err)
+		}
 	}
-	return path, nil
+	return base + ".gguf", nil
 }

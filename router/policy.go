@@ -3,6 +3,8 @@ package router
 import (
 	"fmt"
 	"math"
+	"slices"
+	"strings"
 
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -11,7 +13,15 @@ import (
 type Candidate struct {
 	Mask  skip.Mask
 	Depth float64 // layers' worth of weight bytes that Mask skips
-	Task  string  // whose omission set it is; "" for the empty mask
+	Task  string  // whose omission set it is, several joined by [TaskSeparator]; "" for the empty mask
+}
+
+// TaskSeparator stands between the tasks of a candidate.
+const TaskSeparator = " + "
+
+// For tells whether the candidate is a task's omission set.
+func (c Candidate) For(task string) bool {
+	return slices.Contains(strings.Split(c.Task, TaskSeparator), task)
 }
 
 // Policy says how deep to skip. The zero value is the profile's own policy.
@@ -24,6 +34,10 @@ type Policy struct {
 	// the answer that must be expected to remain, above 0 to 1; 0 = the profile's.
 	Quality float64
 
+	// Guard gives the whole model to prompts unlike the calibration data at a
+	// fixed depth too.
+	Guard bool
+
 	// Confidence, 0 to below 1, that the loss increase is no more than Quality
 	// allows; 0 = the profile's.
 	Confidence float64
@@ -33,6 +47,7 @@ type Policy struct {
 type Decision struct {
 	Candidate int // its place in [Profile].Candidates; 0 = the empty mask
 	Mask      skip.Mask
+	Task      string    // whose set it is
 	Depth     float64   // that the mask skips
 	Predicted []float64 // (nCandidates,) predicted loss increases in nats per token
 	Quality   float64   // exp(-predicted increase of the chosen one), at most 1
@@ -107,12 +122,12 @@ func (p *Profile) Choose(x Prompt, pol Policy) (Decision, error) {
 	if p.Novelty != nil {
 		d.Novelty = p.Novelty.Distance(p.features)
 	}
+	if !(d.Novelty <= 1) && (pol.Depth == 0 || pol.Guard) {
+		return d.take(p, 0, fmt.Sprintf("whole model: the prompt is unlike the calibration data (novelty %.2f, above 1)", d.Novelty)), nil
+	}
 	if pol.Depth > 0 {
 		best := lowestOf(d.Predicted, p.atDepth(pol.Depth))
 		return d.take(p, best, fmt.Sprintf("lowest predicted loss at depth %.3g", p.Candidates[best].Depth)), nil
-	}
-	if !(d.Novelty <= 1) {
-		return d.take(p, 0, fmt.Sprintf("whole model: the prompt is unlike the calibration data (novelty %.2f, above 1)", d.Novelty)), nil
 	}
 	budget := -math.Log(pol.Quality)
 	bound := make([]float64, n)
@@ -131,9 +146,24 @@ func (p *Profile) Choose(x Prompt, pol Policy) (Decision, error) {
 }
 
 func (d Decision) take(p *Profile, c int, reason string) Decision {
-	d.Candidate, d.Mask, d.Depth, d.Reason = c, p.Candidates[c].Mask, p.Candidates[c].Depth, reason
+	d.Candidate, d.Mask, d.Depth, d.Task, d.Reason = c, p.Candidates[c].Mask, p.Candidates[c].Depth, p.Candidates[c].Task, reason
 	d.Quality = min(math.Exp(-d.Predicted[c]), 1)
 	return d
+}
+
+// Depths lists the depths of the candidates, ascending; those that count as one
+// depth are one, rounded to half a layer.
+func (p *Profile) Depths() (depths []float64) {
+	for _, c := range p.Candidates[1:] {
+		depths = append(depths, math.Round(c.Depth/depthTolerance)*depthTolerance)
+	}
+	slices.Sort(depths)
+	return slices.Compact(depths)
+}
+
+// KVComplete tells whether all candidates are, as [skip.Mask.KVComplete] says.
+func (p *Profile) KVComplete() bool {
+	return !slices.ContainsFunc(p.Candidates, func(c Candidate) bool { return !c.Mask.KVComplete() })
 }
 
 // atDepth lists the candidates whose depth is nearest to depth and not above

@@ -18,6 +18,7 @@ import (
 	"github.com/gallop-llm/gallop/demo"
 	"github.com/gallop-llm/gallop/internal/chat"
 	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
 )
 
@@ -31,6 +32,8 @@ type generation struct {
 	temp, topP, minP, repeat, presence, frequency                    float32
 	noMmap, mlock, noRepack                                          bool
 	lora, logitBias                                                  []string
+	profile, route, prefill                                          string
+	depth, quality, escalate                                         float64
 }
 
 // add declares the flags on a command.
@@ -38,6 +41,12 @@ func (g *generation) add(cmd *cobra.Command) {
 	f, d := cmd.Flags(), llama.DefaultSampling()
 	f.StringVarP(&g.model, "model", "m", "", "GGUF file (default: the demo model)")
 	f.StringVar(&g.mask, "skip", "", "layers to skip, as in 4,6,9-11,a5,f7 (a: attention alone, f: feed-forward alone)")
+	f.StringVar(&g.profile, "profile", "", "profile to route by (default: the one beside the model or in the cache, if there is one)")
+	f.StringVar(&g.route, "route", string(chat.EachTurn), "when to choose layers: turn, chat (at the first question) or off")
+	f.Float64Var(&g.depth, "depth", 0, "always skip this many layers' worth of weights; 0 = by --quality")
+	f.Float64Var(&g.quality, "quality", 0, "skip as much as keeps this share of the whole model's probability per token, above 0 to 1; 0 = the profile's")
+	f.StringVar(&g.prefill, "prefill", "", "how to decode prompts: masked (fastest) or full (best answers) (default: the profile's, or masked)")
+	f.Float64Var(&g.escalate, "escalate", -1, "tokens less probable than this are decided by the whole model; 0 = none; -1 = as calibrated")
 	f.StringVar(&g.system, "sys", "", "system prompt")
 	f.IntVarP(&g.predict, "n-predict", "n", -1, "tokens in an answer at most; -1 = until the model ends it")
 	f.IntVarP(&g.ctx, "ctx-size", "c", 0, "context in tokens; 0 = what the model was trained on, at most "+strconv.Itoa(defaultCtx))
@@ -83,34 +92,33 @@ func (g *generation) open(ctx context.Context, cmd *cobra.Command) (s *chat.Sess
 			return nil, nil, nil, err
 		}
 	}
-	if err := loadLibrary(cmd); err != nil {
-		return nil, nil, nil, err
-	}
-	modelOpts := &llama.ModelOptions{GPULayers: g.gpuLayers, NoMmap: g.noMmap, Mlock: g.mlock, NoRepack: g.noRepack}
-	switch {
-	case g.gpuLayers < 0:
-		modelOpts.GPULayers = 0
-	case g.gpuLayers == 0:
-		modelOpts.GPULayers = llama.CPUOnly
-	}
-	report, done := loadProgress(cmd.ErrOrStderr())
-	modelOpts.Progress = report
-	m, err = llama.LoadModel(ctx, path, modelOpts)
-	done()
+	m, err = openModel(ctx, cmd, path, &llama.ModelOptions{
+		GPULayers: gpuLayers(g.gpuLayers), NoMmap: g.noMmap, Mlock: g.mlock, NoRepack: g.noRepack,
+	})
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	opts, err := g.options(cmd, m)
 	if err == nil {
 		opts.Mask = mask
+		err = g.routing(cmd, m, opts)
+	}
+	if err == nil {
 		s, err = chat.New(m, opts)
 	}
+	closeProfile := func() error {
+		if opts == nil || opts.Routing == nil {
+			return nil
+		}
+		return opts.Routing.Profile.Close()
+	}
 	if err != nil {
-		return nil, nil, nil, errors.Join(err, m.Close())
+		return nil, nil, nil, errors.Join(err, closeProfile(), m.Close())
 	}
 	loras, err := g.loadLoRA(m, s)
 	closeAll = func() {
 		s.Close()
+		closeProfile()
 		for _, l := range loras {
 			l.Close()
 		}
@@ -121,6 +129,90 @@ func (g *generation) open(ctx context.Context, cmd *cobra.Command) (s *chat.Sess
 		return nil, nil, nil, err
 	}
 	return s, m, closeAll, nil
+}
+
+// routing finds the model's profile and turns the flags into how the session
+// routes by it. Without one, or with a mask set by hand, nothing is routed.
+func (g *generation) routing(cmd *cobra.Command, m *llama.Model, o *chat.Options) error {
+	when, err := chat.ParseWhen(g.route)
+	if err != nil {
+		return usageError{fmt.Errorf("--route: %w", err)}
+	}
+	if g.prefill != "" {
+		if o.Prefill, err = skip.ParsePrefill(g.prefill); err != nil {
+			return usageError{fmt.Errorf("--prefill: %w", err)}
+		}
+	}
+	switch {
+	case g.depth < 0 || g.quality < 0 || g.quality > 1 || g.escalate > 1:
+		return usageError{fmt.Errorf("--depth is %g, --quality %g and --escalate %g, want at least 0, 0 to 1 and at most 1", g.depth, g.quality, g.escalate)}
+	case g.depth > 0 && g.quality > 0:
+		return usageError{errors.New("--depth and --quality exclude each other: one sets how much is skipped, the other how well it must go")}
+	case g.mask != "" && (g.depth > 0 || g.quality > 0 || g.profile != ""):
+		return usageError{errors.New("--skip sets the layers by hand: leave out --depth, --quality and --profile")}
+	}
+	o.Escalate = max(g.escalate, 0)
+	path := g.profile
+	if path == "" {
+		found, ok := router.Find(m.Path)
+		switch {
+		case g.mask != "":
+			return nil
+		case !ok && (g.depth > 0 || g.quality > 0):
+			return fmt.Errorf("%s has no profile to choose layers by: make one with `gallop calibrate -m %s`", m.Path, m.Path)
+		case !ok || when == chat.Never:
+			return nil
+		}
+		path = found
+	}
+	p, err := router.Read(path)
+	if err == nil {
+		err = p.Open(m.Path, nil)
+	}
+	switch {
+	case err != nil && g.profile == "":
+		fmt.Fprintf(cmd.ErrOrStderr(), "gallop: goes on with the whole model: %v\n", err)
+		return nil
+	case err != nil:
+		return fmt.Errorf("--profile: %w", err)
+	}
+	o.Routing = &chat.Routing{Profile: p, When: when, Policy: router.Policy{Depth: g.depth, Quality: g.quality}}
+	if g.prefill == "" {
+		o.Prefill = p.Defaults.Prefill
+	}
+	if g.depth > 0 || g.escalate >= 0 || o.Prefill != skip.FullPrefill {
+		return nil
+	}
+	quality := g.quality
+	if quality == 0 {
+		quality = p.Defaults.Quality
+	}
+	if c, ok := p.Defaults.Cascade(quality); ok {
+		o.Routing.Policy, o.Escalate = router.Policy{Depth: c.Depth, Guard: true}, c.Threshold
+	}
+	return nil
+}
+
+// openModel loads the library and a model, with a progress bar.
+func openModel(ctx context.Context, cmd *cobra.Command, path string, o *llama.ModelOptions) (*llama.Model, error) {
+	if err := loadLibrary(cmd); err != nil {
+		return nil, err
+	}
+	report, done := loadProgress(cmd.ErrOrStderr())
+	defer done()
+	o.Progress = report
+	return llama.LoadModel(ctx, path, o)
+}
+
+// gpuLayers turns -ngl, where -1 is all and 0 none, into a model's option.
+func gpuLayers(ngl int) int {
+	switch {
+	case ngl < 0:
+		return 0
+	case ngl == 0:
+		return llama.CPUOnly
+	}
+	return ngl
 }
 
 // options turns the flags into a session's options; sampling flags that were

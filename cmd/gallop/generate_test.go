@@ -27,7 +27,11 @@ func TestRunAnswersOnTheDemoModel(t *testing.T) {
 	code, out, notes := gallop(t, "", "run", "-t", "1", "-p", "What is the capital of France?")
 	require.Equal(t, exitOK, code, notes)
 	require.Equal(t, "The capital of France is Paris.\n", out)
-	require.Regexp(t, `^\[\d+ tokens at \d+/s · prompt \d+ at \d+/s · 12 of 12 layers\]\n$`, notes)
+	require.Regexp(t, `^\[\d+ tokens at \d+/s · prompt \d+ at \d+/s · [\d.]+ of 12 layers.*\]\n$`, notes)
+
+	code, _, notes = gallop(t, "", "run", "-t", "1", "--route", "off", "-p", "What is the capital of France?")
+	require.Equal(t, exitOK, code, notes)
+	require.Contains(t, notes, "12 of 12 layers]")
 }
 
 func TestRunJSON(t *testing.T) {

@@ -44,6 +44,18 @@ type runResult struct {
 	PrefillTPS   float64     `json:"prefill_tps"`
 	DecodeMS     float64     `json:"decode_ms"`
 	DecodeTPS    float64     `json:"decode_tps"`
+	Prefill      string      `json:"prefill"`         // masked or full
+	Escalated    int         `json:"escalated"`       // tokens that the whole model decided
+	Route        *runChoice  `json:"route,omitempty"` // absent when nothing was chosen
+}
+
+// runChoice is what the router chose for the prompt.
+type runChoice struct {
+	Task    string  `json:"task"`    // whose omission set it is; "" = the whole model
+	Reason  string  `json:"reason"`  // one sentence
+	Quality float64 `json:"quality"` // predicted share of the whole model's probability per token
+	Novelty float64 `json:"novelty"` // above 1: unlike the calibration data
+	MS      float64 `json:"ms"`      // that choosing took
 }
 
 func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error {
@@ -68,12 +80,17 @@ func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error
 		return err
 	}
 	if asJSON {
+		var route *runChoice
+		if r := answer.Routed; r != nil {
+			route = &runChoice{r.Task, r.Reason, r.Quality, r.Novelty, answer.Routing.Seconds() * 1000}
+		}
 		return json.NewEncoder(out).Encode(runResult{
 			Text: answer.Text, Finish: answer.Finish, Model: model.Path, Skip: answer.Mask.String(),
 			Layers: model.NLayer, LayersUsed: chat.LayersUsed(answer.Mask, model.NLayer),
 			PromptTokens: answer.PromptTokens, Tokens: answer.Tokens,
 			PrefillMS: answer.Prefill.Seconds() * 1000, PrefillTPS: answer.PrefillSpeed(),
 			DecodeMS: answer.Decode.Seconds() * 1000, DecodeTPS: answer.DecodeSpeed(),
+			Prefill: session.Prefill().String(), Escalated: answer.Escalated, Route: route,
 		})
 	}
 	fmt.Fprintln(out)

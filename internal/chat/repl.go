@@ -17,6 +17,7 @@ import (
 const help = `/skip 4,6,9-11,a5,f7  skip these layers from now on (a: attention alone, f: feed-forward alone)
 /skip none            run the whole model again
 /skip                 show what is skipped
+/route                let the router choose again, after a /skip
 /stats                figures of the last answer
 /reset                forget the conversation
 /save FILE            write the conversation to FILE as one line of JSON
@@ -53,6 +54,11 @@ func (r *Repl) Line(ctx context.Context, line string) (more bool, err error) {
 	switch command {
 	case "/skip":
 		return true, r.skip(argument)
+	case "/route":
+		if !r.Session.Route() {
+			return true, errors.New("there is no profile to route by: make one with `gallop calibrate`")
+		}
+		fmt.Fprintln(r.Notes, "layers are chosen by prompt")
 	case "/stats":
 		r.stats()
 	case "/reset":
@@ -103,6 +109,12 @@ func Summary(a Answer, nLayer int) string {
 		fmt.Fprintf(&s, ", %d of them cached", a.CachedTokens)
 	}
 	fmt.Fprintf(&s, " · %g of %d layers", LayersUsed(a.Mask, nLayer), nLayer)
+	if !a.Mask.IsEmpty() {
+		fmt.Fprintf(&s, ", without %s", a.Mask)
+	}
+	if a.Escalated > 0 {
+		fmt.Fprintf(&s, " · %.0f %% of tokens by the whole model", 100*a.EscalatedShare())
+	}
 	if a.Finish != FinishStop {
 		fmt.Fprintf(&s, " · %s", map[Finish]string{FinishLength: "cut at the length limit", FinishCancelled: "stopped"}[a.Finish])
 	}
@@ -151,14 +163,29 @@ func (r *Repl) stats() {
 		{"decode", fmt.Sprintf("%d tokens in %.1f ms, %.0f tokens/s", a.Tokens, a.Decode.Seconds()*1000, a.DecodeSpeed())},
 		{"layers", fmt.Sprintf("%g of %d", LayersUsed(a.Mask, r.Model.NLayer), r.Model.NLayer)},
 		{"skipped", a.Mask.String()},
+		{"routed", routing(a)},
+		{"escalated", fmt.Sprintf("%d tokens, %.1f %%, decided by the whole model", a.Escalated, 100*a.EscalatedShare())},
 		{"graph", fmt.Sprintf("%d of %d nodes removed", removed.NodesRemoved, removed.Nodes)},
 		{"context", fmt.Sprintf("%d of %d tokens", a.PromptTokens+a.Tokens, r.Session.NCtx())},
 	} {
-		if a.Mask.IsEmpty() && (row.name == "skipped" || row.name == "graph") {
+		if a.Mask.IsEmpty() && (row.name == "skipped" || row.name == "graph") || row.value == "" ||
+			a.Escalated == 0 && row.name == "escalated" {
 			continue
 		}
-		fmt.Fprintf(r.Notes, "%-8s %s\n", row.name, row.value)
+		fmt.Fprintf(r.Notes, "%-9s %s\n", row.name, row.value)
 	}
+}
+
+// routing says what was chosen and why; "" = nothing was.
+func routing(a Answer) string {
+	if a.Routed == nil {
+		return ""
+	}
+	text := a.Routed.Reason
+	if a.Routed.Task != "" {
+		text += ", set of " + a.Routed.Task
+	}
+	return fmt.Sprintf("%s (%.2f ms)", text, a.Routing.Seconds()*1000)
 }
 
 // save writes the conversation as JSONL's chat form: {"messages": [...]}.

@@ -17,6 +17,7 @@ type Options struct {
 	Sampling  llama.Sampling
 	System    string    // instructions in front of the conversation; "" = none
 	Mask      skip.Mask // layers to skip; empty = the whole model
+	Routing   *Routing  // chooses them in place of Mask; nil = never
 	MaxTokens int       // of an answer; 0 = until the model ends it or the context is full
 	Prefill   skip.Prefill
 
@@ -48,6 +49,8 @@ type Answer struct {
 	Forgotten    int           // turns dropped from the beginning, for want of room
 	Mask         skip.Mask     // that the answer was made under
 	Escalated    int           // tokens that the whole model decided, of Tokens
+	Routed       *Routed       // what was chosen, and why; nil = nothing
+	Routing      time.Duration // choosing
 }
 
 // PrefillSpeed is the rate of decoding the prompt, in tokens/s; 0 when all of
@@ -57,6 +60,9 @@ func (a Answer) PrefillSpeed() float64 { return rate(a.PromptTokens-a.CachedToke
 // DecodeSpeed is the rate of generation in tokens/s. The first token comes out
 // of the prefill and is not counted.
 func (a Answer) DecodeSpeed() float64 { return rate(a.Tokens-1, a.Decode) }
+
+// EscalatedShare is the share of tokens that the whole model decided, 0 to 1.
+func (a Answer) EscalatedShare() float64 { return float64(a.Escalated) / float64(max(a.Tokens, 1)) }
 
 func rate(n int, d time.Duration) float64 {
 	if n <= 0 || d <= 0 {
@@ -73,6 +79,8 @@ type Session struct {
 	opts     Options
 	messages []llama.Message // the conversation so far, without the system prompt
 	mask     skip.Mask       // of the next answer
+	fixed    bool            // mask was set by hand: nothing is chosen
+	routed   *Routed         // the conversation's last choice
 	cached   []llama.Token   // in the KV cache at positions 0, 1, …
 	under    []skip.Mask     // (len(cached),) what each was decoded under
 
@@ -89,6 +97,7 @@ func New(m *llama.Model, opts *Options) (*Session, error) {
 	if err := s.SetMask(s.opts.Mask); err != nil {
 		return nil, err
 	}
+	s.fixed = s.opts.Routing == nil
 	var err error
 	if s.ctx, err = m.NewContext(&s.opts.Context); err != nil {
 		return nil, err
@@ -104,7 +113,8 @@ func (s *Session) Close() error {
 	return errors.Join(s.batch.Close(), s.ctx.Close())
 }
 
-// SetMask changes the layers that the next answers skip.
+// SetMask changes the layers that the next answers skip, and ends routing until
+// [Session.Route].
 func (s *Session) SetMask(mask skip.Mask) error {
 	if err := mask.Check(s.model.NLayer); err != nil {
 		return err
@@ -114,8 +124,14 @@ func (s *Session) SetMask(mask skip.Mask) error {
 			return err
 		}
 	}
-	s.mask = mask
+	s.mask, s.fixed = mask, true
 	return nil
+}
+
+// Route lets the session choose masks again. It reports whether it can.
+func (s *Session) Route() bool {
+	s.fixed = s.opts.Routing == nil
+	return !s.fixed
 }
 
 // checkCascade finds out whether single tokens can be decoded by the whole model
@@ -134,6 +150,9 @@ func checkCascade(mask skip.Mask, prefill skip.Prefill) error {
 // Mask is what the next answer skips.
 func (s *Session) Mask() skip.Mask { return s.mask }
 
+// Prefill is how the session decodes prompts.
+func (s *Session) Prefill() skip.Prefill { return s.opts.Prefill }
+
 // NCtx is the number of tokens that the conversation can have.
 func (s *Session) NCtx() int { return s.ctx.NCtx() }
 
@@ -150,7 +169,7 @@ func (s *Session) Messages() []llama.Message {
 }
 
 // Reset forgets the conversation.
-func (s *Session) Reset() { s.messages = nil }
+func (s *Session) Reset() { s.messages, s.routed = nil, nil }
 
 // Ask answers text as the conversation's next turn. emit gets the answer piece
 // by piece, always whole runes. When ctx ends, the answer so far is kept and
@@ -171,14 +190,19 @@ func (s *Session) Ask(ctx context.Context, text string, emit func(piece string))
 }
 
 // answer is a prompt's way through the house: text → template → tokens →
-// prefill → decode → text.
+// mask → prefill → decode → text.
 func (s *Session) answer(ctx context.Context, emit func(string)) (Answer, error) {
 	defer s.ctx.AbortOn(ctx)()
 	prompt, forgotten, err := s.fit()
 	if err != nil {
 		return Answer{}, err
 	}
-	a := Answer{PromptTokens: len(prompt), Forgotten: forgotten, Mask: s.mask, Finish: FinishLength}
+	a := Answer{PromptTokens: len(prompt), Forgotten: forgotten, Finish: FinishLength}
+	start := time.Now()
+	if a.Routed, err = s.route(prompt); err != nil {
+		return Answer{}, err
+	}
+	a.Routing, a.Mask = time.Since(start), s.mask
 	sampler, err := s.sampler(prompt)
 	if err != nil {
 		return Answer{}, err
@@ -186,7 +210,7 @@ func (s *Session) answer(ctx context.Context, emit func(string)) (Answer, error)
 	defer sampler.Close()
 
 	s.escalated = 0
-	start := time.Now()
+	start = time.Now()
 	a.CachedTokens, err = s.prefill(prompt)
 	a.Prefill = time.Since(start)
 

@@ -1,0 +1,212 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
+
+	"github.com/gallop-llm/gallop/internal/calibrate"
+	"github.com/gallop-llm/gallop/internal/dataset"
+	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/router"
+	"github.com/gallop-llm/gallop/skip"
+)
+
+// calibration holds the flags of `gallop calibrate`.
+type calibration struct {
+	model, out, unit, prefill, features, depths, preset string
+	data                                                []string
+	quick, skipBad                                      bool
+	threads, gpuLayers, perTask                         int
+	quality                                             float64
+	budget                                              time.Duration
+	seed                                                uint64
+}
+
+func newCalibrateCommand() *cobra.Command {
+	var f calibration
+	cmd := &cobra.Command{
+		Use:   "calibrate [-m model.gguf] [--data prompts.jsonl]",
+		Short: "Find which layers which prompts can spare, and train the router",
+		Long: `Find which layers which prompts can spare, train the router that chooses among
+them, and write the model's profile beside it. chat and run use it from then on.
+
+Bare prompts are enough: the whole model's own answers are the reference, and
+prompts are grouped by likeness. Without --data it takes built-in prompts. Data
+is JSONL with "prompt" and, where known, "answer" and "task"; published files of
+ARC, BoolQ, HellaSwag, PIQA, WinoGrande, OpenBookQA, SciQ, MathQA and GSM8K are
+read as they are.
+
+A run that was stopped goes on where it was when it is started again.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runCalibrate(cmd, &f) },
+	}
+	flags := cmd.Flags()
+	flags.StringVarP(&f.model, "model", "m", "", "GGUF file (default: the demo model)")
+	flags.StringArrayVar(&f.data, "data", nil, "file with calibration data; repeatable (default: built-in prompts)")
+	flags.BoolVar(&f.skipBad, "skip-bad", false, "leave out lines that cannot be used instead of stopping at them")
+	flags.StringVarP(&f.out, "output", "o", "", "profile to write (default: model.gallop.gguf beside the model)")
+	flags.BoolVar(&f.quick, "quick", false, "look at less: under 15 minutes for a model of a billion parameters on two cores")
+	flags.StringVar(&f.unit, "unit", string(calibrate.FeedForwards), "what is skipped at once: layer, sublayer, or feed-forward (halves only, which allows the cascade)")
+	flags.StringVar(&f.prefill, "prefill", skip.FullPrefill.String(), "how prompts are decoded: masked or full")
+	flags.StringVar(&f.depths, "depths", "", "depths to find sets for, in layers, as in 2,3,4 (default: a twelfth to a third of the layers)")
+	flags.StringVar(&f.features, "features", "", "what the router sees: ngram, embedding, or both joined by + (default: both)")
+	flags.StringVar(&f.preset, "preset", "", "published sets to take instead of searching: pudding-llama-3.1-8b")
+	flags.Float64Var(&f.quality, "quality", 0, "quality that the profile keeps by default, above 0 to 1 (default 0.95)")
+	flags.IntVar(&f.perTask, "per-task", 0, "examples of each task that the search looks at (default 64)")
+	flags.DurationVar(&f.budget, "budget", 0, "time for all searches together, as in 30m (default: no limit)")
+	flags.Uint64VarP(&f.seed, "seed", "s", 1, "seed of all that is random")
+	flags.IntVarP(&f.threads, "threads", "t", -1, "threads; -1 = physical cores, or 1 for a tiny model")
+	flags.IntVar(&f.gpuLayers, "ngl", -1, "layers on the GPU; -1 = all, 0 = none")
+	return cmd
+}
+
+func runCalibrate(cmd *cobra.Command, f *calibration) error {
+	o, err := f.options(cmd)
+	if err != nil {
+		return err
+	}
+	path, err := modelPath(f.model)
+	if err != nil {
+		return err
+	}
+	fingerprint, err := router.FingerprintOf(path)
+	if err != nil {
+		return err
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return fmt.Errorf("find the cache folder: %w", err)
+	}
+	o.Folder = filepath.Join(cache, "gallop", "calibrate", fmt.Sprintf("%s-%s-%s-%.8s", fingerprint, o.Unit, o.Prefill, dataset.Hash(o.Examples)))
+	ctx, stop := interruptible(cmd)
+	defer stop()
+	m, err := openModel(ctx, cmd, path, &llama.ModelOptions{GPULayers: gpuLayers(f.gpuLayers)})
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	report, done := stageProgress(cmd.ErrOrStderr())
+	o.Progress = report
+	start := time.Now()
+	p, err := calibrate.Run(ctx, m, *o)
+	done()
+	if err != nil {
+		return err
+	}
+	out := f.out
+	if out == "" {
+		out = router.DefaultPath(path)
+	}
+	if err := p.Write(out); err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "%d sets of layers for %d tasks in %s\n", len(p.Candidates)-1, len(p.Tasks), time.Since(start).Round(time.Second))
+	fmt.Fprintln(cmd.OutOrStdout(), out)
+	return nil
+}
+
+// options turns the flags into calibration options, with the data read.
+func (f *calibration) options(cmd *cobra.Command) (*calibrate.Options, error) {
+	o := &calibrate.Options{
+		Features: f.features, PerTask: f.perTask, Quality: f.quality, Budget: f.budget, Threads: max(f.threads, 0), Seed: f.seed,
+	}
+	var err error
+	if f.quick {
+		fmt.Fprintln(cmd.ErrOrStderr(), o.Quick())
+	}
+	if o.Unit, err = calibrate.ParseUnit(f.unit); err != nil {
+		return nil, usageError{fmt.Errorf("--unit: %w", err)}
+	}
+	if o.Prefill, err = skip.ParsePrefill(f.prefill); err != nil {
+		return nil, usageError{fmt.Errorf("--prefill: %w", err)}
+	}
+	if f.quality < 0 || f.quality > 1 || f.perTask < 0 || f.budget < 0 {
+		return nil, usageError{fmt.Errorf("--quality is %g, --per-task %d and --budget %s, want 0 to 1 and nothing negative", f.quality, f.perTask, f.budget)}
+	}
+	if o.Depths, err = parseDepths(f.depths); err != nil {
+		return nil, err
+	}
+	if f.preset != "" {
+		if o.Preset, err = router.Preset(f.preset); err != nil {
+			return nil, usageError{fmt.Errorf("--preset: %w", err)}
+		}
+	}
+	o.Examples = dataset.Starter()
+	if len(f.data) > 0 {
+		o.Examples, err = readData(cmd.ErrOrStderr(), f.data, f.skipBad)
+	}
+	return o, err
+}
+
+// parseDepths reads "2,3,4"; "" is nil.
+func parseDepths(text string) (depths []float64, err error) {
+	if text == "" {
+		return nil, nil
+	}
+	for part := range strings.SplitSeq(text, ",") {
+		depth, err := strconv.ParseFloat(strings.TrimSpace(part), 64)
+		if err != nil {
+			return nil, usageError{fmt.Errorf("--depths %q: write numbers of layers, as in 2,3,4", text)}
+		}
+		depths = append(depths, depth)
+	}
+	return depths, nil
+}
+
+// mostProblems is how many bad lines are shown one by one.
+const mostProblems = 5
+
+// readData reads examples and tells of the lines that were left out.
+func readData(w io.Writer, paths []string, skipBad bool) ([]dataset.Example, error) {
+	examples, problems, err := dataset.Read(paths, &dataset.Options{SkipBad: skipBad})
+	if err != nil {
+		return nil, err
+	}
+	for i, problem := range problems {
+		if i == mostProblems {
+			fmt.Fprintf(w, "gallop: left out %d more lines\n", len(problems)-i)
+			break
+		}
+		fmt.Fprintln(w, "gallop: left out", problem)
+	}
+	return examples, nil
+}
+
+// stageProgress shows a bar for each stage of a long job, on a terminal, and a
+// line for each otherwise.
+func stageProgress(w io.Writer) (report func(stage string, done, total int), finish func()) {
+	var bar *progressbar.ProgressBar
+	last := ""
+	finish = func() {
+		if bar != nil {
+			bar.Finish()
+			fmt.Fprintln(w)
+			bar = nil
+		}
+	}
+	return func(stage string, done, total int) {
+		if !isTerminal(w) {
+			if stage != last {
+				fmt.Fprintln(w, stage)
+			}
+			last = stage
+			return
+		}
+		if stage != last || bar == nil {
+			finish()
+			bar = progressbar.NewOptions(total, progressbar.OptionSetWriter(w), progressbar.OptionSetDescription(stage),
+				progressbar.OptionSetPredictTime(true), progressbar.OptionThrottle(100*time.Millisecond))
+		}
+		last = stage
+		bar.ChangeMax(max(total, 1))
+		bar.Set(min(done, total))
+	}, finish
+}

@@ -1,0 +1,250 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gallop-llm/gallop/internal/eval"
+	"github.com/gallop-llm/gallop/internal/report"
+	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/router"
+	"github.com/gallop-llm/gallop/skip"
+)
+
+// evaluation holds the flags of `gallop eval`.
+type evaluation struct {
+	model, depths, prefills, out string
+	data, profiles               []string
+	qualities, thresholds        []float64
+	skipBad, asJSON              bool
+	threads, gpuLayers           int
+	seed                         uint64
+}
+
+func newEvalCommand() *cobra.Command {
+	var f evaluation
+	cmd := &cobra.Command{
+		Use:   "eval --data test.jsonl [-m model.gguf] [--profile file]",
+		Short: "Compare ways to choose layers: accuracy, loss, agreement and speed on test data",
+		Long: `Compare ways to choose layers on test data with known answers: the whole model,
+sets that serve every prompt, each task's own set, what the router chooses, and
+the best choice for each prompt. Accuracy is exact match, or the likeliest choice
+where there are choices; its 95 % confidence interval is bootstrapped.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runEval(cmd, &f) },
+	}
+	flags := cmd.Flags()
+	flags.StringVarP(&f.model, "model", "m", "", "GGUF file (default: the demo model)")
+	flags.StringArrayVar(&f.data, "data", nil, "file with test data; repeatable")
+	flags.BoolVar(&f.skipBad, "skip-bad", false, "leave out lines that cannot be used instead of stopping at them")
+	flags.StringArrayVar(&f.profiles, "profile", nil, "profile to measure; repeatable; NAME=FILE names its rows (default: the model's)")
+	flags.StringVar(&f.depths, "depths", "", "depths to compare at, in layers (default: those of the profile)")
+	flags.StringVar(&f.prefills, "prefill", "", "masked, full, or both joined by a comma (default: the profile's)")
+	flags.Float64SliceVar(&f.qualities, "quality", nil, "also measure the router under these quality budgets")
+	flags.Float64SliceVar(&f.thresholds, "escalate", nil, "also generate with the confidence cascade at these thresholds; 0 = without it")
+	flags.StringVarP(&f.out, "output", "o", "", "folder for eval.json and pictures (default: none are written)")
+	flags.BoolVar(&f.asJSON, "json", false, "print JSON instead of the table")
+	flags.IntVarP(&f.threads, "threads", "t", -1, "threads; -1 = physical cores, or 1 for a tiny model")
+	flags.IntVar(&f.gpuLayers, "ngl", -1, "layers on the GPU; -1 = all, 0 = none")
+	flags.Uint64VarP(&f.seed, "seed", "s", 1, "seed of the bootstrap")
+	return cmd
+}
+
+// named is a profile and what its rows are called.
+type named struct {
+	name string
+	*router.Profile
+}
+
+func runEval(cmd *cobra.Command, f *evaluation) error {
+	if len(f.data) == 0 {
+		return usageError{errors.New("no test data: name a file with --data")}
+	}
+	path, err := modelPath(f.model)
+	if err != nil {
+		return err
+	}
+	profiles, err := f.open(path)
+	defer func() {
+		for _, p := range profiles {
+			p.Close()
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	examples, err := readData(cmd.ErrOrStderr(), f.data, f.skipBad)
+	if err != nil {
+		return err
+	}
+	ctx, stop := interruptible(cmd)
+	defer stop()
+	m, err := openModel(ctx, cmd, path, &llama.ModelOptions{GPULayers: gpuLayers(f.gpuLayers)})
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	t := &eval.Table{Model: m, Threads: max(f.threads, 0), Seed: f.seed}
+	for _, e := range examples {
+		if !e.Labelled() {
+			return fmt.Errorf("%s: the prompt has no answer to compare with", e.Where)
+		}
+		x, err := router.NewPrompt(m, e.Prompt)
+		if err != nil {
+			return fmt.Errorf("%s: %w", e.Where, err)
+		}
+		t.Prompts = append(t.Prompts, x)
+	}
+	if t.Cases, err = eval.Encode(m, examples); err != nil {
+		return err
+	}
+	if t.Scorer, err = eval.NewScorer(m, &eval.Options{Threads: t.Threads}); err != nil {
+		return err
+	}
+	defer t.Scorer.Close()
+	progress, done := stageProgress(cmd.ErrOrStderr())
+	defer done()
+
+	whole, err := t.Whole(ctx)
+	if err != nil {
+		return err
+	}
+	rows := []report.Row{whole}
+	for _, p := range profiles {
+		prefills := []skip.Prefill{p.Defaults.Prefill}
+		if f.prefills != "" {
+			prefills = nil
+			for text := range strings.SplitSeq(f.prefills, ",") {
+				prefill, err := skip.ParsePrefill(text)
+				if err != nil {
+					return usageError{fmt.Errorf("--prefill: %w", err)}
+				}
+				prefills = append(prefills, prefill)
+			}
+		}
+		depths, err := parseDepths(f.depths)
+		if err != nil {
+			return err
+		}
+		if depths == nil {
+			depths = p.Depths()
+		}
+		t.Progress = func(masks int) { progress("measuring "+p.name, masks, masks+1) }
+		for _, prefill := range prefills {
+			for _, depth := range depths {
+				more, err := t.Fixed(ctx, p.Profile, p.name, prefill, depth)
+				if err != nil {
+					return err
+				}
+				rows = append(rows, more...)
+				for _, threshold := range f.thresholds {
+					if threshold > 0 && (prefill != skip.FullPrefill || !p.KVComplete()) {
+						continue // the cascade cannot be had there
+					}
+					row, err := t.Generated(ctx, p.Profile, p.name, prefill, depth, threshold)
+					if err != nil {
+						return err
+					}
+					rows = append(rows, row)
+				}
+			}
+			for _, quality := range f.qualities {
+				row, err := t.Adaptive(ctx, p.Profile, p.name, prefill, quality)
+				if err != nil {
+					return err
+				}
+				rows = append(rows, row)
+			}
+		}
+	}
+	done()
+	if f.out != "" {
+		if err := os.MkdirAll(f.out, 0o755); err != nil {
+			return err
+		}
+		if err := report.WriteJSON(filepath.Join(f.out, "eval.json"), rows); err != nil {
+			return err
+		}
+		if err := drawEval(f.out, rows); err != nil {
+			return err
+		}
+	}
+	if f.asJSON {
+		return writeJSON(cmd.OutOrStdout(), rows)
+	}
+	columns, cells := report.Results(rows)
+	return report.Table(cmd.OutOrStdout(), columns, cells)
+}
+
+// open reads the profiles and makes them ready for the model.
+func (f *evaluation) open(model string) ([]named, error) {
+	files := f.profiles
+	if len(files) == 0 {
+		files = []string{"profile="}
+	}
+	var profiles []named
+	for _, entry := range files {
+		name, file, ok := strings.Cut(entry, "=")
+		if !ok {
+			name, file = strings.TrimSuffix(filepath.Base(entry), ".gallop.gguf"), entry
+		}
+		p, err := openProfile(model, file)
+		if err != nil {
+			return profiles, err
+		}
+		profiles = append(profiles, named{name, p})
+	}
+	return profiles, nil
+}
+
+// drawEval draws accuracy against depth and against cost.
+func drawEval(folder string, rows []report.Row) error {
+	const percent = 100
+	byDepth, byCost := newCurves(), newCurves()
+	for _, r := range rows {
+		name := strings.TrimSpace(strings.Join([]string{r.Method, r.Unit, r.Prefill}, ", "))
+		if r.Depth == nil || r.MeanDepth == nil || r.Accuracy == nil {
+			continue
+		}
+		byDepth.add(name, *r.MeanDepth, percent**r.Accuracy)
+		byCost.add(name, *r.Cost, percent**r.Accuracy)
+	}
+	for _, picture := range []struct {
+		file, title, x string
+		curves         *curves
+	}{
+		{"accuracy-depth.png", "Accuracy and how much is skipped", "layers' worth of weights skipped, mean", byDepth},
+		{"accuracy-cost.png", "Accuracy and what a token costs", "weight bytes read for a token, share of the whole model's", byCost},
+	} {
+		if len(picture.curves.series) == 0 {
+			continue
+		}
+		if err := report.CurvePNG(filepath.Join(folder, picture.file), picture.title, picture.x, "accuracy, %", picture.curves.series); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// curves gathers points by name, in the order of their first points.
+type curves struct {
+	series []report.Series
+	at     map[string]int
+}
+
+func newCurves() *curves { return &curves{at: map[string]int{}} }
+
+func (c *curves) add(name string, x, y float64) {
+	i, ok := c.at[name]
+	if !ok {
+		i = len(c.series)
+		c.at[name] = i
+		c.series = append(c.series, report.Series{Name: name})
+	}
+	c.series[i].X, c.series[i].Y = append(c.series[i].X, x), append(c.series[i].Y, y)
+}

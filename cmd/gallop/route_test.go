@@ -1,0 +1,149 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/internal/randmodel"
+	"github.com/gallop-llm/gallop/internal/report"
+)
+
+func TestPromptsTakeTheirOwnLayers(t *testing.T) {
+	skips := map[string]bool{}
+	for _, prompt := range []string{"What is 12 + 7?", "Tell me a story about a fox.", "Translate 'dog' to French."} {
+		code, out, notes := gallop(t, "", "run", "-t", "1", "--json", "--depth", "3", "--escalate", "0", "-p", prompt)
+		require.Equal(t, exitOK, code, notes)
+		var r runResult
+		require.NoError(t, json.Unmarshal([]byte(out), &r))
+		require.NotNil(t, r.Route)
+		require.NotEmpty(t, r.Skip)
+		require.NotEmpty(t, r.Route.Task)
+		skips[r.Skip] = true
+
+		code, out, notes = gallop(t, "", "route", "--json", "--depth", "3", "-p", prompt)
+		require.Equal(t, exitOK, code, notes)
+		var route routeResult
+		require.NoError(t, json.Unmarshal([]byte(out), &route))
+		require.Equal(t, r.Skip, route.Skip, "route shows what run does")
+		require.NotEmpty(t, route.Candidates)
+	}
+	require.Greater(t, len(skips), 1)
+
+	code, out, notes := gallop(t, "", "route", "-p", "Qwertz uiop asdfgh? Yxcvbnm!")
+	require.Equal(t, exitOK, code, notes)
+	require.Contains(t, out, "skips nothing: whole model")
+	require.Contains(t, out, "whole model")
+}
+
+func TestInspectProfile(t *testing.T) {
+	code, out, notes := gallop(t, "", "inspect", "--profile")
+	require.Equal(t, exitOK, code, notes)
+	for _, want := range []string{"sets of layers", "arithmetic", "story", "nats per token"} {
+		require.Contains(t, out, want)
+	}
+	code, out, notes = gallop(t, "", "inspect", "--profile", "--json")
+	require.Equal(t, exitOK, code, notes)
+	require.True(t, json.Valid([]byte(out)))
+}
+
+// TestCalibrateRouteEval is a user's way on a model of his own.
+func TestCalibrateRouteEval(t *testing.T) {
+	spec := randmodel.Small("llama")
+	spec.Layers = 5
+	model := llamatest.Write(t, spec)
+	data := filepath.Join(t.TempDir(), "data.jsonl")
+	var lines strings.Builder
+	for i := range 20 {
+		task, question := "sums", "What is one and one "
+		if i%2 == 1 {
+			task, question = "colours", "Which colour has a "
+		}
+		line, err := json.Marshal(map[string]any{"prompt": question + strings.Repeat("x", i) + "?", "answer": strings.Repeat("yes ", 1+i%3), "task": task})
+		require.NoError(t, err)
+		lines.Write(append(line, '\n'))
+	}
+	require.NoError(t, os.WriteFile(data, []byte(lines.String()), 0o644))
+
+	code, out, notes := gallop(t, "", "calibrate", "-t", "1", "-m", model, "--data", data, "--unit", "sublayer", "--depths", "1,2")
+	require.Equal(t, exitOK, code, notes)
+	profile := strings.TrimSpace(out)
+	require.Equal(t, strings.TrimSuffix(model, ".gguf")+".gallop.gguf", profile)
+
+	code, out, notes = gallop(t, "", "run", "-t", "1", "--json", "-m", model, "-n", "4", "--depth", "2", "-p", "What is one and one?")
+	require.Equal(t, exitOK, code, notes)
+	require.Contains(t, out, `"route":`)
+
+	folder := filepath.Join(t.TempDir(), "build")
+	code, out, notes = gallop(t, "", "eval", "-t", "1", "-m", model, "--data", data, "--quality", "0.5,0.9", "--escalate", "0", "-o", folder)
+	require.Equal(t, exitOK, code, notes)
+	for _, want := range []string{"whole model", "ShortGPT", "task-free greedy", "each task's own set", "routed", "oracle for each prompt", "adaptive, quality 0.9"} {
+		require.Contains(t, out, want)
+	}
+	written, err := os.ReadFile(filepath.Join(folder, "eval.json"))
+	require.NoError(t, err)
+	var rows []report.Row
+	require.NoError(t, json.Unmarshal(written, &rows))
+	require.Equal(t, "whole model", rows[0].Method)
+	require.InDelta(t, 1, *rows[0].Agreement, 1e-9)
+	require.FileExists(t, filepath.Join(folder, "accuracy-depth.png"))
+
+	// Another model of the same shape has nothing from this profile.
+	spec.Seed++
+	other := llamatest.Write(t, spec)
+	code, _, notes = gallop(t, "", "run", "-t", "1", "-m", other, "-n", "2", "-p", "x", "--profile", profile)
+	require.Equal(t, exitError, code)
+	require.Contains(t, notes, "calibrate this model")
+	copied, err := os.ReadFile(profile)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(strings.TrimSuffix(other, ".gguf")+".gallop.gguf", copied, 0o644))
+	code, _, notes = gallop(t, "", "run", "-t", "1", "-m", other, "-n", "2", "-p", "x")
+	require.Equal(t, exitOK, code, notes)
+	require.Contains(t, notes, "goes on with the whole model")
+	require.Contains(t, notes, "5 of 5 layers")
+}
+
+func TestRoutingMistakes(t *testing.T) {
+	folder := t.TempDir()
+	bad := filepath.Join(folder, "bad.jsonl")
+	require.NoError(t, os.WriteFile(bad, []byte("{\"prompt\": \"a\", \"answer\": \"b\"}\n{\"prompt\": \"a\", \"choices\": [\"b\", \"c\"], \"answer\": 7}\n"), 0o644))
+	empty := filepath.Join(folder, "empty.jsonl")
+	require.NoError(t, os.WriteFile(empty, nil, 0o644))
+	unrouted := llamatest.Write(t, randmodel.Small("llama"))
+	for _, c := range []struct {
+		name string
+		args []string
+		code int
+		want string
+	}{
+		{"a choice out of range", []string{"calibrate", "--data", bad}, exitError, "bad.jsonl:2: answer 7 is out of range"},
+		{"an empty file", []string{"eval", "--data", empty}, exitError, "empty.jsonl"},
+		{"no data", []string{"eval"}, exitUsage, "--data"},
+		{"no such unit", []string{"calibrate", "--unit", "word"}, exitUsage, "layer, sublayer or feed-forward"},
+		{"no such preset", []string{"calibrate", "--preset", "x"}, exitUsage, "pudding-llama-3.1-8b"},
+		{"a preset of another model", []string{"calibrate", "--preset", "pudding-llama-3.1-8b"}, exitError, "32 layers"},
+		{"too deep", []string{"calibrate", "--data", bad, "--skip-bad", "--depths", "11"}, exitError, "the first and the last"},
+		{"no profile", []string{"route", "-m", unrouted, "-p", "x"}, exitError, "gallop calibrate"},
+		{"a depth without a profile", []string{"run", "-m", unrouted, "--depth", "2", "-p", "x"}, exitError, "gallop calibrate"},
+		{"depth and quality", []string{"run", "--depth", "2", "--quality", "0.9", "-p", "x"}, exitUsage, "exclude each other"},
+		{"skip and depth", []string{"run", "--skip", "2", "--depth", "2", "-p", "x"}, exitUsage, "by hand"},
+		{"a quality", []string{"run", "--quality", "2", "-p", "x"}, exitUsage, "--quality 2"},
+		{"a cascade over attention", []string{"run", "--skip", "2", "--prefill", "full", "--escalate", "0.5", "-p", "x"}, exitError, "skips attention"},
+		{"a cascade after a masked prompt", []string{"run", "--skip", "f2", "--prefill", "masked", "--escalate", "0.5", "-p", "x"}, exitError, "--prefill full"},
+		{"a model as profile", []string{"run", "--profile", unrouted, "-p", "x"}, exitError, "no profile but a model"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			code, out, notes := gallop(t, "", c.args...)
+			require.Equal(t, c.code, code, notes)
+			require.Empty(t, out)
+			require.Contains(t, notes, c.want)
+			last := strings.Split(strings.TrimRight(notes, "\n"), "\n")
+			require.True(t, strings.HasPrefix(last[len(last)-1], "gallop: "), "one sentence at the end, but got: %s", notes)
+		})
+	}
+}

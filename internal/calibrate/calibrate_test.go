@@ -1,0 +1,136 @@
+package calibrate_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/gallop-llm/gallop/internal/calibrate"
+	"github.com/gallop-llm/gallop/internal/dataset"
+	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/internal/randmodel"
+	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/router"
+	"github.com/gallop-llm/gallop/skip"
+)
+
+func small(t *testing.T) *llama.Model {
+	t.Helper()
+	llamatest.Library(t)
+	spec := randmodel.Small("llama")
+	spec.Layers = 5
+	return llamatest.Open(t, llamatest.Write(t, spec))
+}
+
+// examples are n prompts of two tasks, with answers unless free.
+func examples(n int, free bool) (all []dataset.Example) {
+	for i := range n {
+		e := dataset.Example{Prompt: fmt.Sprintf("Count to %d please", i), Answer: "one two", Task: "count", Where: "test"}
+		if i%2 == 1 {
+			e = dataset.Example{Prompt: fmt.Sprintf("Is %d a colour?", i), Answer: "no", Task: "ask", Where: "test"}
+		}
+		if free {
+			e.Answer = ""
+		}
+		all = append(all, e)
+	}
+	return all
+}
+
+// write calibrates and returns the profile's bytes.
+func write(t *testing.T, ctx context.Context, m *llama.Model, o calibrate.Options) ([]byte, *router.Profile, error) {
+	t.Helper()
+	p, err := calibrate.Run(ctx, m, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	path := filepath.Join(t.TempDir(), "x.gallop.gguf")
+	require.NoError(t, p.Write(path))
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return data, p, nil
+}
+
+// TestKilledRunsResume stops a calibration at ten random moments. What comes out
+// in the end is what comes out in one go, to the last bit.
+func TestKilledRunsResume(t *testing.T) {
+	m := small(t)
+	options := func(folder string) calibrate.Options {
+		return calibrate.Options{
+			Examples: examples(24, true), Unit: calibrate.FeedForwards, Prefill: skip.FullPrefill, Depths: []float64{1, 1.5},
+			PerTask: 8, Answer: 6, Clusters: 2, Threads: 1, Seed: 3, Folder: folder,
+		}
+	}
+	steps := 0
+	o := options(t.TempDir())
+	o.Progress = func(string, int, int) { steps++ }
+	want, p, err := write(t, context.Background(), m, o)
+	require.NoError(t, err)
+	require.Greater(t, len(p.Candidates), 2)
+	require.Equal(t, []string{"cluster 1", "cluster 2"}, p.Tasks)
+
+	random := rand.New(rand.NewPCG(1, 2))
+	folder := t.TempDir()
+	for range 10 {
+		o := options(folder)
+		ctx, cancel := context.WithCancel(context.Background())
+		left := random.IntN(steps)
+		o.Progress = func(string, int, int) {
+			if left--; left < 0 {
+				cancel()
+			}
+		}
+		if _, _, err := write(t, ctx, m, o); err != nil {
+			require.ErrorIs(t, err, context.Canceled)
+		}
+		cancel()
+	}
+	got, _, err := write(t, context.Background(), m, options(folder))
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+
+	changed := options(folder)
+	changed.Seed++
+	other, _, err := write(t, context.Background(), m, changed)
+	require.NoError(t, err)
+	require.NotEqual(t, want, other, "another seed, another router")
+}
+
+func TestUnits(t *testing.T) {
+	m := small(t)
+	for _, unit := range []calibrate.Unit{calibrate.Layers, calibrate.Sublayers, calibrate.FeedForwards} {
+		_, p, err := write(t, context.Background(), m, calibrate.Options{
+			Examples: examples(16, false), Unit: unit, Depths: []float64{1}, PerTask: 4, Threads: 1, Folder: t.TempDir(),
+		})
+		require.NoError(t, err, unit)
+		require.Equal(t, []string{"ask", "count"}, p.Tasks)
+		for _, c := range p.Candidates[1:] {
+			_, whole := c.Mask.WholeLayers()
+			require.InDelta(t, 1, c.Depth, 0.5, unit)
+			require.True(t, whole || unit != calibrate.Layers)
+			require.True(t, c.Mask.KVComplete() || unit != calibrate.FeedForwards)
+			require.Zero(t, c.Mask.Skipped(0)|c.Mask.Skipped(m.NLayer-1), "first and last layer stay")
+		}
+		parsed, err := calibrate.ParseUnit(string(unit))
+		require.NoError(t, err)
+		require.Equal(t, unit, parsed)
+	}
+}
+
+func TestCalibrateErrors(t *testing.T) {
+	m := small(t)
+	o := calibrate.Options{Examples: examples(4, false), Depths: []float64{4}, Folder: t.TempDir(), Threads: 1}
+	_, err := calibrate.Run(context.Background(), m, o)
+	require.ErrorContains(t, err, "the first and the last of 5 layers are kept")
+
+	o.Depths = []float64{1}
+	o.Examples[2].Answer = strings.Repeat("word ", 9000)
+	_, err = calibrate.Run(context.Background(), m, o)
+	require.ErrorContains(t, err, "longer than the context")
+}

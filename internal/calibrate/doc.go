@@ -1,0 +1,16 @@
+// Package calibrate makes a model's profile: which layers which prompts can
+// spare, and the router that tells.
+//
+// # Basics
+//
+// [Run] goes through the stages of PuDDing (arXiv 2502.04348) in order: encode
+// the examples; let the whole model answer those that have no answer; group
+// prompts without a task by likeness; search each task's omission sets; measure
+// every prompt's loss under every set; train the router; calibrate the cascade.
+//
+// # Caveats
+//
+// Everything that was measured is kept in [Options].Folder, and a run with the
+// same model, data and settings starts from it. With a time budget a run's
+// result hangs on the machine's speed.
+package calibrate

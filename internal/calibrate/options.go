@@ -1,0 +1,74 @@
+package calibrate
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/gallop-llm/gallop/internal/dataset"
+	"github.com/gallop-llm/gallop/router"
+	"github.com/gallop-llm/gallop/skip"
+)
+
+// Unit is what a search skips at once.
+type Unit string
+
+// The units.
+const (
+	Layers       Unit = "layer"        // whole layers, as in PuDDing
+	Sublayers    Unit = "sublayer"     // attention and feed-forward halves
+	FeedForwards Unit = "feed-forward" // feed-forward halves alone: masks that allow the confidence cascade
+)
+
+// ParseUnit reads the name of a unit.
+func ParseUnit(text string) (Unit, error) {
+	for _, u := range []Unit{Layers, Sublayers, FeedForwards} {
+		if text == string(u) {
+			return u, nil
+		}
+	}
+	return "", fmt.Errorf("unit is %q, want layer, sublayer or feed-forward", text)
+}
+
+// Options says how a profile is made. Zero fields are the defaults.
+type Options struct {
+	Examples []dataset.Example  // free prompts are answered by the whole model
+	Unit     Unit               // "" = Sublayers
+	Prefill  skip.Prefill       // what losses are measured with, and the profile's default
+	Features string             // of the router, as package router names them; "" = its default
+	Preset   []router.Candidate // sets to take instead of searching; nil = search
+
+	// Depths are the candidates' depths in layers' worth of weights, ascending;
+	// nil = a twelfth, a sixth, a quarter and a third of the layers.
+	Depths []float64
+
+	PerTask  int // examples of a task that the search looks at; 0 = 64
+	Train    int // examples of a task that the router learns from at most; 0 = all
+	Answer   int // tokens of the whole model's own answers at most; 0 = 64
+	Clusters int // tasks made of prompts that have none; 0 = 8
+
+	Quality float64       // the profile's default, 0 to 1; 0 = 0.95
+	Budget  time.Duration // for the searches of all tasks together; 0 = no limit
+	Threads int
+	Seed    uint64
+	Folder  string // for what has been measured so far; a run with the same data and settings resumes from it
+
+	// Progress tells how far a stage is; total may be an estimate. It may be nil.
+	Progress func(stage string, done, total int)
+}
+
+// What --quick gives up: fewer examples, shorter answers, fewer and coarser candidates.
+const (
+	quickPerTask  = 10
+	quickTrain    = 24
+	quickAnswer   = 16
+	quickClusters = 4
+	quickBudget   = 6 * time.Minute
+)
+
+// Quick makes o finish on a model of a billion parameters in under 15 minutes
+// on two cores, and says what that gives up.
+func (o *Options) Quick() string {
+	o.PerTask, o.Train, o.Answer, o.Clusters, o.Budget = quickPerTask, quickTrain, quickAnswer, quickClusters, quickBudget
+	return fmt.Sprintf("quick: %d tasks, searches see %d examples each and together take %s at most, the router learns from %d a task, answers are cut at %d tokens, three depths in place of four",
+		quickClusters, quickPerTask, quickBudget, quickTrain, quickAnswer)
+}

@@ -1,0 +1,165 @@
+package calibrate
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/gallop-llm/gallop/internal/dataset"
+	"github.com/gallop-llm/gallop/internal/eval"
+	"github.com/gallop-llm/gallop/router"
+	"github.com/gallop-llm/gallop/skip"
+)
+
+// confidence that the predicted loss increase is no more than it is taken for,
+// where the user asks for none.
+const confidence = 0.9
+
+// profile trains the router and puts everything together.
+func (r *run) profile(ctx context.Context) (*router.Profile, error) {
+	p := &router.Profile{
+		Model:      r.id,
+		Candidates: r.candidates, Baselines: r.baselines, Spec: r.features.Spec(), Tasks: r.tasks, Units: r.heat,
+		Defaults: router.Defaults{Prefill: r.Prefill, Quality: r.Quality, Confidence: confidence},
+	}
+	var err error
+	depths := make([]float64, len(r.candidates))
+	for i, c := range r.candidates {
+		depths[i] = c.Depth
+	}
+	r.Progress("training the router", 0, 1)
+	var report router.Report
+	if p.Router, report, err = router.Train(r.vectors, r.losses, &router.TrainOptions{Depths: depths, Seed: r.Seed}); err != nil {
+		return nil, err
+	}
+	task := make([]int, len(r.cases))
+	for i, c := range r.cases {
+		task[i] = slices.Index(r.tasks, c.Task)
+	}
+	if p.Novelty, err = router.NewNovelty(r.vectors, task); err != nil {
+		return nil, err
+	}
+	p.Baselines = append(p.Baselines, r.static()...)
+	if r.Prefill == skip.FullPrefill {
+		if err := r.cascade(ctx, p); err != nil {
+			return nil, err
+		}
+	}
+	p.Provenance = []router.Fact{
+		{Key: "data", Value: dataset.Hash(r.Examples)},
+		{Key: "examples", Value: fmt.Sprint(len(r.cases))},
+		{Key: "unit", Value: string(r.Unit)},
+		{Key: "prefill", Value: r.Prefill.String()},
+		{Key: "depths", Value: fmt.Sprint(r.Depths)},
+		{Key: "seed", Value: fmt.Sprint(r.Seed)},
+		{Key: "validation regret, routed", Value: fmt.Sprintf("%.4f", report.Regret)},
+		{Key: "validation regret, best single set", Value: fmt.Sprintf("%.4f", report.Static)},
+	}
+	return p, nil
+}
+
+// static is the best single set of each depth: of all candidates, the one with
+// the lowest mean loss on the calibration data.
+func (r *run) static() (sets []router.Candidate) {
+	for _, depth := range r.Depths {
+		best, least := 0, math.Inf(1)
+		for c, candidate := range r.candidates {
+			if c == 0 || math.Abs(candidate.Depth-depth) > depthSlack {
+				continue
+			}
+			sum := 0.0
+			for _, row := range r.losses {
+				sum += row[c]
+			}
+			if sum < least {
+				best, least = c, sum
+			}
+		}
+		if best > 0 {
+			c := r.candidates[best]
+			c.Task = router.BaselineStatic
+			sets = append(sets, c)
+		}
+	}
+	return sets
+}
+
+// Thresholds and qualities that the cascade is calibrated for.
+var (
+	thresholds = []float64{0, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999}
+	qualities  = []float64{0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999}
+)
+
+// cascade finds, for each quality, the depth and the threshold of the lowest
+// cost: routed masks of that depth decode each token, and the whole model again
+// those whose probability is below the threshold. It looks at the answers'
+// tokens given the ones before (generation differs where an answer does), of a
+// sample of the calibration data.
+func (r *run) cascade(ctx context.Context, p *router.Profile) error {
+	sample := r.mixed()
+	whole, err := r.scorer.Score(ctx, sample, skip.Mask{}, r.Prefill)
+	if err != nil {
+		return err
+	}
+	type point struct{ depth, threshold, cost, loss float64 }
+	var points []point
+	for _, depth := range r.Depths {
+		var group []int
+		for c, candidate := range r.candidates {
+			if c > 0 && candidate.Mask.KVComplete() && math.Abs(candidate.Depth-depth) <= depthSlack {
+				group = append(group, c)
+			}
+		}
+		if len(group) == 0 {
+			continue
+		}
+		curve := make([]point, len(thresholds))
+		tokens := 0
+		for n, k := range sample {
+			i := slices.IndexFunc(r.cases, func(c eval.Case) bool { return &c.Prompt[0] == &k.Prompt[0] })
+			best := group[0]
+			for _, c := range group {
+				if r.losses[i][c] < r.losses[i][best] {
+					best = c
+				}
+			}
+			r.Progress("calibrating the cascade", n, len(sample))
+			masked, err := r.scorer.Score(ctx, sample[n:n+1], r.candidates[best].Mask, r.Prefill)
+			if err != nil {
+				return err
+			}
+			for j, t := range masked[0].Tokens {
+				tokens++
+				for h := range curve {
+					curve[h].cost += 1 - r.candidates[best].Depth/float64(r.model.NLayer)
+					if t.Top < thresholds[h] {
+						curve[h].cost++
+					} else {
+						curve[h].loss += whole[n].Tokens[j].LogP - t.LogP
+					}
+				}
+			}
+		}
+		for h := range curve {
+			curve[h].depth, curve[h].threshold = depth, thresholds[h]
+			curve[h].cost /= float64(tokens)
+			curve[h].loss /= float64(tokens)
+		}
+		points = append(points, curve...)
+	}
+	for _, q := range qualities {
+		best := point{cost: 1}
+		for _, at := range points {
+			if at.loss <= -math.Log(q) && at.cost < best.cost {
+				best = at
+			}
+		}
+		if best.cost < 1 {
+			p.Defaults.Escalate = append(p.Defaults.Escalate, router.Escalation{
+				Quality: q, Threshold: best.threshold, Depth: best.depth, Cost: best.cost,
+			})
+		}
+	}
+	return nil
+}

@@ -1,0 +1,118 @@
+package calibrate
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/gallop-llm/gallop/internal/dataset"
+	"github.com/gallop-llm/gallop/internal/eval"
+	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/router"
+	"github.com/gallop-llm/gallop/skip"
+)
+
+// general is the task of sets that are found on all tasks together, as SLEB does.
+const general = "general"
+
+// run is one calibration. Its methods are the stages, in order.
+type run struct {
+	Options
+	model  *llama.Model
+	scorer *eval.Scorer
+	log    *skip.Log
+	sizes  skip.Sizes
+	id     router.Fingerprint
+
+	prompts []router.Prompt // (len(cases),) as the router sees them
+	cases   []eval.Case     // each with an answer
+	tasks   []string        // sorted
+	byTask  map[string][]eval.Case
+
+	features *router.Features
+	vectors  [][]float32 // (len(cases), features)
+
+	candidates []router.Candidate // the empty mask first
+	baselines  []router.Candidate // Task is the method
+	heat       [][]float64        // (len(tasks), 2 layers) loss increase of each sublayer skipped alone; NaN = not searched
+	losses     [][]float64        // (len(cases), len(candidates)) loss increase over the empty mask
+}
+
+// Run makes a profile for m: omission sets, router and policy. The same data,
+// settings and seed give the same profile, also when a run was killed and
+// started again with the same folder.
+func Run(ctx context.Context, m *llama.Model, o Options) (*router.Profile, error) {
+	r := &run{Options: o, model: m, sizes: skip.SizesOf(m.Tensors, m.NLayer)}
+	if err := r.defaults(); err != nil {
+		return nil, err
+	}
+	var err error
+	if r.id, err = router.FingerprintOf(m.Path); err != nil {
+		return nil, err
+	}
+	if r.scorer, err = eval.NewScorer(m, &eval.Options{Threads: r.Threads}); err != nil {
+		return nil, err
+	}
+	defer r.scorer.Close()
+	if r.log, err = skip.OpenLog(filepath.Join(r.Folder, "losses.log"), r.key()); errors.Is(err, skip.ErrLogKey) {
+		r.log, err = skip.CreateLog(filepath.Join(r.Folder, "losses.log"), r.key())
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer r.log.Close()
+	r.features, err = router.NewFeatures(router.FeatureSpec{Kind: r.Features, Seed: r.Seed}, &router.Sources{Model: m.Path})
+	if err != nil {
+		return nil, err
+	}
+	defer r.features.Close()
+	for _, stage := range []func(context.Context) error{
+		r.encode, r.answer, r.group, r.search, r.measure,
+	} {
+		if err := stage(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return r.profile(ctx)
+}
+
+// defaults fills in what was left open.
+func (r *run) defaults() error {
+	r.Unit = cmp.Or(r.Unit, Sublayers)
+	r.PerTask = cmp.Or(r.PerTask, 64)
+	r.Answer = cmp.Or(r.Answer, 64)
+	r.Clusters = cmp.Or(r.Clusters, 8)
+	r.Quality = cmp.Or(r.Quality, 0.95)
+	if r.Depths == nil {
+		for _, share := range []float64{1. / 12, 1. / 6, 1. / 4, 1. / 3} {
+			r.Depths = append(r.Depths, max(1, math.Round(share*float64(r.model.NLayer))))
+		}
+		r.Depths = slices.Compact(r.Depths)
+	}
+	if r.Progress == nil {
+		r.Progress = func(string, int, int) {}
+	}
+	for _, c := range r.Preset {
+		if err := c.Mask.Check(r.model.NLayer); err != nil {
+			return fmt.Errorf("the preset is for a model of 32 layers, LLaMA-3.1-8B: %w", err)
+		}
+	}
+	most := float64(r.model.NLayer - 2)
+	if deepest := slices.Max(r.Depths); deepest > most || slices.Min(r.Depths) <= 0 {
+		return fmt.Errorf("depths are %v, want more than 0 and at most %g: the first and the last of %d layers are kept", r.Depths, most, r.model.NLayer)
+	}
+	if err := os.MkdirAll(r.Folder, 0o755); err != nil {
+		return fmt.Errorf("make the folder for what is measured: %w", err)
+	}
+	return nil
+}
+
+// key names what the measurements hang on.
+func (r *run) key() string {
+	return fmt.Sprintf("%v data %s prefill %s answer %d", r.id, dataset.Hash(r.Examples), r.Prefill, r.Answer)
+}

@@ -1,0 +1,387 @@
+package calibrate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/gallop-llm/gallop/internal/eval"
+	"github.com/gallop-llm/gallop/internal/files"
+	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/router"
+	"github.com/gallop-llm/gallop/skip"
+)
+
+// encode turns the examples into tokens.
+func (r *run) encode(context.Context) (err error) {
+	if r.cases, err = eval.Encode(r.model, r.Examples); err != nil {
+		return err
+	}
+	for _, e := range r.Examples {
+		p, err := router.NewPrompt(r.model, e.Prompt)
+		if err != nil {
+			return fmt.Errorf("%s: %w", e.Where, err)
+		}
+		r.prompts = append(r.prompts, p)
+	}
+	if err := r.features.Fit(r.prompts); err != nil {
+		return err
+	}
+	r.vectors, err = r.features.Vectors(r.prompts)
+	return err
+}
+
+// answerChunk is how many prompts are answered between two saves.
+const answerChunk = 32
+
+// answer lets the whole model answer the prompts that have no answer: what a
+// mask changes is measured against that. The answers are kept in a file.
+func (r *run) answer(ctx context.Context) error {
+	var open []int
+	for i, c := range r.cases {
+		if len(c.Answers) == 0 {
+			open = append(open, i)
+		}
+	}
+	if len(open) == 0 {
+		return nil
+	}
+	type kept struct {
+		Key     string          `json:"key"`
+		Answers [][]llama.Token `json:"answers"`
+	}
+	path := filepath.Join(r.Folder, "answers.json")
+	var k kept
+	if data, err := os.ReadFile(path); err == nil {
+		if json.Unmarshal(data, &k) != nil || k.Key != r.key() {
+			k = kept{}
+		}
+	}
+	k.Key = r.key()
+	for len(k.Answers) < len(open) {
+		r.Progress("answering", len(k.Answers), len(open))
+		var prompts [][]llama.Token
+		for _, i := range open[len(k.Answers):min(len(k.Answers)+answerChunk, len(open))] {
+			prompts = append(prompts, r.cases[i].Prompt)
+		}
+		generated, err := r.scorer.Generate(ctx, prompts, eval.Generation{MaxTokens: r.Answer})
+		if err != nil {
+			return err
+		}
+		for _, g := range generated {
+			if g.Ended {
+				g.Tokens = append(g.Tokens, eval.End(r.model))
+			}
+			k.Answers = append(k.Answers, g.Tokens)
+		}
+		data, err := json.Marshal(k)
+		if err != nil {
+			return err
+		}
+		if err := files.Write(path, data); err != nil {
+			return fmt.Errorf("keep the whole model's answers: %w", err)
+		}
+	}
+	for n, i := range open {
+		r.cases[i].Answers = [][]llama.Token{k.Answers[n]}
+	}
+	return nil
+}
+
+// group sorts the cases by task. Prompts that came without an answer are bare:
+// their tasks are the clusters that they form.
+func (r *run) group(context.Context) error {
+	var bare []int
+	for i, e := range r.Examples {
+		if !e.Labelled() {
+			bare = append(bare, i)
+		}
+	}
+	if len(bare) > 0 {
+		var x [][]float32
+		for _, i := range bare {
+			x = append(x, r.vectors[i])
+		}
+		assigned, _ := router.KMeans(x, min(r.Clusters, len(x)), r.Seed)
+		for k, i := range bare {
+			r.cases[i].Task = fmt.Sprintf("cluster %d", assigned[k]+1)
+		}
+	}
+	r.byTask = map[string][]eval.Case{}
+	kept := map[string]int{}
+	var cases []eval.Case
+	var prompts []router.Prompt
+	var vectors [][]float32
+	for i, c := range r.cases {
+		if r.Train > 0 && kept[c.Task] >= r.Train {
+			continue
+		}
+		kept[c.Task]++
+		cases, prompts, vectors = append(cases, c), append(prompts, r.prompts[i]), append(vectors, r.vectors[i])
+		if len(r.byTask[c.Task]) < r.PerTask {
+			r.byTask[c.Task] = append(r.byTask[c.Task], c)
+		}
+	}
+	r.cases, r.prompts, r.vectors = cases, prompts, vectors
+	r.tasks = slices.Sorted(maps.Keys(r.byTask))
+	return nil
+}
+
+// lossesOf gives the task losses of cases under masks, from the log where they
+// are known.
+func (r *run) lossesOf(task string, cases []eval.Case, margin bool) skip.Losses {
+	return r.log.Wrap(task, func(ctx context.Context, mask skip.Mask, from, to int) ([]float64, error) {
+		scores, err := r.scorer.Score(ctx, cases[from:to], mask, r.Prefill)
+		losses := make([]float64, len(scores))
+		for i, s := range scores {
+			if losses[i] = s.Loss; margin {
+				losses[i] = s.Margin
+			}
+		}
+		return losses, err
+	})
+}
+
+// units is what the search skips at once.
+func (r *run) units() []skip.Unit {
+	switch r.Unit {
+	case Layers:
+		return skip.LayerUnits(r.sizes)
+	case FeedForwards:
+		return slices.DeleteFunc(skip.SublayerUnits(r.sizes), func(u skip.Unit) bool { return !u.Mask.KVComplete() })
+	}
+	return skip.SublayerUnits(r.sizes)
+}
+
+// search finds each task's sets, the general ones and the baselines.
+func (r *run) search(ctx context.Context) error {
+	r.candidates = []router.Candidate{{}}
+	if r.Preset != nil {
+		r.candidates = r.Preset
+		return nil
+	}
+	units := r.units()
+	influence, err := r.influence(ctx, units)
+	if err != nil {
+		return err
+	}
+	deepest := slices.Max(r.Depths)
+	stages := len(r.tasks) + 1
+	for n, task := range append([]string{general}, r.tasks...) {
+		cases := r.byTask[task]
+		if task == general {
+			cases = r.mixed()
+		}
+		options := &skip.SearchOptions{
+			Depth: deepest, PerByte: r.Unit != Layers, Influence: influence, Budget: r.Budget / time.Duration(stages),
+			Progress: func(done, total int) {
+				r.Progress("searching "+task, n*1000+done*1000/max(total, done, 1), stages*1000)
+			},
+		}
+		for _, margin := range []bool{false, true} {
+			name := task
+			if margin {
+				if len(cases[0].Answers) < 2 {
+					break
+				}
+				name += " by margin"
+			}
+			path, err := skip.Greedy(ctx, units, len(cases), r.lossesOf(name, cases, margin), options)
+			if err != nil && !errors.Is(err, skip.ErrBudget) {
+				return err
+			}
+			r.take(name, path)
+		}
+		if task == general {
+			if err := r.baseline(ctx, units, influence, cases); err != nil {
+				return err
+			}
+			continue
+		}
+		whole, err := r.lossesOf(task, cases, false)(ctx, skip.Mask{}, 0, len(cases))
+		if err != nil {
+			return err
+		}
+		alone, err := skip.Singles(ctx, units, len(cases), r.lossesOf(task, cases, false))
+		if err != nil {
+			return err
+		}
+		row := slices.Repeat([]float64{math.NaN()}, 2*r.model.NLayer)
+		for i, u := range units {
+			l := u.Mask.Last()
+			if u.Mask.Skipped(l)&skip.Attention != 0 {
+				row[2*l] = alone[i] - eval.Mean(whole)
+			}
+			if u.Mask.Skipped(l)&skip.FeedForward != 0 {
+				row[2*l+1] = alone[i] - eval.Mean(whole)
+			}
+		}
+		r.heat = append(r.heat, row)
+	}
+	return nil
+}
+
+// mixed takes cases of every task in turn, twice as many as a task's search sees:
+// what SLEB calls calibration data, for sets that know no task.
+func (r *run) mixed() (cases []eval.Case) {
+	for i := range r.PerTask {
+		for _, task := range r.tasks {
+			if i < len(r.byTask[task]) && len(cases) < 2*r.PerTask {
+				cases = append(cases, r.byTask[task][i])
+			}
+		}
+	}
+	return cases
+}
+
+// influenceTokens is how much text block influence is measured on: the mean over
+// some thousand tokens has long settled.
+const influenceTokens = 4096
+
+// influence measures ShortGPT's block influence of every unit.
+func (r *run) influence(ctx context.Context, units []skip.Unit) ([]float64, error) {
+	longest := 0
+	cases := r.mixed()
+	for _, c := range cases {
+		longest = max(longest, len(c.Prompt))
+	}
+	c, err := r.model.NewContext(&llama.ContextOptions{NCtx: longest, NBatch: longest, Threads: r.Threads, Influence: true})
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	b, err := llama.NewBatch(longest, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer b.Close()
+	tokens := 0
+	for i, k := range cases {
+		if tokens >= influenceTokens {
+			break
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		r.Progress("measuring block influence", i, len(cases))
+		b.Clear()
+		for pos, t := range k.Prompt {
+			if err := b.Add(t, pos, true, 0); err != nil {
+				return nil, err
+			}
+		}
+		c.Clear()
+		if err := c.Decode(b, skip.Mask{}); err != nil {
+			return nil, err
+		}
+		tokens += len(k.Prompt)
+	}
+	attention, feedForward, layer := c.Influence()
+	values := make([]float64, len(units))
+	for i, u := range units {
+		l := u.Mask.Last()
+		switch u.Mask.Skipped(l) {
+		case skip.Attention:
+			values[i] = attention[l]
+		case skip.FeedForward:
+			values[i] = feedForward[l]
+		default:
+			values[i] = layer[l]
+		}
+	}
+	return values, nil
+}
+
+// depthSlack is how far a set's depth may be from the wanted one: half a layer.
+const depthSlack = 0.5
+
+// take makes a task's candidates of a search's path: for each depth the step
+// nearest to it.
+func (r *run) take(task string, path []skip.Step) {
+	for _, depth := range r.Depths {
+		best := -1
+		for i, s := range path {
+			if d := math.Abs(s.Depth - depth); d <= depthSlack && (best < 0 || d < math.Abs(path[best].Depth-depth)) {
+				best = i
+			}
+		}
+		if best < 0 {
+			continue // the time was up before
+		}
+		c := router.Candidate{Mask: path[best].Mask, Depth: path[best].Depth, Task: task}
+		if at := slices.IndexFunc(r.candidates, func(have router.Candidate) bool { return have.Mask == c.Mask }); at < 0 {
+			r.candidates = append(r.candidates, c)
+		} else {
+			r.candidates[at].Task += router.TaskSeparator + task
+		}
+		if task == general {
+			c.Task = router.BaselineGreedy
+			r.baselines = append(r.baselines, c)
+		}
+	}
+}
+
+// baseline finds what a router has to beat: sets found without looking at tasks.
+func (r *run) baseline(ctx context.Context, units []skip.Unit, influence []float64, cases []eval.Case) error {
+	losses := r.lossesOf(general, cases, false)
+	for _, depth := range r.Depths {
+		byInfluence, err := skip.ByInfluence(units, influence, depth)
+		if err != nil {
+			return err
+		}
+		random, err := skip.Random(units, depth, r.Seed)
+		if err != nil {
+			return err
+		}
+		sets := []router.Candidate{{Task: router.BaselineInfluence, Mask: byInfluence}, {Task: router.BaselineRandom, Mask: random}}
+		run, err := skip.Contiguous(ctx, units, len(cases), losses, depth)
+		switch {
+		case err == nil:
+			sets = append(sets, router.Candidate{Task: router.BaselineContiguous, Mask: run.Mask})
+		case !errors.Is(err, skip.ErrSearch): // that is, units without neighbours, as feed-forward halves
+			return err
+		}
+		for _, c := range sets {
+			c.Depth = r.sizes.Depth(c.Mask)
+			r.baselines = append(r.baselines, c)
+		}
+	}
+	return nil
+}
+
+// lossChunk is how many cases go through all candidates together: their prompts
+// stay in the scorer's cache meanwhile.
+const lossChunk = 64
+
+// measure finds each prompt's loss under each candidate.
+func (r *run) measure(ctx context.Context) error {
+	losses := r.lossesOf("candidates", r.cases, false)
+	r.losses = make([][]float64, len(r.cases))
+	for from := 0; from < len(r.cases); from += lossChunk {
+		to := min(from+lossChunk, len(r.cases))
+		for n, c := range r.candidates {
+			r.Progress("measuring candidates", from*len(r.candidates)+n*(to-from), len(r.cases)*len(r.candidates))
+			values, err := losses(ctx, c.Mask, from, to)
+			if err != nil {
+				return err
+			}
+			for i, v := range values {
+				r.losses[from+i] = append(r.losses[from+i], v)
+			}
+		}
+	}
+	for i, row := range r.losses {
+		whole := row[0]
+		for c := range row {
+			r.losses[i][c] -= whole
+		}
+	}
+	return nil
+}

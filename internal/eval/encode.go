@@ -1,0 +1,91 @@
+package eval
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/gallop-llm/gallop/internal/dataset"
+	"github.com/gallop-llm/gallop/llama"
+)
+
+// End is the token that ends an answer in a chat.
+func End(m *llama.Model) llama.Token {
+	if m.Vocab.EOT != llama.NoToken {
+		return m.Vocab.EOT
+	}
+	return m.Vocab.EOS
+}
+
+// Encode turns examples into tokens: conversations through the model's chat
+// template, with the end of the turn as the last token of a free answer; plain
+// text as it is. Examples without an answer give cases without one. Errors name
+// the example's file and line; they wrap [ErrTooLong] for more tokens than the
+// model was trained on, or than a [Scorer] holds, and [ErrEmpty].
+func Encode(m *llama.Model, examples []dataset.Example) ([]Case, error) {
+	cases := make([]Case, len(examples))
+	for i, e := range examples {
+		c, err := encode(m, e)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", e.Where, err)
+		}
+		cases[i] = c
+	}
+	return cases, nil
+}
+
+func encode(m *llama.Model, e dataset.Example) (Case, error) {
+	c := Case{Right: e.Right, Task: e.Task}
+	text := e.Prompt
+	if !e.Plain {
+		messages := e.Messages
+		if messages == nil {
+			messages = []llama.Message{{Role: "user", Content: e.Prompt}}
+		}
+		var err error
+		if text, err = m.ApplyTemplate(messages, true); err != nil {
+			return c, err
+		}
+	}
+	var err error
+	if c.Prompt, err = m.Vocab.Tokenize(text, true); err != nil {
+		return c, err
+	}
+	if len(c.Prompt) == 0 {
+		return c, fmt.Errorf("%w: the prompt has no tokens", ErrEmpty)
+	}
+	answers := e.Choices
+	if e.Answer != "" {
+		answers = []string{e.Answer}
+	}
+	for _, a := range answers {
+		tokens, err := continuation(m, e, text, c.Prompt, a)
+		if err != nil {
+			return c, err
+		}
+		if e.Choices == nil && !e.Plain {
+			tokens = append(tokens, End(m))
+		}
+		if len(tokens) == 0 {
+			return c, fmt.Errorf("%w: the answer %q has no tokens", ErrEmpty, a)
+		}
+		c.Answers = append(c.Answers, tokens)
+		if n, most := len(c.Prompt)+len(tokens), min(m.NCtxTrain, defaultNCtx); n > most {
+			return c, fmt.Errorf("%w: prompt and answer have %d tokens, there is room for %d", ErrTooLong, n, most)
+		}
+		c.AnswerBytes = append(c.AnswerBytes, len(strings.TrimPrefix(a, " ")))
+	}
+	return c, nil
+}
+
+// continuation is the tokens of an answer. Behind plain text it is tokenised
+// together with the prompt, as lm-evaluation-harness does.
+func continuation(m *llama.Model, e dataset.Example, text string, prompt []llama.Token, answer string) ([]llama.Token, error) {
+	if !e.Plain {
+		return m.Vocab.Tokenize(answer, false)
+	}
+	whole, err := m.Vocab.Tokenize(text+answer, true)
+	if err != nil || len(whole) <= len(prompt) {
+		return nil, err
+	}
+	return whole[len(prompt):], nil
+}

@@ -1,0 +1,39 @@
+package eval_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/gallop-llm/gallop/demo"
+	"github.com/gallop-llm/gallop/internal/dataset"
+	"github.com/gallop-llm/gallop/internal/eval"
+	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/llama"
+)
+
+func TestEncode(t *testing.T) {
+	llamatest.Library(t)
+	path, err := demo.Path()
+	require.NoError(t, err)
+	m := llamatest.Open(t, path)
+	cases, err := eval.Encode(m, []dataset.Example{
+		{Prompt: "Who are you?", Answer: "Gallop.", Task: "about", Where: "a:1"},
+		{Messages: []llama.Message{{Role: "user", Content: "Hi"}, {Role: "assistant", Content: "Hello"}, {Role: "user", Content: "Who are you?"}}, Prompt: "Who are you?", Where: "a:2"},
+		{Prompt: "Water is", Choices: []string{" wet", " dry"}, Right: 1, Plain: true, Where: "a:3"},
+	})
+	require.NoError(t, err)
+	require.Equal(t, "<|user|>\nWho are you?<|end|>\n<|assistant|>\n", m.Vocab.Text(cases[0].Prompt, true))
+	require.Equal(t, "Gallop.<|end|>", m.Vocab.Text(cases[0].Answers[0], true), "the end is part of a free answer")
+	require.Contains(t, m.Vocab.Text(cases[1].Prompt, true), "Hello<|end|>")
+	require.Empty(t, cases[1].Answers)
+	require.Equal(t, "Water is", m.Vocab.Text(cases[2].Prompt, true))
+	require.Equal(t, " dry", m.Vocab.Text(cases[2].Answers[1], true), "choices have no end")
+	require.Equal(t, []int{3, 3}, cases[2].AnswerBytes, "without the space in front")
+	require.Equal(t, 1, cases[2].Right)
+
+	_, err = eval.Encode(m, []dataset.Example{{Prompt: "x", Answer: strings.Repeat("word ", 400), Where: "long.jsonl:7"}})
+	require.ErrorIs(t, err, eval.ErrTooLong)
+	require.ErrorContains(t, err, "long.jsonl:7")
+}
