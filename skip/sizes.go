@@ -1,0 +1,100 @@
+package skip
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/llama"
+)
+
+// Sizes are the bytes of weights in each half of each layer: what skipping it
+// saves. Experts count whole, also those that a token does not use.
+type Sizes struct {
+	Attention   []uint64 // (nLayer,) bytes
+	FeedForward []uint64 // (nLayer,) bytes
+}
+
+// feedForwardNames are the beginnings of the names of the feed-forward's tensors.
+var feedForwardNames = []string{"ffn_", "post_ffw_norm", "exp_probs_b", "channel_mix_"}
+
+// HalfOf tells which layer a tensor belongs to, by its name: "blk.3.ffn_up.weight"
+// to layer 3's feed-forward. What is not the feed-forward's counts to the
+// attention, or to what stands in its place. ok is false outside the layers.
+func HalfOf(tensor string) (layer int, half Half, ok bool) {
+	layer, rest, ok := gguf.SplitLayer(tensor)
+	if !ok {
+		return 0, 0, false
+	}
+	for _, prefix := range feedForwardNames {
+		if strings.HasPrefix(rest, prefix) {
+			return layer, FeedForward, true
+		}
+	}
+	return layer, Attention, true
+}
+
+// SizesOf adds up a model's tensors. Layers from nLayer on, which llama.cpp
+// does not run for ordinary decodes, are left out.
+func SizesOf(tensors []llama.Tensor, nLayer int) Sizes {
+	s := Sizes{Attention: make([]uint64, nLayer), FeedForward: make([]uint64, nLayer)}
+	for _, t := range tensors {
+		layer, half, ok := HalfOf(t.Name)
+		switch {
+		case !ok || layer >= nLayer:
+		case half == FeedForward:
+			s.FeedForward[layer] += t.Size
+		default:
+			s.Attention[layer] += t.Size
+		}
+	}
+	return s
+}
+
+// Depth is how much m skips, in layers' worth of weight bytes: the bytes that it
+// skips over the mean bytes of a layer. It is 0 for a model without layers.
+func (s Sizes) Depth(m Mask) float64 {
+	var skipped, all uint64
+	for l := range s.Attention {
+		all += s.Attention[l] + s.FeedForward[l]
+		if l >= MaxLayers {
+			continue // no mask names it
+		}
+		if m.Skipped(l)&Attention != 0 {
+			skipped += s.Attention[l]
+		}
+		if m.Skipped(l)&FeedForward != 0 {
+			skipped += s.FeedForward[l]
+		}
+	}
+	if all == 0 {
+		return 0
+	}
+	return float64(skipped) * float64(len(s.Attention)) / float64(all)
+}
+
+// Unit is what a search skips at once: a layer or half of one.
+type Unit struct {
+	Mask  Mask
+	Depth float64 // layers' worth of weight bytes, above 0
+}
+
+// LayerUnits lists the whole layers but the first and the last, which hardly any
+// model does without, in order.
+func LayerUnits(s Sizes) []Unit { return s.units(Whole) }
+
+// SublayerUnits lists the halves of all layers but the first and the last, in
+// the order of computation: a1, f1, a2, …
+func SublayerUnits(s Sizes) []Unit { return s.units(Attention, FeedForward) }
+
+// units leaves out what has no weights: skipping it saves nothing.
+func (s Sizes) units(halves ...Half) []Unit {
+	var units []Unit
+	for l := 1; l < min(len(s.Attention), MaxLayers)-1; l++ {
+		for _, half := range halves {
+			mask := Mask{}.With(l, half)
+			units = append(units, Unit{Mask: mask, Depth: s.Depth(mask)})
+		}
+	}
+	return slices.DeleteFunc(units, func(u Unit) bool { return u.Depth == 0 })
+}
