@@ -18,7 +18,7 @@ get-node := $(get-npm)
 get-git  := with `apt install git`
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build setup test test-long lint preload bench install fuzz clean
+.PHONY: help demo build setup test test-long lint preload bench eval profile install fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,12 @@ bench: build setup ## measure speed: Go's benchmarks, then our loop against the 
 
 install: build setup preload ## install program and libraries below PREFIX=/usr/local; the folder can be moved
 	scripts/install.sh '$(BUILD)' '$(DESTDIR)$(PREFIX)'
+
+eval: build setup ## compare ways to choose layers on the demo model; table, pictures and eval.json go to build/eval
+	@scripts/eval '$(BUILD)'
+
+profile: build setup ## make the demo model's profile anew
+	$(BUILD)/gallop calibrate -t 2 --data demo/calibration.jsonl --unit feed-forward --prefill full --depths 2,3,4,5 --quality 0.995 -o demo/gallop-demo.gallop.gguf
 
 fuzz: need-go need-$(CC) ## feed made-up input to each parser for FUZZTIME=30s
 	scripts/fuzz.sh '$(FUZZTIME)'

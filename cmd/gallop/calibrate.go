@@ -59,7 +59,7 @@ A run that was stopped goes on where it was when it is started again.`,
 	flags.StringVar(&f.depths, "depths", "", "depths to find sets for, in layers, as in 2,3,4 (default: a twelfth to a third of the layers)")
 	flags.StringVar(&f.features, "features", "", "what the router sees: ngram, embedding, or both joined by + (default: both)")
 	flags.StringVar(&f.preset, "preset", "", "published sets to take instead of searching: pudding-llama-3.1-8b")
-	flags.Float64Var(&f.quality, "quality", 0, "quality that the profile keeps by default, above 0 to 1 (default 0.95)")
+	flags.Float64Var(&f.quality, "quality", 0, "quality that the profile keeps by default, above 0 to 1 (default 0.98)")
 	flags.IntVar(&f.perTask, "per-task", 0, "examples of each task that the search looks at (default 64)")
 	flags.DurationVar(&f.budget, "budget", 0, "time for all searches together, as in 30m (default: no limit)")
 	flags.Uint64VarP(&f.seed, "seed", "s", 1, "seed of all that is random")

@@ -49,7 +49,7 @@ where there are choices; its 95 % confidence interval is bootstrapped.`,
 	flags.Float64SliceVar(&f.thresholds, "escalate", nil, "also generate with the confidence cascade at these thresholds; 0 = without it")
 	flags.StringVarP(&f.out, "output", "o", "", "folder for eval.json and pictures (default: none are written)")
 	flags.BoolVar(&f.asJSON, "json", false, "print JSON instead of the table")
-	flags.IntVarP(&f.threads, "threads", "t", -1, "threads; -1 = physical cores, or 1 for a tiny model")
+	flags.IntVarP(&f.threads, "threads", "t", -1, "threads for losses; -1 = physical cores, or 1 for a tiny model; speed is always measured with that")
 	flags.IntVar(&f.gpuLayers, "ngl", -1, "layers on the GPU; -1 = all, 0 = none")
 	flags.Uint64VarP(&f.seed, "seed", "s", 1, "seed of the bootstrap")
 	return cmd
@@ -69,12 +69,7 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 	if err != nil {
 		return err
 	}
-	profiles, err := f.open(path)
-	defer func() {
-		for _, p := range profiles {
-			p.Close()
-		}
-	}()
+	profiles, err := f.read(path)
 	if err != nil {
 		return err
 	}
@@ -89,7 +84,7 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 		return err
 	}
 	defer m.Close()
-	t := &eval.Table{Model: m, Threads: max(f.threads, 0), Seed: f.seed}
+	t := &eval.Table{Model: m, Seed: f.seed}
 	for _, e := range examples {
 		if !e.Labelled() {
 			return fmt.Errorf("%s: the prompt has no answer to compare with", e.Where)
@@ -103,7 +98,7 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 	if t.Cases, err = eval.Encode(m, examples); err != nil {
 		return err
 	}
-	if t.Scorer, err = eval.NewScorer(m, &eval.Options{Threads: t.Threads}); err != nil {
+	if t.Scorer, err = eval.NewScorer(m, &eval.Options{Threads: max(f.threads, 0)}); err != nil {
 		return err
 	}
 	defer t.Scorer.Close()
@@ -116,6 +111,11 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 	}
 	rows := []report.Row{whole}
 	for _, p := range profiles {
+		closeProfile, err := openProfile(p.Profile, m)
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+		defer closeProfile()
 		prefills := []skip.Prefill{p.Defaults.Prefill}
 		if f.prefills != "" {
 			prefills = nil
@@ -181,8 +181,8 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 	return report.Table(cmd.OutOrStdout(), columns, cells)
 }
 
-// open reads the profiles and makes them ready for the model.
-func (f *evaluation) open(model string) ([]named, error) {
+// read reads the profiles.
+func (f *evaluation) read(model string) ([]named, error) {
 	files := f.profiles
 	if len(files) == 0 {
 		files = []string{"profile="}
@@ -193,9 +193,9 @@ func (f *evaluation) open(model string) ([]named, error) {
 		if !ok {
 			name, file = strings.TrimSuffix(filepath.Base(entry), ".gallop.gguf"), entry
 		}
-		p, err := openProfile(model, file)
+		p, err := readProfile(model, file)
 		if err != nil {
-			return profiles, err
+			return nil, err
 		}
 		profiles = append(profiles, named{name, p})
 	}

@@ -34,6 +34,8 @@ type generation struct {
 	lora, logitBias                                                  []string
 	profile, route, prefill                                          string
 	depth, quality, escalate                                         float64
+
+	closeProfile func() error // frees what routing opened
 }
 
 // add declares the flags on a command.
@@ -98,6 +100,7 @@ func (g *generation) open(ctx context.Context, cmd *cobra.Command) (s *chat.Sess
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	g.closeProfile = func() error { return nil }
 	opts, err := g.options(cmd, m)
 	if err == nil {
 		opts.Mask = mask
@@ -106,19 +109,13 @@ func (g *generation) open(ctx context.Context, cmd *cobra.Command) (s *chat.Sess
 	if err == nil {
 		s, err = chat.New(m, opts)
 	}
-	closeProfile := func() error {
-		if opts == nil || opts.Routing == nil {
-			return nil
-		}
-		return opts.Routing.Profile.Close()
-	}
 	if err != nil {
-		return nil, nil, nil, errors.Join(err, closeProfile(), m.Close())
+		return nil, nil, nil, errors.Join(err, g.closeProfile(), m.Close())
 	}
 	loras, err := g.loadLoRA(m, s)
 	closeAll = func() {
 		s.Close()
-		closeProfile()
+		g.closeProfile()
 		for _, l := range loras {
 			l.Close()
 		}
@@ -166,8 +163,9 @@ func (g *generation) routing(cmd *cobra.Command, m *llama.Model, o *chat.Options
 		path = found
 	}
 	p, err := router.Read(path)
+	var closeProfile func() error
 	if err == nil {
-		err = p.Open(m.Path, nil)
+		closeProfile, err = openProfile(p, m)
 	}
 	switch {
 	case err != nil && g.profile == "":
@@ -176,6 +174,7 @@ func (g *generation) routing(cmd *cobra.Command, m *llama.Model, o *chat.Options
 	case err != nil:
 		return fmt.Errorf("--profile: %w", err)
 	}
+	g.closeProfile = closeProfile
 	o.Routing = &chat.Routing{Profile: p, When: when, Policy: router.Policy{Depth: g.depth, Quality: g.quality}}
 	if g.prefill == "" {
 		o.Prefill = p.Defaults.Prefill
@@ -188,7 +187,7 @@ func (g *generation) routing(cmd *cobra.Command, m *llama.Model, o *chat.Options
 		quality = p.Defaults.Quality
 	}
 	if c, ok := p.Defaults.Cascade(quality); ok {
-		o.Routing.Policy, o.Escalate = router.Policy{Depth: c.Depth, Guard: true}, c.Threshold
+		o.Routing.Policy, o.Routing.Escalate = router.Policy{Depth: c.Depth, Guard: true}, c.Threshold
 	}
 	return nil
 }

@@ -89,11 +89,17 @@ type profileResult struct {
 // inspectProfile shows what a profile knows: where it comes from, and how much
 // each layer matters for each task.
 func inspectProfile(out io.Writer, model, named string, asJSON bool) error {
-	p, err := openProfile(model, named)
+	p, err := readProfile(model, named)
 	if err != nil {
 		return err
 	}
-	defer p.Close()
+	fingerprint, err := router.FingerprintOf(model)
+	if err != nil {
+		return err
+	}
+	if err := p.Check(fingerprint); err != nil {
+		return err
+	}
 	if asJSON {
 		result := profileResult{Tasks: p.Tasks, Provenance: map[string]string{}, Cascade: p.Defaults.Escalate}
 		for _, row := range p.Units {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -64,18 +65,22 @@ func runRoute(cmd *cobra.Command, model, profile, prompt string, policy router.P
 	if err != nil {
 		return err
 	}
-	p, err := openProfile(path, profile)
+	p, err := readProfile(path, profile)
 	if err != nil {
 		return err
 	}
-	defer p.Close()
 	ctx, stop := interruptible(cmd)
 	defer stop()
-	m, err := openModel(ctx, cmd, path, &llama.ModelOptions{VocabOnly: true})
+	m, err := openModel(ctx, cmd, path, &llama.ModelOptions{VocabOnly: !p.Spec.Has(router.Hidden)})
 	if err != nil {
 		return err
 	}
 	defer m.Close()
+	closeProfile, err := openProfile(p, m)
+	if err != nil {
+		return err
+	}
+	defer closeProfile()
 	x, err := router.NewPrompt(m, prompt)
 	if err != nil {
 		return err
@@ -135,9 +140,8 @@ func drawRoute(cmd *cobra.Command, p *router.Profile, d router.Decision) error {
 	return report.Bars(out, bars, 0)
 }
 
-// openProfile reads a model's profile and makes it ready: the named one, or the
-// one that is found.
-func openProfile(model, named string) (*router.Profile, error) {
+// readProfile reads the named profile, or the one that is found for a model.
+func readProfile(model, named string) (*router.Profile, error) {
 	if named == "" {
 		found, ok := router.Find(model)
 		if !ok {
@@ -145,12 +149,20 @@ func openProfile(model, named string) (*router.Profile, error) {
 		}
 		named = found
 	}
-	p, err := router.Read(named)
-	if err != nil {
-		return nil, err
+	return router.Read(named)
+}
+
+// openProfile makes a profile ready to route for a model.
+func openProfile(p *router.Profile, m *llama.Model) (closeAll func() error, err error) {
+	closeState := func() error { return nil }
+	var state func([]llama.Token) ([]float32, error)
+	if p.Router != nil && p.Spec.Has(router.Hidden) {
+		if state, closeState, err = router.HiddenState(m, 0); err != nil {
+			return nil, err
+		}
 	}
-	if err := p.Open(model, nil); err != nil {
-		return nil, fmt.Errorf("%s: %w", named, err)
+	if err := p.Open(m.Path, state); err != nil {
+		return nil, errors.Join(err, closeState())
 	}
-	return p, nil
+	return func() error { return errors.Join(p.Close(), closeState()) }, nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/internal/report"
+	"github.com/gallop-llm/gallop/llama"
 )
 
 func TestPromptsTakeTheirOwnLayers(t *testing.T) {
@@ -54,6 +55,9 @@ func TestInspectProfile(t *testing.T) {
 
 // TestCalibrateRouteEval is a user's way on a model of his own.
 func TestCalibrateRouteEval(t *testing.T) {
+	llamatest.Library(t)
+	t.Setenv("GALLOP_LIB", llama.Dir())
+	t.Setenv("XDG_CACHE_HOME", t.TempDir()) // calibration keeps what it measured there
 	spec := randmodel.Small("llama")
 	spec.Layers = 5
 	model := llamatest.Write(t, spec)

@@ -46,7 +46,7 @@ type Options struct {
 	Answer   int // tokens of the whole model's own answers at most; 0 = 64
 	Clusters int // tasks made of prompts that have none; 0 = 8
 
-	Quality float64       // the profile's default, 0 to 1; 0 = 0.95
+	Quality float64       // the profile's default, 0 to 1; 0 = 0.98
 	Budget  time.Duration // for the searches of all tasks together; 0 = no limit
 	Threads int
 	Seed    uint64

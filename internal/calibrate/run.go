@@ -66,8 +66,16 @@ func Run(ctx context.Context, m *llama.Model, o Options) (*router.Profile, error
 		return nil, err
 	}
 	defer r.log.Close()
-	r.features, err = router.NewFeatures(router.FeatureSpec{Kind: r.Features, Seed: r.Seed}, &router.Sources{Model: m.Path})
-	if err != nil {
+	spec, sources := router.FeatureSpec{Kind: r.Features, Seed: r.Seed}, &router.Sources{Model: m.Path}
+	if spec.Has(router.Hidden) {
+		state, closeState, err := router.HiddenState(m, r.Threads)
+		if err != nil {
+			return nil, err
+		}
+		defer closeState()
+		sources.Hidden = state
+	}
+	if r.features, err = router.NewFeatures(spec, sources); err != nil {
 		return nil, err
 	}
 	defer r.features.Close()
@@ -87,7 +95,7 @@ func (r *run) defaults() error {
 	r.PerTask = cmp.Or(r.PerTask, 64)
 	r.Answer = cmp.Or(r.Answer, 64)
 	r.Clusters = cmp.Or(r.Clusters, 8)
-	r.Quality = cmp.Or(r.Quality, 0.95)
+	r.Quality = cmp.Or(r.Quality, 0.98)
 	if r.Depths == nil {
 		for _, share := range []float64{1. / 12, 1. / 6, 1. / 4, 1. / 3} {
 			r.Depths = append(r.Depths, max(1, math.Round(share*float64(r.model.NLayer))))

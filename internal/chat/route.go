@@ -32,6 +32,10 @@ type Routing struct {
 	Profile *router.Profile // open for the session's model; the session does not close it
 	Policy  router.Policy
 	When    When // "" = EachTurn
+
+	// Escalate is the cascade's threshold for masks that are chosen, in place of
+	// [Options].Escalate: what the profile's calibration found. 0 = that of the options.
+	Escalate float64
 }
 
 // Routed is what was chosen for an answer, and why.
@@ -63,8 +67,10 @@ func (s *Session) route(prompt []llama.Token) (*Routed, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.opts.Escalate > 0 && !next.Mask.KVComplete() {
-		return nil, fmt.Errorf("%w: the profile's mask %s skips attention; calibrate with --unit feed-forward", ErrEscalate, next.Mask)
+	if s.escalate() > 0 {
+		if err := checkCascade(next.Mask, s.opts.Prefill); err != nil {
+			return nil, err
+		}
 	}
 	routed := &Routed{Decision: next, Reason: next.Reason}
 	if s.routed != nil && s.opts.Prefill == skip.MaskedPrefill {
@@ -79,6 +85,14 @@ func (s *Session) route(prompt []llama.Token) (*Routed, error) {
 	}
 	s.mask, s.routed = next.Mask, routed
 	return routed, nil
+}
+
+// escalate is the cascade's threshold for the next answer; 0 = no cascade.
+func (s *Session) escalate() float64 {
+	if !s.fixed && s.opts.Routing != nil && s.opts.Routing.Escalate > 0 {
+		return s.opts.Routing.Escalate
+	}
+	return s.opts.Escalate
 }
 
 // shared is how many tokens of prompt are in the KV cache, under any mask.

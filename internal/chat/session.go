@@ -336,14 +336,15 @@ func (s *Session) decodeLast(tokens []llama.Token) error {
 	if err := s.decode(tokens, s.mask, true); err != nil {
 		return err
 	}
-	if s.opts.Escalate == 0 || s.mask.IsEmpty() {
+	threshold := s.escalate()
+	if threshold == 0 || s.mask.IsEmpty() {
 		return nil
 	}
 	logits, err := s.ctx.Logits(-1)
 	if err != nil {
 		return err
 	}
-	if _, p := llama.TopProbability(logits); p >= s.opts.Escalate {
+	if _, p := llama.TopProbability(logits); p >= threshold {
 		return nil
 	}
 	s.escalated++

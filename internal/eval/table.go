@@ -20,7 +20,6 @@ type Table struct {
 	Model   *llama.Model
 	Cases   []Case
 	Prompts []router.Prompt // (len(Cases),) as the router sees them
-	Threads int             // of the speed measurement
 	Seed    uint64          // of the bootstrap
 
 	Progress func(masks int) // told how many masks are measured; may be nil
@@ -278,7 +277,7 @@ func byMask(masks []skip.Mask) map[skip.Mask][]int {
 }
 
 // time is a token's decode time under a mask as a share of the whole model's,
-// measured in turns with it.
+// measured in turns with it, with the model's default number of threads.
 func (t *Table) time(mask skip.Mask) (float64, error) {
 	if mask.IsEmpty() {
 		return 1, nil
@@ -286,7 +285,7 @@ func (t *Table) time(mask skip.Mask) (float64, error) {
 	if share, ok := t.speed[mask]; ok {
 		return share, nil
 	}
-	c, err := t.Model.NewContext(&llama.ContextOptions{NCtx: 256, Threads: t.Threads})
+	c, err := t.Model.NewContext(&llama.ContextOptions{NCtx: 256})
 	if err != nil {
 		return 0, err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/gallop-llm/gallop/internal/gguf"
 	"github.com/gallop-llm/gallop/skip"
+	"github.com/gallop-llm/gallop/skip"
 )
 
 // Model is what a GGUF file says of itself. What the file does not say is zero.
@@ -128,10 +129,6 @@ func (m *Model) readShape(meta gguf.Metadata, nLayer int) {
 	}
 }
 
-// feedForward are the beginnings of the names of the feed-forward's tensors;
-// all else in a layer counts to its attention, or what stands in its place.
-var feedForward = []string{"ffn_", "post_ffw_norm", "exp_probs_b", "channel_mix_"}
-
 // readTensors adds up the bytes.
 func (m *Model) readTensors(tensors []gguf.Tensor) error {
 	types := map[string]*TypeShare{}
@@ -145,12 +142,12 @@ func (m *Model) readTensors(tensors []gguf.Tensor) error {
 		}
 		share.Tensors++
 		share.Bytes += t.Size
-		layer, rest, ok := gguf.SplitLayer(t.Name)
+		layer, half, ok := skip.HalfOf(t.Name)
 		switch {
 		case !ok || len(m.Layers) == 0:
 		case layer >= len(m.Layers):
 			return fmt.Errorf("%s: %w: it has a tensor %q, but says that it has %d layers", m.Path, gguf.ErrCorrupt, t.Name, len(m.Layers))
-		case slices.ContainsFunc(feedForward, func(prefix string) bool { return strings.HasPrefix(rest, prefix) }):
+		case half == skip.FeedForward:
 			m.Layers[layer].FeedForward += t.Size
 		default:
 			m.Layers[layer].Attention += t.Size

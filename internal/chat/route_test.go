@@ -1,0 +1,109 @@
+package chat_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/gallop-llm/gallop/demo"
+	"github.com/gallop-llm/gallop/internal/chat"
+	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/router"
+	"github.com/gallop-llm/gallop/skip"
+)
+
+// routed makes sessions on the demo model that route by its profile.
+func routed(t *testing.T) (session func(chat.Routing, skip.Prefill) *chat.Session) {
+	t.Helper()
+	llamatest.Library(t)
+	path, err := demo.Path()
+	require.NoError(t, err)
+	m := llamatest.Open(t, path)
+	found, ok := router.Find(path)
+	require.True(t, ok)
+	p, err := router.Read(found)
+	require.NoError(t, err)
+	require.NoError(t, p.Open(path, nil))
+	t.Cleanup(func() { require.NoError(t, p.Close()) })
+	return func(r chat.Routing, prefill skip.Prefill) *chat.Session {
+		r.Profile = p
+		s, err := chat.New(m, &chat.Options{
+			Routing: &r, Prefill: prefill, MaxTokens: 64, Context: llama.ContextOptions{Threads: 1},
+		})
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, s.Close()) })
+		return s
+	}
+}
+
+const (
+	sum   = "What is 12 + 7?"
+	story = "Tell me a story about a fox."
+)
+
+func TestEachQuestionTakesItsLayers(t *testing.T) {
+	session := routed(t)
+	s := session(chat.Routing{Policy: router.Policy{Depth: 4}}, skip.FullPrefill)
+	first := ask(t, s, sum)
+	require.Equal(t, "19", first.Text)
+	second := ask(t, s, story)
+	require.NotEqual(t, first.Mask, second.Mask)
+	for _, a := range []chat.Answer{first, second} {
+		require.InDelta(t, 4, a.Routed.Depth, 0.5)
+		require.Equal(t, a.Routed.Mask, a.Mask)
+		require.False(t, a.Routed.Kept)
+	}
+	require.Positive(t, second.CachedTokens, "another mask keeps a prompt that the whole model decoded")
+
+	require.NoError(t, s.SetMask(skip.Layers(5)))
+	byHand := ask(t, s, sum)
+	require.Nil(t, byHand.Routed)
+	require.Equal(t, skip.Layers(5), byHand.Mask)
+	require.True(t, s.Route())
+	require.NotNil(t, ask(t, s, sum).Routed)
+}
+
+func TestWhenToRoute(t *testing.T) {
+	session := routed(t)
+	s := session(chat.Routing{Policy: router.Policy{Depth: 4}, When: chat.EachChat}, skip.FullPrefill)
+	first := ask(t, s, sum)
+	second := ask(t, s, story)
+	require.Equal(t, first.Mask, second.Mask)
+	require.True(t, second.Routed.Kept)
+	s.Reset()
+	require.NotEqual(t, first.Mask, ask(t, s, story).Mask)
+
+	off := ask(t, session(chat.Routing{When: chat.Never}, skip.FullPrefill), sum)
+	require.Nil(t, off.Routed)
+	require.True(t, off.Mask.IsEmpty())
+}
+
+// TestMaskedTurnsWeighTheCost: after a masked prefill a deeper mask has to save
+// more than decoding the conversation again costs.
+func TestMaskedTurnsWeighTheCost(t *testing.T) {
+	session := routed(t)
+	s := session(chat.Routing{Policy: router.Policy{Depth: 4}}, skip.MaskedPrefill)
+	first := ask(t, s, sum)
+	second := ask(t, s, story)
+	if second.Mask == first.Mask {
+		require.True(t, second.Routed.Kept)
+	} else {
+		require.Zero(t, second.CachedTokens, "nothing is mixed")
+	}
+	require.NotEmpty(t, second.Routed.Reason)
+}
+
+func TestRoutedCascade(t *testing.T) {
+	session := routed(t)
+	whole := ask(t, session(chat.Routing{When: chat.Never}, skip.FullPrefill), story)
+	always := session(chat.Routing{Policy: router.Policy{Depth: 4}, Escalate: 1.01}, skip.FullPrefill)
+	a := ask(t, always, story)
+	require.Equal(t, whole.Text, a.Text)
+	require.Equal(t, a.Tokens, a.Escalated)
+	require.NoError(t, always.SetMask(skip.Layers(5)), "the profile's cascade is for its own masks")
+	require.Zero(t, ask(t, always, story).Escalated)
+
+	unlike := ask(t, session(chat.Routing{Policy: router.Policy{Depth: 4, Guard: true}}, skip.FullPrefill), "Qwertz uiop asdfgh? Yxcvbnm!")
+	require.True(t, unlike.Mask.IsEmpty(), unlike.Routed.Reason)
+}
