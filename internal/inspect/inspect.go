@@ -8,10 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/gallop-llm/gallop/internal/gguf"
-	"github.com/gallop-llm/gallop/skip"
 	"github.com/gallop-llm/gallop/skip"
 )
 
