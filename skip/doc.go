@@ -7,6 +7,10 @@
 // is what llama's Context.Decode takes. [Prune] writes a model file that lacks
 // whole layers for good.
 //
+// [Greedy] searches for what to skip, given a function that measures [Losses];
+// [Contiguous], [Random] and [ByInfluence] are what it is compared with. A [Log]
+// keeps losses on disk, so that a search goes on where it was killed.
+//
 // # Caveats
 //
 // A mask knows nothing of a model: [Mask.Check] tells whether it fits one. Not

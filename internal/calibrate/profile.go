@@ -1,6 +1,7 @@
 package calibrate
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -91,19 +92,41 @@ var (
 	qualities  = []float64{0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999}
 )
 
+// cascadeCases is how many cases the cascade is calibrated on at most.
+const cascadeCases = 256
+
 // cascade finds, for each quality, the depth and the threshold of the lowest
 // cost: routed masks of that depth decode each token, and the whole model again
 // those whose probability is below the threshold. It looks at the answers'
-// tokens given the ones before (generation differs where an answer does), of a
-// sample of the calibration data.
+// tokens given the ones before (generation differs where an answer does), on
+// cases that no search has seen, if there are any.
 func (r *run) cascade(ctx context.Context, p *router.Profile) error {
-	sample := r.mixed()
-	whole, err := r.scorer.Score(ctx, sample, skip.Mask{}, r.Prefill)
-	if err != nil {
+	sample := r.unsearched
+	if len(sample) == 0 {
+		for i := range r.cases {
+			sample = append(sample, i)
+		}
+	}
+	if n := len(sample); n > cascadeCases { // an even choice: cases come task by task
+		even := make([]int, cascadeCases)
+		for k := range even {
+			even[k] = sample[k*n/cascadeCases]
+		}
+		sample = even
+	}
+	if err := r.settle(ctx, nil); err != nil {
 		return err
+	}
+	score := func(mask skip.Mask, i int) ([]eval.TokenScore, error) {
+		scores, err := r.scorer.Score(ctx, r.cases[i:i+1], mask, r.Prefill)
+		if err != nil {
+			return nil, err
+		}
+		return scores[0].Tokens, nil
 	}
 	type point struct{ depth, threshold, cost, loss float64 }
 	var points []point
+	predicted := make([]float64, len(r.candidates))
 	for _, depth := range r.Depths {
 		var group []int
 		for c, candidate := range r.candidates {
@@ -116,27 +139,26 @@ func (r *run) cascade(ctx context.Context, p *router.Profile) error {
 		}
 		curve := make([]point, len(thresholds))
 		tokens := 0
-		for n, k := range sample {
-			i := slices.IndexFunc(r.cases, func(c eval.Case) bool { return &c.Prompt[0] == &k.Prompt[0] })
-			best := group[0]
-			for _, c := range group {
-				if r.losses[i][c] < r.losses[i][best] {
-					best = c
-				}
-			}
+		for n, i := range sample {
 			r.Progress("calibrating the cascade", n, len(sample))
-			masked, err := r.scorer.Score(ctx, sample[n:n+1], r.candidates[best].Mask, r.Prefill)
+			p.Router.Predict(predicted, r.vectors[i])
+			best := slices.MinFunc(group, func(a, b int) int { return cmp.Compare(predicted[a], predicted[b]) })
+			whole, err := score(skip.Mask{}, i)
 			if err != nil {
 				return err
 			}
-			for j, t := range masked[0].Tokens {
+			masked, err := score(r.candidates[best].Mask, i)
+			if err != nil {
+				return err
+			}
+			for j, t := range masked {
 				tokens++
 				for h := range curve {
 					curve[h].cost += 1 - r.candidates[best].Depth/float64(r.model.NLayer)
 					if t.Top < thresholds[h] {
 						curve[h].cost++
 					} else {
-						curve[h].loss += whole[n].Tokens[j].LogP - t.LogP
+						curve[h].loss += whole[j].LogP - t.LogP
 					}
 				}
 			}

@@ -29,10 +29,14 @@ type run struct {
 	sizes  skip.Sizes
 	id     router.Fingerprint
 
-	prompts []router.Prompt // (len(cases),) as the router sees them
-	cases   []eval.Case     // each with an answer
-	tasks   []string        // sorted
-	byTask  map[string][]eval.Case
+	prompts []router.Prompt        // (len(cases),) as the router sees them
+	cases   []eval.Case            // each with an answer
+	tasks   []string               // sorted
+	byTask  map[string][]eval.Case // what the searches look at
+
+	unsearched []int // the other cases
+
+	held []eval.Case // whose prompts the scorer's cache holds; nil = none for sure
 
 	features *router.Features
 	vectors  [][]float32 // (len(cases), features)

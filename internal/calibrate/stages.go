@@ -127,6 +127,8 @@ func (r *run) group(context.Context) error {
 		cases, prompts, vectors = append(cases, c), append(prompts, r.prompts[i]), append(vectors, r.vectors[i])
 		if len(r.byTask[c.Task]) < r.PerTask {
 			r.byTask[c.Task] = append(r.byTask[c.Task], c)
+		} else {
+			r.unsearched = append(r.unsearched, len(cases)-1)
 		}
 	}
 	r.cases, r.prompts, r.vectors = cases, prompts, vectors
@@ -138,6 +140,9 @@ func (r *run) group(context.Context) error {
 // are known.
 func (r *run) lossesOf(task string, cases []eval.Case, margin bool) skip.Losses {
 	return r.log.Wrap(task, func(ctx context.Context, mask skip.Mask, from, to int) ([]float64, error) {
+		if err := r.settle(ctx, cases); err != nil {
+			return nil, err
+		}
 		scores, err := r.scorer.Score(ctx, cases[from:to], mask, r.Prefill)
 		losses := make([]float64, len(scores))
 		for i, s := range scores {
@@ -147,6 +152,20 @@ func (r *run) lossesOf(task string, cases []eval.Case, margin bool) skip.Losses 
 		}
 		return losses, err
 	})
+}
+
+// settle makes what is scored next hang on cases alone, and not on what was
+// scored before: a token's logits depend in their last digits on where in the
+// cache its keys lie, and a run that was killed has to come to the same result.
+func (r *run) settle(ctx context.Context, cases []eval.Case) error {
+	if r.Prefill != skip.FullPrefill || len(cases) > 0 && len(r.held) == len(cases) && &r.held[0] == &cases[0] {
+		return nil
+	}
+	held, err := r.scorer.Hold(ctx, cases)
+	if r.held = nil; held {
+		r.held = cases
+	}
+	return err
 }
 
 // units is what the search skips at once.
@@ -362,13 +381,13 @@ const lossChunk = 64
 
 // measure finds each prompt's loss under each candidate.
 func (r *run) measure(ctx context.Context) error {
-	losses := r.lossesOf("candidates", r.cases, false)
 	r.losses = make([][]float64, len(r.cases))
 	for from := 0; from < len(r.cases); from += lossChunk {
 		to := min(from+lossChunk, len(r.cases))
+		losses := r.lossesOf(fmt.Sprint("candidates from ", from), r.cases[from:to], false)
 		for n, c := range r.candidates {
 			r.Progress("measuring candidates", from*len(r.candidates)+n*(to-from), len(r.cases)*len(r.candidates))
-			values, err := losses(ctx, c.Mask, from, to)
+			values, err := losses(ctx, c.Mask, 0, to-from)
 			if err != nil {
 				return err
 			}

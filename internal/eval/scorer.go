@@ -216,6 +216,24 @@ func (s *Scorer) Score(ctx context.Context, cases []Case, mask skip.Mask, p skip
 	return scores, nil
 }
 
+// Hold empties the cache and fills it with the prompts of cases, decoded by the
+// whole model. What [Scorer.Score] then gives for parts of these cases, with a
+// full prefill, hangs on nothing that was scored before, to the last bit. held is
+// false, and the cache just empty, if the prompts do not fit together.
+func (s *Scorer) Hold(ctx context.Context, cases []Case) (held bool, err error) {
+	jobs, err := s.jobs(cases)
+	if err != nil {
+		return false, err
+	}
+	s.ctx.Clear()
+	s.reset()
+	if !s.fit(jobs) {
+		return false, nil
+	}
+	_, err = s.Score(ctx, cases, skip.Mask{}, skip.FullPrefill)
+	return true, err
+}
+
 // finish derives the losses from the log-likelihoods.
 func (s *Score) finish(c *Case) {
 	var wrong []float64
