@@ -52,6 +52,8 @@ type Options struct {
 	Seed    uint64
 	Folder  string // for what has been measured so far; a run with the same data and settings resumes from it
 
+	quick bool // fewer depths
+
 	// Progress tells how far a stage is; total may be an estimate. It may be nil.
 	Progress func(stage string, done, total int)
 }
@@ -59,16 +61,16 @@ type Options struct {
 // What --quick gives up: fewer examples, shorter answers, fewer and coarser candidates.
 const (
 	quickPerTask  = 10
-	quickTrain    = 24
+	quickTrain    = 20
 	quickAnswer   = 16
 	quickClusters = 4
-	quickBudget   = 6 * time.Minute
+	quickBudget   = 4 * time.Minute
 )
 
 // Quick makes o finish on a model of a billion parameters in under 15 minutes
 // on two cores, and says what that gives up.
 func (o *Options) Quick() string {
-	o.PerTask, o.Train, o.Answer, o.Clusters, o.Budget = quickPerTask, quickTrain, quickAnswer, quickClusters, quickBudget
+	o.quick, o.PerTask, o.Train, o.Answer, o.Clusters, o.Budget = true, quickPerTask, quickTrain, quickAnswer, quickClusters, quickBudget
 	return fmt.Sprintf("quick: %d tasks, searches see %d examples each and together take %s at most, the router learns from %d a task, answers are cut at %d tokens, three depths in place of four",
 		quickClusters, quickPerTask, quickBudget, quickTrain, quickAnswer)
 }

@@ -107,10 +107,10 @@ func (r *run) cascade(ctx context.Context, p *router.Profile) error {
 			sample = append(sample, i)
 		}
 	}
-	if n := len(sample); n > cascadeCases { // an even choice: cases come task by task
-		even := make([]int, cascadeCases)
+	if n, most := len(sample), min(cascadeCases, r.PerTask*len(r.tasks)); n > most { // an even choice: cases come task by task
+		even := make([]int, most)
 		for k := range even {
-			even[k] = sample[k*n/cascadeCases]
+			even[k] = sample[k*n/most]
 		}
 		sample = even
 	}

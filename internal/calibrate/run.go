@@ -84,7 +84,7 @@ func Run(ctx context.Context, m *llama.Model, o Options) (*router.Profile, error
 	}
 	defer r.features.Close()
 	for _, stage := range []func(context.Context) error{
-		r.encode, r.answer, r.group, r.search, r.measure,
+		r.encode, r.group, r.answer, r.split, r.search, r.measure,
 	} {
 		if err := stage(ctx); err != nil {
 			return nil, err
@@ -101,7 +101,11 @@ func (r *run) defaults() error {
 	r.Clusters = cmp.Or(r.Clusters, 8)
 	r.Quality = cmp.Or(r.Quality, 0.98)
 	if r.Depths == nil {
-		for _, share := range []float64{1. / 12, 1. / 6, 1. / 4, 1. / 3} {
+		shares := []float64{1. / 12, 1. / 6, 1. / 4, 1. / 3}
+		if r.quick {
+			shares = shares[1:]
+		}
+		for _, share := range shares {
 			r.Depths = append(r.Depths, max(1, math.Round(share*float64(r.model.NLayer))))
 		}
 		r.Depths = slices.Compact(r.Depths)
@@ -124,7 +128,9 @@ func (r *run) defaults() error {
 	return nil
 }
 
-// key names what the measurements hang on.
+// key names what the measurements hang on: the model, the data, and which of
+// the data are in which task.
 func (r *run) key() string {
-	return fmt.Sprintf("%v data %s prefill %s answer %d", r.id, dataset.Hash(r.Examples), r.Prefill, r.Answer)
+	return fmt.Sprintf("%v data %s prefill %s answers of %d, %d a task, %d searched, %d clusters by %q, seed %d",
+		r.id, dataset.Hash(r.Examples), r.Prefill, r.Answer, r.Train, r.PerTask, r.Clusters, r.Features, r.Seed)
 }

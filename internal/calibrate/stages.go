@@ -24,18 +24,50 @@ func (r *run) encode(context.Context) (err error) {
 	if r.cases, err = eval.Encode(r.model, r.Examples); err != nil {
 		return err
 	}
+	var prompts []router.Prompt
 	for _, e := range r.Examples {
 		p, err := router.NewPrompt(r.model, e.Prompt)
 		if err != nil {
 			return fmt.Errorf("%s: %w", e.Where, err)
 		}
-		r.prompts = append(r.prompts, p)
+		prompts = append(prompts, p)
 	}
-	if err := r.features.Fit(r.prompts); err != nil {
+	if err := r.features.Fit(prompts); err != nil {
 		return err
 	}
-	r.vectors, err = r.features.Vectors(r.prompts)
+	r.vectors, err = r.features.Vectors(prompts)
 	return err
+}
+
+// group finds the tasks. Prompts that came without an answer are bare: their
+// tasks are the clusters that they form. Of each task, Train cases are kept.
+func (r *run) group(context.Context) error {
+	var bare []int
+	for i, e := range r.Examples {
+		if !e.Labelled() {
+			bare = append(bare, i)
+		}
+	}
+	if len(bare) > 0 {
+		var x [][]float32
+		for _, i := range bare {
+			x = append(x, r.vectors[i])
+		}
+		assigned, _ := router.KMeans(x, min(r.Clusters, len(x)), r.Seed)
+		for k, i := range bare {
+			r.cases[i].Task = fmt.Sprintf("cluster %d", assigned[k]+1)
+		}
+	}
+	kept := map[string]int{}
+	var cases []eval.Case
+	var vectors [][]float32
+	for i, c := range r.cases {
+		if kept[c.Task]++; r.Train == 0 || kept[c.Task] <= r.Train {
+			cases, vectors = append(cases, c), append(vectors, r.vectors[i])
+		}
+	}
+	r.cases, r.vectors = cases, vectors
+	return nil
 }
 
 // answerChunk is how many prompts are answered between two saves.
@@ -95,43 +127,16 @@ func (r *run) answer(ctx context.Context) error {
 	return nil
 }
 
-// group sorts the cases by task. Prompts that came without an answer are bare:
-// their tasks are the clusters that they form.
-func (r *run) group(context.Context) error {
-	var bare []int
-	for i, e := range r.Examples {
-		if !e.Labelled() {
-			bare = append(bare, i)
-		}
-	}
-	if len(bare) > 0 {
-		var x [][]float32
-		for _, i := range bare {
-			x = append(x, r.vectors[i])
-		}
-		assigned, _ := router.KMeans(x, min(r.Clusters, len(x)), r.Seed)
-		for k, i := range bare {
-			r.cases[i].Task = fmt.Sprintf("cluster %d", assigned[k]+1)
-		}
-	}
+// split picks the cases that the searches look at.
+func (r *run) split(context.Context) error {
 	r.byTask = map[string][]eval.Case{}
-	kept := map[string]int{}
-	var cases []eval.Case
-	var prompts []router.Prompt
-	var vectors [][]float32
 	for i, c := range r.cases {
-		if r.Train > 0 && kept[c.Task] >= r.Train {
-			continue
-		}
-		kept[c.Task]++
-		cases, prompts, vectors = append(cases, c), append(prompts, r.prompts[i]), append(vectors, r.vectors[i])
 		if len(r.byTask[c.Task]) < r.PerTask {
 			r.byTask[c.Task] = append(r.byTask[c.Task], c)
 		} else {
-			r.unsearched = append(r.unsearched, len(cases)-1)
+			r.unsearched = append(r.unsearched, i)
 		}
 	}
-	r.cases, r.prompts, r.vectors = cases, prompts, vectors
 	r.tasks = slices.Sorted(maps.Keys(r.byTask))
 	return nil
 }
