@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -202,17 +204,29 @@ func (f *evaluation) read(model string) ([]named, error) {
 	return profiles, nil
 }
 
-// drawEval draws accuracy against depth and against cost.
+// drawEval draws accuracy against depth and against cost: of all the rows those
+// that tell the story, the best set without a router, the router, and the cascade.
 func drawEval(folder string, rows []report.Row) error {
 	const percent = 100
 	byDepth, byCost := newCurves(), newCurves()
 	for _, r := range rows {
-		name := strings.TrimSpace(strings.Join([]string{r.Method, r.Unit, r.Prefill}, ", "))
-		if r.Depth == nil || r.MeanDepth == nil || r.Accuracy == nil {
+		name, cascade := r.Method, false
+		switch {
+		case r.Method == rows[0].Method, r.Method == router.BaselineGreedy, r.Method == eval.Routed:
+		case strings.HasPrefix(r.Method, eval.Adaptive):
+			name = eval.Adaptive
+		case strings.HasPrefix(r.Method, eval.Cascade):
+			name, cascade = fmt.Sprintf("%s from %g", eval.Cascade, *r.Depth), true
+		default:
 			continue
 		}
-		byDepth.add(name, *r.MeanDepth, percent**r.Accuracy)
+		if r.Unit != "" {
+			name += ": " + r.Unit + ", " + r.Prefill
+		}
 		byCost.add(name, *r.Cost, percent**r.Accuracy)
+		if !cascade {
+			byDepth.add(name, *r.MeanDepth, percent**r.Accuracy)
+		}
 	}
 	for _, picture := range []struct {
 		file, title, x string
@@ -221,10 +235,7 @@ func drawEval(folder string, rows []report.Row) error {
 		{"accuracy-depth.png", "Accuracy and how much is skipped", "layers' worth of weights skipped, mean", byDepth},
 		{"accuracy-cost.png", "Accuracy and what a token costs", "weight bytes read for a token, share of the whole model's", byCost},
 	} {
-		if len(picture.curves.series) == 0 {
-			continue
-		}
-		if err := report.CurvePNG(filepath.Join(folder, picture.file), picture.title, picture.x, "accuracy, %", picture.curves.series); err != nil {
+		if err := report.CurvePNG(filepath.Join(folder, picture.file), picture.title, picture.x, "accuracy, %", picture.curves.sorted()); err != nil {
 			return err
 		}
 	}
@@ -247,4 +258,21 @@ func (c *curves) add(name string, x, y float64) {
 		c.series = append(c.series, report.Series{Name: name})
 	}
 	c.series[i].X, c.series[i].Y = append(c.series[i].X, x), append(c.series[i].Y, y)
+}
+
+// sorted gives the curves, each from left to right.
+func (c *curves) sorted() []report.Series {
+	for i := range c.series {
+		x, y := c.series[i].X, c.series[i].Y
+		order := make([]int, len(x))
+		for k := range order {
+			order[k] = k
+		}
+		slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(x[a], x[b]) })
+		c.series[i].X, c.series[i].Y = make([]float64, len(x)), make([]float64, len(x))
+		for k, from := range order {
+			c.series[i].X[k], c.series[i].Y[k] = x[from], y[from]
+		}
+	}
+	return c.series
 }

@@ -43,6 +43,13 @@ const (
 	speedPrompt = 8  // tokens in front of them
 )
 
+// What rows are called, and how the names of rows with a setting begin.
+const (
+	Routed   = "routed"
+	Adaptive = "adaptive"
+	Cascade  = "routed, cascade"
+)
+
 // depthSlack is how far, in layers' worth, a candidate may be from the depth
 // that it was searched for.
 const depthSlack = 0.5
@@ -101,7 +108,7 @@ func (t *Table) Fixed(ctx context.Context, p *router.Profile, unit string, prefi
 		}
 		routed[i] = d.Mask
 	}
-	if err := add("routed", routed); err != nil {
+	if err := add(Routed, routed); err != nil {
 		return nil, err
 	}
 	best := make([]skip.Mask, len(t.Cases))
@@ -130,7 +137,7 @@ func (t *Table) Adaptive(ctx context.Context, p *router.Profile, unit string, pr
 		}
 		masks[i] = d.Mask
 	}
-	row, err := t.row(ctx, fmt.Sprintf("adaptive, quality %g", quality), prefill, math.NaN(), masks)
+	row, err := t.row(ctx, fmt.Sprintf("%s, quality %g", Adaptive, quality), prefill, math.NaN(), masks)
 	row.Unit = unit
 	return row, err
 }
@@ -176,7 +183,7 @@ func (t *Table) Generated(ctx context.Context, p *router.Profile, unit string, p
 		Cost: report.Figure(cost / float64(steps)), Escalated: report.Figure(float64(escalated) / float64(steps)),
 	}
 	if threshold > 0 {
-		row.Method = fmt.Sprintf("routed, cascade %g", threshold)
+		row.Method = fmt.Sprintf("%s %g", Cascade, threshold)
 	}
 	low, high := Bootstrap(hits, t.Seed)
 	row.AccuracyLow, row.AccuracyHigh = &low, &high
