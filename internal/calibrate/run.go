@@ -29,10 +29,9 @@ type run struct {
 	sizes  skip.Sizes
 	id     router.Fingerprint
 
-	prompts []router.Prompt        // (len(cases),) as the router sees them
-	cases   []eval.Case            // each with an answer
-	tasks   []string               // sorted
-	byTask  map[string][]eval.Case // what the searches look at
+	cases  []eval.Case            // each with an answer
+	tasks  []string               // sorted
+	byTask map[string][]eval.Case // what the searches look at
 
 	unsearched []int // the other cases
 
