@@ -59,7 +59,7 @@ eval: build setup ## compare ways to choose layers on the demo model; table, pic
 	@scripts/eval '$(BUILD)'
 
 profile: build setup ## make the demo model's profile anew
-	$(BUILD)/gallop calibrate -t 2 --data demo/calibration.jsonl --unit feed-forward --prefill full --depths 2,3,4 --quality 0.995 -o demo/gallop-demo.gallop.gguf
+	$(BUILD)/gallop calibrate -t 1 --data demo/calibration.jsonl --unit feed-forward --prefill full --depths 2,3,4 --quality 0.995 -o demo/gallop-demo.gallop.gguf
 
 fuzz: need-go need-$(CC) ## feed made-up input to each parser for FUZZTIME=30s
 	scripts/fuzz.sh '$(FUZZTIME)'
