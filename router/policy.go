@@ -19,6 +19,9 @@ type Candidate struct {
 // TaskSeparator stands between the tasks of a candidate.
 const TaskSeparator = " + "
 
+// At tells whether the candidate counts as one of this depth.
+func (c Candidate) At(depth float64) bool { return math.Abs(c.Depth-depth) <= DepthTolerance }
+
 // For tells whether the candidate is a task's omission set.
 func (c Candidate) For(task string) bool {
 	return slices.Contains(strings.Split(c.Task, TaskSeparator), task)
@@ -55,10 +58,10 @@ type Decision struct {
 	Reason    string    // one sentence for people
 }
 
-// depthTolerance is how far apart, in layers' worth, the depths of candidates
+// DepthTolerance is how far apart, in layers' worth, the depths of candidates
 // may be that count as one depth. Sets found for one wanted depth differ by
 // what the last sublayer overshot: half a layer at most.
-const depthTolerance = 0.5
+const DepthTolerance = 0.5
 
 // check fills in the profile's defaults and refuses what is out of range.
 func (pol Policy) check(p *Profile) (Policy, error) {
@@ -155,7 +158,7 @@ func (d Decision) take(p *Profile, c int, reason string) Decision {
 // depth are one, rounded to half a layer.
 func (p *Profile) Depths() (depths []float64) {
 	for _, c := range p.Candidates[1:] {
-		depths = append(depths, math.Round(c.Depth/depthTolerance)*depthTolerance)
+		depths = append(depths, math.Round(c.Depth/DepthTolerance)*DepthTolerance)
 	}
 	slices.Sort(depths)
 	return slices.Compact(depths)
@@ -171,7 +174,7 @@ func (p *Profile) KVComplete() bool {
 func (p *Profile) atDepth(depth float64) []int {
 	deepest := 0.0
 	for _, c := range p.Candidates {
-		if c.Depth <= depth+depthTolerance {
+		if c.Depth <= depth+DepthTolerance {
 			deepest = max(deepest, c.Depth)
 		}
 	}
@@ -182,7 +185,7 @@ func (p *Profile) atDepth(depth float64) []int {
 	// not slip in, so the tolerance shrinks where depths lie close together.
 	group := []int{}
 	for c, candidate := range p.Candidates {
-		if c > 0 && candidate.Depth <= depth+depthTolerance && candidate.Depth > deepest-depthTolerance {
+		if c > 0 && candidate.Depth <= depth+DepthTolerance && candidate.Depth > deepest-DepthTolerance {
 			group = append(group, c)
 		}
 	}

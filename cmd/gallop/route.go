@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -124,7 +123,7 @@ func drawRoute(cmd *cobra.Command, p *router.Profile, d router.Decision) error {
 	}
 	var shown []int
 	for c, candidate := range p.Candidates {
-		if c == d.Candidate || c > 0 && math.Abs(candidate.Depth-depth) <= 0.5 {
+		if c == d.Candidate || c > 0 && candidate.At(depth) {
 			shown = append(shown, c)
 		}
 	}

@@ -66,7 +66,7 @@ func (r *run) static() (sets []router.Candidate) {
 	for _, depth := range r.Depths {
 		best, least := 0, math.Inf(1)
 		for c, candidate := range r.candidates {
-			if c == 0 || math.Abs(candidate.Depth-depth) > depthSlack {
+			if c == 0 || !candidate.At(depth) {
 				continue
 			}
 			sum := 0.0
@@ -130,7 +130,7 @@ func (r *run) cascade(ctx context.Context, p *router.Profile) error {
 	for _, depth := range r.Depths {
 		var group []int
 		for c, candidate := range r.candidates {
-			if c > 0 && candidate.Mask.KVComplete() && math.Abs(candidate.Depth-depth) <= depthSlack {
+			if c > 0 && candidate.Mask.KVComplete() && candidate.At(depth) {
 				group = append(group, c)
 			}
 		}

@@ -323,16 +323,13 @@ func (r *run) influence(ctx context.Context, units []skip.Unit) ([]float64, erro
 	return values, nil
 }
 
-// depthSlack is how far a set's depth may be from the wanted one: half a layer.
-const depthSlack = 0.5
-
 // take makes a task's candidates of a search's path: for each depth the step
 // nearest to it.
 func (r *run) take(task string, path []skip.Step) {
 	for _, depth := range r.Depths {
 		best := -1
 		for i, s := range path {
-			if d := math.Abs(s.Depth - depth); d <= depthSlack && (best < 0 || d < math.Abs(path[best].Depth-depth)) {
+			if d := math.Abs(s.Depth - depth); d <= router.DepthTolerance && (best < 0 || d < math.Abs(path[best].Depth-depth)) {
 				best = i
 			}
 		}

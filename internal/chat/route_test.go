@@ -92,6 +92,11 @@ func TestMaskedTurnsWeighTheCost(t *testing.T) {
 		require.Zero(t, second.CachedTokens, "nothing is mixed")
 	}
 	require.NotEmpty(t, second.Routed.Reason)
+
+	require.NoError(t, s.SetMask(skip.Layers(5)))
+	require.True(t, s.Route())
+	again := ask(t, s, sum)
+	require.Equal(t, again.Routed.Mask, again.Mask, "a mask set by hand leaves no trace")
 }
 
 func TestRoutedCascade(t *testing.T) {

@@ -124,7 +124,7 @@ func (s *Session) SetMask(mask skip.Mask) error {
 			return err
 		}
 	}
-	s.mask, s.fixed = mask, true
+	s.mask, s.fixed, s.routed = mask, true, nil
 	return nil
 }
 

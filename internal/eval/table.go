@@ -50,10 +50,6 @@ const (
 	Cascade  = "routed, cascade"
 )
 
-// depthSlack is how far, in layers' worth, a candidate may be from the depth
-// that it was searched for.
-const depthSlack = 0.5
-
 // Whole is the row of the whole model.
 func (t *Table) Whole(ctx context.Context) (report.Row, error) {
 	return t.row(ctx, "whole model", skip.MaskedPrefill, 0, make([]skip.Mask, len(t.Cases)))
@@ -65,7 +61,7 @@ func (t *Table) Whole(ctx context.Context) (report.Row, error) {
 func (t *Table) Fixed(ctx context.Context, p *router.Profile, unit string, prefill skip.Prefill, depth float64) ([]report.Row, error) {
 	var group []router.Candidate
 	for _, c := range p.Candidates[1:] {
-		if math.Abs(c.Depth-depth) <= depthSlack {
+		if c.At(depth) {
 			group = append(group, c)
 		}
 	}
@@ -80,7 +76,7 @@ func (t *Table) Fixed(ctx context.Context, p *router.Profile, unit string, prefi
 		return err
 	}
 	for _, b := range p.Baselines {
-		if math.Abs(b.Depth-depth) <= depthSlack {
+		if b.At(depth) {
 			if err := add(b.Task, slices.Repeat([]skip.Mask{b.Mask}, len(t.Cases))); err != nil {
 				return nil, err
 			}
