@@ -556,7 +556,7 @@ func TestLoRA(t *testing.T) {
 
 	// With an adapter too, skipping equals projections of zero.
 	zeroed := randmodel.Small("llama")
-	zeroed.Zero = identity(mask)
+	zeroed.Scale = randmodel.Times(0, identity(mask))
 	reference := llamatest.Open(t, llamatest.Write(t, zeroed))
 	rl, err := reference.LoadLoRA(file)
 	require.NoError(t, err)

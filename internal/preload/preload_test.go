@@ -147,9 +147,9 @@ func TestSameTokensAsZeroedSublayers(t *testing.T) {
 	host := compile(t, "cloop", root+"/scripts/cloop.c")
 	spec := randmodel.Small("llama")
 	model := llamatest.Write(t, spec)
-	spec.Zero = func(tensor string) bool {
+	spec.Scale = randmodel.Times(0, func(tensor string) bool {
 		return tensor == "blk.2.attn_output.weight" || tensor == "blk.5.ffn_down.weight"
-	}
+	})
 	want, err := exec.Command(host, lib, llamatest.Write(t, spec), "20", "20", "1", "0").Output()
 	require.NoError(t, err)
 

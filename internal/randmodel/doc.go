@@ -7,7 +7,7 @@
 // [Small] and [Shape] give a [Spec]; change its fields at will and pass it to
 // [Write]. The same Spec always gives the same file. Each tensor's numbers hang
 // on the seed and its own name alone, so two files whose specs differ only in
-// [Spec.Zero] are equal in all other tensors.
+// [Spec.Scale] are equal in all other tensors.
 //
 // Matrices are drawn from N(0, 1/n_in), norms lie around 1, biases around 0:
 // activations stay of order one through any number of layers, logits are finite

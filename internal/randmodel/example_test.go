@@ -22,9 +22,9 @@ func ExampleWrite() {
 
 	spec := randmodel.Small("llama")
 	spec.Layers = 2
-	spec.Zero = func(tensor string) bool {
+	spec.Scale = randmodel.Times(0, func(tensor string) bool {
 		return tensor == "blk.1.attn_output.weight" || strings.HasPrefix(tensor, "blk.1.ffn_down")
-	}
+	})
 	if err := randmodel.Write(path, spec); err != nil {
 		log.Fatal(err)
 	}

@@ -31,23 +31,28 @@ func (s Spec) data(t gguf.Tensor) func(io.Writer) error {
 		if err != nil {
 			return err
 		}
+		scale := 1.0
+		if s.Scale != nil {
+			scale = s.Scale(t.Name)
+		}
 		switch {
-		case s.Zero != nil && s.Zero(t.Name):
+		case scale == 0:
 			_, err = io.CopyN(w, zeros{}, int64(size))
 		case t.Name == "rope_freqs.weight":
 			err = binary.Write(w, binary.LittleEndian, s.ropeFactors())
 		default:
-			err = s.random(w, t, size)
+			err = s.random(w, t, size, scale)
 		}
 		return err
 	}
 }
 
-// random writes size random bytes that are valid blocks of the tensor's type.
-func (s Spec) random(w io.Writer, t gguf.Tensor, size uint64) error {
+// random writes size random bytes that are valid blocks of the tensor's type,
+// their elements times scale.
+func (s Spec) random(w io.Writer, t gguf.Tensor, size uint64, scale float64) error {
 	mean, sigma := distribution(t)
 	source := s.stream(t.Name)
-	fill, blockBytes, err := filler(t.Type, mean, sigma)
+	fill, blockBytes, err := filler(t.Type, scale*mean, scale*sigma)
 	if err != nil {
 		return err
 	}

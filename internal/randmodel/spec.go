@@ -49,8 +49,19 @@ type Spec struct {
 
 	Seed uint64
 
-	// Zero, when set, picks tensors by name whose elements shall all be zero.
-	Zero func(tensor string) bool
+	// Scale, when set, gives a factor, by a tensor's name, for all of its
+	// elements: 0 makes a part of a layer do nothing, a small one little.
+	Scale func(tensor string) float64
+}
+
+// Times is a [Spec.Scale] that multiplies the tensors that pick takes by factor.
+func Times(factor float64, pick func(tensor string) bool) func(tensor string) float64 {
+	return func(tensor string) float64 {
+		if pick(tensor) {
+			return factor
+		}
+		return 1
+	}
 }
 
 // small is what the small models of all architectures have in common. The heads
