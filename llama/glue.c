@@ -343,19 +343,40 @@ static llama_token most_likely(const float *logits, int32_t n_vocab) {
     return best;
 }
 
-llama_token gallop_sample(struct llama_sampler *grammar, struct llama_sampler *chain, const float *logits,
-                          struct llama_token_data *items, int32_t n_vocab) {
-    if (items == NULL) {
-        return most_likely(logits, n_vocab);
-    }
+/* What grammar and chain leave of the logits. */
+static struct llama_token_data_array leave(const struct gallop_steps *s, const float *logits,
+                                           struct llama_token_data *items, int32_t n_vocab) {
     for (int32_t i = 0; i < n_vocab; i++) {
         items[i] = (struct llama_token_data){.id = i, .logit = logits[i], .p = 0};
     }
     struct llama_token_data_array a = {.data = items, .size = (size_t)n_vocab, .selected = -1, .sorted = false};
-    if (grammar != NULL) {
-        gallop_api.llama_sampler_apply(grammar, &a);
+    if (s->grammar != NULL) {
+        gallop_api.llama_sampler_apply(s->grammar, &a);
     }
-    gallop_api.llama_sampler_apply(chain, &a);
+    gallop_api.llama_sampler_apply(s->chain, &a);
+    return a;
+}
+
+static int64_t likeliest(const struct llama_token_data_array *a) {
+    int64_t best = -1;
+    for (size_t i = 0; i < a->size; i++) {
+        if (best < 0 || a->data[i].logit > a->data[best].logit) {
+            best = (int64_t)i;
+        }
+    }
+    return best;
+}
+
+llama_token gallop_sample(const struct gallop_steps *s, const float *logits, struct llama_token_data *items, int32_t n_vocab) {
+    if (items == NULL) {
+        return most_likely(logits, n_vocab);
+    }
+    struct llama_token_data_array a = leave(s, logits, items, n_vocab);
+    if (s->draw != NULL) {
+        gallop_api.llama_sampler_apply(s->draw, &a);
+    } else {
+        a.selected = likeliest(&a);
+    }
     if (a.selected < 0 || (size_t)a.selected >= a.size) {
         return LLAMA_TOKEN_NULL;
     }
@@ -363,4 +384,31 @@ llama_token gallop_sample(struct llama_sampler *grammar, struct llama_sampler *c
      * have -inf, or NaN where a bias of +inf was added. */
     const struct llama_token_data chosen = a.data[a.selected];
     return chosen.logit > -__builtin_inff() ? chosen.id : LLAMA_TOKEN_NULL;
+}
+
+int32_t gallop_distribute(const struct gallop_steps *s, const float *logits, struct llama_token_data *items, int32_t n_vocab) {
+    const struct llama_token_data_array a = leave(s, logits, items, n_vocab);
+    const int64_t best = likeliest(&a);
+    if (best < 0 || !(a.data[best].logit > -__builtin_inff())) {
+        return 0;
+    }
+    const float top = a.data[best].logit;
+    if (s->draw == NULL || top == __builtin_inff()) { /* next to an infinite logit no other has a chance */
+        items[0] = (struct llama_token_data){.id = a.data[best].id, .logit = top, .p = 1};
+        return 1;
+    }
+    double sum = 0;
+    int32_t n = 0;
+    for (size_t i = 0; i < a.size; i++) {
+        const float share = expf(a.data[i].logit - top);
+        if (share > 0) { /* not for -inf */
+            sum += share;
+            items[n] = a.data[i];
+            items[n++].p = share;
+        }
+    }
+    for (int32_t i = 0; i < n; i++) {
+        items[i].p = (float)(items[i].p / sum);
+    }
+    return n;
 }

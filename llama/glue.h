@@ -93,10 +93,21 @@ void gallop_free_context(struct gallop_context *c);
 int32_t gallop_decode(struct gallop_context *c, struct llama_context *ctx, struct llama_batch batch, const uint64_t *mask,
                       bool causal);
 
-/* Chooses from a row of logits (n_vocab,): grammar first (NULL = none), then the chain. items
- * (n_vocab,) is scratch; NULL means that the chain is greedy alone and needs none. Returns
- * LLAMA_TOKEN_NULL when no token is left. Nothing is accepted. */
-llama_token gallop_sample(struct llama_sampler *grammar, struct llama_sampler *chain, const float *logits,
-                          struct llama_token_data *items, int32_t n_vocab);
+/* The steps that lead from logits to a token. */
+struct gallop_steps {
+    struct llama_sampler *grammar; /* owned; NULL = none */
+    struct llama_sampler *chain;   /* owned; changes and cuts the logits */
+    struct llama_sampler *draw;    /* owned; chooses by chance; NULL = the likeliest token */
+};
+
+/* Chooses from a row of logits (n_vocab,). items (n_vocab,) is scratch; NULL means that grammar,
+ * chain and draw do nothing, so that the likeliest token is wanted. Returns LLAMA_TOKEN_NULL when no
+ * token is left. Nothing is accepted. */
+llama_token gallop_sample(const struct gallop_steps *s, const float *logits, struct llama_token_data *items, int32_t n_vocab);
+
+/* The tokens that grammar and chain leave of a row of logits, with their probabilities p, to the
+ * front of items (n_vocab,), which is not NULL. Returns how many; the likeliest alone without draw.
+ * Nothing is drawn or accepted. */
+int32_t gallop_distribute(const struct gallop_steps *s, const float *logits, struct llama_token_data *items, int32_t n_vocab);
 
 #endif

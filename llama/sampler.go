@@ -9,6 +9,7 @@ import "C"
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"unsafe"
 
@@ -73,10 +74,24 @@ func (m *Model) Sampling() Sampling { return m.sampling }
 // Sampler chooses tokens. It remembers what it chose (for penalties and
 // grammar), belongs to one generation at a time, and to one goroutine.
 type Sampler struct {
-	model   *Model
-	chain   *C.struct_llama_sampler    // owned
-	grammar *C.struct_llama_sampler    // owned; nil = none
-	items   *C.struct_llama_token_data // (nVocab,) owned scratch; nil = plain greedy needs none
+	model *Model
+	steps C.struct_gallop_steps      // owned; without a chain it is closed
+	items *C.struct_llama_token_data // (nVocab,) owned scratch; nil = plain greedy needs none
+}
+
+// Distribution is what a sampler's steps leave of a row of logits: tokens in no
+// order, and their probabilities, each above 0 and 1 together.
+type Distribution struct {
+	Tokens []Token
+	P      []float32 // (len(Tokens),)
+}
+
+// Of is the probability of t.
+func (d *Distribution) Of(t Token) float32 {
+	if i := slices.Index(d.Tokens, t); i >= 0 {
+		return d.P[i]
+	}
+	return 0
 }
 
 // NewSampler makes a sampler for a model's vocabulary. The error wraps
@@ -100,15 +115,15 @@ func (m *Model) NewSampler(s Sampling) (*Sampler, error) {
 		text := C.CString(s.Grammar)
 		defer C.free(unsafe.Pointer(text))
 		var why C.struct_gallop_text
-		if p.grammar = C.gallop_new_grammar(m.Vocab.ptr, text, &why); p.grammar == nil {
+		if p.steps.grammar = C.gallop_new_grammar(m.Vocab.ptr, text, &why); p.steps.grammar == nil {
 			p.Close()
 			return nil, cause(ErrGrammar, &why)
 		}
 	}
-	p.chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
+	p.steps.chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
 	plain := true
 	add := func(step *C.struct_llama_sampler) {
-		C.llama_sampler_chain_add(p.chain, step)
+		C.llama_sampler_chain_add(p.steps.chain, step)
 		plain = false
 	}
 	if len(s.LogitBias) > 0 {
@@ -129,9 +144,7 @@ func (m *Model) NewSampler(s Sampling) (*Sampler, error) {
 		add(C.llama_sampler_init_penalties(nVocab, C.int32_t(lastN), C.float(repeat),
 			C.float(s.FrequencyPenalty), C.float(s.PresencePenalty)))
 	}
-	if s.Temp == 0 {
-		C.llama_sampler_chain_add(p.chain, C.llama_sampler_init_greedy())
-	} else {
+	if s.Temp > 0 {
 		if s.TopK > 0 {
 			add(C.llama_sampler_init_top_k(C.int32_t(s.TopK)))
 		}
@@ -142,12 +155,16 @@ func (m *Model) NewSampler(s Sampling) (*Sampler, error) {
 			add(C.llama_sampler_init_min_p(C.float(s.MinP), 1))
 		}
 		add(C.llama_sampler_init_temp(C.float(s.Temp)))
-		add(C.llama_sampler_init_dist(C.uint32_t(s.Seed)))
+		p.steps.draw = C.llama_sampler_init_dist(C.uint32_t(s.Seed))
 	}
-	if !plain || p.grammar != nil {
-		p.items = (*C.struct_llama_token_data)(C.calloc(C.size_t(nVocab), C.sizeof_struct_llama_token_data))
+	if !plain || p.steps.grammar != nil {
+		p.items = newItems(nVocab)
 	}
 	return p, nil
+}
+
+func newItems(nVocab C.int32_t) *C.struct_llama_token_data {
+	return (*C.struct_llama_token_data)(C.calloc(C.size_t(nVocab), C.sizeof_struct_llama_token_data))
 }
 
 // minTemp is the lowest temperature but 0: below it logits divided by it could
@@ -206,61 +223,132 @@ func (s *Sampling) check(nVocab int) error {
 // last output) and remembers it. The error wraps [ErrNoToken] when nothing is
 // left to choose.
 func (p *Sampler) Sample(c *Context, i int) (Token, error) {
-	if p.chain == nil {
-		return NoToken, fmt.Errorf("sample: %w", ErrClosed)
-	}
-	logits, err := c.Logits(i)
+	logits, err := p.logits(c, i)
 	if err != nil {
 		return NoToken, err
 	}
-	if len(logits) != p.model.Vocab.Size {
-		return NoToken, fmt.Errorf("sample: the sampler is for another vocabulary: %d tokens, not %d", p.model.Vocab.Size, len(logits))
-	}
-	t := C.gallop_sample(p.grammar, p.chain, (*C.float)(unsafe.Pointer(&logits[0])), p.items, C.int32_t(len(logits)))
+	t := C.gallop_sample(&p.steps, (*C.float)(unsafe.Pointer(&logits[0])), p.items, C.int32_t(len(logits)))
 	if t == C.LLAMA_TOKEN_NULL {
 		return NoToken, ErrNoToken
 	}
-	if p.grammar != nil {
-		C.llama_sampler_accept(p.grammar, t)
-	}
-	C.llama_sampler_accept(p.chain, t)
+	p.Take(Token(t))
 	return Token(t), nil
+}
+
+// Distribution writes into d what [Sampler.Sample] would draw from, at the same
+// place; greedily that is one token. Nothing is drawn or remembered. It reuses
+// d's slices. The error wraps [ErrNoToken] when nothing is left.
+func (p *Sampler) Distribution(c *Context, i int, d *Distribution) error {
+	logits, err := p.logits(c, i)
+	if err != nil {
+		return err
+	}
+	d.Tokens, d.P = d.Tokens[:0], d.P[:0]
+	row, n := (*C.float)(unsafe.Pointer(&logits[0])), C.int32_t(len(logits))
+	if p.items == nil {
+		d.Tokens, d.P = append(d.Tokens, Token(C.gallop_sample(&p.steps, row, nil, n))), append(d.P, 1)
+		return nil
+	}
+	left := C.gallop_distribute(&p.steps, row, p.items, n)
+	if left == 0 {
+		return ErrNoToken
+	}
+	for _, item := range unsafe.Slice(p.items, left) {
+		d.Tokens, d.P = append(d.Tokens, Token(item.id)), append(d.P, float32(item.p))
+	}
+	return nil
+}
+
+func (p *Sampler) logits(c *Context, i int) ([]float32, error) {
+	if p.steps.chain == nil {
+		return nil, fmt.Errorf("sample: %w", ErrClosed)
+	}
+	logits, err := c.Logits(i)
+	if err != nil {
+		return nil, err
+	}
+	if len(logits) != p.model.Vocab.Size {
+		return nil, fmt.Errorf("sample: the sampler is for another vocabulary: %d tokens, not %d", p.model.Vocab.Size, len(logits))
+	}
+	return logits, nil
+}
+
+// Take remembers the answer's next token, which must be one of those that
+// [Sampler.Distribution] gave last.
+func (p *Sampler) Take(t Token) {
+	if p.steps.grammar != nil {
+		C.llama_sampler_accept(p.steps.grammar, C.llama_token(t))
+	}
+	p.Accept(t)
 }
 
 // Accept remembers a token of the prompt, so that the penalties count it.
 func (p *Sampler) Accept(t Token) {
-	if p.chain != nil {
-		C.llama_sampler_accept(p.chain, C.llama_token(t))
+	if p.steps.chain != nil {
+		C.llama_sampler_accept(p.steps.chain, C.llama_token(t))
 	}
 }
 
 // Reset forgets every token, for a new generation.
 func (p *Sampler) Reset() {
-	if p.chain != nil {
-		C.llama_sampler_reset(p.chain)
-	}
-	if p.grammar != nil {
-		C.llama_sampler_reset(p.grammar)
+	for _, step := range p.owned() {
+		C.llama_sampler_reset(step)
 	}
 }
 
 // Clone copies the sampler with all it remembers.
 func (p *Sampler) Clone() (*Sampler, error) {
-	if p.chain == nil {
+	if p.steps.chain == nil {
 		return nil, fmt.Errorf("clone sampler: %w", ErrClosed)
 	}
 	if err := p.model.retain(); err != nil {
 		return nil, err
 	}
 	live.Add(1)
-	q := &Sampler{model: p.model, chain: C.llama_sampler_clone(p.chain)}
-	if p.grammar != nil {
-		q.grammar = C.llama_sampler_clone(p.grammar)
-	}
+	q := &Sampler{model: p.model}
 	if p.items != nil {
-		q.items = (*C.struct_llama_token_data)(C.calloc(C.size_t(p.model.Vocab.Size), C.sizeof_struct_llama_token_data))
+		q.items = newItems(C.int32_t(p.model.Vocab.Size))
 	}
+	q.copySteps(p)
 	return q, nil
+}
+
+// Follow makes the sampler forget what it remembers and remember what p, of the
+// same options, does.
+func (q *Sampler) Follow(p *Sampler) error {
+	if q.steps.chain == nil || p.steps.chain == nil {
+		return fmt.Errorf("follow a sampler: %w", ErrClosed)
+	}
+	q.freeSteps()
+	q.copySteps(p)
+	return nil
+}
+
+func (q *Sampler) copySteps(p *Sampler) {
+	q.steps.chain = C.llama_sampler_clone(p.steps.chain)
+	if p.steps.grammar != nil {
+		q.steps.grammar = C.llama_sampler_clone(p.steps.grammar)
+	}
+	if p.steps.draw != nil {
+		q.steps.draw = C.llama_sampler_clone(p.steps.draw)
+	}
+}
+
+// owned lists the steps that there are.
+func (p *Sampler) owned() (steps []*C.struct_llama_sampler) {
+	for _, step := range []*C.struct_llama_sampler{p.steps.grammar, p.steps.chain, p.steps.draw} {
+		if step != nil {
+			steps = append(steps, step)
+		}
+	}
+	return steps
+}
+
+func (p *Sampler) freeSteps() {
+	for _, step := range p.owned() {
+		C.llama_sampler_free(step) // a chain with its own steps
+	}
+	p.steps = C.struct_gallop_steps{}
 }
 
 // Close frees the sampler. Further calls do nothing.
@@ -268,12 +356,7 @@ func (p *Sampler) Close() error {
 	if p.model == nil {
 		return nil
 	}
-	if p.chain != nil {
-		C.llama_sampler_free(p.chain) // and its steps
-	}
-	if p.grammar != nil {
-		C.llama_sampler_free(p.grammar)
-	}
+	p.freeSteps()
 	C.free(unsafe.Pointer(p.items))
 	p.model.release()
 	*p = Sampler{}
