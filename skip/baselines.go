@@ -8,6 +8,8 @@ import (
 	"math/bits"
 	"math/rand/v2"
 	"slices"
+
+	"github.com/gallop-llm/gallop/llama"
 )
 
 // Contiguous finds the best run of neighbouring units of about this depth: it
@@ -78,6 +80,25 @@ func ByInfluence(units []Unit, influence []float64, depth float64) (Mask, error)
 		sorted = append(sorted, units[i])
 	}
 	return inOrder(sorted, depth)
+}
+
+// Influences gives what c measured of each unit (len(units),), NaN where it
+// measured nothing.
+func Influences(units []Unit, c *llama.Context) []float64 {
+	attention, feedForward, layer := c.Influence()
+	values := make([]float64, len(units))
+	for i, u := range units {
+		l := u.Mask.Last()
+		switch u.Mask.Skipped(l) {
+		case Attention:
+			values[i] = attention[l]
+		case FeedForward:
+			values[i] = feedForward[l]
+		default:
+			values[i] = layer[l]
+		}
+	}
+	return values
 }
 
 // inOrder skips each unit that fits.

@@ -307,20 +307,7 @@ func (r *run) influence(ctx context.Context, units []skip.Unit) ([]float64, erro
 		}
 		tokens += len(k.Prompt)
 	}
-	attention, feedForward, layer := c.Influence()
-	values := make([]float64, len(units))
-	for i, u := range units {
-		l := u.Mask.Last()
-		switch u.Mask.Skipped(l) {
-		case skip.Attention:
-			values[i] = attention[l]
-		case skip.FeedForward:
-			values[i] = feedForward[l]
-		default:
-			values[i] = layer[l]
-		}
-	}
-	return values, nil
+	return skip.Influences(units, c), nil
 }
 
 // take makes a task's candidates of a search's path: for each depth the step
