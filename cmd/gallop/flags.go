@@ -34,6 +34,10 @@ type generation struct {
 	lora, logitBias                                                  []string
 	profile, route, prefill                                          string
 	depth, quality, escalate                                         float64
+	lossless                                                         bool
+	draftMax                                                         int
+	draftSource                                                      string
+	stop                                                             []string
 
 	closeProfile func() error // frees what routing opened
 }
@@ -49,6 +53,10 @@ func (g *generation) add(cmd *cobra.Command) {
 	f.Float64Var(&g.quality, "quality", 0, "skip as much as keeps this share of the whole model's probability per token, above 0 to 1; 0 = the profile's")
 	f.StringVar(&g.prefill, "prefill", "", "how to decode prompts: masked (fastest) or full (best answers) (default: the profile's, or masked)")
 	f.Float64Var(&g.escalate, "escalate", -1, "tokens less probable than this are decided by the whole model; 0 = none; -1 = as calibrated")
+	f.BoolVar(&g.lossless, "lossless", false, "answer as the whole model would: layers are skipped for drafts only, which it verifies")
+	f.IntVar(&g.draftMax, "draft-max", chat.MaxDraft, "tokens in a draft at most")
+	f.StringVar(&g.draftSource, "draft-source", "both", "where drafts come from: mask (layers are skipped), lookup (what was said before) or both")
+	f.StringArrayVarP(&g.stop, "reverse-prompt", "r", nil, "end the answer in front of this text; repeatable")
 	f.StringVar(&g.system, "sys", "", "system prompt")
 	f.IntVarP(&g.predict, "n-predict", "n", -1, "tokens in an answer at most; -1 = until the model ends it")
 	f.IntVarP(&g.ctx, "ctx-size", "c", 0, "context in tokens; 0 = what the model was trained on, at most "+strconv.Itoa(defaultCtx))
@@ -105,6 +113,9 @@ func (g *generation) open(ctx context.Context, cmd *cobra.Command) (s *chat.Sess
 	if err == nil {
 		opts.Mask = mask
 		err = g.routing(cmd, m, opts)
+	}
+	if err == nil && g.lossless {
+		err = g.drafts(m, opts)
 	}
 	if err == nil {
 		s, err = chat.New(m, opts)
@@ -192,6 +203,27 @@ func (g *generation) routing(cmd *cobra.Command, m *llama.Model, o *chat.Options
 	return nil
 }
 
+// drafts turns the flags into how the session drafts: under the mask of --skip,
+// the profile's choice, or what a look at the model suggests.
+func (g *generation) drafts(m *llama.Model, o *chat.Options) (err error) {
+	o.Lossless = &chat.Lossless{MaxDraft: g.draftMax}
+	if g.draftMax < 1 {
+		return usageError{fmt.Errorf("--draft-max is %d, want 1 to %d", g.draftMax, chat.MaxDraft)}
+	}
+	if g.escalate > 0 {
+		return usageError{errors.New("--escalate and --lossless exclude each other: lossless answers are all the whole model's")}
+	}
+	mask, err := choose("--draft-source", g.draftSource, map[string]bool{"both": true, "mask": true, "lookup": false})
+	if err != nil {
+		return err
+	}
+	o.Lossless.NoLookup = g.draftSource == "mask"
+	if mask && o.Mask.IsEmpty() {
+		o.Lossless.Masks, err = chat.DraftMasks(m, o.Context.Threads)
+	}
+	return err
+}
+
 // openModel loads the library and a model, with a progress bar.
 func openModel(ctx context.Context, cmd *cobra.Command, path string, o *llama.ModelOptions) (*llama.Model, error) {
 	if err := loadLibrary(cmd); err != nil {
@@ -217,7 +249,7 @@ func gpuLayers(ngl int) int {
 // options turns the flags into a session's options; sampling flags that were
 // not given follow the model's own advice.
 func (g *generation) options(cmd *cobra.Command, m *llama.Model) (*chat.Options, error) {
-	o := &chat.Options{System: g.system, MaxTokens: max(g.predict, 0), Sampling: m.Sampling()}
+	o := &chat.Options{System: g.system, MaxTokens: max(g.predict, 0), Sampling: m.Sampling(), Stop: g.stop}
 	if g.predict == 0 || g.predict < -1 {
 		return nil, usageError{fmt.Errorf("-n is %d, want -1 or at least 1", g.predict)}
 	}

@@ -44,9 +44,38 @@ type runResult struct {
 	PrefillTPS   float64     `json:"prefill_tps"`
 	DecodeMS     float64     `json:"decode_ms"`
 	DecodeTPS    float64     `json:"decode_tps"`
-	Prefill      string      `json:"prefill"`         // masked or full
-	Escalated    int         `json:"escalated"`       // tokens that the whole model decided
-	Route        *runChoice  `json:"route,omitempty"` // absent when nothing was chosen
+	Prefill      string      `json:"prefill"`          // masked or full
+	Escalated    int         `json:"escalated"`        // tokens that the whole model decided
+	Route        *runChoice  `json:"route,omitempty"`  // absent when nothing was chosen
+	Drafts       *runDrafts  `json:"drafts,omitempty"` // absent when not lossless
+}
+
+// runDrafts is what lossless drafting brought.
+type runDrafts struct {
+	Rounds         int            `json:"rounds"`           // drafts that were verified
+	Drafted        int            `json:"drafted"`          // tokens
+	Accepted       int            `json:"accepted"`         // of these
+	LookedUp       int            `json:"looked_up"`        // of drafted, those that were said before
+	Acceptance     float64        `json:"acceptance"`       // accepted / drafted
+	TokensPerRound float64        `json:"tokens_per_round"` // its own one included
+	Lengths        []int          `json:"lengths"`          // rounds by how many tokens were accepted, from 0 on
+	Masks          map[string]int `json:"masks"`            // drafted tokens by mask
+	Speedup        float64        `json:"speedup"`          // over one token at a time, estimated
+}
+
+func draftsOf(a chat.Answer) *runDrafts {
+	d := a.Drafting
+	if d == nil {
+		return nil
+	}
+	masks := map[string]int{}
+	for mask, n := range d.Masks {
+		masks[mask.String()] = n
+	}
+	return &runDrafts{
+		Rounds: d.Rounds, Drafted: d.Drafted, Accepted: d.Accepted, LookedUp: d.LookedUp, Acceptance: d.Acceptance(),
+		TokensPerRound: d.TokensPerRound(), Lengths: d.Lengths[:], Masks: masks, Speedup: a.DraftSpeedup(),
+	}
 }
 
 // runChoice is what the router chose for the prompt.
@@ -90,7 +119,7 @@ func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error
 			PromptTokens: answer.PromptTokens, Tokens: answer.Tokens,
 			PrefillMS: answer.Prefill.Seconds() * 1000, PrefillTPS: answer.PrefillSpeed(),
 			DecodeMS: answer.Decode.Seconds() * 1000, DecodeTPS: answer.DecodeSpeed(),
-			Prefill: session.Prefill().String(), Escalated: answer.Escalated, Route: route,
+			Prefill: session.Prefill().String(), Escalated: answer.Escalated, Route: route, Drafts: draftsOf(answer),
 		})
 	}
 	fmt.Fprintln(out)

@@ -12,4 +12,7 @@ var (
 	// ErrEscalate is returned for a confidence cascade that would mix what masks
 	// left out of the KV cache.
 	ErrEscalate = errors.New("cannot escalate to the whole model")
+
+	// ErrLossless is returned where drafts cannot be made or verified.
+	ErrLossless = errors.New("cannot answer losslessly")
 )

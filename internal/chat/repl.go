@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/gallop-llm/gallop/internal/files"
@@ -115,6 +116,11 @@ func Summary(a Answer, nLayer int) string {
 	if a.Escalated > 0 {
 		fmt.Fprintf(&s, " · %.0f %% of tokens by the whole model", 100*a.EscalatedShare())
 	}
+	if d := a.Drafting; d != nil && d.Rounds > 0 {
+		fmt.Fprintf(&s, " · drafts: %.0f %% accepted, %.1f tokens a verification, %.2f × as fast", 100*d.Acceptance(), d.TokensPerRound(), a.DraftSpeedup())
+	} else if d != nil {
+		s.WriteString(" · no drafts: none was expected to pay")
+	}
 	if a.Finish != FinishStop {
 		fmt.Fprintf(&s, " · %s", map[Finish]string{FinishLength: "cut at the length limit", FinishCancelled: "stopped"}[a.Finish])
 	}
@@ -165,6 +171,7 @@ func (r *Repl) stats() {
 		{"skipped", a.Mask.String()},
 		{"routed", routing(a)},
 		{"escalated", fmt.Sprintf("%d tokens, %.1f %%, decided by the whole model", a.Escalated, 100*a.EscalatedShare())},
+		{"drafts", drafts(a)},
 		{"graph", fmt.Sprintf("%d of %d nodes removed", removed.NodesRemoved, removed.Nodes)},
 		{"context", fmt.Sprintf("%d of %d tokens", a.PromptTokens+a.Tokens, r.Session.NCtx())},
 	} {
@@ -174,6 +181,24 @@ func (r *Repl) stats() {
 		}
 		fmt.Fprintf(r.Notes, "%-9s %s\n", row.name, row.value)
 	}
+}
+
+// drafts says what drafting brought; "" = nothing was drafted.
+func drafts(a Answer) string {
+	d := a.Drafting
+	if d == nil || d.Rounds == 0 {
+		return ""
+	}
+	var under []string
+	for mask, n := range d.Masks {
+		under = append(under, fmt.Sprintf("%d without %s", n, mask))
+	}
+	if d.LookedUp > 0 {
+		under = append(under, fmt.Sprintf("%d looked up", d.LookedUp))
+	}
+	slices.Sort(under)
+	return fmt.Sprintf("%d of %d tokens accepted in %d verifications, %.2f × as fast as without, estimated (%s)",
+		d.Accepted, d.Drafted, d.Rounds, a.DraftSpeedup(), strings.Join(under, "; "))
 }
 
 // routing says what was chosen and why; "" = nothing was.

@@ -89,6 +89,9 @@ func (s *Session) route(prompt []llama.Token) (*Routed, error) {
 
 // escalate is the cascade's threshold for the next answer; 0 = no cascade.
 func (s *Session) escalate() float64 {
+	if s.drafter != nil {
+		return 0 // the whole model decides every token
+	}
 	if !s.fixed && s.opts.Routing != nil && s.opts.Routing.Escalate > 0 {
 		return s.opts.Routing.Escalate
 	}

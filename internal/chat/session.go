@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,6 +26,13 @@ type Options struct {
 	// probability under the mask is below it is decided by the whole model. 0 =
 	// never. It needs masks that keep every attention sublayer, and a full prefill.
 	Escalate float64
+
+	// Stop ends an answer in front of any of these texts.
+	Stop []string
+
+	// Lossless drafts and verifies; nil = never. The answer is the whole model's
+	// then: Mask is what drafts are made under, before those of Lossless.
+	Lossless *Lossless
 }
 
 // Finish is why an answer ended.
@@ -32,7 +40,7 @@ type Finish string
 
 // Reasons for an answer's end.
 const (
-	FinishStop      Finish = "stop"      // the model ended it
+	FinishStop      Finish = "stop"      // the model ended it, or one of [Options].Stop
 	FinishLength    Finish = "length"    // MaxTokens, or the context is full
 	FinishCancelled Finish = "cancelled" // the caller's context ended
 )
@@ -51,6 +59,8 @@ type Answer struct {
 	Escalated    int           // tokens that the whole model decided, of Tokens
 	Routed       *Routed       // what was chosen, and why; nil = nothing
 	Routing      time.Duration // choosing
+	Drafting     *Drafting     // what drafts brought; nil = not lossless
+	Generated    []llama.Token // (Tokens,) the answer
 }
 
 // PrefillSpeed is the rate of decoding the prompt, in tokens/s; 0 when all of
@@ -63,6 +73,15 @@ func (a Answer) DecodeSpeed() float64 { return rate(a.Tokens-1, a.Decode) }
 
 // EscalatedShare is the share of tokens that the whole model decided, 0 to 1.
 func (a Answer) EscalatedShare() float64 { return float64(a.Escalated) / float64(max(a.Tokens, 1)) }
+
+// DraftSpeedup is how much faster the answer was generated than one token at a
+// time, estimated; 0 when nothing was drafted for.
+func (a Answer) DraftSpeedup() float64 {
+	if a.Drafting == nil || a.Decode <= 0 {
+		return 0
+	}
+	return a.Drafting.Plain.Seconds() / a.Decode.Seconds()
+}
 
 func rate(n int, d time.Duration) float64 {
 	if n <= 0 || d <= 0 {
@@ -84,7 +103,8 @@ type Session struct {
 	cached   []llama.Token   // in the KV cache at positions 0, 1, …
 	under    []skip.Mask     // (len(cached),) what each was decoded under
 
-	escalated int // tokens of this answer that the whole model decided
+	escalated int      // tokens of this answer that the whole model decided
+	drafter   *drafter // nil = answers are not lossless
 }
 
 // New makes a session. The error wraps [skip.ErrMask] when the mask does not
@@ -93,6 +113,9 @@ func New(m *llama.Model, opts *Options) (*Session, error) {
 	s := &Session{model: m}
 	if opts != nil {
 		s.opts = *opts
+	}
+	if slices.Contains(s.opts.Stop, "") {
+		return nil, fmt.Errorf("%w: an empty text to stop at", llama.ErrOption)
 	}
 	if err := s.SetMask(s.opts.Mask); err != nil {
 		return nil, err
@@ -105,12 +128,17 @@ func New(m *llama.Model, opts *Options) (*Session, error) {
 	if s.batch, err = llama.NewBatch(s.ctx.NBatch(), nil); err != nil {
 		return nil, errors.Join(err, s.ctx.Close())
 	}
+	if s.opts.Lossless != nil {
+		if s.drafter, err = newDrafter(s, s.opts.Lossless); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+	}
 	return s, nil
 }
 
 // Close frees the session's context; the model stays open. Further calls do nothing.
 func (s *Session) Close() error {
-	return errors.Join(s.batch.Close(), s.ctx.Close())
+	return errors.Join(s.drafter.Close(), s.batch.Close(), s.ctx.Close())
 }
 
 // SetMask changes the layers that the next answers skip, and ends routing until
@@ -119,7 +147,7 @@ func (s *Session) SetMask(mask skip.Mask) error {
 	if err := mask.Check(s.model.NLayer); err != nil {
 		return err
 	}
-	if s.opts.Escalate > 0 {
+	if s.opts.Escalate > 0 && s.opts.Lossless == nil {
 		if err := checkCascade(mask, s.opts.Prefill); err != nil {
 			return err
 		}
@@ -147,8 +175,16 @@ func checkCascade(mask skip.Mask, prefill skip.Prefill) error {
 	return nil
 }
 
-// Mask is what the next answer skips.
+// Mask is what the next answer skips or, lossless, its drafts do.
 func (s *Session) Mask() skip.Mask { return s.mask }
+
+// answerMask is what tokens of an answer are decoded under.
+func (s *Session) answerMask() skip.Mask {
+	if s.drafter != nil {
+		return skip.Mask{}
+	}
+	return s.mask
+}
 
 // Prefill is how the session decodes prompts.
 func (s *Session) Prefill() skip.Prefill { return s.opts.Prefill }
@@ -202,7 +238,7 @@ func (s *Session) answer(ctx context.Context, emit func(string)) (Answer, error)
 	if a.Routed, err = s.route(prompt); err != nil {
 		return Answer{}, err
 	}
-	a.Routing, a.Mask = time.Since(start), s.mask
+	a.Routing, a.Mask = time.Since(start), s.answerMask()
 	sampler, err := s.sampler(prompt)
 	if err != nil {
 		return Answer{}, err
@@ -214,43 +250,87 @@ func (s *Session) answer(ctx context.Context, emit func(string)) (Answer, error)
 	a.CachedTokens, err = s.prefill(prompt)
 	a.Prefill = time.Since(start)
 
-	var out strings.Builder
-	var next [1]llama.Token
-	text := llama.Detokenizer{Vocab: s.model.Vocab}
-	say := func(piece string) {
-		if piece != "" {
-			out.WriteString(piece)
-			emit(piece)
-		}
+	g := generation{a: &a, sampler: sampler, vocab: s.model.Vocab, emit: emit, limit: s.ctx.NCtx() - len(prompt)}
+	g.text.Vocab, g.stop.stops = s.model.Vocab, s.opts.Stop
+	if s.opts.MaxTokens > 0 {
+		g.limit = min(g.limit, s.opts.MaxTokens)
 	}
 	start = time.Now()
-	limit := s.ctx.NCtx() - len(prompt)
-	if s.opts.MaxTokens > 0 {
-		limit = min(limit, s.opts.MaxTokens)
-	}
-	for err == nil && a.Tokens < limit {
-		var token llama.Token
-		if token, err = sampler.Sample(s.ctx, -1); err != nil {
-			break
-		}
-		a.Tokens++
-		if s.model.Vocab.IsEnd(token) {
-			a.Finish = FinishStop
-			break
-		}
-		say(text.Next(token))
-		if a.Tokens < limit {
-			next[0] = token
-			err = s.decodeLast(next[:])
-		}
+	if err == nil && s.drafter != nil {
+		s.drafter.setMasks(s.mask)
+		err = s.drafter.generate(&g, prompt)
+	} else if err == nil {
+		err = s.generate(&g)
 	}
 	a.Decode = time.Since(start)
-	say(text.Flush())
-	a.Text, a.Escalated = out.String(), s.escalated
+	a.Text, a.Escalated = g.end(), s.escalated
 	if errors.Is(err, llama.ErrAborted) && ctx.Err() != nil {
 		a.Finish, err = FinishCancelled, nil
 	}
 	return a, err
+}
+
+// generate samples tokens and decodes them, one at a time.
+func (s *Session) generate(g *generation) error {
+	var next [1]llama.Token
+	for {
+		token, err := g.sampler.Sample(s.ctx, -1)
+		if err != nil || !g.take(token) {
+			return err
+		}
+		next[0] = token
+		if err := s.decodeLast(next[:]); err != nil {
+			return err
+		}
+	}
+}
+
+// generation is an answer in the making.
+type generation struct {
+	a       *Answer
+	sampler *llama.Sampler
+	vocab   *llama.Vocab
+	text    llama.Detokenizer
+	stop    stopper
+	out     strings.Builder
+	emit    func(piece string)
+	limit   int // tokens
+}
+
+// take appends a token to the answer; more is false when that has ended it.
+func (g *generation) take(token llama.Token) (more bool) {
+	g.a.Generated = append(g.a.Generated, token)
+	g.a.Tokens++
+	if g.vocab.IsEnd(token) {
+		g.a.Finish = FinishStop
+		return false
+	}
+	piece, found := g.stop.next(g.text.Next(token))
+	g.say(piece)
+	if found {
+		g.a.Finish = FinishStop
+	}
+	return !found && g.room() > 0
+}
+
+// room is how many more tokens may be taken.
+func (g *generation) room() int { return g.limit - g.a.Tokens }
+
+func (g *generation) say(piece string) {
+	if piece != "" {
+		g.out.WriteString(piece)
+		g.emit(piece)
+	}
+}
+
+// end says what was held back and gives the whole answer.
+func (g *generation) end() string {
+	if rest := g.text.Flush(); g.a.Finish != FinishStop || rest != "" {
+		piece, _ := g.stop.next(rest)
+		g.say(piece)
+	}
+	g.say(g.stop.flush())
+	return g.out.String()
 }
 
 // fit turns the conversation into tokens and leaves out its oldest turns until
@@ -307,8 +387,9 @@ func (s *Session) sampler(prompt []llama.Token) (*llama.Sampler, error) {
 // mask that it was decoded under are the ones that are wanted now.
 func (s *Session) prefill(prompt []llama.Token) (cached int, err error) {
 	last := len(prompt) - 1 // is decoded in any case: its logits are wanted
+	answer := s.answerMask()
 	for cached < min(len(s.cached), last) && s.cached[cached] == prompt[cached] &&
-		s.under[cached] == s.opts.Prefill.Mask(s.mask, cached, len(prompt)) {
+		s.under[cached] == s.opts.Prefill.Mask(answer, cached, len(prompt)) {
 		cached++
 	}
 	if s.forget(cached) != nil { // recurrent models forget all or nothing
@@ -317,12 +398,12 @@ func (s *Session) prefill(prompt []llama.Token) (cached int, err error) {
 		cached = 0
 	}
 	for from := cached; from < last; {
-		mask := s.opts.Prefill.Mask(s.mask, from, len(prompt))
+		mask := s.opts.Prefill.Mask(answer, from, len(prompt))
 		to := min(from+s.batch.Cap(), last)
-		if mask == s.mask && to == last && to-from < s.batch.Cap() {
+		if mask == answer && to == last && to-from < s.batch.Cap() {
 			break // one decode takes the last token along
 		}
-		if err := s.decode(prompt[from:to], mask, false); err != nil {
+		if err := s.decode(prompt[from:to], mask, 0); err != nil {
 			return cached, err
 		}
 		from = to
@@ -333,11 +414,12 @@ func (s *Session) prefill(prompt []llama.Token) (cached int, err error) {
 // decodeLast runs the tokens that the next one is sampled after, and again by
 // the whole model if the mask leaves the next one in doubt.
 func (s *Session) decodeLast(tokens []llama.Token) error {
-	if err := s.decode(tokens, s.mask, true); err != nil {
+	mask := s.answerMask()
+	if err := s.decode(tokens, mask, 1); err != nil {
 		return err
 	}
 	threshold := s.escalate()
-	if threshold == 0 || s.mask.IsEmpty() {
+	if threshold == 0 || mask.IsEmpty() {
 		return nil
 	}
 	logits, err := s.ctx.Logits(-1)
@@ -351,15 +433,15 @@ func (s *Session) decodeLast(tokens []llama.Token) error {
 	if err := s.forget(len(s.cached) - len(tokens)); err != nil {
 		return err
 	}
-	return s.decode(tokens, skip.Mask{}, true)
+	return s.decode(tokens, skip.Mask{}, 1)
 }
 
-// decode appends tokens to the KV cache; with output, the last one's logits
-// can be sampled.
-func (s *Session) decode(tokens []llama.Token, mask skip.Mask, output bool) error {
+// decode appends tokens to the KV cache; the last outputs of them have logits to
+// sample from.
+func (s *Session) decode(tokens []llama.Token, mask skip.Mask, outputs int) error {
 	s.batch.Clear()
 	for i, t := range tokens {
-		if err := s.batch.Add(t, len(s.cached)+i, output && i == len(tokens)-1, 0); err != nil {
+		if err := s.batch.Add(t, len(s.cached)+i, i >= len(tokens)-outputs, 0); err != nil {
 			return err
 		}
 	}

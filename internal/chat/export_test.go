@@ -1,0 +1,12 @@
+package chat
+
+import "github.com/gallop-llm/gallop/llama"
+
+// Cached is what the KV cache holds, as the session has it.
+func (s *Session) Cached() []llama.Token { return s.cached }
+
+// Context is the session's own.
+func (s *Session) Context() *llama.Context { return s.ctx }
+
+// Long says that tests may take minutes.
+func Long() bool { return long() }

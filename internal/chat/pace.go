@@ -1,0 +1,173 @@
+package chat
+
+import (
+	"math"
+	"time"
+)
+
+// pace is what decodes cost on this machine: the whole model's time for n tokens
+// in one batch, verification of drafts included. On a GPU it hardly grows with n;
+// on a CPU it does, in steps, because matrices are multiplied by several columns
+// at a time.
+type pace struct {
+	seconds [MaxDraft + 2]float64 // (n,) of a batch of n tokens; 0 = not measured
+}
+
+// recent is the weight of a new measurement in a running mean: the last ten or
+// so count. Clipping keeps one interruption by another program out of it.
+const (
+	recent    = 0.1
+	clipTimes = 3
+)
+
+// blend moves a running mean towards what was seen; 0 = nothing was seen before.
+func blend(mean, seen float64) float64 {
+	if mean == 0 {
+		return seen
+	}
+	return mean + recent*(min(seen, clipTimes*mean)-mean)
+}
+
+// saw takes in the time of a batch of n tokens.
+func (p *pace) saw(n int, took time.Duration) {
+	p.seconds[n] = blend(p.seconds[n], took.Seconds())
+}
+
+// unknownSlope is what one more token is taken to add to a batch, as a share of
+// a single token's time, while nothing was measured: about a CPU's.
+const unknownSlope = 0.3
+
+// of is the time of a batch of n tokens, in seconds: measured, or on the line
+// between the neighbours that were, or beyond the last of them on its own.
+func (p *pace) of(n int) float64 {
+	if p.seconds[n] > 0 {
+		return p.seconds[n]
+	}
+	below, above := n-1, n+1
+	for below > 0 && p.seconds[below] == 0 {
+		below--
+	}
+	for above < len(p.seconds) && p.seconds[above] == 0 {
+		above++
+	}
+	switch {
+	case below == 0:
+		return 0 // not even one token's is known
+	case above < len(p.seconds):
+		share := float64(n-below) / float64(above-below)
+		return p.seconds[below] + share*(p.seconds[above]-p.seconds[below])
+	}
+	slope := unknownSlope * p.seconds[1]
+	if below > 1 {
+		slope = max(p.seconds[below]-p.seconds[1], 0) / float64(below-1)
+	}
+	return p.seconds[below] + slope*float64(n-below)
+}
+
+// odds are the chances that a drafted token is accepted, by how sure the draft
+// was of it. Counts fade, so that they follow the text.
+type odds struct {
+	tried, kept [sureness]float64
+}
+
+// sureness is the number of classes of how sure a draft is; class 0 is the least.
+const sureness = 8
+
+// priorTries is how many tries a belief of before counts as.
+const priorTries = 4
+
+// fade is how much of a count remains when another is added: some fifty tries
+// are remembered.
+const fade = 0.98
+
+// count takes in what became of a token.
+func (o *odds) count(class int, kept bool) {
+	o.tried[class] = fade*o.tried[class] + 1
+	o.kept[class] *= fade
+	if kept {
+		o.kept[class]++
+	}
+}
+
+// mean is the chance over all classes; prior is what was believed before.
+func (o *odds) mean(prior float64) float64 {
+	tried, kept := o.sums()
+	return (kept + priorTries*prior) / (tried + priorTries)
+}
+
+// hope is the chance that the tries so far do not rule out: one standard
+// deviation above the mean.
+func (o *odds) hope(prior float64) float64 {
+	tried, _ := o.sums()
+	p := o.mean(prior)
+	return min(p+math.Sqrt(p*(1-p)/(tried+1)), mostOdds)
+}
+
+// mostOdds bounds hope: certain acceptance would make drafts without end look free.
+const mostOdds = 0.99
+
+func (o *odds) sums() (tried, kept float64) {
+	for c := range o.tried {
+		tried += o.tried[c]
+		kept += o.kept[c]
+	}
+	return tried, kept
+}
+
+// of is the chance of a class.
+func (o *odds) of(class int, prior float64) float64 {
+	mean := o.mean(prior)
+	return (o.kept[class] + priorTries*mean) / (o.tried[class] + priorTries)
+}
+
+// probabilityClass is the class of a token that the draft gave probability p:
+// each class halves what is missing to 1.
+func probabilityClass(p float64) int {
+	return min(int(-math.Log2(max(1-p, 1e-9))), sureness-1)
+}
+
+// draftCost is what drafting takes, in seconds: once for each draft, and for
+// each token.
+type draftCost struct{ once, each float64 }
+
+// learn takes in the time of a draft's nth token, counted from 0. The first one
+// has the change to another graph in it.
+func (c *draftCost) learn(n int, took time.Duration) {
+	if n > 0 {
+		c.each = blend(c.each, took.Seconds())
+	} else {
+		c.once = blend(c.once, max(took.Seconds()-c.each, 0))
+	}
+}
+
+// best finds the length of drafts that gives most tokens a second when each
+// token is accepted with the chance of those before it times odds: a draft of γ
+// tokens gives 1 + odds + … + odds^γ (the whole model's own next token is the
+// first term), in once + γ each + the time of a batch of γ+1. rate is in tokens
+// a second.
+func (p *pace) best(cost draftCost, odds float64, most int) (length int, rate float64) {
+	tokens, reach := 1.0, 1.0
+	for n := 1; n <= most; n++ {
+		reach *= odds
+		tokens += reach
+		if r := tokens / (cost.once + float64(n)*cost.each + p.of(n+1)); r > rate {
+			length, rate = n, r
+		}
+	}
+	return length, rate
+}
+
+// goOn decides whether a draft of n tokens, all of which are accepted with the
+// chance reach, should get longer: whether some longer draft brings more tokens
+// than the time that it takes would bring at rate.
+func (p *pace) goOn(n int, reach float64, cost draftCost, odds, rate float64, most int) bool {
+	tokens := 0.0
+	for m := n + 1; m <= most; m++ {
+		reach *= odds
+		tokens += reach
+		if tokens > rate*(float64(m-n)*cost.each+p.of(m+1)-p.of(n+1)) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,95 @@
+package chat
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// laptop is the curve of a model of LLaMA-3.2-1B's shape in Q4_0 on two cores: 1,
+// 4 and 8 tokens at once take 15.1, 29.3 and 48.5 ms.
+func laptop() *pace {
+	var p pace
+	for n, ms := range map[int]float64{1: 15.1, 4: 29.3, 8: 48.5} {
+		p.saw(n, time.Duration(ms*1e6))
+	}
+	return &p
+}
+
+func TestPaceFillsGaps(t *testing.T) {
+	p := laptop()
+	const tolerance = 1e-6 // nanoseconds are cut off
+	for n, ms := range map[int]float64{1: 15.1, 2: 19.8333333, 3: 24.5666667, 4: 29.3, 6: 38.9, 8: 48.5, 15: 81.9} {
+		require.InDelta(t, ms/1000, p.of(n), tolerance, "%d tokens", n)
+	}
+	var unknown pace
+	require.Zero(t, unknown.of(3))
+	unknown.saw(1, 10*time.Millisecond)
+	require.InDelta(t, 0.016, unknown.of(3), tolerance)
+
+	p.saw(4, time.Second) // an interruption
+	require.Less(t, p.of(4), 0.036)
+}
+
+// TestBestDraft compares with playing rounds out.
+func TestBestDraft(t *testing.T) {
+	p := laptop()
+	random := rand.New(rand.NewPCG(1, 1))
+	for _, odds := range []float64{0.1, 0.5, 0.8, 0.95} {
+		cost := draftCost{once: 0.001, each: 0.004}
+		length, rate := p.best(cost, odds, MaxDraft)
+		bestPlayed, played := 0, 0.0
+		for n := 1; n <= MaxDraft; n++ {
+			tokens := 0
+			const rounds = 20_000
+			for range rounds {
+				tokens++
+				for i := 0; i < n && random.Float64() < odds; i++ {
+					tokens++
+				}
+			}
+			r := float64(tokens) / rounds / (cost.once + float64(n)*cost.each + p.of(n+1))
+			if n == length {
+				require.InEpsilon(t, r, rate, 0.03)
+			}
+			if r > played {
+				bestPlayed, played = n, r
+			}
+		}
+		require.InEpsilon(t, played, rate, 0.03, "%d instead of %d tokens", length, bestPlayed)
+	}
+	_, cheap := p.best(draftCost{each: 0.002}, 0.95, MaxDraft)
+	require.Greater(t, cheap, 1.3/p.of(1), "a deep mask that is mostly right pays on two cores")
+	_, poor := p.best(draftCost{each: 0.008}, 0.3, MaxDraft)
+	require.Less(t, poor, 1/p.of(1), "and one that is mostly wrong does not")
+}
+
+func TestDraftsGoOnWhileTheyPay(t *testing.T) {
+	p := laptop()
+	cost := draftCost{each: 0.004}
+	length, rate := p.best(cost, 0.9, MaxDraft)
+	require.True(t, p.goOn(1, 0.9, cost, 0.9, rate, MaxDraft))
+	require.False(t, p.goOn(length, 0.1, cost, 0.9, rate, MaxDraft), "hardly anything so far will be accepted")
+	require.False(t, p.goOn(MaxDraft, 1, cost, 0.9, rate, MaxDraft))
+}
+
+func TestOddsFollowTheText(t *testing.T) {
+	var o odds
+	require.InDelta(t, 0.7, o.mean(0.7), 1e-9, "what was believed")
+	for range 200 {
+		o.count(6, true)
+		o.count(1, false)
+	}
+	require.Greater(t, o.of(6, 0.7), 0.9)
+	require.Less(t, o.of(1, 0.7), 0.15)
+	require.Greater(t, o.hope(0.7), o.mean(0.7))
+	for range 300 {
+		o.count(6, false)
+	}
+	require.Less(t, o.of(6, 0.7), 0.1, "what was long ago is forgotten")
+	for p, class := range map[float64]int{0: 0, 0.4: 0, 0.6: 1, 0.8: 2, 0.99: 6, 1: 7} {
+		require.Equal(t, class, probabilityClass(p), "%g", p)
+	}
+}
