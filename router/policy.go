@@ -115,10 +115,7 @@ func (p *Profile) Choose(x Prompt, pol Policy) (Decision, error) {
 	if p.Features.Dim() != p.Router.In || p.Router.Out != n {
 		return Decision{}, fmt.Errorf("%w: its router takes %d features and knows %d candidates, there are %d and %d", ErrProfile, p.Router.In, p.Router.Out, p.Features.Dim(), n)
 	}
-	if p.features == nil {
-		p.features = make([]float32, p.Features.Dim())
-	}
-	if err := p.Features.Vector(p.features, x); err != nil {
+	if err := p.vector(x); err != nil {
 		return Decision{}, err
 	}
 	p.Router.Predict(d.Predicted, p.features)

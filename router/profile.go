@@ -61,6 +61,8 @@ type Profile struct {
 	Router     *Router     // nil = fixed depths only
 	Spec       FeatureSpec // of the features that Router was trained on
 	Novelty    *Novelty    // nil = no prompt counts as unlike
+	Drafts     []Draft     // masks to draft under for lossless answers; may be empty
+	Drafter    *Router     // predicts, for a prompt, the share of tokens that each of Drafts gets wrong; nil without Drafts; output 0 is none of them
 	Defaults   Defaults
 	Tasks      []string
 	Units      [][]float64 // (nTasks, 2 Model.Layers) loss increase in nats of each sublayer skipped alone, attention and feed-forward of a layer side by side; nil = not measured
@@ -188,7 +190,6 @@ const (
 	keyModel   = "gallop.model."
 	keyDefault = "gallop.default."
 	keyFeature = "gallop.features."
-	keyRouter  = "gallop.router."
 	keyNovelty = "gallop.novelty."
 )
 
@@ -231,25 +232,24 @@ func (p *Profile) Write(path string) error {
 	if p.Units != nil {
 		tensors.add("gallop.units", flat(p.Units), 2*p.Model.Layers, len(p.Units))
 	}
+	if p.Drafts != nil {
+		meta = append(meta, draftLists(p.Drafts)...)
+	}
 	if r := p.Router; r != nil {
 		meta = append(meta,
 			gguf.KV{Key: keyFeature + "kind", Value: p.Spec.Kind},
 			gguf.KV{Key: keyFeature + "buckets", Value: uint32(p.Spec.Buckets)},
 			gguf.KV{Key: keyFeature + "width", Value: uint32(p.Spec.Width)},
 			gguf.KV{Key: keyFeature + "seed", Value: p.Spec.Seed},
-			gguf.KV{Key: keyRouter + "squeeze", Value: r.Squeeze},
 		)
 		if p.Spec.Scale != nil {
 			tensors.add("features.shift", p.Spec.Shift, r.In)
 			tensors.add("features.scale", p.Spec.Scale, r.In)
 		}
-		tensors.add("router.w1", r.W1, r.Hidden, r.In)
-		tensors.add("router.b1", r.B1, r.Hidden)
-		tensors.add("router.w2", r.W2, r.Hidden, r.Out)
-		tensors.add("router.b2", r.B2, r.Out)
-		tensors.add("router.mean", r.Mean, r.Out)
-		tensors.add("router.std", r.Std, r.Out)
-		tensors.add("router.residuals", slices.Concat(r.Residuals...), len(r.Residuals[0]), r.Out)
+		meta = append(meta, tensors.addRouter("router", r))
+		if p.Drafter != nil {
+			meta = append(meta, tensors.addRouter("drafter", p.Drafter))
+		}
 		if n := p.Novelty; n != nil {
 			task := make([]uint32, len(n.Task))
 			for i, t := range n.Task {
@@ -298,6 +298,18 @@ type tensorList []gguf.Source
 
 func (l *tensorList) add(name string, data []float32, shape ...int) {
 	l.addType(name, gguf.F32, data, shape...)
+}
+
+// addRouter adds a router's tensors under a name, and gives what stands beside them.
+func (l *tensorList) addRouter(name string, r *Router) gguf.KV {
+	l.add(name+".w1", r.W1, r.Hidden, r.In)
+	l.add(name+".b1", r.B1, r.Hidden)
+	l.add(name+".w2", r.W2, r.Hidden, r.Out)
+	l.add(name+".b2", r.B2, r.Out)
+	l.add(name+".mean", r.Mean, r.Out)
+	l.add(name+".std", r.Std, r.Out)
+	l.add(name+".residuals", slices.Concat(r.Residuals...), len(r.Residuals[0]), r.Out)
+	return gguf.KV{Key: "gallop." + name + ".squeeze", Value: r.Squeeze}
 }
 
 func (l *tensorList) addType(name string, typ gguf.Type, data any, shape ...int) {
@@ -459,7 +471,12 @@ func (r *reader) profile() *Profile {
 		}
 	}
 	if r.has("router.w1") {
-		r.router(p)
+		r.features(p)
+		p.Router = r.router("router")
+	}
+	p.Drafts = r.drafts()
+	if r.has("drafter.w1") {
+		p.Drafter = r.router("drafter")
 	}
 	if r.has("novelty.vectors") {
 		r.novelty(p)
@@ -467,7 +484,7 @@ func (r *reader) profile() *Profile {
 	return p
 }
 
-func (r *reader) router(p *Profile) {
+func (r *reader) features(p *Profile) {
 	p.Spec = FeatureSpec{
 		Kind: r.string(keyFeature + "kind"), Buckets: r.small(keyFeature + "buckets"),
 		Width: r.small(keyFeature + "width"), Seed: r.uint(keyFeature + "seed"),
@@ -476,18 +493,22 @@ func (r *reader) router(p *Profile) {
 		p.Spec.Shift, _ = tensor[float32](r, "features.shift", gguf.F32, 1)
 		p.Spec.Scale, _ = tensor[float32](r, "features.scale", gguf.F32, 1)
 	}
-	m := &Router{Squeeze: r.float(keyRouter + "squeeze")}
+}
+
+// router reads what addRouter wrote; nil after an error.
+func (r *reader) router(name string) *Router {
+	m := &Router{Squeeze: r.float("gallop." + name + ".squeeze")}
 	var w1, w2, residuals []int
 	var values []float32
-	m.W1, w1 = tensor[float32](r, "router.w1", gguf.F32, 2)
-	m.B1, _ = tensor[float32](r, "router.b1", gguf.F32, 1)
-	m.W2, w2 = tensor[float32](r, "router.w2", gguf.F32, 2)
-	m.B2, _ = tensor[float32](r, "router.b2", gguf.F32, 1)
-	m.Mean, _ = tensor[float32](r, "router.mean", gguf.F32, 1)
-	m.Std, _ = tensor[float32](r, "router.std", gguf.F32, 1)
-	values, residuals = tensor[float32](r, "router.residuals", gguf.F32, 2)
+	m.W1, w1 = tensor[float32](r, name+".w1", gguf.F32, 2)
+	m.B1, _ = tensor[float32](r, name+".b1", gguf.F32, 1)
+	m.W2, w2 = tensor[float32](r, name+".w2", gguf.F32, 2)
+	m.B2, _ = tensor[float32](r, name+".b2", gguf.F32, 1)
+	m.Mean, _ = tensor[float32](r, name+".mean", gguf.F32, 1)
+	m.Std, _ = tensor[float32](r, name+".std", gguf.F32, 1)
+	values, residuals = tensor[float32](r, name+".residuals", gguf.F32, 2)
 	if r.err != nil {
-		return
+		return nil
 	}
 	m.Hidden, m.In, m.Out = w1[0], w1[1], w2[1]
 	for row := range slices.Chunk(values, residuals[0]) {
@@ -495,10 +516,10 @@ func (r *reader) router(p *Profile) {
 	}
 	if w2[0] != m.Hidden {
 		r.fail("the router's layers do not fit: %v and %v", w1, w2)
-		return
+		return nil
 	}
 	m.init()
-	p.Router = m
+	return m
 }
 
 func (r *reader) novelty(p *Profile) {
@@ -566,6 +587,9 @@ func (p *Profile) validate() error {
 	if err := p.validateRouter(); err != nil {
 		return err
 	}
+	if err := p.validateDrafts(); err != nil {
+		return err
+	}
 	if n := p.Novelty; n != nil {
 		if p.Router == nil || n.Dim > p.Router.In || !(n.Unit > 0) || slices.ContainsFunc(n.Radius, func(r float32) bool { return !(r > 0) }) {
 			return bad("its distance test does not fit its features")
@@ -582,15 +606,19 @@ func (p *Profile) validateRouter() error {
 	if _, err := p.Spec.withDefaults(); err != nil {
 		return fmt.Errorf("%w: %w", ErrProfile, err)
 	}
-	fits := r.In > 0 && r.Hidden > 0 && r.Out == len(p.Candidates) && r.Squeeze > 0 && finite(r.Squeeze) &&
-		len(r.W1) == r.In*r.Hidden && len(r.B1) == r.Hidden && len(r.W2) == r.Out*r.Hidden && len(r.B2) == r.Out &&
-		len(r.Mean) == r.Out && len(r.Std) == r.Out && len(r.Residuals) == r.Out &&
-		(p.Spec.Scale == nil || len(p.Spec.Scale) == r.In && len(p.Spec.Shift) == r.In)
-	for _, row := range r.Residuals {
-		fits = fits && len(row) == len(r.Residuals[0]) && len(row) > 0
-	}
-	if !fits {
+	if !r.fits(len(p.Candidates)) || p.Spec.Scale != nil && (len(p.Spec.Scale) != r.In || len(p.Spec.Shift) != r.In) {
 		return fmt.Errorf("%w: its router does not fit its %d candidates or its features", ErrProfile, len(p.Candidates))
 	}
 	return nil
+}
+
+// fits tells whether the router's parts fit each other and give so many values.
+func (r *Router) fits(out int) bool {
+	fits := r.In > 0 && r.Hidden > 0 && r.Out == out && r.Squeeze > 0 && finite(r.Squeeze) &&
+		len(r.W1) == r.In*r.Hidden && len(r.B1) == r.Hidden && len(r.W2) == r.Out*r.Hidden && len(r.B2) == r.Out &&
+		len(r.Mean) == r.Out && len(r.Std) == r.Out && len(r.Residuals) == r.Out
+	for _, row := range r.Residuals {
+		fits = fits && len(row) == len(r.Residuals[0]) && len(row) > 0
+	}
+	return fits
 }

@@ -53,6 +53,13 @@ func made(t testing.TB, modelPath string) *Profile {
 		Units:      [][]float64{slices.Repeat([]float64{0.25}, 16), slices.Repeat([]float64{0.5}, 16)},
 		Provenance: []Fact{{"data", "abc"}, {"seed", "1"}},
 	}
+	p.Drafts = []Draft{{skip.Layers(2, 3, 4, 5), 4, 0.7}, {skip.Layers(3, 4), 2, 0.9}}
+	wrong := make([][]float64, len(losses))
+	for i, row := range losses {
+		wrong[i] = []float64{0, min(row[1], 1), min(row[2], 1)}
+	}
+	p.Drafter, _, err = Train(x, wrong, &TrainOptions{Hidden: 8, Nets: 1, Seed: 1, Rate: 0.01, Dropout: -1, Decay: -1})
+	require.NoError(t, err)
 	if modelPath != "" {
 		p.Model, err = FingerprintOf(modelPath)
 		require.NoError(t, err)
@@ -77,6 +84,11 @@ func TestProfileComesBackAsWritten(t *testing.T) {
 		d, err := got.Choose(Prompt{Text: text}, pol)
 		require.NoError(t, err)
 		require.Equal(t, want, d)
+		drafts, err := p.PredictDrafts(Prompt{Text: text})
+		require.NoError(t, err)
+		same, err := got.PredictDrafts(Prompt{Text: text})
+		require.NoError(t, err)
+		require.Equal(t, drafts, same)
 	}
 	again := filepath.Join(t.TempDir(), "again"+suffix)
 	require.NoError(t, got.Write(again))
@@ -87,6 +99,7 @@ func TestProfileComesBackAsWritten(t *testing.T) {
 	require.Equal(t, a, b)
 
 	p.Features, p.features, got.Features, got.features = nil, nil, nil, nil
+	got.Drafter.hidden = p.Drafter.hidden
 	got.Router.hidden, got.Novelty.folded, got.Novelty.white = p.Router.hidden, p.Novelty.folded, p.Novelty.white
 	require.Equal(t, p, got)
 }
@@ -162,7 +175,10 @@ func TestReadRefuses(t *testing.T) {
 		"task 7":        func(m *gguf.Metadata) { m.Set(keyNovelty+"task", []uint32{7}) },
 		"distance test": func(m *gguf.Metadata) { m.Set(keyNovelty+"unit", float32(0)) },
 		"kind":          func(m *gguf.Metadata) { m.Set(keyFeature+"kind", "bert") },
-		"router":        func(m *gguf.Metadata) { m.Set(keyRouter+"squeeze", 0.0) },
+		"router":        func(m *gguf.Metadata) { m.Set("gallop.router.squeeze", 0.0) },
+		"draft 1":       func(m *gguf.Metadata) { m.Set(keyDrafts+"masks", []string{"2-5", ""}) },
+		"of drafts":     func(m *gguf.Metadata) { m.Set(keyDrafts+"depths", []float64{4}) },
+		"acceptance":    func(m *gguf.Metadata) { m.Set("gallop.drafter.squeeze", 0.0) },
 		"thresholds":    func(m *gguf.Metadata) { m.Set(keyDefault+"escalate", []float64{0.9, 2, 1, 1}) },
 	} {
 		_, err := Read(llamatest.Rewrite(t, whole, change))
@@ -226,4 +242,20 @@ func TestFind(t *testing.T) {
 	require.Equal(t, beside, path)
 	_, ok = Find(filepath.Join(t.TempDir(), "none.gguf"))
 	require.False(t, ok)
+}
+
+func TestPredictDrafts(t *testing.T) {
+	p := made(t, "")
+	story, err := p.PredictDrafts(Prompt{Text: "Tell me about a hare, as a story."})
+	require.NoError(t, err)
+	translate, err := p.PredictDrafts(Prompt{Text: "Translate the word hare to French."})
+	require.NoError(t, err)
+	require.Greater(t, story[0].Acceptance, story[1].Acceptance+0.3)
+	require.Greater(t, translate[1].Acceptance, translate[0].Acceptance+0.3)
+	require.InDelta(t, 0.7, p.Drafts[0].Acceptance, 0, "the profile's own stay")
+
+	p.Drafter = nil
+	drafts, err := p.PredictDrafts(Prompt{Text: "Anything"})
+	require.NoError(t, err)
+	require.Equal(t, p.Drafts, drafts)
 }

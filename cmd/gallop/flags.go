@@ -218,7 +218,8 @@ func (g *generation) drafts(m *llama.Model, o *chat.Options) (err error) {
 		return err
 	}
 	o.Lossless.NoLookup = g.draftSource == "mask"
-	if mask && o.Mask.IsEmpty() {
+	drafts := o.Routing != nil && len(o.Routing.Profile.Drafts) > 0
+	if mask && o.Mask.IsEmpty() && !drafts {
 		o.Lossless.Masks, err = chat.DraftMasks(m, o.Context.Threads)
 	}
 	return err

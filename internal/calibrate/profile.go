@@ -47,6 +47,9 @@ func (r *run) profile(ctx context.Context) (*router.Profile, error) {
 			return nil, err
 		}
 	}
+	if err := r.drafts(ctx, p); err != nil {
+		return nil, err
+	}
 	p.Provenance = []router.Fact{
 		{Key: "data", Value: dataset.Hash(r.Examples)},
 		{Key: "examples", Value: fmt.Sprint(len(r.cases))},

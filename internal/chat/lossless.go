@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
 )
 
@@ -153,6 +154,25 @@ func (d *drafter) setMasks(first skip.Mask) {
 		}
 	}
 }
+
+// route lists the profile's masks to draft under, with what is expected of them
+// for a prompt, in place of the options'.
+func (d *drafter) route(p *router.Profile, x router.Prompt) error {
+	drafts, err := p.PredictDrafts(x)
+	if err != nil {
+		return err
+	}
+	d.listed = nil
+	for _, draft := range drafts {
+		m := DraftMask{Mask: draft.Mask, Cost: 1 - draft.Depth/float64(d.s.model.NLayer), Acceptance: draft.Acceptance}
+		d.source(m).prior = min(max(m.Acceptance, leastPrior), mostOdds)
+		d.listed = append(d.listed, m)
+	}
+	return nil
+}
+
+// leastPrior is the lowest acceptance that is believed beforehand: predictions err.
+const leastPrior = 0.05
 
 // source is what is known of a mask.
 func (d *drafter) source(m DraftMask) *source {
@@ -379,7 +399,7 @@ func (d *drafter) round(g *generation, src *source, length int, pending llama.To
 		}
 		d.singles = 0
 		next, err = d.single(g, pending)
-		d.account(1, time.Since(began))
+		d.account(src, 1, time.Since(began))
 		return next, true, err
 	}
 	verifying := time.Now()
@@ -404,13 +424,15 @@ func (d *drafter) round(g *generation, src *source, length int, pending llama.To
 	d.rounds++
 	d.singles = 0
 	d.plain += float64(accepted+1) * d.pace.of(1)
-	d.account(accepted+1, time.Since(began))
+	d.account(src, accepted+1, time.Since(began))
 	return next, more, err
 }
 
-// account books what a step won over one token at a time, or lost.
-func (d *drafter) account(tokens int, took time.Duration) {
-	d.ahead += float64(tokens)*d.pace.of(1) - took.Seconds()
+// account books what a step won over one token at a time, or lost; an
+// interruption by another program is nobody's loss.
+func (d *drafter) account(src *source, tokens int, took time.Duration) {
+	expected := src.cost.once + float64(len(d.tokens))*src.cost.each + d.pace.of(len(d.tokens)+1)
+	d.ahead += float64(tokens)*d.pace.of(1) - min(took.Seconds(), clipTimes*expected)
 	// What was won long ago is no licence to lose it all again.
 	d.ahead = min(d.ahead, lossTokens*d.pace.of(1))
 }

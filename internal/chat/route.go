@@ -63,6 +63,9 @@ func (s *Session) route(prompt []llama.Token) (*Routed, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.drafter != nil && len(r.Profile.Drafts) > 0 {
+		return nil, s.drafter.route(r.Profile, x)
+	}
 	next, err := r.Profile.Choose(x, r.Policy)
 	if err != nil {
 		return nil, err

@@ -1,0 +1,146 @@
+package calibrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/gallop-llm/gallop/internal/eval"
+	"github.com/gallop-llm/gallop/router"
+	"github.com/gallop-llm/gallop/skip"
+)
+
+// drafting names the search for masks to draft under among the tasks.
+const drafting = "drafting"
+
+// draftShares are how much of the inner layers drafts skip: which depth is best
+// hangs on the machine, so each of them is kept. Deeper masks than for answers
+// pay, because the whole model verifies.
+var draftShares = []float64{0.3, 0.45, 0.6, 0.75, 0.9}
+
+// wrong gives, of each case, the share of the answer's tokens that the model
+// under a mask would have drafted wrongly: those that are not its likeliest after
+// the whole model's prompt and the answer's tokens before. It is a little too
+// high for drafts, which begin anew every few tokens from what the whole model
+// has verified.
+func (r *run) wrong(task string, cases []eval.Case) skip.Losses {
+	return r.log.Wrap(task, func(ctx context.Context, mask skip.Mask, from, to int) ([]float64, error) {
+		if err := r.settle(ctx, nil); err != nil {
+			return nil, err
+		}
+		scores, err := r.scorer.Score(ctx, cases[from:to], mask, skip.FullPrefill)
+		shares := make([]float64, len(scores))
+		for i, s := range scores {
+			for _, t := range s.Tokens {
+				if math.Exp(t.LogP) < t.Top*(1-likeliestRounding) {
+					shares[i] += 1 / float64(len(s.Tokens))
+				}
+			}
+		}
+		return shares, err
+	})
+}
+
+// likeliestRounding is how much a probability may fall short of the likeliest
+// token's, from rounding, and be taken for it.
+const likeliestRounding = 1e-6
+
+// drafts finds masks to draft under: a search over the halves of layers, for the
+// fewest wrong tokens per byte saved, on all tasks together. Where the time is up
+// before it is deep enough, block influence goes on from there. What becomes of
+// each prompt's tokens under each mask is what acceptance is predicted by.
+func (r *run) drafts(ctx context.Context, p *router.Profile) error {
+	if r.Preset != nil {
+		return nil
+	}
+	units := skip.SublayerUnits(r.sizes)
+	inner := 0.0
+	for _, u := range units {
+		inner += u.Depth
+	}
+	influence, err := r.influence(ctx, units)
+	if err != nil {
+		return err
+	}
+	cases := r.mixed()
+	path, err := skip.Greedy(ctx, units, len(cases), r.wrong(drafting, cases), &skip.SearchOptions{
+		Depth: draftShares[len(draftShares)-1] * inner, PerByte: true, Budget: r.Budget / time.Duration(len(r.tasks)+1),
+		Progress: func(done, total int) { r.Progress("searching "+drafting, done, max(total, done, 1)) },
+	})
+	if err != nil && !errors.Is(err, skip.ErrBudget) {
+		return err
+	}
+	for _, share := range draftShares {
+		mask, err := r.draftAt(path, units, influence, share*inner)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(p.Drafts, func(d router.Draft) bool { return d.Mask == mask }) {
+			p.Drafts = append(p.Drafts, router.Draft{Mask: mask, Depth: r.sizes.Depth(mask)})
+		}
+	}
+	return r.acceptance(ctx, p)
+}
+
+// draftAt is the search's mask of about this depth or, where it did not get
+// there, its deepest one with the units of the lowest influence.
+func (r *run) draftAt(path []skip.Step, units []skip.Unit, influence []float64, depth float64) (skip.Mask, error) {
+	var mask skip.Mask
+	if len(path) > 0 {
+		nearest := slices.MinFunc(path, func(a, b skip.Step) int {
+			return int(math.Copysign(1, math.Abs(a.Depth-depth)-math.Abs(b.Depth-depth)))
+		})
+		if math.Abs(nearest.Depth-depth) <= router.DepthTolerance {
+			return nearest.Mask, nil
+		}
+		if last := path[len(path)-1]; last.Depth < depth {
+			mask = last.Mask
+		}
+	}
+	rest := influence
+	if !mask.IsEmpty() { // what the search took comes first
+		rest = slices.Clone(influence)
+		for i, u := range units {
+			if u.Mask.Union(mask) == mask {
+				rest[i] = math.Inf(-1)
+			}
+		}
+	}
+	return skip.ByInfluence(units, rest, depth)
+}
+
+// acceptance measures every prompt under every draft and trains what predicts it.
+func (r *run) acceptance(ctx context.Context, p *router.Profile) error {
+	rows := make([][]float64, len(r.cases))
+	for from := 0; from < len(r.cases); from += lossChunk {
+		to := min(from+lossChunk, len(r.cases))
+		wrong := r.wrong(fmt.Sprint(drafting, " from ", from), r.cases[from:to])
+		for i := from; i < to; i++ {
+			rows[i] = []float64{0} // nothing drafted is never wrong
+		}
+		for n, d := range p.Drafts {
+			r.Progress("measuring drafts", from*len(p.Drafts)+n*(to-from), len(r.cases)*len(p.Drafts))
+			values, err := wrong(ctx, d.Mask, 0, to-from)
+			if err != nil {
+				return err
+			}
+			for i, v := range values {
+				rows[from+i] = append(rows[from+i], v)
+				p.Drafts[n].Acceptance += (1 - v) / float64(len(r.cases))
+			}
+		}
+	}
+	for n := range p.Drafts {
+		p.Drafts[n].Acceptance = min(max(p.Drafts[n].Acceptance, 0), 1) // sums round
+	}
+	var err error
+	p.Drafter, _, err = router.Train(r.vectors, rows, &router.TrainOptions{Hidden: draftHidden, Nets: 1, Seed: r.Seed})
+	return err
+}
+
+// draftHidden is the width of the network that predicts acceptance. It only
+// orders the masks that are tried first, so it can be small.
+const draftHidden = 16
