@@ -204,8 +204,19 @@ func (s *Session) Messages() []llama.Message {
 	return append(all, s.messages...)
 }
 
-// Reset forgets the conversation.
-func (s *Session) Reset() { s.messages, s.routed = nil, nil }
+// Reset forgets the conversation. What was said earlier in another one may take
+// its place.
+func (s *Session) Reset(earlier ...llama.Message) { s.messages, s.routed = earlier, nil }
+
+// Clear empties the KV cache: the next answer decodes its whole prompt.
+func (s *Session) Clear() {
+	s.ctx.Clear()
+	s.cached, s.under = s.cached[:0], s.under[:0]
+}
+
+// Tokens are those in the KV cache: after an answer its prompt and itself, but
+// for a last token that ended it or reached its limit.
+func (s *Session) Tokens() []llama.Token { return slices.Clone(s.cached) }
 
 // Ask answers text as the conversation's next turn. emit gets the answer piece
 // by piece, always whole runes. When ctx ends, the answer so far is kept and
@@ -348,11 +359,11 @@ func (s *Session) fit() (prompt []llama.Token, forgotten int, err error) {
 			return nil, 0, ErrEmpty
 		}
 		room := s.ctx.NCtx() - len(prompt)
-		if len(s.messages) == 1 && room < 1 {
+		if len(s.messages) < 3 && room < 1 {
 			return nil, 0, fmt.Errorf("%w: %d tokens, the context holds %d; shorten it or choose a larger context with -c",
 				ErrTooLong, len(prompt), s.ctx.NCtx())
 		}
-		if len(s.messages) == 1 || room >= s.answerRoom() {
+		if len(s.messages) < 3 || room >= s.answerRoom() {
 			return prompt, forgotten, nil
 		}
 		s.messages = s.messages[2:] // a question and its answer
@@ -393,8 +404,7 @@ func (s *Session) prefill(prompt []llama.Token) (cached int, err error) {
 		cached++
 	}
 	if s.forget(cached) != nil { // recurrent models forget all or nothing
-		s.ctx.Clear()
-		s.cached, s.under = s.cached[:0], s.under[:0]
+		s.Clear()
 		cached = 0
 	}
 	for from := cached; from < last; {

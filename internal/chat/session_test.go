@@ -74,6 +74,36 @@ func TestAskReusesTheCache(t *testing.T) {
 	require.Equal(t, second.Text, ask(t, fresh, "two").Text)
 }
 
+func TestConversationsAreTakenUp(t *testing.T) {
+	m := small(t)
+	s := session(t, m, options(512))
+	first := ask(t, s, "one")
+	second := ask(t, s, "two")
+	said := s.Messages()
+
+	fresh := session(t, m, options(512))
+	fresh.Reset(said[:2]...)
+	a := ask(t, fresh, "two")
+	require.Equal(t, second.Text, a.Text)
+	require.Equal(t, second.PromptTokens, a.PromptTokens)
+	require.Equal(t, said, fresh.Messages())
+
+	require.GreaterOrEqual(t, len(fresh.Tokens()), a.PromptTokens+a.Tokens-1)
+	fresh.Clear()
+	require.Empty(t, fresh.Tokens())
+	fresh.Reset()
+	a = ask(t, fresh, "one")
+	require.Zero(t, a.CachedTokens, "what was cleared is decoded again")
+	require.Equal(t, first.Text, a.Text)
+
+	// Too long a question is refused, however much of what was said before is dropped.
+	small := session(t, m, options(64))
+	small.Reset(llama.Message{Role: "system", Content: strings.Repeat("long ", 40)}, llama.Message{Role: "user", Content: "one"},
+		llama.Message{Role: "assistant", Content: "1"})
+	_, err := small.Ask(t.Context(), strings.Repeat("longer ", 40), func(string) {})
+	require.ErrorIs(t, err, chat.ErrTooLong)
+}
+
 func TestNewMaskDecodesTheConversationAgain(t *testing.T) {
 	m := small(t)
 	s := session(t, m, options(512))

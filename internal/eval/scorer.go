@@ -51,6 +51,16 @@ type TokenScore struct {
 type Difference struct {
 	KL        float64 // mean of KL(whole || masked), nats
 	Agreement float64 // share of tokens at which both have the same likeliest one, 0 to 1
+
+	Tokens []TokenDifference // of the right answer
+}
+
+// TokenDifference is how far a model under a mask is from the whole one at one
+// token, given those before it.
+type TokenDifference struct {
+	KL    float64 // KL(whole || masked), nats
+	Agree bool    // both have the same likeliest token
+	Top   float64 // probability of the masked model's likeliest token
 }
 
 // Options says how a scorer works. nil and zero are the defaults.
@@ -258,22 +268,24 @@ func (s *Scorer) Compare(ctx context.Context, cases []Case, mask skip.Mask, p sk
 		return nil, err
 	}
 	right := make([]Case, len(cases))
+	differences := make([]Difference, len(cases))
 	for i, c := range cases {
 		right[i] = Case{Prompt: c.Prompt, Answers: c.Answers[c.Right : c.Right+1]}
+		differences[i].Tokens = make([]TokenDifference, len(c.Answers[c.Right]))
 	}
 	jobs, err := s.jobs(right)
 	if err != nil {
 		return nil, err
 	}
-	differences := make([]Difference, len(cases))
 	keep := func(_ place, logits []float32) { s.whole = append(s.whole, logits...) }
 	var rest []float32 // of s.whole
 	compare := func(p place, logits []float32) {
-		kl, agree := divergence(rest[:len(logits)], logits)
+		t := divergence(rest[:len(logits)], logits)
 		rest = rest[len(logits):]
 		d, n := &differences[p.job.number], float64(len(p.job.answers[0]))
-		d.KL += kl / n
-		if agree {
+		d.Tokens[p.token] = t
+		d.KL += t.KL / n
+		if t.Agree {
 			d.Agreement += 1 / n
 		}
 	}
@@ -700,16 +712,18 @@ func logSumExp(logits []float32) (top llama.Token, lse float64) {
 	return top, most + math.Log(sum)
 }
 
-// divergence is KL(p || q) in nats of the distributions with these logits
-// (nVocab,), and whether their likeliest tokens are the same.
-func divergence(p, q []float32) (kl float64, agree bool) {
+// divergence compares the distributions with these logits (nVocab,): p is the
+// whole model's, q the masked one's.
+func divergence(p, q []float32) (d TokenDifference) {
 	topP, lseP := logSumExp(p)
 	topQ, lseQ := logSumExp(q)
 	for i := range p {
 		lnP := float64(p[i]) - lseP
 		if prob := math.Exp(lnP); prob > 0 {
-			kl += prob * (lnP - (float64(q[i]) - lseQ))
+			d.KL += prob * (lnP - (float64(q[i]) - lseQ))
 		}
 	}
-	return max(kl, 0), topP == topQ // rounding may give a little less than 0
+	d.KL = max(d.KL, 0) // rounding may give a little less
+	d.Agree, d.Top = topP == topQ, math.Exp(float64(q[topQ])-lseQ)
+	return d
 }

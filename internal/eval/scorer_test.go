@@ -346,6 +346,11 @@ func TestCompare(t *testing.T) {
 			for i, d := range differences {
 				require.InDelta(t, r.divergence(cases[i], mask, p), d.KL, tolerance)
 				require.GreaterOrEqual(t, d.KL, 0.0)
+				sum := 0.0
+				for _, token := range d.Tokens {
+					sum += token.KL / float64(len(d.Tokens))
+				}
+				require.InDelta(t, d.KL, sum, 1e-9)
 				if mask.IsEmpty() {
 					require.InDelta(t, 1, d.Agreement, 1e-9) // 1/n, n times
 					require.Less(t, d.KL, 1e-5, "the same decode, but for places in the cache")
@@ -492,14 +497,15 @@ func TestRowsAllocateNothing(t *testing.T) {
 
 func TestDivergence(t *testing.T) {
 	inf := float32(math.Inf(-1))
-	kl, agree := divergence([]float32{0, 0}, []float32{0, float32(math.Log(3))})
-	require.InDelta(t, math.Log(2)-math.Log(3)/2, kl, 1e-7) // ½ ln(½/¼) + ½ ln(½/¾)
-	require.False(t, agree)
-	kl, agree = divergence([]float32{5, inf}, []float32{5, inf})
-	require.Zero(t, kl, "what is impossible in both counts nothing")
-	require.True(t, agree)
-	kl, _ = divergence([]float32{0, 0}, []float32{0, inf})
-	require.True(t, math.IsInf(kl, 1))
+	d := divergence([]float32{0, 0}, []float32{0, float32(math.Log(3))})
+	require.InDelta(t, math.Log(2)-math.Log(3)/2, d.KL, 1e-7) // ½ ln(½/¼) + ½ ln(½/¾)
+	require.False(t, d.Agree)
+	require.InDelta(t, 0.75, d.Top, 1e-7)
+	d = divergence([]float32{5, inf}, []float32{5, inf})
+	require.Zero(t, d.KL, "what is impossible in both counts nothing")
+	require.True(t, d.Agree)
+	d = divergence([]float32{0, 0}, []float32{0, inf})
+	require.True(t, math.IsInf(d.KL, 1))
 	_, lse := logSumExp([]float32{1000, 1000})
 	require.InDelta(t, 1000+math.Log(2), lse, 1e-9)
 }

@@ -44,7 +44,7 @@ func bars(items []Bar, width int, color bool) string {
 	var low, high float64 // the scale, with zero in it
 	for _, item := range items {
 		labelWidth = max(labelWidth, textWidth(clean(item.Label)))
-		valueWidth = max(valueWidth, textWidth(short(item.Value)))
+		valueWidth = max(valueWidth, textWidth(Short(item.Value)))
 		noteWidth = max(noteWidth, textWidth(clean(item.Note)))
 		if finite(item.Value) {
 			low, high = min(low, item.Value), max(high, item.Value)
@@ -90,7 +90,7 @@ func bars(items []Bar, width int, color bool) string {
 			code = chosenColor
 		}
 		line := paint(mark, chosenColor, color && item.Chosen) + pad(cut(clean(item.Label), labelWidth), labelWidth, true) + columnGap +
-			paint(bar, code, color) + columnGap + pad(short(item.Value), valueWidth, false)
+			paint(bar, code, color) + columnGap + pad(Short(item.Value), valueWidth, false)
 		if noteWidth > 0 {
 			line += columnGap + cut(clean(item.Note), noteWidth)
 		}
@@ -113,9 +113,9 @@ func leftBar(share float64, cells int) string {
 	return pad(strings.Repeat("▐", n%2)+strings.Repeat("█", n/2), cells, false)
 }
 
-// short writes a value with three significant figures, without an exponent
+// Short writes a value with three significant figures, without an exponent
 // as long as that is short.
-func short(x float64) string {
+func Short(x float64) string {
 	const least, most = 1e-4, 1e6
 	if !finite(x) {
 		return missing

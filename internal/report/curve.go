@@ -113,7 +113,7 @@ func stylePlot(p *plot.Plot, xLabel, yLabel string) {
 		a.axis.Tick.Label.Color = inkColor
 		a.axis.Tick.LineStyle.Color = inkColor
 		a.axis.Tick.Length = space / 2
-		a.axis.Tick.Marker = plot.TickerFunc(ticks)
+		a.axis.Tick.Marker = plot.TickerFunc(Ticks)
 		a.axis.LineStyle.Color = inkColor
 		a.axis.Padding = 0
 	}
@@ -128,8 +128,8 @@ func widen(a *plot.Axis) {
 	a.Min, a.Max = a.Min-room, a.Max+room
 }
 
-// ticks are about six numbers between low and high, on steps that people count in.
-func ticks(low, high float64) []plot.Tick {
+// Ticks are about six numbers between low and high, on steps that people count in.
+func Ticks(low, high float64) []plot.Tick {
 	const intervals = 6
 	rough := (high - low) / intervals
 	power := math.Pow(10, math.Floor(math.Log10(rough)))
@@ -144,7 +144,7 @@ func ticks(low, high float64) []plot.Tick {
 	first := math.Ceil(low / step)
 	for n := range intervals + 1 { // steps are rounded up, so there are no more
 		if v := (first + float64(n)) * step; v <= high {
-			marks = append(marks, plot.Tick{Value: v, Label: short(v)})
+			marks = append(marks, plot.Tick{Value: v, Label: Short(v)})
 		}
 	}
 	return marks

@@ -238,7 +238,7 @@ func legend(s scale, g Grid, width int, color bool) string {
 	}
 	switch {
 	case s.low == s.high:
-		parts = append(parts, shades[0]+" "+short(s.low))
+		parts = append(parts, shades[0]+" "+Short(s.low))
 	case color:
 		// Colours have no width, so this part is not cut; leastWidth has room for it.
 		ramp := ""
@@ -249,14 +249,14 @@ func legend(s scale, g Grid, width int, color bool) string {
 		if len(parts) > 0 {
 			b.WriteString(wrap(parts, width))
 		}
-		b.WriteString(below + short(s.low) + " " + ramp + " " + short(s.high) + "\n")
+		b.WriteString(below + Short(s.low) + " " + ramp + " " + Short(s.high) + "\n")
 		if unmeasured {
 			b.WriteString(noShade + " not measured\n")
 		}
 		return b.String()
 	default:
 		for i, shade := range shades {
-			parts = append(parts, shade+" ≤ "+short(s.value(float64(i+1)/float64(len(shades)))))
+			parts = append(parts, shade+" ≤ "+Short(s.value(float64(i+1)/float64(len(shades)))))
 		}
 	}
 	if unmeasured {

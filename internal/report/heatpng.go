@@ -166,16 +166,16 @@ func drawBar(c draw.Canvas, s scale, x, top, height vg.Length) {
 func (s scale) ticks() []plot.Tick {
 	switch {
 	case s.low == s.high:
-		return []plot.Tick{{Value: s.low, Label: short(s.low)}}
+		return []plot.Tick{{Value: s.low, Label: Short(s.low)}}
 	case !s.log:
-		return ticks(s.low, s.high)
+		return Ticks(s.low, s.high)
 	}
 	// 1, 2 and 5 times the powers of ten: the powers alone would be two to four.
 	var ticks []plot.Tick
 	for power := math.Floor(math.Log10(s.low)); power <= math.Log10(s.high); power++ {
 		for _, times := range []float64{1, 2, 5} {
 			v := times * math.Pow(10, power)
-			ticks = append(ticks, plot.Tick{Value: v, Label: short(v)})
+			ticks = append(ticks, plot.Tick{Value: v, Label: Short(v)})
 		}
 	}
 	return ticks

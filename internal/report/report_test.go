@@ -166,9 +166,9 @@ func TestFigures(t *testing.T) {
 	for x, want := range map[float64]string{
 		0: "0", -0.25: "-0.25", 1000: "1000", 0.30000000000000004: "0.3", 123456: "123000", 1e-7: "1e-07", 2.5e9: "2.5e+09", 12.345: "12.3",
 	} {
-		require.Equal(t, want, short(x))
+		require.Equal(t, want, Short(x))
 	}
-	require.Equal(t, "0", short(math.Copysign(0, -1)))
+	require.Equal(t, "0", Short(math.Copysign(0, -1)))
 }
 
 func TestBars(t *testing.T) {
@@ -443,7 +443,7 @@ func TestTicks(t *testing.T) {
 		{1e16, 1e16 + 4, "1e+16"}, // steps that numbers of this size hardly know
 	} {
 		var labels []string
-		for _, tick := range ticks(c.low, c.high) {
+		for _, tick := range Ticks(c.low, c.high) {
 			if n := len(labels); n == 0 || labels[n-1] != tick.Label {
 				labels = append(labels, tick.Label)
 			}
