@@ -4,7 +4,7 @@ package demo
 
 import (
 	"crypto/sha256"
-	_ "embed" // for the model
+	_ "embed" // for the model and its prompts
 	"encoding/hex"
 	"fmt"
 	"os"
@@ -18,6 +18,12 @@ var model []byte
 
 //go:embed gallop-demo.gallop.gguf
 var profile []byte
+
+// Test is test.jsonl: prompts of the model's skills that it was not trained on,
+// 80 of each, with their answers.
+//
+//go:embed test.jsonl
+var Test []byte
 
 // Path writes the embedded model and its profile into the user's cache folder,
 // if they are not there yet, and returns where the model is: llama.cpp maps

@@ -1,6 +1,8 @@
 package dataset
 
 import (
+	"bufio"
+	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
@@ -13,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/gallop-llm/gallop/llama"
 )
@@ -80,16 +83,41 @@ func Read(paths []string, o *Options) ([]Example, []Problem, error) {
 			return nil, nil, err
 		}
 	}
-	examples := r.examples()
-	if len(examples) == 0 {
-		return nil, r.problems, fmt.Errorf("%w: nothing is left after skipping, the first for this: %w", ErrEmpty, r.problems[0])
+	return r.result()
+}
+
+// ReadPrompts reads the examples of one file called name. Beside what [Read]
+// takes it takes plain text, a prompt a line: whatever begins with neither { nor [.
+// Errors are those of Read.
+func ReadPrompts(name string, file io.Reader, o *Options) ([]Example, []Problem, error) {
+	if o == nil {
+		o = &Options{}
 	}
-	return examples, r.problems, nil
+	r := newReader(o)
+	buffered := bufio.NewReader(file)
+	head, _ := buffered.Peek(buffered.Size())
+	head = bytes.TrimSpace(bytes.TrimPrefix(head, []byte(bom)))
+	if len(head) > 0 && head[0] != '{' && head[0] != '[' {
+		r.parse = parseLine
+	}
+	if err := r.read(name, buffered); err != nil {
+		return nil, nil, err
+	}
+	return r.result()
+}
+
+// parseLine takes a line of plain text for a prompt.
+func parseLine(data []byte, _ *labels) (Example, error) {
+	if !utf8.Valid(data) {
+		return Example{}, errUTF8
+	}
+	return Example{Prompt: strings.TrimSpace(string(data))}, nil
 }
 
 // reader gathers examples and problems over several files.
 type reader struct {
 	o        *Options
+	parse    func(data []byte, l *labels) (Example, error) // of one record
 	rng      *rand.Rand
 	seen     int    // examples so far, kept or not
 	kept     []kept // unordered once there were more than Options.Limit
@@ -103,7 +131,7 @@ type kept struct {
 }
 
 func newReader(o *Options) *reader {
-	return &reader{o: o, rng: rand.New(rand.NewPCG(sampleSeed, sampleSeed))}
+	return &reader{o: o, parse: parse, rng: rand.New(rand.NewPCG(sampleSeed, sampleSeed))}
 }
 
 func (r *reader) readFile(path string) error {
@@ -131,7 +159,7 @@ func (r *reader) read(path string, file io.Reader) error {
 		some = true
 		var e Example
 		if err == nil {
-			e, err = parse(data, labels)
+			e, err = r.parse(data, labels)
 		}
 		labels.record++
 		if err != nil {
@@ -174,6 +202,15 @@ func (r *reader) keep(e Example) {
 	} else if i := r.rng.IntN(r.seen); i < r.o.Limit {
 		r.kept[i] = k
 	}
+}
+
+// result is what Read gives.
+func (r *reader) result() ([]Example, []Problem, error) {
+	examples := r.examples()
+	if len(examples) == 0 {
+		return nil, r.problems, fmt.Errorf("%w: nothing is left after skipping, the first for this: %w", ErrEmpty, r.problems[0])
+	}
+	return examples, r.problems, nil
 }
 
 // examples gives what is kept, in the order of the files.

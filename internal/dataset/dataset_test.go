@@ -288,6 +288,34 @@ func TestFiles(t *testing.T) {
 	}
 }
 
+func TestPrompts(t *testing.T) {
+	for name, c := range map[string]struct {
+		text string
+		want []Example
+	}{
+		"a prompt a line": {"\ufeffWhat is 2 + 2?\r\n\n  Who are {you}? \n", []Example{
+			{Prompt: "What is 2 + 2?", Task: "ask", Where: "ask.txt:1"}, {Prompt: "Who are {you}?", Task: "ask", Where: "ask.txt:3"}}},
+		"JSON lines": {`{"prompt": "a"}`, []Example{{Prompt: "a", Task: "ask", Where: "ask.txt:1"}}},
+		"an array":   {"\n [{\"prompt\": \"a\"}]", []Example{{Prompt: "a", Task: "ask", Where: "ask.txt:2"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			examples, problems, err := ReadPrompts("ask.txt", strings.NewReader(c.text), nil)
+			require.NoError(t, err)
+			require.Empty(t, problems)
+			require.Equal(t, c.want, examples)
+		})
+	}
+	_, _, err := ReadPrompts("ask.txt", strings.NewReader("a\n\xff\n"), nil)
+	require.ErrorIs(t, err, ErrData)
+	require.ErrorContains(t, err, "ask.txt:2: invalid UTF-8")
+	examples, problems, err := ReadPrompts("ask.txt", strings.NewReader("a\n\xff\nb"), &Options{SkipBad: true})
+	require.NoError(t, err)
+	require.Len(t, problems, 1)
+	require.Len(t, examples, 2)
+	_, _, err = ReadPrompts("ask.txt", strings.NewReader(" \n"), nil)
+	require.ErrorContains(t, err, "the file is empty")
+}
+
 func TestNothingLeft(t *testing.T) {
 	for name, text := range map[string]string{"empty": "", "blank": "\n \n", "array": "[]", "bad": "{}\n{}"} {
 		path := write(t, name+".jsonl", text)

@@ -3,8 +3,9 @@
 // # Basics
 //
 // [Read] reads files, as JSONL (one object a line) or as one JSON array of
-// objects, and gives an [Example] for each. [Starter] gives the prompts that
-// are built in, and [Hash] names a set of examples by its content.
+// objects, and gives an [Example] for each; [ReadPrompts] takes plain text too.
+// [Starter] gives the prompts that are built in, and [Hash] names a set of
+// examples by its content.
 //
 // Examples of our own form are meant for the model's chat template:
 //

@@ -40,7 +40,7 @@ var formats = []struct {
 // parse reads one object. Its task may be "", its place is not known yet.
 func parse(data []byte, l *labels) (Example, error) {
 	if !utf8.Valid(data) {
-		return Example{}, fault("invalid UTF-8: save the file as UTF-8 text")
+		return Example{}, errUTF8
 	}
 	if data = bytes.TrimSpace(data); len(data) > 0 && data[0] != '{' {
 		return Example{}, fault("not a JSON object: an example begins with {")
@@ -67,6 +67,8 @@ func parse(data []byte, l *labels) (Example, error) {
 	}
 	return Example{}, faultf("unknown columns %s: prompt or messages is needed, or those of a known benchmark", c.names())
 }
+
+const errUTF8 = fault("invalid UTF-8: save the file as UTF-8 text")
 
 // check refuses what no format may give.
 func check(e Example) error {
