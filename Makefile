@@ -18,7 +18,7 @@ get-node := $(get-npm)
 get-git  := with `apt install git`
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build setup test test-long lint preload bench eval profile install fuzz clean
+.PHONY: help demo build setup test test-long lint preload bench eval profile install fuzz clean need-browser
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,11 +32,11 @@ build: need-go need-$(CC) ## build the program into build/gallop
 setup: build need-npm ## fetch llama.cpp's libraries into the user's cache folder
 	@$(BUILD)/gallop setup
 
-test: build setup preload ## run the tests, then once more with the race detector
+test: build setup preload need-browser ## run the tests, then once more with the race detector
 	go test -timeout 20m ./...
 	go test -timeout 20m -race ./...
 
-test-long: build setup preload need-node ## run the tests that take long, with foreign programs among them
+test-long: build setup preload need-node need-browser ## run the tests that take long, with foreign programs among them
 	GALLOP_LONG=1 go test -timeout 2h ./...
 
 lint: build setup ## check format, Go, C, scripts, and that llama.cpp is the one that our header describes
@@ -66,6 +66,9 @@ fuzz: need-go need-$(CC) ## feed made-up input to each parser for FUZZTIME=30s
 
 clean: ## remove what was built
 	rm -rf $(BUILD)
+
+need-browser:
+	@scripts/need-browser.sh
 
 # need-go ends with a sentence when there is no go.
 need-%:

@@ -167,9 +167,13 @@ const mostProblems = 5
 // readData reads examples and tells of the lines that were left out.
 func readData(w io.Writer, paths []string, skipBad bool) ([]dataset.Example, error) {
 	examples, problems, err := dataset.Read(paths, &dataset.Options{SkipBad: skipBad})
-	if err != nil {
-		return nil, err
+	if err == nil {
+		tellProblems(w, problems)
 	}
+	return examples, err
+}
+
+func tellProblems(w io.Writer, problems []dataset.Problem) {
 	for i, problem := range problems {
 		if i == mostProblems {
 			fmt.Fprintf(w, "gallop: left out %d more lines\n", len(problems)-i)
@@ -177,7 +181,6 @@ func readData(w io.Writer, paths []string, skipBad bool) ([]dataset.Example, err
 		}
 		fmt.Fprintln(w, "gallop: left out", problem)
 	}
-	return examples, nil
 }
 
 // stageProgress shows a bar for each stage of a long job, on a terminal, and a

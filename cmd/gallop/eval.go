@@ -191,10 +191,7 @@ func (f *evaluation) read(model string) ([]named, error) {
 	}
 	var profiles []named
 	for _, entry := range files {
-		name, file, ok := strings.Cut(entry, "=")
-		if !ok {
-			name, file = strings.TrimSuffix(filepath.Base(entry), ".gallop.gguf"), entry
-		}
+		name, file := nameProfile(entry)
 		p, err := readProfile(model, file)
 		if err != nil {
 			return nil, err
@@ -202,6 +199,14 @@ func (f *evaluation) read(model string) ([]named, error) {
 		profiles = append(profiles, named{name, p})
 	}
 	return profiles, nil
+}
+
+// nameProfile takes NAME=FILE apart; a file alone gives its name.
+func nameProfile(entry string) (name, file string) {
+	if name, file, ok := strings.Cut(entry, "="); ok {
+		return name, file
+	}
+	return strings.TrimSuffix(filepath.Base(entry), ".gallop.gguf"), entry
 }
 
 // drawEval draws accuracy against depth and against cost: of all the rows those

@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/gallop-llm/gallop/demo"
 	"github.com/gallop-llm/gallop/internal/chat"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
@@ -44,10 +43,15 @@ type generation struct {
 
 // add declares the flags on a command.
 func (g *generation) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&g.profile, "profile", "", "profile to route by (default: the one beside the model or in the cache, if there is one)")
+	g.addOthers(cmd)
+}
+
+// addOthers declares all flags but --profile.
+func (g *generation) addOthers(cmd *cobra.Command) {
 	f, d := cmd.Flags(), llama.DefaultSampling()
 	f.StringVarP(&g.model, "model", "m", "", "GGUF file (default: the demo model)")
 	f.StringVar(&g.mask, "skip", "", "layers to skip, as in 4,6,9-11,a5,f7 (a: attention alone, f: feed-forward alone)")
-	f.StringVar(&g.profile, "profile", "", "profile to route by (default: the one beside the model or in the cache, if there is one)")
 	f.StringVar(&g.route, "route", string(chat.EachTurn), "when to choose layers: turn, chat (at the first question) or off")
 	f.Float64Var(&g.depth, "depth", 0, "always skip this many layers' worth of weights; 0 = by --quality")
 	f.Float64Var(&g.quality, "quality", 0, "skip as much as keeps this share of the whole model's probability per token, above 0 to 1; 0 = the profile's")
@@ -92,31 +96,11 @@ const defaultCtx = 4096
 
 // open loads the library and the model and starts a session. close frees both.
 func (g *generation) open(ctx context.Context, cmd *cobra.Command) (s *chat.Session, m *llama.Model, closeAll func(), err error) {
-	mask, err := skip.Parse(g.mask)
-	if err != nil {
-		return nil, nil, nil, usageError{fmt.Errorf("--skip: %w", err)}
-	}
-	path := g.model
-	if path == "" {
-		if path, err = demo.Path(); err != nil {
-			return nil, nil, nil, err
-		}
-	}
-	m, err = openModel(ctx, cmd, path, &llama.ModelOptions{
-		GPULayers: gpuLayers(g.gpuLayers), NoMmap: g.noMmap, Mlock: g.mlock, NoRepack: g.noRepack,
-	})
+	mask, m, err := g.load(ctx, cmd)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	g.closeProfile = func() error { return nil }
-	opts, err := g.options(cmd, m)
-	if err == nil {
-		opts.Mask = mask
-		err = g.routing(cmd, m, opts)
-	}
-	if err == nil && g.lossless {
-		err = g.drafts(m, opts)
-	}
+	opts, err := g.session(cmd, m, mask)
 	if err == nil {
 		s, err = chat.New(m, opts)
 	}
@@ -137,6 +121,36 @@ func (g *generation) open(ctx context.Context, cmd *cobra.Command) (s *chat.Sess
 		return nil, nil, nil, err
 	}
 	return s, m, closeAll, nil
+}
+
+// load reads --skip and loads the library and the model.
+func (g *generation) load(ctx context.Context, cmd *cobra.Command) (mask skip.Mask, m *llama.Model, err error) {
+	if mask, err = skip.Parse(g.mask); err != nil {
+		return mask, nil, usageError{fmt.Errorf("--skip: %w", err)}
+	}
+	path, err := modelPath(g.model)
+	if err != nil {
+		return mask, nil, err
+	}
+	m, err = openModel(ctx, cmd, path, &llama.ModelOptions{
+		GPULayers: gpuLayers(g.gpuLayers), NoMmap: g.noMmap, Mlock: g.mlock, NoRepack: g.noRepack,
+	})
+	return mask, m, err
+}
+
+// session turns the flags into a session's options. It opens the profile, which
+// closeProfile closes, whatever the error.
+func (g *generation) session(cmd *cobra.Command, m *llama.Model, mask skip.Mask) (*chat.Options, error) {
+	g.closeProfile = func() error { return nil }
+	opts, err := g.options(cmd, m)
+	if err != nil {
+		return nil, err
+	}
+	opts.Mask = mask
+	if err := g.routing(cmd, m, opts); err != nil || !g.lossless {
+		return opts, err
+	}
+	return opts, g.drafts(m, opts)
 }
 
 // routing finds the model's profile and turns the flags into how the session
