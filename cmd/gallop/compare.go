@@ -59,7 +59,7 @@ Answers are greedy unless --temp says otherwise.`,
 	flags := cmd.Flags()
 	flags.StringVar(&f.prompts, "prompts", "", "file with prompts (default: built-in ones)")
 	flags.IntVar(&f.limit, "limit", 0, fmt.Sprintf("prompts at most, spread evenly over the file; 0 = all, or %d of the built-in ones", builtInPrompts))
-	flags.IntVarP(&f.rounds, "repetitions", "r", 1, "answer each prompt so often, in turns; the answer of the median time counts")
+	flags.IntVarP(&f.rounds, "repetitions", "r", 1, "answer each prompt so often, in turns; the medians of the times count")
 	flags.BoolVar(&f.skipBad, "skip-bad", false, "leave out lines that cannot be used instead of stopping at them")
 	flags.StringVarP(&f.out, "output", "o", "compare.html", "the report")
 	flags.StringVar(&f.json, "json", "", "also write all figures as JSON to this file; - = print them in place of the table")

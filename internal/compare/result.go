@@ -38,7 +38,7 @@ type Settings struct {
 	MaxTokens   int       `json:"max_tokens"` // of an answer; 0 = what the context holds
 	Context     int       `json:"context"`    // tokens
 	Threads     int       `json:"threads"`
-	Rounds      int       `json:"rounds"` // answers to each prompt, of which the one of the median time counts
+	Rounds      int       `json:"rounds"` // answers to each prompt; the medians of their times count
 	Machine     string    `json:"machine"`
 	Version     string    `json:"version"`   // of gallop
 	Library     string    `json:"llama_cpp"` // its version

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -40,8 +39,8 @@ const Stock = "stock"
 
 // Options says how to compare. nil and zero are the defaults.
 type Options struct {
-	// Rounds is how often each way answers each prompt; the run of the median time
-	// counts. 0 = 1.
+	// Rounds is how often each way answers each prompt; the medians of the times
+	// count. 0 = 1.
 	Rounds int
 
 	// Progress, when set, is told after each prompt how many are done.
@@ -117,8 +116,7 @@ func (r *Result) answer(ctx context.Context, m *llama.Model, ways []Way, example
 		}
 		r.Prompts[i] = newPrompt(e)
 		for w := range ways {
-			slices.SortFunc(runs[w], func(a, b timed) int { return cmp.Compare(a.total, b.total) })
-			t := runs[w][(len(runs[w])-1)/2]
+			t := usual(runs[w])
 			r.Prompts[i].Answers = append(r.Prompts[i].Answers, newAnswer(t, m.NLayer, sizes.Depth(t.Mask)))
 			if w == 0 {
 				cases[i] = newCase(t, eval.End(m))
@@ -136,6 +134,26 @@ type timed struct {
 	total  time.Duration
 	first  time.Duration // until its first piece
 	tokens []llama.Token // as [chat.Session.Tokens]
+}
+
+// usual is the first of some answers to the same prompt with the medians of
+// their times, that of decoding for each token: sampled answers differ in length.
+func usual(runs []timed) timed {
+	t := runs[0]
+	steps := func(t timed) time.Duration { return time.Duration(max(t.Tokens-1, 1)) }
+	medianOf := func(of func(t timed) time.Duration) time.Duration {
+		all := make([]float64, len(runs))
+		for i, t := range runs {
+			all[i] = float64(of(t))
+		}
+		return time.Duration(median(all))
+	}
+	t.total = medianOf(func(t timed) time.Duration { return t.total })
+	t.first = medianOf(func(t timed) time.Duration { return t.first })
+	t.Routing = medianOf(func(t timed) time.Duration { return t.Routing })
+	t.Prefill = medianOf(func(t timed) time.Duration { return t.Prefill })
+	t.Decode = steps(t) * medianOf(func(t timed) time.Duration { return t.Decode / steps(t) })
+	return t
 }
 
 // newCase is a prompt with its answer in tokens; without an answer where none
