@@ -38,8 +38,11 @@
  *
  * The mask belongs to one decode: layerskip_decode puts it into thread-local storage, calls
  * llama_decode and takes it away. While the batch keeps its shape llama.cpp reuses its last graph
- * and never calls the hook, so a changed mask must force a new graph: flipping the causal
- * attention switch there and back makes llama.cpp drop the old one.
+ * and never calls the hook, so a changed mask must force a new graph. llama.cpp asks the old
+ * graph's input of tokens whether its length is that of the batch; setting the length to 0 makes it
+ * build another graph and nothing else. Where that input is not known to be alive, the causal
+ * attention switch is flipped there and back: llama.cpp then plans all its memory anew, which takes
+ * ten times as long.
  *
  * Who wants to read the residual stream instead of cutting it (block influence) gives a
  * layerskip_stream: the same search then tells where x, cut and l_out of each layer are.
@@ -72,7 +75,8 @@ static _Thread_local struct {
     const uint64_t *mask; /* NULL outside a masked decode */
     struct layerskip_report *report;
     struct layerskip_stream *stream; /* NULL = nobody reads it */
-    int edits;
+    struct ggml_tensor *tokens;      /* input of the newest graph; NULL = not found */
+    int graphs;                      /* that the hook saw */
     bool refused;
 } job;
 
@@ -545,6 +549,20 @@ static void find_stream(struct ggml_cgraph *cgraph, struct layerskip_stream *s) 
     free(g);
 }
 
+/* The input that a graph reads its tokens from, or NULL. It is the first node's, or nearly so. */
+static struct ggml_tensor *find_tokens(struct ggml_cgraph *cgraph) {
+    const int n = real.n_nodes(cgraph);
+    for (int i = 0; i < n; i++) {
+        struct ggml_tensor *const *src = real.node(cgraph, i)->src;
+        for (int s = 0; s < GGML_SRC; s++) {
+            if (src[s] != NULL && strcmp(src[s]->name, "inp_tokens") == 0) {
+                return src[s];
+            }
+        }
+    }
+    return NULL;
+}
+
 /* ---- the hook ---- */
 
 #ifdef LAYERSKIP_PRELOAD
@@ -565,8 +583,9 @@ __attribute__((visibility("default"))) bool ggml_backend_sched_alloc_graph(struc
             find_stream(graph, job.stream);
         }
     }
+    job.graphs++;
+    job.tokens = find_tokens(graph);
     if (job.mask != NULL) {
-        job.edits++;
         ok = apply_mask(graph, job.mask);
     }
 #ifdef LAYERSKIP_PRELOAD
@@ -583,7 +602,9 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
                          (state->graph == LAYERSKIP_BUILT && memcmp(state->built, mask, sizeof state->built) != 0);
     const bool masked = !is_empty(mask);
     const bool new_graph = changed || state->graph == LAYERSKIP_NO_GRAPH;
-    if (changed) {
+    if (changed && state->graph == LAYERSKIP_BUILT && state->tokens != NULL) {
+        state->tokens->ne[0] = 0; /* no batch is that short */
+    } else if (changed) {
         real.set_causal_attn(ctx, false);
         real.set_causal_attn(ctx, true);
     }
@@ -594,9 +615,11 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
     job.mask = masked ? mask : NULL;
     job.report = &state->report;
     job.stream = state->stream;
-    job.edits = 0;
+    job.tokens = state->tokens;
+    job.graphs = 0;
     job.refused = false;
     const int32_t result = real.decode(ctx, batch);
+    state->tokens = job.tokens;
     job.mask = NULL;
     job.report = NULL;
     job.stream = NULL;
@@ -606,7 +629,7 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
     if (job.refused) {
         return LAYERSKIP_REFUSED;
     }
-    if (masked && new_graph && result == 0 && job.edits == 0) {
+    if (new_graph && (masked || changed) && result == 0 && job.graphs == 0) {
         state->graph = LAYERSKIP_STALE;
         return LAYERSKIP_NOT_HOOKED;
     }
@@ -716,7 +739,6 @@ static void preload_begin(const void *return_address) {
     }
     job.mask = preload.masked ? preload.mask : NULL;
     job.report = &preload.report;
-    job.edits = 0;
     job.refused = false;
 }
 

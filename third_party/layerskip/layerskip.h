@@ -54,6 +54,7 @@ struct layerskip_stream {
 struct layerskip_state {
     uint64_t built[LAYERSKIP_WORDS];
     enum { LAYERSKIP_NO_GRAPH, LAYERSKIP_BUILT, LAYERSKIP_STALE } graph;
+    struct ggml_tensor *tokens; /* that graph's input; llama.cpp's, alive while graph is LAYERSKIP_BUILT; NULL = unknown */
     struct layerskip_report report;
     struct layerskip_stream *stream; /* NULL = nobody reads it; the owner's, outlives the context */
 };
