@@ -27,7 +27,7 @@ func TestPruneOnFullDisk(t *testing.T) {
 	code, stdout, errOut := runGallop("prune", "-m", llamatest.Write(t, randmodel.Small("llama")), "--skip", "1", "-o", out)
 	require.Equal(t, exitError, code)
 	require.Empty(t, stdout)
-	require.Regexp(t, `^gallop: cannot write `+out+`, \d+ bytes: no space left on device\n$`, errOut)
+	require.Regexp(t, `^gallop: cannot write `+out+`, \d+ bytes: no space left on device, 65536 bytes are free\n$`, errOut)
 	requireNoFiles(t, dir)
 }
 

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -503,7 +504,7 @@ func TestWriteNeedsAFolderAndAFileName(t *testing.T) {
 func TestWriteStopsWithItsContext(t *testing.T) {
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(context.Background())
-	endless := Source{Tensor{Name: "a", Type: I8, Shape: []uint64{1 << 40}}, func(w io.Writer) error {
+	endless := Source{Tensor{Name: "a", Type: I8, Shape: []uint64{1 << 24}}, func(w io.Writer) error {
 		for {
 			if _, err := w.Write(make([]byte, 1<<16)); err != nil {
 				return errors.Join(err)
@@ -512,6 +513,18 @@ func TestWriteStopsWithItsContext(t *testing.T) {
 		}
 	}}
 	require.ErrorIs(t, Write(ctx, filepath.Join(dir, "out.gguf"), nil, []Source{endless}, nil), context.Canceled)
+	requireAlone(t, dir)
+}
+
+func TestWriteLooksForRoomFirst(t *testing.T) {
+	dir := t.TempDir()
+	huge := Source{Tensor{Name: "a", Type: I8, Shape: []uint64{1 << 60}}, func(io.Writer) error {
+		t.Fatal("it began to write")
+		return nil
+	}}
+	err := Write(context.Background(), filepath.Join(dir, "out.gguf"), nil, []Source{huge}, nil)
+	require.ErrorIs(t, err, syscall.ENOSPC)
+	require.Regexp(t, `^cannot write \S+out.gguf, \d+ bytes: no space left on device, \d+ bytes are free$`, err.Error())
 	requireAlone(t, dir)
 }
 

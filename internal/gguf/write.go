@@ -12,6 +12,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // Source is a tensor to be written.
@@ -44,8 +46,9 @@ type WriteOptions struct {
 // there before is replaced. After an error, a full disk or a cancelled context
 // the temporary file is gone and path is as it was.
 //
-// It fails with [ErrInvalid] before anything is written, and with
-// [ErrTensorSize] when a tensor's data has the wrong length.
+// It fails with [ErrInvalid], or with the system's error for a full disk, before
+// anything is written, and with [ErrTensorSize] when a tensor's data has the
+// wrong length.
 func Write(ctx context.Context, path string, meta Metadata, tensors []Source, opts *WriteOptions) (err error) {
 	header, layout, err := encodeHeader(meta, tensors)
 	if err != nil {
@@ -53,6 +56,10 @@ func Write(ctx context.Context, path string, meta Metadata, tensors []Source, op
 	}
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		return fmt.Errorf("cannot write %s: it is there already and is no regular file", path)
+	}
+	size := uint64(len(header)) + layout.size
+	if err := checkRoom(filepath.Dir(path), size); err != nil {
+		return fmt.Errorf("cannot write %s, %d bytes: %w", path, size, err)
 	}
 	tmp, err := createTemp(path)
 	if err != nil {
@@ -76,9 +83,22 @@ func Write(ctx context.Context, path string, meta Metadata, tensors []Source, op
 		err = os.Rename(tmp.Name(), path)
 	}
 	if err != nil {
-		return fmt.Errorf("cannot write %s, %d bytes: %w", path, uint64(len(header))+layout.size, withoutPath(err))
+		return fmt.Errorf("cannot write %s, %d bytes: %w", path, size, withoutPath(err))
 	}
 	syncFolder(filepath.Dir(path))
+	return nil
+}
+
+// checkRoom finds out before gigabytes are written that they will not fit into
+// folder. Where the system does not tell, the writing itself finds out.
+func checkRoom(folder string, bytes uint64) error {
+	var disk unix.Statfs_t
+	if unix.Statfs(folder, &disk) != nil || disk.Blocks == 0 {
+		return nil
+	}
+	if free := uint64(disk.Bavail) * uint64(disk.Bsize); free < bytes {
+		return fmt.Errorf("%w, %d bytes are free", unix.ENOSPC, free)
+	}
 	return nil
 }
 

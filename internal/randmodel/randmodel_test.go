@@ -1,6 +1,7 @@
 package randmodel
 
 import (
+	"context"
 	"encoding/binary"
 	"io"
 	"math"
@@ -369,4 +370,37 @@ func TestWriteRefuses(t *testing.T) {
 		})
 	}
 	require.ErrorIs(t, Write(filepath.Join(t.TempDir(), "m.gguf"), Small("rwkv")), ErrUnknown)
+}
+
+func TestCached(t *testing.T) {
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	ctx, cancel := context.WithCancel(context.Background())
+	const shape = "smollm2-135m"
+	_, err := Cached(ctx, "no-model", gguf.Q4_0, nil)
+	require.ErrorIs(t, err, ErrUnknown)
+	_, err = Cached(ctx, shape, gguf.Q2_K, nil)
+	require.ErrorIs(t, err, ErrSpec)
+
+	// Stopped half-way, it leaves nothing behind.
+	_, err = Cached(ctx, shape, gguf.Q4_0, func(done, total int64) { cancel() })
+	require.ErrorIs(t, err, context.Canceled)
+	folder, err := CacheFolder()
+	require.NoError(t, err)
+	left, err := os.ReadDir(folder)
+	require.NoError(t, err)
+	require.Empty(t, left)
+
+	// What is cut short is no model; what is whole is taken as it is.
+	path := filepath.Join(folder, shape+"-q4_0.gguf")
+	small := filepath.Join(t.TempDir(), "small.gguf")
+	require.NoError(t, Write(small, Small("llama")))
+	whole, err := os.ReadFile(small)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, whole[:len(whole)/2], 0o644))
+	_, err = Cached(ctx, shape, gguf.Q4_0, nil)
+	require.ErrorIs(t, err, context.Canceled, "it is made anew, which the ended context forbids")
+	require.NoError(t, os.WriteFile(path, whole, 0o644))
+	got, err := Cached(ctx, shape, gguf.Q4_0, nil)
+	require.NoError(t, err)
+	require.Equal(t, path, got)
 }

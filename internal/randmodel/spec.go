@@ -39,7 +39,7 @@ type Spec struct {
 	RopeBase   float64 // base of the rotary frequencies
 	RopeFactor float64 // llama only: Llama 3's context stretch, 8 or 32; 0 = none
 
-	// Type is the type of the weight matrices: F32, F16, Q4_0, Q8_0 or Q4_K.
+	// Type is the type of the weight matrices, one of [Types].
 	// As in llama-quantize, norms, biases and expert routers stay F32; the
 	// output matrix (the embedding where they are one) is Q6_K for Q4_0 and
 	// Q4_K, or Q8_0 where its rows do not fill blocks of 256; and Q4_K means the
@@ -63,6 +63,9 @@ func Times(factor float64, pick func(tensor string) bool) func(tensor string) fl
 		return 1
 	}
 }
+
+// Types are the types that [Spec.Type] may have.
+var Types = []gguf.Type{gguf.F32, gguf.F16, gguf.Q4_0, gguf.Q8_0, gguf.Q4_K}
 
 // small is what the small models of all architectures have in common. The heads
 // are together wider than the stream, so that nobody takes one for the other.
@@ -205,8 +208,8 @@ func (s Spec) check() error {
 		return fmt.Errorf("%w: %d of %d experts used", ErrSpec, s.ExpertsUsed, s.Experts)
 	case s.Arch == "gemma3" && (s.Untied || s.Window < 1):
 		return fmt.Errorf("%w: gemma3 needs tied embeddings and a window", ErrSpec)
-	case !slices.Contains([]gguf.Type{gguf.F32, gguf.F16, gguf.Q4_0, gguf.Q8_0, gguf.Q4_K}, s.Type):
-		return fmt.Errorf("%w: weights of type %s, possible are F32, F16, Q4_0, Q8_0 and Q4_K", ErrSpec, s.Type)
+	case !slices.Contains(Types, s.Type):
+		return fmt.Errorf("%w: weights of type %s, possible are %v", ErrSpec, s.Type, Types)
 	}
 	return nil
 }

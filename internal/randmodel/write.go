@@ -17,6 +17,13 @@ const quantVersion = uint32(2)
 // fails with [ErrUnknown] or [ErrSpec] for an impossible Spec, before anything
 // is written; memory stays small for any size of model.
 func Write(path string, s Spec) error {
+	return WriteContext(context.Background(), path, s, nil)
+}
+
+// WriteContext is [Write] for models that take their time: the end of ctx stops
+// it, and progress, if it is not nil, is told now and then how many bytes of how
+// many are written.
+func WriteContext(ctx context.Context, path string, s Spec, progress func(done, total int64)) error {
 	if err := s.check(); err != nil {
 		return err
 	}
@@ -27,7 +34,7 @@ func Write(path string, s Spec) error {
 		}
 		sources = append(sources, gguf.Source{Tensor: t, Data: s.data(t)})
 	}
-	return gguf.Write(context.Background(), path, s.metadata(), sources, nil)
+	return gguf.Write(ctx, path, s.metadata(), sources, &gguf.WriteOptions{Progress: progress})
 }
 
 func (s Spec) metadata() gguf.Metadata {

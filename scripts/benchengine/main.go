@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"text/tabwriter"
 
+	"github.com/gallop-llm/gallop/internal/gguf"
 	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/internal/setup"
 	"github.com/gallop-llm/gallop/llama"
@@ -100,7 +101,7 @@ func bench(ctx context.Context, o options, out io.Writer) error {
 		return err
 	}
 	if o.model == "" {
-		if o.model, err = cachedModel(); err != nil {
+		if o.model, err = randmodel.Cached(ctx, shape, gguf.Q4_0, nil); err != nil {
 			return err
 		}
 	}
@@ -129,27 +130,6 @@ func bench(ctx context.Context, o options, out io.Writer) error {
 		return enc.Encode(r)
 	}
 	return r.print(out)
-}
-
-// cachedModel writes the model of random weights once and returns its path.
-func cachedModel() (string, error) {
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(cache, "gallop", "bench", shape+"-q4_0.gguf")
-	if _, err := os.Stat(path); err == nil {
-		return path, nil
-	}
-	spec, err := randmodel.Shape(shape)
-	if err != nil {
-		return "", err
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return "", err
-	}
-	fmt.Fprintln(os.Stderr, "writing", path)
-	return path, randmodel.Write(path, spec)
 }
 
 // turn runs both loops once, C first in every other round, and checks that
