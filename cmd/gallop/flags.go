@@ -277,22 +277,27 @@ func (g *generation) options(cmd *cobra.Command, m *llama.Model) (*chat.Options,
 	if g.ctx < 0 || g.batch < 1 || g.ubatch < 1 {
 		return nil, usageError{fmt.Errorf("-c is %d, -b %d and -ub %d, want at least 0, 1 and 1", g.ctx, g.batch, g.ubatch)}
 	}
-	var err error
-	if o.Context.Flash, err = choose("-fa", g.flash, map[string]llama.FlashAttention{
+	if err := setCache(&o.Context, g.flash, g.cacheK, g.cacheV); err != nil {
+		return nil, err
+	}
+	return o, g.sampling(cmd, &o.Sampling)
+}
+
+// setCache puts -fa, -ctk and -ctv into a context's options.
+func setCache(o *llama.ContextOptions, flash, k, v string) (err error) {
+	if o.Flash, err = choose("-fa", flash, map[string]llama.FlashAttention{
 		"auto": llama.FlashAuto, "on": llama.FlashOn, "off": llama.FlashOff,
 	}); err != nil {
-		return nil, err
+		return err
 	}
 	types := map[string]llama.CacheType{
 		"f32": llama.CacheF32, "f16": llama.CacheF16, "bf16": llama.CacheBF16, "q8_0": llama.CacheQ8_0, "q4_0": llama.CacheQ4_0,
 	}
-	if o.Context.KType, err = choose("-ctk", g.cacheK, types); err != nil {
-		return nil, err
+	if o.KType, err = choose("-ctk", k, types); err != nil {
+		return err
 	}
-	if o.Context.VType, err = choose("-ctv", g.cacheV, types); err != nil {
-		return nil, err
-	}
-	return o, g.sampling(cmd, &o.Sampling)
+	o.VType, err = choose("-ctv", v, types)
+	return err
 }
 
 // choose finds a flag's word among those that it takes.

@@ -73,7 +73,7 @@ func (c exitCode) Error() string { return fmt.Sprintf("exit status %d", int(c)) 
 
 // shortWords are llama.cpp's flags of one dash and several letters, which the
 // flag library would take for several flags.
-var shortWords = []string{"ngl", "tb", "ub", "fa", "ctk", "ctv", "sys"}
+var shortWords = []string{"ngl", "tb", "ub", "fa", "ctk", "ctv", "sys", "oe"}
 
 // longFlags gives those flags their second dash. What follows "--" is left alone.
 func longFlags(args []string) []string {
@@ -129,7 +129,8 @@ environment before the file.`,
 	root.PersistentFlags().BoolVarP(&verbose, "verbose", "v", false, "show llama.cpp's log on stderr")
 	root.PersistentFlags().StringVar(&config, "config", "", "configuration file (default "+configPath()+")")
 	root.AddCommand(newChatCommand(), newRunCommand(), newInspectCommand(), newPruneCommand(), newDoctorCommand(),
-		newSetupCommand(), newExecCommand(), newCalibrateCommand(), newRouteCommand(), newEvalCommand(), newCompareCommand())
+		newSetupCommand(), newExecCommand(), newCalibrateCommand(), newRouteCommand(), newEvalCommand(), newCompareCommand(),
+		newBenchCommand())
 	for _, cmd := range append(root.Commands(), root) {
 		if check := cmd.Args; check != nil {
 			cmd.Args = func(cmd *cobra.Command, args []string) error { return asUsageError(check(cmd, args)) }

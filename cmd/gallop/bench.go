@@ -1,0 +1,320 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gallop-llm/gallop/internal/bench"
+	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/internal/inspect"
+	"github.com/gallop-llm/gallop/internal/randmodel"
+	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/router"
+	"github.com/gallop-llm/gallop/skip"
+)
+
+// benchmark holds the flags of `gallop bench`.
+type benchmark struct {
+	models, shapes, types, masks      []string
+	depths, percents                  []float64
+	profile, output, outputErr        string
+	asJSON, remove                    bool
+	prompt, decode, rounds            int
+	threads, batch, ubatch, gpuLayers int
+	flash, cacheK, cacheV             string
+	pruned                            bool
+}
+
+func newBenchCommand() *cobra.Command {
+	var f benchmark
+	cmd := &cobra.Command{
+		Use:   "bench [-m model.gguf | --shape llama-3.2-1b] [--skip 4,6 | --depth 4 | --percent 10,20]",
+		Short: "Measure speed and memory under masks, beside the whole model",
+		Long: `Measure prefill and decode under masks, in turns with the whole model, and compare
+with it, with what the skipped bytes and operations allow at best, and with
+--pruned with a file that lacks the layers.
+
+Where a model cannot be had, --shape makes one of random weights with its exact
+shape in the cache folder: speed does not depend on the values. Shapes:
+` + wrapWords(randmodel.ShapeNames(), 80),
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runBench(cmd, &f) },
+	}
+	flags := cmd.Flags()
+	flags.StringSliceVarP(&f.models, "model", "m", nil, "GGUF file; repeatable (default: the demo model)")
+	flags.StringSliceVar(&f.shapes, "shape", nil, "random weights in the shape of this model instead; repeatable")
+	flags.StringSliceVar(&f.types, "type", []string{"q4_0"}, "type of their weights, repeatable: "+strings.Join(typeNames(), ", ")+" (as in Q4_K_M)")
+	flags.StringArrayVar(&f.masks, "skip", nil, "layers to skip, as in 4,6,9-11,a5,f7; repeatable")
+	flags.Float64SliceVar(&f.depths, "depth", nil, "skip this many layers' worth: the profile's first set of that depth, else whole layers, evenly spread")
+	flags.Float64SliceVar(&f.percents, "percent", nil, "skip this share of the layers, whole ones, evenly spread (default 25 when nothing else is named)")
+	flags.BoolVar(&f.pruned, "pruned", false, "compare each mask with a file that lacks its layers, too")
+	flags.StringVar(&f.profile, "profile", "", "profile whose sets --depth takes and whose routing is timed (default: the model's)")
+	flags.IntVarP(&f.prompt, "n-prompt", "p", 512, "tokens of the prompt")
+	flags.IntVarP(&f.decode, "n-gen", "n", 128, "tokens decoded after it")
+	flags.IntVarP(&f.rounds, "repetitions", "r", 5, "rounds; one more runs first and is not counted")
+	flags.IntVarP(&f.threads, "threads", "t", -1, "threads; -1 = physical cores, or 1 for a tiny model")
+	flags.IntVarP(&f.batch, "batch-size", "b", 2048, "tokens decoded in one call at most")
+	flags.IntVar(&f.ubatch, "ub", 512, "tokens computed at once")
+	flags.IntVar(&f.gpuLayers, "ngl", -1, "layers on the GPU; -1 = all, 0 = none")
+	flags.StringVar(&f.flash, "fa", "auto", "flash attention: on, off or auto")
+	flags.StringVar(&f.cacheK, "ctk", "f16", "type of cached keys: f32, f16, bf16, q8_0, q4_0")
+	flags.StringVar(&f.cacheV, "ctv", "f16", "type of cached values, likewise")
+	flags.StringVarP(&f.output, "output", "o", "md", "what to print: "+strings.Join(bench.Formats, ", "))
+	flags.StringVar(&f.outputErr, "oe", "", "what to print on stderr as well (default: nothing)")
+	flags.BoolVar(&f.asJSON, "json", false, "as -o json")
+	flags.BoolVar(&f.remove, "delete", false, "delete the file that --shape made, or used, after measuring")
+	return cmd
+}
+
+// wrapWords joins words by commas, in lines of at most width columns.
+func wrapWords(words []string, width int) string {
+	var text, line string
+	for i, word := range words {
+		if i < len(words)-1 {
+			word += ","
+		}
+		if len(line)+1+len(word) > width {
+			text, line = text+line+"\n", ""
+		}
+		line = strings.TrimPrefix(line+" "+word, " ")
+	}
+	return text + line
+}
+
+// job is one model to be measured.
+type job struct {
+	path    string // "" = to be made
+	shape   string // of random weights; "" = a model of its own
+	typ     gguf.Type
+	masks   []skip.Mask
+	chosen  []string        // how masks that are not named were chosen, a sentence each
+	profile *router.Profile // nil = none
+}
+
+func runBench(cmd *cobra.Command, f *benchmark) error {
+	o, err := f.options(cmd)
+	if err != nil {
+		return err
+	}
+	jobs, err := f.jobs(cmd)
+	if err != nil {
+		return err
+	}
+	ctx, stop := interruptible(cmd)
+	defer stop()
+	var rows []bench.Row
+	for _, j := range jobs {
+		if j.shape != "" {
+			progress, done := byteBar(cmd.ErrOrStderr(), "making "+j.shape)
+			j.path, err = randmodel.Cached(ctx, j.shape, j.typ, progress)
+			done()
+			if err != nil {
+				return err
+			}
+		}
+		more, err := j.measure(ctx, cmd, o)
+		if f.remove && j.shape != "" {
+			err = errors.Join(err, os.Remove(j.path))
+		}
+		if err != nil {
+			return err
+		}
+		for _, row := range more {
+			row.Shape = j.shape
+			rows = append(rows, row)
+		}
+	}
+	if f.outputErr != "" {
+		if err := bench.Write(cmd.ErrOrStderr(), f.outputErr, rows); err != nil {
+			return err
+		}
+	}
+	return bench.Write(cmd.OutOrStdout(), f.output, rows)
+}
+
+// jobs reads all that the flags name, so that a mistake shows before anything is
+// measured.
+func (f *benchmark) jobs(cmd *cobra.Command) (jobs []job, err error) {
+	models := f.models
+	if len(models) == 0 && len(f.shapes) == 0 {
+		models = []string{""}
+	}
+	for _, model := range models {
+		path, err := modelPath(model)
+		if err != nil {
+			return nil, err
+		}
+		file, err := inspect.Read(path)
+		if err != nil {
+			return nil, err
+		}
+		j := job{path: path}
+		if _, found := router.Find(path); found || f.profile != "" {
+			if j.profile, err = readProfile(path, f.profile); err != nil {
+				return nil, err
+			}
+		}
+		if j.masks, j.chosen, err = f.allMasks(len(file.Layers), j.profile); err != nil {
+			return nil, err
+		}
+		jobs = append(jobs, j)
+	}
+	for _, shape := range f.shapes {
+		spec, err := randmodel.Shape(shape)
+		if err != nil {
+			return nil, usageError{fmt.Errorf("--shape: %w", err)}
+		}
+		masks, chosen, err := f.allMasks(spec.Layers, nil)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range f.types {
+			typ, ok := gguf.ParseType(name)
+			if !ok || !slices.Contains(randmodel.Types, typ) {
+				return nil, usageError{fmt.Errorf("--type is %q, want one of %s", name, strings.Join(typeNames(), ", "))}
+			}
+			jobs = append(jobs, job{shape: shape, typ: typ, masks: masks, chosen: chosen})
+		}
+	}
+	return jobs, nil
+}
+
+// options checks the flags and turns them into options.
+func (f *benchmark) options(cmd *cobra.Command) (bench.Options, error) {
+	o := bench.Options{
+		Prompt: f.prompt, Decode: f.decode, Rounds: f.rounds, Pruned: f.pruned, GPULayers: gpuLayers(f.gpuLayers),
+		Context: llama.ContextOptions{NBatch: f.batch, NUBatch: f.ubatch, Threads: max(f.threads, 0)},
+	}
+	if f.asJSON {
+		if cmd.Flags().Changed("output") && f.output != "json" {
+			return o, usageError{fmt.Errorf("--json and -o %s exclude each other", f.output)}
+		}
+		f.output = "json"
+	}
+	for flag, format := range map[string]string{"-o": f.output, "-oe": f.outputErr} {
+		if !slices.Contains(bench.Formats, format) && (format != "" || flag == "-o") {
+			return o, usageError{fmt.Errorf("%s is %q, want one of %s", flag, format, strings.Join(bench.Formats, ", "))}
+		}
+	}
+	for _, n := range []int{f.prompt, f.decode, f.rounds, f.batch, f.ubatch} {
+		if n < 1 {
+			return o, usageError{fmt.Errorf("-p is %d, -n %d, -r %d, -b %d and -ub %d, want at least 1 of each", f.prompt, f.decode, f.rounds, f.batch, f.ubatch)}
+		}
+	}
+	if f.remove && len(f.shapes) == 0 {
+		return o, usageError{errors.New("--delete goes with --shape: no model of your own is deleted")}
+	}
+	if f.profile != "" && len(f.shapes) > 0 {
+		return o, usageError{errors.New("--profile goes with -m: nothing can be learned from random weights")}
+	}
+	return o, setCache(&o.Context, f.flash, f.cacheK, f.cacheV)
+}
+
+// typeNames lists what --type takes.
+func typeNames() (names []string) {
+	for _, typ := range randmodel.Types {
+		names = append(names, strings.ToLower(typ.String()))
+	}
+	return names
+}
+
+// measure measures one model.
+func (j job) measure(ctx context.Context, cmd *cobra.Command, o bench.Options) ([]bench.Row, error) {
+	for _, sentence := range j.chosen {
+		fmt.Fprintln(cmd.ErrOrStderr(), sentence)
+	}
+	bench.ResetPeak()
+	m, err := openModel(ctx, cmd, j.path, &llama.ModelOptions{GPULayers: o.GPULayers})
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	if j.profile != nil {
+		closeProfile, err := openProfile(j.profile, m)
+		if err != nil {
+			return nil, err
+		}
+		defer closeProfile()
+		o.Route = func(prompt string) error {
+			x, err := router.NewPrompt(m, prompt)
+			if err == nil {
+				_, err = j.profile.Choose(x, router.Policy{})
+			}
+			return err
+		}
+	}
+	progress, done := stageProgress(cmd.ErrOrStderr())
+	defer done()
+	name := "measuring " + strings.TrimSuffix(filepath.Base(j.path), ".gguf")
+	progress(name, 0, 1)
+	o.Progress = func(done, total int) { progress(name, done, total) }
+	return bench.Run(ctx, m, j.masks, o)
+}
+
+// allMasks gives the masks that the flags name for a model, each once, and
+// tells how those of --depth and --percent were chosen.
+func (f *benchmark) allMasks(nLayer int, p *router.Profile) (masks []skip.Mask, chosen []string, err error) {
+	for _, text := range f.masks {
+		mask, err := skip.Parse(text)
+		if err == nil && mask.IsEmpty() {
+			err = errors.New("it names no layers; the whole model is measured anyway")
+		}
+		if err == nil {
+			err = mask.Check(nLayer)
+		}
+		if err != nil {
+			return nil, nil, usageError{fmt.Errorf("--skip: %w", err)}
+		}
+		masks = append(masks, mask)
+	}
+	add := func(flag, how string, mask skip.Mask) {
+		chosen = append(chosen, fmt.Sprintf("%s: skips %s, %s", flag, mask, how))
+		masks = append(masks, mask)
+	}
+	for _, depth := range f.depths {
+		flag := fmt.Sprintf("--depth %g", depth)
+		if p != nil {
+			at := slices.IndexFunc(p.Candidates, func(c router.Candidate) bool { return !c.Mask.IsEmpty() && c.At(depth) })
+			if at >= 0 {
+				add(flag, "the profile's set for "+p.Candidates[at].Task, p.Candidates[at].Mask)
+				continue
+			}
+		}
+		mask, err := bench.Spread(nLayer, int(math.Round(depth)))
+		if err != nil {
+			return nil, nil, usageError{fmt.Errorf("%s: %w", flag, err)}
+		}
+		add(flag, "whole layers, evenly spread", mask)
+	}
+	percents := f.percents
+	if len(masks)+len(percents) == 0 {
+		const quarter = 25
+		percents = []float64{quarter}
+	}
+	for _, percent := range percents {
+		flag := fmt.Sprintf("--percent %g", percent)
+		mask, err := bench.Spread(nLayer, int(math.Round(percent/100*float64(nLayer))))
+		if err != nil {
+			return nil, nil, usageError{fmt.Errorf("%s: %w", flag, err)}
+		}
+		add(flag, "whole layers, evenly spread", mask)
+	}
+	var once []skip.Mask
+	for _, mask := range masks {
+		if _, only := mask.WholeLayers(); f.pruned && !only {
+			return nil, nil, usageError{fmt.Errorf("--pruned: no file can leave out what %s does; name whole layers or leave out --pruned", mask)}
+		}
+		if !slices.Contains(once, mask) {
+			once = append(once, mask)
+		}
+	}
+	return once, chosen, nil
+}

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/gallop-llm/gallop/internal/bench"
+	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/internal/randmodel"
+)
+
+// quick are flags for the shortest measurement.
+var quick = []string{"-p", "5", "-n", "2", "-r", "1", "-t", "1"}
+
+func benchRows(t *testing.T, text string) (masks []string, rows []bench.Row) {
+	t.Helper()
+	require.NoError(t, json.Unmarshal([]byte(text), &rows))
+	for _, row := range rows {
+		masks = append(masks, row.Mask.String())
+	}
+	return masks, rows
+}
+
+func TestBenchMasks(t *testing.T) {
+	model := llamatest.Write(t, randmodel.Small("llama"))
+	code, out, notes := gallop(t, "", append([]string{"bench", "-m", model, "--skip", "2,a5", "--skip", "f3", "--depth", "2", "--percent", "25,13",
+		"-ngl", "0", "-fa", "on", "-b", "4", "-ub", "4", "-ctk", "q8_0", "-ctv", "q8_0", "-o", "json", "-oe", "jsonl"}, quick...)...)
+	require.Equal(t, exitOK, code, notes)
+	masks, rows := benchRows(t, out)
+	require.Equal(t, []string{"", "2,a5", "f3", "2,5", "4"}, masks, "each mask once, the whole model first")
+	require.Contains(t, notes, "--depth 2: skips 2,5, whole layers, evenly spread\n--percent 25: skips 2,5, whole layers, evenly spread\n")
+	require.Equal(t, len(rows), strings.Count(notes, `{"model":"model"`), "-oe prints on stderr as well")
+	for _, row := range rows {
+		require.Equal(t, 1, row.Threads)
+		require.Nil(t, row.RouteMS, "there is no profile")
+	}
+
+	code, out, notes = gallop(t, "", append([]string{"bench", "-m", model, "--pruned"}, quick...)...)
+	require.Equal(t, exitOK, code, notes)
+	require.Contains(t, notes, "--percent 25: skips 2,5")
+	require.Regexp(t, `(?m)^\| model \| nothing +\|`, out)
+	require.Regexp(t, `(?m)^\| model \| 2,5 +\|`, out)
+	require.Contains(t, out, "of pruned")
+}
+
+// TestBenchProfile takes depths from the demo model's profile.
+func TestBenchProfile(t *testing.T) {
+	t.Setenv("XDG_CACHE_HOME", cacheWithLibrary(t))
+	code, out, notes := gallop(t, "", append([]string{"bench", "--depth", "3,11", "--json"}, quick...)...)
+	require.Equal(t, exitUsage, code, "the profile has no such depth, and first and last layer are kept")
+	require.Contains(t, notes, "--depth 11: not a mask: 11 layers of 12")
+	require.Empty(t, out)
+
+	code, out, notes = gallop(t, "", append([]string{"bench", "--depth", "3", "--json"}, quick...)...)
+	require.Equal(t, exitOK, code, notes)
+	require.Regexp(t, `--depth 3: skips f\S+, the profile's set for \w+`, notes)
+	_, rows := benchRows(t, out)
+	require.Len(t, rows, 2)
+	require.InDelta(t, 3, rows[1].Depth, 0.5)
+	require.NotNil(t, rows[1].RouteMS)
+}
+
+// cacheWithLibrary is the user's cache folder: the libraries lie there.
+func cacheWithLibrary(t *testing.T) string {
+	t.Helper()
+	dir, err := os.UserCacheDir()
+	require.NoError(t, err)
+	return dir
+}
+
+// TestBenchShape measures a file that is in the cache folder, and deletes it.
+func TestBenchShape(t *testing.T) {
+	llamatest.Library(t) // from the user's own cache folder
+	cache := t.TempDir()
+	t.Setenv("XDG_CACHE_HOME", cache)
+	whole, err := os.ReadFile(llamatest.Write(t, randmodel.Small("qwen3")))
+	require.NoError(t, err)
+	path := filepath.Join(cache, "gallop", "bench", "qwen3-0.6b-q8_0.gguf")
+	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	require.NoError(t, os.WriteFile(path, whole, 0o644))
+	code, out, notes := gallop(t, "", append([]string{"bench", "--shape", "qwen3-0.6b", "--type", "Q8_0", "--skip", "3", "--delete", "-o", "csv"}, quick...)...)
+	require.Equal(t, exitOK, code, notes)
+	rows, err := csv.NewReader(strings.NewReader(out)).ReadAll()
+	require.NoError(t, err)
+	require.Equal(t, []string{"qwen3-0.6b-q8_0", "qwen3-0.6b"}, rows[1][:2])
+	require.NoFileExists(t, path)
+}
+
+func TestBenchMistakes(t *testing.T) {
+	model := llamatest.Write(t, randmodel.Small("llama"))
+	for name, test := range map[string]struct {
+		args []string
+		code int
+		want string
+	}{
+		"shape":          {[]string{"--shape", "llama-9"}, exitUsage, `no shape "llama-9", there are gemma-3-1b, gemma-3-4b, llama-3.1-8b`},
+		"type":           {[]string{"--shape", "qwen3-4b", "--type", "q9"}, exitUsage, `--type is "q9", want one of f32, f16, q4_0, q8_0, q4_k`},
+		"no such weight": {[]string{"--shape", "qwen3-4b", "--type", "q2_k"}, exitUsage, `--type is "q2_k"`},
+		"format":         {[]string{"-o", "xml"}, exitUsage, `-o is "xml", want one of md, csv, json, jsonl`},
+		"second format":  {[]string{"-oe", "xml"}, exitUsage, `-oe is "xml"`},
+		"two formats":    {[]string{"--json", "-o", "csv"}, exitUsage, "--json and -o csv exclude each other"},
+		"no prompt":      {[]string{"-p", "0"}, exitUsage, "-p is 0, -n 128, -r 5"},
+		"no rounds":      {[]string{"-r", "-1"}, exitUsage, "-r -1"},
+		"mask":           {[]string{"--skip", "x"}, exitUsage, "--skip: not a mask"},
+		"empty mask":     {[]string{"--skip", ""}, exitUsage, "it names no layers"},
+		"beyond":         {[]string{"--skip", "8"}, exitUsage, "the layers are 0 to 7"},
+		"every layer":    {[]string{"--skip", "0-7"}, exitUsage, "keep at least one"},
+		"depth":          {[]string{"--depth", "7"}, exitUsage, "--depth 7: not a mask: 7 layers of 8, possible are 1 to 6"},
+		"percent":        {[]string{"--percent", "100"}, exitUsage, "--percent 100: not a mask: 8 layers of 8"},
+		"nothing":        {[]string{"--percent", "NaN"}, exitUsage, "--percent NaN: not a mask"},
+		"halves":         {[]string{"--skip", "f3", "--pruned"}, exitUsage, "no file can leave out what f3 does"},
+		"cache type":     {[]string{"-ctk", "q9"}, exitUsage, "want one of"},
+		"profile":        {[]string{"--profile", "x", "--shape", "qwen3-4b"}, exitUsage, "--profile goes with -m"},
+		"delete":         {[]string{"--delete"}, exitUsage, "no model of your own is deleted"},
+		"no profile":     {[]string{"--profile", "/none.gguf"}, exitError, "/none.gguf"},
+		"no model":       {[]string{"-m", "/none.gguf"}, exitError, "there is no file /none.gguf"},
+		"argument":       {[]string{"model.gguf"}, exitUsage, "model.gguf"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, out, notes := gallop(t, "", append([]string{"bench", "-m", model}, test.args...)...)
+			require.Equal(t, test.code, code, notes)
+			require.Empty(t, out)
+			require.Contains(t, notes, test.want)
+			require.Equal(t, 1, strings.Count(notes, "\n"), "one sentence, but got: %s", notes)
+		})
+	}
+}
+
+func TestWrapWords(t *testing.T) {
+	require.Equal(t, "one, two,\nthree", wrapWords([]string{"one", "two", "three"}, 10))
+	require.Equal(t, "", wrapWords(nil, 10))
+}

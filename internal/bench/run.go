@@ -1,0 +1,388 @@
+package bench
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/gallop-llm/gallop/internal/randmodel"
+	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/skip"
+)
+
+// Options says what [Run] measures, and how.
+type Options struct {
+	Prompt int // tokens of the prompt, at least 1
+	Decode int // tokens that are decoded after it, at least 1
+	Rounds int // at least 1; one more runs first and is not counted
+
+	Context   llama.ContextOptions // Run sets the size
+	GPULayers int                  // as in [llama.ModelOptions], for the pruned files
+
+	// Pruned measures each mask beside a file without its layers too. Such masks
+	// skip whole layers only.
+	Pruned bool
+
+	// Route chooses layers for a prompt, to see what that costs; nil = nobody does.
+	Route func(prompt string) error
+
+	// Progress, when set, is told how many steps of how many are done.
+	Progress func(done, total int)
+}
+
+// switchesPerRound is how often the mask changes to and fro for each round: one
+// decode is short and its time uneven.
+const switchesPerRound = 4
+
+// Run measures the whole model and each of the masks, none of them empty, and
+// gives a row for each, the whole model's first. With [Options].Pruned each mask
+// has rounds of its own with the whole model and its pruned file, so that no more
+// than two models are in memory at once. ctx's end stops it.
+func Run(ctx context.Context, m *llama.Model, masks []skip.Mask, o Options) ([]Row, error) {
+	r := &runner{Options: o, ctx: ctx, model: m}
+	// What a small model gets must not differ for its pruned, smaller file.
+	r.Context.Threads = cmp.Or(o.Context.Threads, m.DefaultThreads())
+	r.Context.NCtx = o.Prompt + o.Decode + 1
+	random := rand.New(rand.NewPCG(1, 1))
+	for range o.Prompt + o.Decode {
+		r.tokens = append(r.tokens, llama.Token(random.IntN(m.Vocab.Size)))
+	}
+	rows, err := r.run(masks)
+	if err != nil && ctx.Err() != nil {
+		err = ctx.Err() // which a decode calls an abort
+	}
+	return rows, err
+}
+
+// runner is one run.
+type runner struct {
+	Options
+	ctx    context.Context
+	model  *llama.Model
+	tokens []llama.Token // (Prompt + Decode,)
+
+	done, total int // steps
+}
+
+// measured is all that was measured of a mask.
+type measured struct {
+	mask          skip.Mask
+	turns         []turn  // (nRounds,) under the mask
+	stock, pruned []turn  // (nRounds,) of the same rounds; pruned may be nil
+	switching     float64 // seconds that a change of masks adds; NaN = not measured
+	rss, peak     uint64  // bytes
+}
+
+func (r *runner) run(masks []skip.Mask) ([]Row, error) {
+	r.total = r.steps(len(masks))
+	whole, err := r.newEngine(r.model)
+	if err != nil {
+		return nil, err
+	}
+	defer whole.Close()
+	stock := variant{whole, skip.Mask{}}
+	all := []measured{{switching: math.NaN()}}
+	variants := []variant{stock}
+	for _, mask := range masks {
+		all = append(all, measured{mask: mask})
+		variants = append(variants, variant{whole, mask})
+	}
+	for i, v := range variants {
+		if _, err := r.turn(v); err != nil {
+			return nil, err
+		}
+		all[i].rss, all[i].peak = resident()
+	}
+	if r.Pruned {
+		for i := range masks {
+			x := &all[i+1]
+			if err := r.besidePruned(x, stock, variants[i+1]); err != nil {
+				return nil, err
+			}
+			all[0].turns = append(all[0].turns, x.stock...)
+		}
+	}
+	if all[0].turns == nil { // nothing to be pruned
+		turns, err := r.rounds(variants...)
+		if err != nil {
+			return nil, err
+		}
+		for i := range all {
+			all[i].turns, all[i].stock = turns[i], turns[0]
+		}
+	}
+	all[0].stock = all[0].turns
+	for i := range all[1:] {
+		x := &all[i+1]
+		if x.switching, err = whole.switching(x.mask, r.Prompt, switchesPerRound*r.Rounds); err != nil {
+			return nil, err
+		}
+		r.step()
+	}
+	route, err := r.route()
+	if err != nil {
+		return nil, err
+	}
+	return r.rows(all, route), nil
+}
+
+// steps counts the turns, and what takes about as long.
+func (r *runner) steps(nMask int) int {
+	warmUp, switching := 1+nMask, nMask
+	if r.Pruned && nMask > 0 {
+		const making = 1 // the pruned file
+		return warmUp + nMask*(making+1+3*r.Rounds) + switching
+	}
+	return warmUp + (1+nMask)*r.Rounds + switching
+}
+
+func (r *runner) step() {
+	r.done++
+	if r.Progress != nil {
+		r.Progress(r.done, r.total)
+	}
+}
+
+// variant is one way to run the model.
+type variant struct {
+	on   *engine
+	mask skip.Mask
+}
+
+// turn is what a variant needed for a prompt and the tokens after it.
+type turn struct {
+	prefill, decode time.Duration
+}
+
+func (r *runner) turn(v variant) (turn, error) {
+	defer r.step()
+	if err := r.ctx.Err(); err != nil {
+		return turn{}, err
+	}
+	return v.on.turn(v.mask, r.tokens, r.Prompt)
+}
+
+// rounds lets the variants take turns, in every other round from the last to
+// the first. It gives their times, (nVariants, nRounds).
+func (r *runner) rounds(variants ...variant) ([][]turn, error) {
+	turns := make([][]turn, len(variants))
+	for round := range r.Rounds {
+		for i := range variants {
+			if round%2 == 1 {
+				i = len(variants) - 1 - i
+			}
+			t, err := r.turn(variants[i])
+			if err != nil {
+				return nil, err
+			}
+			turns[i] = append(turns[i], t)
+		}
+	}
+	return turns, nil
+}
+
+// besidePruned measures the whole model, a mask and the file without the mask's
+// layers. The file is made for it and removed afterwards.
+func (r *runner) besidePruned(x *measured, stock, masked variant) error {
+	cache, err := randmodel.CacheFolder()
+	if err == nil {
+		err = os.MkdirAll(cache, 0o755)
+	}
+	if err != nil {
+		return err
+	}
+	folder, err := os.MkdirTemp(cache, "pruned-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(folder)
+	path := filepath.Join(folder, filepath.Base(r.model.Path))
+	layers, only := x.mask.WholeLayers()
+	if !only {
+		return fmt.Errorf("no file can leave out what the mask %s does: compare whole layers with a pruned file", x.mask)
+	}
+	if err := skip.Prune(r.ctx, r.model.Path, path, layers, nil); err != nil {
+		return err
+	}
+	m, err := r.load(path)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	e, err := r.newEngine(m)
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	r.step()
+	pruned := variant{e, skip.Mask{}}
+	if _, err := r.turn(pruned); err != nil {
+		return err
+	}
+	turns, err := r.rounds(stock, masked, pruned)
+	if err != nil {
+		return err
+	}
+	x.stock, x.turns, x.pruned = turns[0], turns[1], turns[2]
+	return nil
+}
+
+// load opens a pruned file beside the whole model, if there is memory for both.
+func (r *runner) load(path string) (*llama.Model, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if free := kilobytes("/proc/meminfo", "MemAvailable:"); free != 0 && free < uint64(info.Size()) {
+		return nil, fmt.Errorf("no memory for the pruned model beside the whole one: it needs %s and %s are free; measure without it or a smaller model",
+			humanize.IBytes(uint64(info.Size())), humanize.IBytes(free))
+	}
+	return llama.LoadModel(r.ctx, path, &llama.ModelOptions{GPULayers: r.GPULayers})
+}
+
+// route gives the seconds that choosing layers for a prompt of the measured
+// length takes, NaN when nobody chooses.
+func (r *runner) route() (float64, error) {
+	if r.Route == nil {
+		return math.NaN(), nil
+	}
+	const sentence = "The old clock on the wall shows a quarter past seven. "
+	tokens, err := r.model.Vocab.Tokenize(strings.Repeat(sentence, r.Prompt), false)
+	if err != nil {
+		return 0, err
+	}
+	prompt := r.model.Vocab.Text(tokens[:min(r.Prompt, len(tokens))], false)
+	var seconds []float64
+	for range 1 + r.Rounds {
+		start := time.Now()
+		if err := r.Route(prompt); err != nil {
+			return 0, err
+		}
+		seconds = append(seconds, time.Since(start).Seconds())
+	}
+	return summarise(seconds[1:]).median, nil
+}
+
+// engine decodes with one model.
+type engine struct {
+	context *llama.Context
+	batch   *llama.Batch
+}
+
+func (r *runner) newEngine(m *llama.Model) (*engine, error) {
+	c, err := m.NewContext(&r.Context)
+	if err != nil {
+		return nil, err
+	}
+	c.AbortOn(r.ctx)
+	b, err := llama.NewBatch(c.NBatch(), nil)
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return &engine{c, b}, nil
+}
+
+// Close frees what newEngine made, and not the model.
+func (e *engine) Close() error { return errors.Join(e.batch.Close(), e.context.Close()) }
+
+// turn decodes nPrompt tokens as a prompt and the rest one at a time.
+func (e *engine) turn(mask skip.Mask, tokens []llama.Token, nPrompt int) (turn, error) {
+	if err := e.context.Remove(0, 0, -1); err != nil {
+		return turn{}, err
+	}
+	start := time.Now()
+	e.batch.Clear()
+	for i, token := range tokens[:nPrompt] {
+		last := i == nPrompt-1
+		if err := e.batch.Add(token, i, last, 0); err != nil {
+			return turn{}, err
+		}
+		if e.batch.Len() == e.batch.Cap() || last {
+			if err := e.decode(mask); err != nil {
+				return turn{}, err
+			}
+		}
+	}
+	prefill := time.Since(start)
+	start = time.Now()
+	for i, token := range tokens[nPrompt:] {
+		if err := e.step(mask, token, nPrompt+i); err != nil {
+			return turn{}, err
+		}
+	}
+	return turn{prefill, time.Since(start)}, nil
+}
+
+// step decodes one token.
+func (e *engine) step(mask skip.Mask, token llama.Token, pos int) error {
+	if err := e.batch.Add(token, pos, true, 0); err != nil {
+		return err
+	}
+	return e.decode(mask)
+}
+
+// decode decodes the batch, waits for the results and empties the batch.
+func (e *engine) decode(mask skip.Mask) error {
+	if err := e.context.Decode(e.batch, mask); err != nil {
+		return err
+	}
+	if _, err := e.context.Logits(-1); err != nil && !errors.Is(err, llama.ErrNoOutput) { // the first parts of a prompt have none
+		return err
+	}
+	e.batch.Clear()
+	return nil
+}
+
+// switching gives the seconds by which a token's decode takes longer when the
+// token before it was decoded under another mask: the median over n changes, from
+// the whole model to mask and back. The cache holds pos positions at least.
+func (e *engine) switching(mask skip.Mask, pos, n int) (float64, error) {
+	var last time.Duration
+	once := func(mask skip.Mask) error {
+		if err := e.context.Remove(0, pos, -1); err != nil {
+			return err
+		}
+		start := time.Now()
+		err := e.step(mask, 0, pos)
+		last = time.Since(start)
+		return err
+	}
+	if err := once(skip.Mask{}); err != nil { // whatever was before
+		return 0, err
+	}
+	var longer []float64
+	for i := range n {
+		to := mask
+		if i%2 == 1 {
+			to = skip.Mask{}
+		}
+		if err := once(to); err != nil {
+			return 0, err
+		}
+		first := last
+		if err := once(to); err != nil {
+			return 0, err
+		}
+		longer = append(longer, (first - last).Seconds())
+	}
+	return summarise(longer).median, nil
+}
+
+// summary is the median of some figures, and their range.
+type summary struct{ median, low, high float64 }
+
+func summarise(values []float64) summary {
+	values = slices.Sorted(slices.Values(values))
+	n := len(values)
+	return summary{(values[(n-1)/2] + values[n/2]) / 2, values[0], values[n-1]}
+}
