@@ -295,9 +295,18 @@ func (r *runner) newEngine(m *llama.Model) (*engine, error) {
 // Close frees what newEngine made, and not the model.
 func (e *engine) Close() error { return errors.Join(e.batch.Close(), e.context.Close()) }
 
-// turn decodes nPrompt tokens as a prompt and the rest one at a time.
+// turn decodes nPrompt tokens as a prompt and the rest one at a time. Another
+// token is decoded before, untimed: after another model's turn the first look at
+// each weight is slow, most of all in a virtual machine.
 func (e *engine) turn(mask skip.Mask, tokens []llama.Token, nPrompt int) (turn, error) {
-	if err := e.context.Remove(0, 0, -1); err != nil {
+	err := e.context.Remove(0, 0, -1)
+	if err == nil {
+		err = e.step(mask, tokens[0], 0)
+	}
+	if err == nil {
+		err = e.context.Remove(0, 0, -1)
+	}
+	if err != nil {
 		return turn{}, err
 	}
 	start := time.Now()
