@@ -18,10 +18,10 @@ get-node := $(get-npm)
 get-git  := with `apt install git`
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build setup test test-long lint preload bench bench-shapes eval profile install fuzz clean need-browser
+.PHONY: help demo build setup test test-long lint preload bench bench-shapes bench-peers bench-compare eval profile install fuzz clean need-browser
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: build setup ## build, fetch llama.cpp, and chat with the demo model
 	@scripts/demo $(BUILD)/gallop
@@ -50,12 +50,19 @@ preload: need-$(CC) ## build build/libgallop-skip.so, which skips layers in any 
 
 bench: build setup ## measure speed: Go's benchmarks, our loop against the plain C loop, masks against stock and pruned files
 	go test -run '^$$' -bench . ./...
-	scripts/bench-engine
+	scripts/bench-peers
 	$(BUILD)/gallop bench --shape llama-3.2-1b --percent 10,20,30,40 --pruned -p 256 -n 64 -o json -oe md >$(BUILD)/bench.json.part
 	mv $(BUILD)/bench.json.part $(BUILD)/bench.json
 
 bench-shapes: build setup ## measure masks on the shapes of a 1B and an 8B model in three types; goes on where it was stopped
 	@scripts/bench-shapes '$(BUILD)'
+
+bench-peers: build setup ## measure speed beside stock llama.cpp from C and yzma; rows go to build/peers.json
+	scripts/bench-peers --json >$(BUILD)/peers.json.part
+	@mv $(BUILD)/peers.json.part $(BUILD)/peers.json
+
+bench-compare: build setup need-git ## compare Go's benchmarks with those of a git REF=
+	scripts/bench-compare '$(REF)'
 
 install: build setup preload ## install program and libraries below PREFIX=/usr/local; the folder can be moved
 	scripts/install.sh '$(BUILD)' '$(DESTDIR)$(PREFIX)'

@@ -1,11 +1,12 @@
 /*
  * The plain llama.cpp decode loop in C, without any part of Gallop: what the Go loop's speed and
- * results are measured against (scripts/bench-engine, internal/preload's tests).
+ * results are measured against (scripts/bench-peers, internal/preload's tests).
  *
  *     cloop LIBLLAMA MODEL PROMPT_TOKENS DECODE_STEPS THREADS SEED
  *
  * Prefills PROMPT_TOKENS made-up tokens, decodes DECODE_STEPS more greedily and prints JSON:
- * {"prefill_seconds": ..., "decode_seconds": ..., "tokens": [DECODE_STEPS + 1 numbers]}.
+ * {"first_token_at": microseconds since 1970 when the prompt's next token was chosen,
+ *  "prefill_seconds": ..., "decode_seconds": ..., "tokens": [DECODE_STEPS + 1 numbers]}.
  */
 #define _GNU_SOURCE
 #include "llama_api.h"
@@ -64,9 +65,9 @@ static void open_library(char *path) {
     llama_backend_init();
 }
 
-static double seconds(void) {
+static double seconds(clockid_t clock) {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -133,20 +134,22 @@ int main(int argc, char **argv) {
         tokens[i] = (int)((37LL * i + seed) % n_vocab);
     }
 
-    double start = seconds();
+    double start = seconds(CLOCK_MONOTONIC);
     for (int i = 0; i < n_prompt; i += BATCH) {
         const int n = n_prompt - i < BATCH ? n_prompt - i : BATCH;
         decode(ctx, tokens + i, n, i, i + n == n_prompt);
     }
     tokens[n_prompt] = most_likely(ctx, n_vocab);
-    const double prefill = seconds() - start;
+    const double prefill = seconds(CLOCK_MONOTONIC) - start, first_token_at = seconds(CLOCK_REALTIME);
 
-    start = seconds();
+    start = seconds(CLOCK_MONOTONIC);
     for (int i = n_prompt; i < n_prompt + n_steps; i++) {
         decode(ctx, tokens + i, 1, i, true);
         tokens[i + 1] = most_likely(ctx, n_vocab);
     }
-    printf("{\"prefill_seconds\": %.6f, \"decode_seconds\": %.6f, \"tokens\": [", prefill, seconds() - start);
+    const double decoding = seconds(CLOCK_MONOTONIC) - start;
+    printf("{\"first_token_at\": %.0f, \"prefill_seconds\": %.6f, \"decode_seconds\": %.6f, \"tokens\": [",
+           1e6 * first_token_at, prefill, decoding);
     for (int i = 0; i <= n_steps; i++) {
         printf(i == 0 ? "%d" : ", %d", tokens[n_prompt + i]);
     }

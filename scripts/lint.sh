@@ -14,6 +14,7 @@ fi
 
 echo "go vet"
 go vet ./...
+go vet -C scripts/yzmaloop ./... # a module of its own
 
 echo "staticcheck"
 go tool staticcheck ./...

@@ -19,8 +19,9 @@ import (
 // batchSize is the number of tokens in one decode, and computed at once.
 const batchSize = 512
 
-// result is what both loops print.
+// result is what all loops print.
 type result struct {
+	FirstTokenAt   int64         `json:"first_token_at"` // when the prompt's next token was chosen, in µs since 1970
 	PrefillSeconds float64       `json:"prefill_seconds"`
 	DecodeSeconds  float64       `json:"decode_seconds"`
 	Tokens         []llama.Token `json:"tokens"` // the prompt's next token, then one for each step
@@ -91,7 +92,7 @@ func run(args []string) (*result, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &result{PrefillSeconds: time.Since(start).Seconds(), Tokens: []llama.Token{token}}
+	r := &result{FirstTokenAt: time.Now().UnixMicro(), PrefillSeconds: time.Since(start).Seconds(), Tokens: []llama.Token{token}}
 
 	start = time.Now()
 	for i := range nSteps {
