@@ -194,9 +194,10 @@ static int last_named(const uint64_t *mask) {
 
 /* What the edit knows of the graph. Positions are indices into nodes; -1 stands before the first. */
 struct graph {
-    struct ggml_tensor **nodes; /* (n,) in order of execution; owned here */
-    int32_t *flags;             /* (n,) as llama.cpp set them; owned here */
-    bool *keep;                 /* (n,) false = left out; owned here */
+    struct ggml_tensor **nodes;   /* (n,) in order of execution; owned here */
+    struct ggml_tensor **instead; /* (n,) what to read for a node that is left out; owned here */
+    int32_t *flags;               /* (n,) as llama.cpp set them; owned here */
+    bool *keep;                   /* (n,) false = left out; owned here */
     int n;
     int n_layer;
     int out[LAYERSKIP_MAX_LAYERS];                   /* position of l_out-L */
@@ -338,12 +339,25 @@ static int first_behind(const struct graph *g, int layer) {
     return 0; /* x is an input of the graph */
 }
 
-/* From position `first` on, everything that read `from` reads `to`. */
-static void rewire(const struct graph *g, int first, const struct ggml_tensor *from, struct ggml_tensor *to) {
-    for (int i = first; i < g->n; i++) {
+/*
+ * Bits of ggml's own flags. Above them a tensor with a stand-in has its position + 1, so that who
+ * reads it finds the stand-in at once; rebuild puts all flags back.
+ */
+enum { FLAG_BITS = 8 };
+
+/* Whatever read the node at this position is to read `to`. */
+static void replace(struct graph *g, int position, struct ggml_tensor *to) {
+    g->instead[position] = to;
+    g->nodes[position]->flags |= (position + 1) << FLAG_BITS;
+}
+
+/* Lets the nodes at positions first..last read the stand-ins. */
+static void rewire(const struct graph *g, int first, int last) {
+    for (int i = first; i <= last; i++) {
         for (int s = 0; s < GGML_SRC; s++) {
-            if (g->nodes[i]->src[s] == from) {
-                g->nodes[i]->src[s] = to;
+            const struct ggml_tensor *src = g->nodes[i]->src[s];
+            if (src != NULL && src->flags >> FLAG_BITS != 0) {
+                g->nodes[i]->src[s] = g->instead[(src->flags >> FLAG_BITS) - 1];
             }
         }
     }
@@ -376,12 +390,11 @@ static bool skip_in_layer(struct graph *g, int layer, bool attention, bool feed_
     if (!same_shape(stream, gone)) {
         return refuse("layer %d changes the shape of its input, so it cannot be skipped", layer, 0);
     }
-    rewire(g, to + 1, gone, stream);
-    if (feed_forward) {
-        /* the next layer's input; a chain of skipped layers resolves as it goes */
-        if (layer + 1 < g->n_layer) {
-            g->input[layer + 1] = stream;
-        }
+    replace(g, to, stream);
+    if (!feed_forward) {
+        rewire(g, cut + 1, out);
+    } else if (layer + 1 < g->n_layer) {
+        g->input[layer + 1] = stream; /* a chain of skipped layers resolves as it goes */
     }
     return true;
 }
@@ -466,11 +479,13 @@ static bool edit_graph(struct ggml_cgraph *cgraph, struct graph *g, const uint64
     r->layers_removed = r->sublayers_removed = 0;
     for (int layer = 0; layer < g->n_layer; layer++) {
         const bool attention = skips_attention(mask, layer), feed_forward = skips_feed_forward(mask, layer);
+        const int first = first_behind(g, layer);
+        rewire(g, first, g->out[layer]);
         g->cut[layer] = -1;
         if (!attention && !feed_forward) {
             continue;
         }
-        g->cut[layer] = find_cut(g, layer, first_behind(g, layer));
+        g->cut[layer] = find_cut(g, layer, first);
         if (!skip_in_layer(g, layer, attention, feed_forward)) {
             return false;
         }
@@ -480,6 +495,7 @@ static bool edit_graph(struct ggml_cgraph *cgraph, struct graph *g, const uint64
             r->sublayers_removed++;
         }
     }
+    rewire(g, g->out[g->n_layer - 1] + 1, g->n - 1);
     if (r->layers_removed == g->n_layer) {
         return refuse("the mask skips all %d layers: keep at least one", g->n_layer, 0);
     }
@@ -495,14 +511,15 @@ static bool edit_graph(struct ggml_cgraph *cgraph, struct graph *g, const uint64
 /* Memory for what is found out about a graph, or NULL; the caller frees it. */
 static struct graph *new_graph(struct ggml_cgraph *cgraph) {
     const int n = real.n_nodes(cgraph);
-    const size_t per_node = sizeof(struct ggml_tensor *) + sizeof(int32_t) + sizeof(bool);
+    const size_t per_node = 2 * sizeof(struct ggml_tensor *) + sizeof(int32_t) + sizeof(bool);
     struct graph *g = calloc(1, sizeof *g + (size_t)n * per_node);
     if (g == NULL) {
         return NULL;
     }
     g->n = n;
     g->nodes = (struct ggml_tensor **)(g + 1);
-    g->flags = (int32_t *)(g->nodes + n);
+    g->instead = g->nodes + n;
+    g->flags = (int32_t *)(g->instead + n);
     g->keep = (bool *)(g->flags + n);
     return g;
 }
