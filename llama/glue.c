@@ -333,14 +333,39 @@ int32_t gallop_decode(struct gallop_context *c, struct llama_context *ctx, struc
 
 /* ---- sampling ---- */
 
+/* Some numbers at once: the compiler makes of them what the processor has. */
+typedef float floats __attribute__((vector_size(16)));
+typedef int32_t ints __attribute__((vector_size(16)));
+enum { LANES = sizeof(floats) / sizeof(float) };
+
+/* The first n of the numbers at v; beyond them -infinity. */
+static floats load(const float *v, int32_t n) {
+    floats x = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
+    if (n >= LANES) {
+        memcpy(&x, v, sizeof x);
+    } else {
+        memcpy(&x, v, (size_t)n * sizeof(float));
+    }
+    return x;
+}
+
 static llama_token most_likely(const float *logits, int32_t n_vocab) {
-    int32_t best = 0;
-    for (int32_t i = 1; i < n_vocab; i++) {
-        if (logits[i] > logits[best]) {
-            best = i;
+    floats tops = load(logits, n_vocab);
+    for (int32_t i = LANES; i < n_vocab; i += LANES) {
+        const floats x = load(logits + i, n_vocab - i);
+        const ints higher = x > tops;
+        tops = (floats)(((ints)x & higher) | ((ints)tops & ~higher));
+    }
+    float top = tops[0];
+    for (int lane = 1; lane < LANES; lane++) {
+        top = tops[lane] > top ? tops[lane] : top;
+    }
+    for (int32_t i = 0; i < n_vocab; i++) {
+        if (logits[i] == top) {
+            return i;
         }
     }
-    return best;
+    return 0; /* they are no numbers */
 }
 
 /* What grammar and chain leave of the logits. */
@@ -411,4 +436,37 @@ int32_t gallop_distribute(const struct gallop_steps *s, const float *logits, str
         items[i].p = (float)(items[i].p / sum);
     }
     return n;
+}
+
+/* e^x for x <= 0, as 2^whole * 2^part; what is below e^-87 is 0. */
+static floats exp_each(floats x) {
+    const ints large = x > -87.0f; /* all bits set, or none */
+    const floats y = (floats)((ints)x & large) * 1.44269504f;
+    const ints whole = __builtin_convertvector(y - 0.5f, ints);
+    const floats part = y - __builtin_convertvector(whole, floats); /* -0.5 to 0.5 */
+    floats power = part * 1.5403530e-4f + 1.3333558e-3f; /* 2^part by its Taylor series */
+    power = power * part + 9.6181291e-3f;
+    power = power * part + 5.5504109e-2f;
+    power = power * part + 2.4022651e-1f;
+    power = power * part + 6.9314718e-1f;
+    power = power * part + 1.0f;
+    return (floats)((ints)(power * (floats)((whole + 127) << 23)) & large);
+}
+
+struct gallop_top gallop_top_probability(const float *logits, int32_t n_vocab) {
+    enum { RUN = 64 * LANES }; /* few enough summed in float to lose nothing that counts */
+    const llama_token token = most_likely(logits, n_vocab);
+    const float top = logits[token];
+    double sum = 0;
+    for (int32_t start = 0; start < n_vocab; start += RUN) {
+        const int32_t end = n_vocab - start < RUN ? n_vocab : start + RUN;
+        floats sums = {0};
+        for (int32_t i = start; i < end; i += LANES) {
+            sums += exp_each(load(logits + i, end - i) - top);
+        }
+        for (int lane = 0; lane < LANES; lane++) {
+            sum += sums[lane];
+        }
+    }
+    return (struct gallop_top){token, 1 / sum};
 }

@@ -110,4 +110,12 @@ llama_token gallop_sample(const struct gallop_steps *s, const float *logits, str
  * Nothing is drawn or accepted. */
 int32_t gallop_distribute(const struct gallop_steps *s, const float *logits, struct llama_token_data *items, int32_t n_vocab);
 
+/* The likeliest token of a row of logits (n_vocab,), n_vocab > 0, and its softmax probability p, which is
+ * off by less than 1e-6. */
+struct gallop_top {
+    llama_token token;
+    double p;
+};
+struct gallop_top gallop_top_probability(const float *logits, int32_t n_vocab);
+
 #endif

@@ -28,8 +28,30 @@ func TestTopProbability(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			token, p := llama.TopProbability(c.logits)
 			require.Equal(t, c.token, token)
-			require.InDelta(t, c.p, p, 1e-7) // ln 3 as a float32
+			require.InDelta(t, c.p, p, 1e-6)
 		})
+	}
+}
+
+// Against a plain sum in double precision, for flat and for steep rows of every length.
+func TestTopProbabilityIsExact(t *testing.T) {
+	random := rand.New(rand.NewPCG(2, 2))
+	for i := range 2000 {
+		logits := make([]float32, 1+i)
+		best, spread := 0, 20*random.Float64()
+		for j := range logits {
+			logits[j] = float32(spread * random.NormFloat64())
+			if logits[j] > logits[best] {
+				best = j
+			}
+		}
+		sum := 0.0
+		for _, v := range logits {
+			sum += math.Exp(float64(v) - float64(logits[best]))
+		}
+		token, p := llama.TopProbability(logits)
+		require.Equal(t, llama.Token(best), token)
+		require.InDelta(t, 1/sum, p, 1e-6)
 	}
 }
 

@@ -95,8 +95,10 @@ static llama_token most_likely(struct llama_context *ctx, int n_vocab) {
         die("no logits", "");
     }
     llama_token best = 0;
+    float top = logits[0];
     for (llama_token t = 1; t < n_vocab; t++) {
-        if (logits[t] > logits[best]) {
+        if (logits[t] > top) {
+            top = logits[t];
             best = t;
         }
     }
