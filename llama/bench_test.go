@@ -2,11 +2,16 @@ package llama_test
 
 import (
 	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -91,13 +96,67 @@ func BenchmarkDecode(b *testing.B) {
 	}
 }
 
+// BenchmarkHook is the edit of a graph alone, a quarter of the layers skipped.
+func BenchmarkHook(b *testing.B) {
+	llamatest.Library(b)
+	lib, err := llama.FindLibrary([]string{llama.Dir()})
+	require.NoError(b, err)
+	program := filepath.Join(b.TempDir(), "hook")
+	out, err := exec.Command("cc", "testdata/hook.c", "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-rdynamic",
+		"-I../third_party/llama.cpp/include", "-I../third_party/layerskip", "-o", program, "-ldl").CombinedOutput()
+	require.NoError(b, err, "cc: %s", out)
+	for _, layers := range []int{32, 100} {
+		model := llamatest.Tiny(b, layers)
+		b.Run(fmt.Sprintf("%d layers", layers), func(b *testing.B) {
+			out, err := exec.Command(program, lib, model, strconv.Itoa(layers/4), strconv.Itoa(b.N)).Output()
+			require.NoError(b, err)
+			ns, err := strconv.ParseFloat(strings.TrimSpace(string(out)), 64)
+			require.NoError(b, err)
+			b.ReportMetric(ns, "ns/op") // in place of the program's whole time
+		})
+	}
+}
+
+// BenchmarkTokenLoop is all that a generation does for a token, in a model with
+// next to no weights: what Gallop and llama.cpp cost beside the arithmetic.
+func BenchmarkTokenLoop(b *testing.B) {
+	llamatest.Library(b)
+	s := newStepper(b, 16)
+	p, err := s.c.Model.NewSampler(llama.Sampling{})
+	require.NoError(b, err)
+	defer p.Close()
+	d := llama.Detokenizer{Vocab: s.c.Model.Vocab}
+	mask, tok := skip.Layers(4, 5), llama.Token(7)
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		if i%s.c.NCtx() == 0 {
+			s.c.Clear()
+		}
+		s.b.Clear()
+		if err := s.b.Add(tok, i%s.c.NCtx(), true, 0); err != nil {
+			b.Fatal(err)
+		}
+		if err := s.c.Decode(s.b, mask); err != nil {
+			b.Fatal(err)
+		}
+		if tok, err = p.Sample(s.c, -1); err != nil {
+			b.Fatal(err)
+		}
+		_ = d.Next(tok)
+	}
+}
+
+// BenchmarkSample chooses from Llama 3's vocabulary.
 func BenchmarkSample(b *testing.B) {
 	llamatest.Library(b)
-	m := llamatest.Small(b, "llama")
+	spec := randmodel.Small("llama")
+	spec.Layers, spec.Vocab = 1, 128256
+	m := llamatest.Open(b, llamatest.Write(b, spec))
 	c := llamatest.Context(b, m, &llama.ContextOptions{NCtx: 256, Threads: 1})
 	decode(b, c, prompt(4), 0, none)
 	for name, sampling := range map[string]llama.Sampling{
 		"greedy": {}, "default": llama.DefaultSampling(), "grammar": {Grammar: `root ::= [a-z]+`},
+		"full": {LogitBias: map[llama.Token]float32{1: 1}, RepeatPenalty: 1.1, TopK: 40, TopP: 0.95, MinP: 0.05, Temp: 0.8},
 	} {
 		b.Run(name, func(b *testing.B) {
 			p, err := m.NewSampler(sampling)
