@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gallop-llm/gallop/internal/bench"
+	"github.com/gallop-llm/gallop/internal/chat"
 	"github.com/gallop-llm/gallop/internal/gguf"
 	"github.com/gallop-llm/gallop/internal/inspect"
 	"github.com/gallop-llm/gallop/internal/randmodel"
@@ -31,6 +33,11 @@ type benchmark struct {
 	threads, batch, ubatch, gpuLayers int
 	flash, cacheK, cacheV             string
 	pruned                            bool
+	faint                             float64
+
+	lossless    bool // measured in place of masks
+	draftMax    []int
+	draftSource string
 }
 
 func newBenchCommand() *cobra.Command {
@@ -70,6 +77,10 @@ shape in the cache folder: speed does not depend on the values. Shapes:
 	flags.StringVarP(&f.output, "output", "o", "md", "what to print: "+strings.Join(bench.Formats, ", "))
 	flags.StringVar(&f.outputErr, "oe", "", "what to print on stderr as well (default: nothing)")
 	flags.BoolVar(&f.asJSON, "json", false, "as -o json")
+	flags.Float64Var(&f.faint, "faint", 1, "scale what the inner layers of --shape contribute by this, for a model that hardly needs them")
+	flags.BoolVar(&f.lossless, "lossless", false, "measure lossless drafts against one token at a time, on built-in prompts, instead of masks (--skip: to draft under)")
+	flags.IntSliceVar(&f.draftMax, "draft-max", []int{chat.MaxDraft}, "tokens in a draft at most; repeatable")
+	flags.StringVar(&f.draftSource, "draft-source", "both", "where drafts come from: mask, lookup or both")
 	flags.BoolVar(&f.remove, "delete", false, "delete the file that --shape made, or used, after measuring")
 	return cmd
 }
@@ -111,16 +122,24 @@ func runBench(cmd *cobra.Command, f *benchmark) error {
 	ctx, stop := interruptible(cmd)
 	defer stop()
 	var rows []bench.Row
+	var losslessRows []bench.LosslessRow
 	for _, j := range jobs {
 		if j.shape != "" {
 			progress, done := byteBar(cmd.ErrOrStderr(), "making "+j.shape)
-			j.path, err = randmodel.Cached(ctx, j.shape, j.typ, progress)
+			j.path, err = randmodel.Cached(ctx, j.shape, j.typ, f.faint, progress)
 			done()
 			if err != nil {
 				return err
 			}
 		}
-		more, err := j.measure(ctx, cmd, o)
+		var more []bench.Row
+		if f.lossless {
+			var drafted []bench.LosslessRow
+			drafted, err = j.measureLossless(ctx, cmd, f, o)
+			losslessRows = append(losslessRows, drafted...)
+		} else {
+			more, err = j.measure(ctx, cmd, o)
+		}
 		if f.remove && j.shape != "" {
 			err = errors.Join(err, os.Remove(j.path))
 		}
@@ -131,6 +150,14 @@ func runBench(cmd *cobra.Command, f *benchmark) error {
 			row.Shape = j.shape
 			rows = append(rows, row)
 		}
+	}
+	if f.lossless {
+		if f.outputErr != "" {
+			if err := bench.WriteLossless(cmd.ErrOrStderr(), f.outputErr, losslessRows); err != nil {
+				return err
+			}
+		}
+		return bench.WriteLossless(cmd.OutOrStdout(), f.output, losslessRows)
 	}
 	if f.outputErr != "" {
 		if err := bench.Write(cmd.ErrOrStderr(), f.outputErr, rows); err != nil {
@@ -212,6 +239,20 @@ func (f *benchmark) options(cmd *cobra.Command) (bench.Options, error) {
 	if f.remove && len(f.shapes) == 0 {
 		return o, usageError{errors.New("--delete goes with --shape: no model of your own is deleted")}
 	}
+	if f.lossless && (f.pruned || len(f.depths)+len(f.percents) > 0 || len(f.masks) > 1) {
+		return o, usageError{errors.New("--lossless measures drafts under one --skip, or under what the profile or the model suggests: leave out --pruned, --depth and --percent")}
+	}
+	if f.lossless && (f.output == "csv" || f.outputErr == "csv") {
+		return o, usageError{errors.New("--lossless prints md, json or jsonl, not csv")}
+	}
+	for _, n := range f.draftMax {
+		if n < 1 || n > chat.MaxDraft {
+			return o, usageError{fmt.Errorf("--draft-max is %d, want 1 to %d", n, chat.MaxDraft)}
+		}
+	}
+	if !(f.faint > 0) {
+		return o, usageError{fmt.Errorf("--faint is %g, want above 0", f.faint)}
+	}
 	if f.profile != "" && len(f.shapes) > 0 {
 		return o, usageError{errors.New("--profile goes with -m: nothing can be learned from random weights")}
 	}
@@ -257,6 +298,46 @@ func (j job) measure(ctx context.Context, cmd *cobra.Command, o bench.Options) (
 	progress(name, 0, 1)
 	o.Progress = func(done, total int) { progress(name, done, total) }
 	return bench.Run(ctx, m, j.masks, o)
+}
+
+// measureLossless measures drafts of each length on one model.
+func (j job) measureLossless(ctx context.Context, cmd *cobra.Command, f *benchmark, o bench.Options) (rows []bench.LosslessRow, err error) {
+	m, err := openModel(ctx, cmd, j.path, &llama.ModelOptions{GPULayers: o.GPULayers})
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	s := chat.Options{Context: o.Context}
+	s.Context.NCtx = min(m.NCtxTrain, o.Decode+defaultCtx)
+	s.Context.Threads = cmp.Or(o.Context.Threads, m.DefaultThreads())
+	if len(f.masks) > 0 {
+		s.Mask = j.masks[0]
+	} else if j.profile != nil {
+		closeProfile, err := openProfile(j.profile, m)
+		if err != nil {
+			return nil, err
+		}
+		defer closeProfile()
+		s.Routing = &chat.Routing{Profile: j.profile}
+	}
+	progress, done := stageProgress(cmd.ErrOrStderr())
+	defer done()
+	for _, n := range f.draftMax {
+		name := fmt.Sprintf("drafting up to %d on %s", n, strings.TrimSuffix(filepath.Base(j.path), ".gguf"))
+		s.Lossless = &chat.Lossless{MaxDraft: n}
+		if err := setDrafts(&s, m, f.draftSource); err != nil {
+			return nil, err
+		}
+		row, err := bench.RunLossless(ctx, m, bench.LosslessOptions{
+			Session: s, Decode: o.Decode, Rounds: o.Rounds, Progress: func(done, total int) { progress(name, done, total) },
+		})
+		if err != nil {
+			return nil, err
+		}
+		row.Shape, row.Faint = j.shape, f.faint
+		rows = append(rows, row)
+	}
+	return rows, nil
 }
 
 // allMasks gives the masks that the flags name for a model, each once, and

@@ -136,3 +136,29 @@ func TestWrapWords(t *testing.T) {
 	require.Equal(t, "one, two,\nthree", wrapWords([]string{"one", "two", "three"}, 10))
 	require.Equal(t, "", wrapWords(nil, 10))
 }
+
+func TestBenchLossless(t *testing.T) {
+	model := llamatest.Write(t, randmodel.Small("llama"))
+	lossless := append([]string{"bench", "--lossless", "-m", model, "--draft-max", "2,4"}, quick...)
+	code, out, notes := gallop(t, "", append(lossless, "--skip", "3", "-o", "json", "-oe", "md", "-n", "8")...)
+	require.Equal(t, exitOK, code, notes)
+	var rows []bench.LosslessRow
+	require.NoError(t, json.Unmarshal([]byte(out), &rows))
+	require.Len(t, rows, 2)
+	for i, row := range rows {
+		require.Equal(t, []int{2, 4}[i], row.Gamma)
+		require.Equal(t, row.ComparedTokens, row.EqualTokens)
+		require.InDelta(t, 1, row.Faint, 0)
+	}
+	require.Contains(t, notes, "speed-up")
+
+	for want, args := range map[string][]string{
+		"leave out --pruned": {"--pruned"}, "--draft-max is 17": {"--draft-max", "17"}, "not csv": {"-o", "csv"},
+		"one of": {"--draft-source", "dreams"}, "--faint is 0": {"--faint", "0"},
+	} {
+		code, out, notes := gallop(t, "", append(lossless, args...)...)
+		require.Equal(t, exitUsage, code, want)
+		require.Contains(t, notes, want)
+		require.Empty(t, out)
+	}
+}

@@ -60,7 +60,7 @@ func (g *generation) addOthers(cmd *cobra.Command) {
 	f.BoolVar(&g.lossless, "lossless", false, "answer as the whole model would: layers are skipped for drafts only, which it verifies")
 	f.IntVar(&g.draftMax, "draft-max", chat.MaxDraft, "tokens in a draft at most")
 	f.StringVar(&g.draftSource, "draft-source", "both", "where drafts come from: mask (layers are skipped), lookup (what was said before) or both")
-	f.StringArrayVarP(&g.stop, "reverse-prompt", "r", nil, "end the answer in front of this text; repeatable")
+	f.StringArrayVar(&g.stop, "reverse-prompt", nil, "end the answer in front of this text; repeatable")
 	f.StringVar(&g.system, "sys", "", "system prompt")
 	f.IntVarP(&g.predict, "n-predict", "n", -1, "tokens in an answer at most; -1 = until the model ends it")
 	f.IntVarP(&g.ctx, "ctx-size", "c", 0, "context in tokens; 0 = what the model was trained on, at most "+strconv.Itoa(defaultCtx))
@@ -217,8 +217,7 @@ func (g *generation) routing(cmd *cobra.Command, m *llama.Model, o *chat.Options
 	return nil
 }
 
-// drafts turns the flags into how the session drafts: under the mask of --skip,
-// the profile's choice, or what a look at the model suggests.
+// drafts turns the flags into how the session drafts.
 func (g *generation) drafts(m *llama.Model, o *chat.Options) (err error) {
 	o.Lossless = &chat.Lossless{MaxDraft: g.draftMax}
 	if g.draftMax < 1 {
@@ -227,13 +226,22 @@ func (g *generation) drafts(m *llama.Model, o *chat.Options) (err error) {
 	if g.escalate > 0 {
 		return usageError{errors.New("--escalate and --lossless exclude each other: lossless answers are all the whole model's")}
 	}
-	mask, err := choose("--draft-source", g.draftSource, map[string]bool{"both": true, "mask": true, "lookup": false})
+	return setDrafts(o, m, g.draftSource)
+}
+
+// setDrafts sets where drafts come from: under the session's own mask, those of
+// its profile, or what a look at the model suggests; by looking up; or both.
+func setDrafts(o *chat.Options, m *llama.Model, source string) error {
+	masks, err := choose("--draft-source", source, map[string]bool{"both": true, "mask": true, "lookup": false})
 	if err != nil {
 		return err
 	}
-	o.Lossless.NoLookup = g.draftSource == "mask"
-	drafts := o.Routing != nil && len(o.Routing.Profile.Drafts) > 0
-	if mask && o.Mask.IsEmpty() && !drafts {
+	o.Lossless.NoLookup = strings.EqualFold(source, "mask")
+	if !masks {
+		o.Mask, o.Routing = skip.Mask{}, nil
+		return nil
+	}
+	if o.Mask.IsEmpty() && (o.Routing == nil || len(o.Routing.Profile.Drafts) == 0) {
 		o.Lossless.Masks, err = chat.DraftMasks(m, o.Context.Threads)
 	}
 	return err

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/internal/randmodel"
 )
 
 // gallop runs the program with a pipe as its input.
@@ -117,4 +118,37 @@ func TestChatFromAPipe(t *testing.T) {
 	code, _, notes = gallop(t, "/nonsense\nHello\n", "chat", "-t", "1")
 	require.Equal(t, exitError, code, "a pipe's mistake ends the program")
 	require.Contains(t, notes, "there is no command /nonsense")
+}
+
+func TestLossless(t *testing.T) {
+	model := llamatest.Write(t, randmodel.Small("llama"))
+	run := []string{"run", "-m", model, "-p", "hello", "-n", "20", "--temp", "0", "-t", "1", "--json"}
+	type result struct {
+		Text   string     `json:"text"`
+		Skip   string     `json:"skip"`
+		Drafts *runDrafts `json:"drafts"`
+	}
+	ask := func(args ...string) (r result) {
+		code, out, notes := gallop(t, "", append(run, args...)...)
+		require.Equal(t, exitOK, code, notes)
+		require.NoError(t, json.Unmarshal([]byte(out), &r))
+		return r
+	}
+	plain := ask()
+	require.Nil(t, plain.Drafts)
+	for _, args := range [][]string{{}, {"--skip", "2-5"}, {"--draft-source", "lookup"}, {"--draft-source", "mask", "--draft-max", "3"}} {
+		lossless := ask(append(args, "--lossless")...)
+		require.Equal(t, plain.Text, lossless.Text, args)
+		require.Empty(t, lossless.Skip, "the answer is the whole model's")
+		require.NotNil(t, lossless.Drafts)
+	}
+	for want, args := range map[string][]string{
+		"exclude each other": {"--escalate", "0.5"}, "--draft-max is 0": {"--draft-max", "0"}, "drafts of 99 tokens": {"--draft-max", "99"},
+		"one of": {"--draft-source", "x"},
+	} {
+		code, out, notes := gallop(t, "", append(append(run, "--lossless"), args...)...)
+		require.NotEqual(t, exitOK, code, want)
+		require.Contains(t, notes, want)
+		require.Empty(t, out)
+	}
 }

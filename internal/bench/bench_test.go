@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/gallop-llm/gallop/internal/chat"
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/llama"
@@ -243,4 +244,44 @@ func TestWrite(t *testing.T) {
 	require.NotContains(t, md, "switch", "nothing was measured for that column")
 	require.ErrorContains(t, Write(&bytes.Buffer{}, "xml", rows), "want one of md, csv, json, jsonl")
 	require.NoError(t, Write(&bytes.Buffer{}, "md", nil))
+}
+
+func TestLossless(t *testing.T) {
+	llamatest.Library(t)
+	m := llamatest.Small(t, "llama")
+	o := LosslessOptions{
+		Session: chat.Options{
+			Context:  llama.ContextOptions{NCtx: 1024, Threads: 1},
+			Lossless: &chat.Lossless{Masks: []chat.DraftMask{{Mask: skip.Layers(3)}}, MaxDraft: 4, Fixed: true},
+		},
+		Decode: 12, Rounds: 2,
+	}
+	steps := 0
+	o.Progress = func(done, total int) {
+		steps++
+		require.Equal(t, steps, done)
+		require.Equal(t, 6, total, "two answers to each of three prompts")
+	}
+	row, err := RunLossless(context.Background(), m, o)
+	require.NoError(t, err)
+	require.Equal(t, 6, steps)
+	require.Equal(t, row.ComparedTokens, row.EqualTokens)
+	require.Equal(t, 3*12, row.ComparedTokens, "the answer that warms up counts too")
+	require.Equal(t, "3", row.Draft)
+	require.Len(t, row.Lengths, 5)
+	rounds, accepted := 0, 0
+	for n, count := range row.Lengths {
+		rounds, accepted = rounds+count, accepted+n*count
+	}
+	require.Positive(t, rounds)
+	require.InDelta(t, float64(accepted+rounds)/float64(rounds), row.TokensPerVerify, 1e-9)
+	require.Positive(t, row.Speedup)
+	require.GreaterOrEqual(t, row.Possible, 1.0)
+
+	for _, format := range []string{"json", "jsonl", "md"} {
+		var b bytes.Buffer
+		require.NoError(t, WriteLossless(&b, format, []LosslessRow{row}))
+		require.Contains(t, b.String(), row.Model)
+	}
+	require.ErrorContains(t, WriteLossless(&bytes.Buffer{}, "csv", nil), "md, json or jsonl")
 }

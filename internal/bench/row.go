@@ -156,7 +156,7 @@ func Write(w io.Writer, format string, rows []Row) error {
 }
 
 // writeJSON writes a row a line, with array as an array.
-func writeJSON(w io.Writer, rows []Row, array bool) error {
+func writeJSON[R any](w io.Writer, rows []R, array bool) error {
 	var lines []string
 	for _, row := range rows {
 		line, err := json.Marshal(row)

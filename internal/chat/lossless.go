@@ -52,6 +52,25 @@ type Drafting struct {
 	LookedUp int               // of Drafted: were looked up
 	Masks    map[skip.Mask]int // drafted tokens by mask
 	Plain    time.Duration     // what generating would have taken one token at a time: their number times the time of one
+
+	// Possible is the speed-up that the cost model expects of the source that
+	// drafted most, with drafts of the best length, at the acceptance that was
+	// seen; 0 = nothing was drafted.
+	Possible float64
+}
+
+// Add adds the counts of another answer.
+func (d *Drafting) Add(other *Drafting) {
+	d.Rounds += other.Rounds
+	d.Drafted += other.Drafted
+	d.Accepted += other.Accepted
+	d.LookedUp += other.LookedUp
+	for i, n := range other.Lengths {
+		d.Lengths[i] += n
+	}
+	for mask, n := range other.Masks {
+		d.Masks[mask] += n
+	}
 }
 
 // Acceptance is the share of drafted tokens that was accepted, 0 to 1.
@@ -115,6 +134,8 @@ type drafter struct {
 	q       [MaxDraft]llama.Distribution
 	p       llama.Distribution // of the whole model, for one token
 	batch   []llama.Token      // (γ+1,) scratch
+
+	drafted map[*source]*judged // in this answer
 
 	ahead   float64 // seconds won so far over one token at a time; negative = lost
 	plain   float64 // seconds that one token at a time would have taken so far
@@ -240,8 +261,10 @@ func (d *drafter) measure() error {
 // that is decoded alone, comes from the sampler as without drafts.
 func (d *drafter) generate(g *generation, prompt []llama.Token) error {
 	g.a.Drafting = &Drafting{Masks: map[skip.Mask]int{}}
+	d.drafted = map[*source]*judged{}
 	defer func() {
 		g.a.Drafting.Plain = time.Duration(float64(g.a.Tokens-1) * d.pace.of(1) * float64(time.Second))
+		g.a.Drafting.Possible = d.possible()
 	}()
 	seed := d.s.opts.Sampling.Seed
 	if seed == llama.RandomSeed {
@@ -420,12 +443,37 @@ func (d *drafter) round(g *generation, src *source, length int, pending llama.To
 	}
 	src.rounds++
 	g.a.Drafting.count(src, len(d.tokens), accepted)
+	if d.drafted[src] == nil {
+		d.drafted[src] = &judged{}
+	}
+	d.drafted[src].accepted += accepted
+	d.drafted[src].decided += min(accepted+1, len(d.tokens))
 	d.steps++
 	d.rounds++
 	d.singles = 0
 	d.plain += float64(accepted+1) * d.pace.of(1)
 	d.account(src, accepted+1, time.Since(began))
 	return next, more, err
+}
+
+// judged counts drafted tokens that were accepted, and those that were decided
+// over: what comes behind one that was not accepted is not.
+type judged struct{ accepted, decided int }
+
+// possible is [Drafting].Possible.
+func (d *drafter) possible() float64 {
+	var most *source
+	for src, j := range d.drafted {
+		if most == nil || j.decided > d.drafted[most].decided {
+			most = src
+		}
+	}
+	if most == nil {
+		return 0
+	}
+	j := d.drafted[most]
+	_, rate := d.pace.best(most.cost, float64(j.accepted)/float64(j.decided), d.most)
+	return rate * d.pace.of(1)
 }
 
 // account books what a step won over one token at a time, or lost; an

@@ -20,20 +20,29 @@ func CacheFolder() (string, error) {
 }
 
 // Cached gives the path of a model in the shape of a published one, as [Shape]
-// names it, with weights of type typ; see [Spec.Type]. It is made, into
-// [CacheFolder], unless it is there whole. ctx and progress are as in
-// [WriteContext].
-func Cached(ctx context.Context, shape string, typ gguf.Type, progress func(done, total int64)) (string, error) {
+// names it, with weights of type typ; see [Spec.Type]. What the inner layers add
+// to the residual stream is scaled by faint, 1 for a usual model, little for one
+// whose inner layers hardly matter. It is made, into [CacheFolder], unless it is
+// there whole. ctx and progress are as in [WriteContext].
+func Cached(ctx context.Context, shape string, typ gguf.Type, faint float64, progress func(done, total int64)) (string, error) {
 	spec, err := Shape(shape)
 	if err != nil {
 		return "", err
 	}
 	spec.Type = typ
+	name := shape + "-" + strings.ToLower(typ.String())
+	if faint != 1 {
+		name += fmt.Sprintf("-faint-%g", faint)
+		spec.Scale = Times(faint, func(tensor string) bool {
+			layer, rest, ok := gguf.SplitLayer(tensor)
+			return ok && layer > 0 && layer < spec.Layers-1 && (strings.HasPrefix(rest, "attn_output.") || strings.HasPrefix(rest, "ffn_down"))
+		})
+	}
 	folder, err := CacheFolder()
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(folder, shape+"-"+strings.ToLower(typ.String())+".gguf")
+	path := filepath.Join(folder, name+".gguf")
 	if f, err := gguf.Open(path); err == nil { // a file that was cut short does not open
 		return path, f.Close()
 	}
