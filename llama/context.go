@@ -336,7 +336,11 @@ func (c *Context) Decode(b *Batch, mask [MaskWords]uint64) error {
 		return fmt.Errorf("%w: %s attends in both directions", ErrMask, c.Model.Path)
 	}
 	c.mask = mask
+	if err := c.Model.useWeights(&mask); err != nil {
+		return err
+	}
 	code := C.gallop_decode(c.own, c.ptr, b.c, (*C.uint64_t)(&c.mask[0]), C.bool(c.Model.causal))
+	c.Model.weights.RUnlock()
 	switch code {
 	case 0:
 		c.nOut = b.Len()

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 struct gallop_api gallop_api;
@@ -140,6 +141,25 @@ struct llama_adapter_lora *gallop_load_lora(struct llama_model *m, const char *p
     take_error(err);
     return a;
 }
+
+/* ---- memory ---- */
+
+const void *gallop_weight(const struct llama_model *m, const char *name) {
+    const struct ggml_tensor *t = gallop_api._ZNK11llama_model10get_tensorEPKc(m, name);
+    if (t == NULL || t->buffer == NULL) {
+        return NULL;
+    }
+    /* Plain buffers name no device. Those of repacked weights claim not to be the host's, but are the CPU's. */
+    struct ggml_backend_device *d = gallop_api.ggml_backend_buft_get_device(gallop_api.ggml_backend_buffer_get_type(t->buffer));
+    return d == NULL || gallop_api.ggml_backend_dev_type(d) == GGML_DEVICE_CPU ? t->data : NULL;
+}
+
+void gallop_set_weight(const struct llama_model *m, const char *name, uintptr_t data, size_t size) {
+    struct ggml_tensor *t = (struct ggml_tensor *)gallop_api._ZNK11llama_model10get_tensorEPKc(m, name);
+    gallop_api.ggml_backend_tensor_set(t, (const void *)data, 0, size);
+}
+
+int gallop_drop(uintptr_t start, size_t size) { return madvise((void *)start, size, MADV_DONTNEED); }
 
 /* llama.cpp's grammar parser writes its complaints to stderr and nowhere else. A capture holds back
  * what is written there; begun and ended under capture_lock. */

@@ -41,6 +41,15 @@ struct gallop_watch {
 static inline float gallop_watch_progress(struct gallop_watch *w) { return atomic_load(&w->progress); }
 static inline void gallop_watch_stop(struct gallop_watch *w, bool stop) { atomic_store(&w->stop, stop); }
 
+/* The bytes of a weight that the model computes with, NULL when they are not in main memory. */
+const void *gallop_weight(const struct llama_model *m, const char *name);
+
+/* Sets a weight from its bytes in the file, which are repacked where it is. */
+void gallop_set_weight(const struct llama_model *m, const char *name, uintptr_t data, size_t size);
+
+/* Drops whole pages: those of a file are read again, others are zeros then. Other than 0: errno says why not. */
+int gallop_drop(uintptr_t start, size_t size);
+
 /* As their namesakes in llama.cpp; where they return NULL, err holds the library's error. */
 struct llama_model *gallop_load_model(const char *path, struct llama_model_params p, struct gallop_watch *watch,
                                       struct gallop_text *err);

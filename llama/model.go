@@ -76,6 +76,11 @@ type Model struct {
 	vocabOnly   bool   // loaded without weights
 	fingerprint uint64 // of the file, for saved states
 
+	places   []place           // (len(Tensors),)
+	pageable bool              // weights may be dropped from memory
+	weights  sync.RWMutex      // held by decodes; with Lock to drop and repack
+	gone     [MaskWords]uint64 // sublayers whose repacked weights are dropped; guarded by weights
+
 	mu     sync.Mutex
 	closed bool
 	ptr    *C.struct_llama_model // owned; nil once closed and unused
@@ -137,6 +142,9 @@ func LoadModel(ctx context.Context, path string, opts *ModelOptions) (*Model, er
 	live.Add(1)
 	m.ptr = ptr
 	m.readFacts()
+	if err := m.placeWeights(opts.Mlock); err != nil {
+		return nil, errors.Join(err, m.Close())
+	}
 	if opts.Progress != nil {
 		opts.Progress(1)
 	}
@@ -196,6 +204,7 @@ func (m *Model) readFile() error {
 	defer f.Close()
 	for _, t := range f.Tensors {
 		m.Tensors = append(m.Tensors, Tensor{Name: t.Name, Shape: t.Shape, Type: t.Type.String(), Size: t.Size})
+		m.places = append(m.places, place{offset: uint64(f.DataOffset) + t.Offset})
 	}
 	if m.Architecture, err = f.Metadata.Architecture(); err != nil {
 		return fmt.Errorf("%s: %w: it names no architecture, so it is no language model", m.Path, ErrModel)

@@ -166,6 +166,21 @@ func (p *Profile) KVComplete() bool {
 	return !slices.ContainsFunc(p.Candidates, func(c Candidate) bool { return !c.Mask.KVComplete() })
 }
 
+// NeverKept is what every mask skips that a policy can choose: nothing when the
+// whole model is one of them.
+func (p *Profile) NeverKept(pol Policy) (skip.Mask, error) {
+	pol, err := pol.check(p)
+	if err != nil || pol.Depth == 0 || pol.Guard {
+		return skip.Mask{}, err
+	}
+	choices := p.atDepth(pol.Depth)
+	mask := p.Candidates[choices[0]].Mask
+	for _, c := range choices {
+		mask = mask.Intersection(p.Candidates[c].Mask)
+	}
+	return mask, nil
+}
+
 // atDepth lists the candidates whose depth is nearest to depth and not above
 // it, give or take the tolerance. The empty mask is alone where all are deeper.
 func (p *Profile) atDepth(depth float64) []int {

@@ -51,6 +51,28 @@ func TestChoose(t *testing.T) {
 	require.ErrorIs(t, err, ErrFeatures)
 }
 
+func TestNeverKept(t *testing.T) {
+	p := &Profile{Defaults: Defaults{Quality: 0.9, Confidence: 0.9}, Candidates: []Candidate{
+		{}, {Mask: skip.Layers(2, 3, 7), Depth: 3}, {Mask: skip.Layers(3, 5, 7), Depth: 3.1}, {Mask: skip.Layers(1), Depth: 1},
+	}}
+	for _, c := range []struct {
+		policy Policy
+		want   string
+	}{
+		{Policy{Depth: 3}, "3,7"},
+		{Policy{Depth: 1}, "1"},
+		{Policy{Depth: 0.2}, ""},
+		{Policy{Depth: 3, Guard: true}, ""},
+		{Policy{Quality: 0.5}, ""},
+	} {
+		mask, err := p.NeverKept(c.policy)
+		require.NoError(t, err)
+		require.Equal(t, c.want, mask.String(), c.policy)
+	}
+	_, err := p.NeverKept(Policy{Depth: -1})
+	require.ErrorIs(t, err, ErrPolicy)
+}
+
 // A wanted depth never lets in sets of a much smaller one.
 func TestDepthsAreNotMixed(t *testing.T) {
 	p := &Profile{Candidates: []Candidate{{}, {Depth: 2.1}, {Depth: 3.2}, {Depth: 2.9}, {Depth: 4.1}, {Depth: 0.9}}}

@@ -73,6 +73,14 @@ func (m Mask) Union(other Mask) Mask {
 	return m
 }
 
+// Intersection returns the mask that skips what both skip.
+func (m Mask) Intersection(other Mask) Mask {
+	for i := range m {
+		m[i] &= other[i]
+	}
+	return m
+}
+
 // IsEmpty reports whether the mask skips nothing.
 func (m Mask) IsEmpty() bool { return m == Mask{} }
 

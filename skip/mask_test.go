@@ -155,6 +155,7 @@ func TestMaskOperations(t *testing.T) {
 		for l, half := range halves {
 			require.Equal(t, half, m.Skipped(l))
 			require.Equal(t, half|others[l], union.Skipped(l))
+			require.Equal(t, half&others[l], m.Intersection(other).Skipped(l))
 			sublayers += int(half&1 + half>>1)
 			if half != 0 {
 				last = l

@@ -2,7 +2,6 @@ package skip
 
 import (
 	"slices"
-	"strings"
 
 	"github.com/gallop-llm/gallop/internal/gguf"
 	"github.com/gallop-llm/gallop/llama"
@@ -15,9 +14,6 @@ type Sizes struct {
 	FeedForward []uint64 // (nLayer,) bytes
 }
 
-// feedForwardNames are the beginnings of the names of the feed-forward's tensors.
-var feedForwardNames = []string{"ffn_", "post_ffw_norm", "exp_probs_b", "channel_mix_"}
-
 // HalfOf tells which layer a tensor belongs to, by its name: "blk.3.ffn_up.weight"
 // to layer 3's feed-forward. What is not the feed-forward's counts to the
 // attention, or to what stands in its place. ok is false outside the layers.
@@ -26,10 +22,8 @@ func HalfOf(tensor string) (layer int, half Half, ok bool) {
 	if !ok {
 		return 0, 0, false
 	}
-	for _, prefix := range feedForwardNames {
-		if strings.HasPrefix(rest, prefix) {
-			return layer, FeedForward, true
-		}
+	if gguf.FeedForward(rest) {
+		return layer, FeedForward, true
 	}
 	return layer, Attention, true
 }
@@ -51,15 +45,9 @@ func SizesOf(tensors []llama.Tensor, nLayer int) Sizes {
 	return s
 }
 
-// Depth is how much m skips, in layers' worth of weight bytes: the bytes that it
-// skips over the mean bytes of a layer. It is 0 for a model without layers.
-func (s Sizes) Depth(m Mask) float64 {
-	var skipped, all uint64
-	for l := range s.Attention {
-		all += s.Attention[l] + s.FeedForward[l]
-		if l >= MaxLayers {
-			continue // no mask names it
-		}
+// Bytes is how many bytes of weights m skips.
+func (s Sizes) Bytes(m Mask) (skipped uint64) {
+	for l := range min(len(s.Attention), MaxLayers) { // no mask names later ones
 		if m.Skipped(l)&Attention != 0 {
 			skipped += s.Attention[l]
 		}
@@ -67,10 +55,20 @@ func (s Sizes) Depth(m Mask) float64 {
 			skipped += s.FeedForward[l]
 		}
 	}
+	return skipped
+}
+
+// Depth is how much m skips, in layers' worth of weight bytes: the bytes that it
+// skips over the mean bytes of a layer. It is 0 for a model without layers.
+func (s Sizes) Depth(m Mask) float64 {
+	var all uint64
+	for l := range s.Attention {
+		all += s.Attention[l] + s.FeedForward[l]
+	}
 	if all == 0 {
 		return 0
 	}
-	return float64(skipped) * float64(len(s.Attention)) / float64(all)
+	return float64(s.Bytes(m)) * float64(len(s.Attention)) / float64(all)
 }
 
 // Unit is what a search skips at once: a layer or half of one.

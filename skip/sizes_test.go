@@ -55,6 +55,7 @@ func TestSizes(t *testing.T) {
 	require.InDelta(t, 0.5+0.8, s.Depth(skip.Layers(2).With(3, skip.FeedForward)), 1e-12)
 	require.InDelta(t, 4, s.Depth(skip.Layers(0, 1, 2, 3, 4)), 1e-12) // layer 4 is not there
 	require.Zero(t, skip.Sizes{}.Depth(skip.Layers(0)))
+	require.EqualValues(t, 130, s.Bytes(skip.Layers(2).With(3, skip.FeedForward)))
 
 	require.Equal(t, []skip.Unit{{skip.Layers(1), 1.5}, {skip.Layers(2), 0.5}}, skip.LayerUnits(s))
 	require.Equal(t, []skip.Unit{

@@ -9,21 +9,24 @@ import (
 )
 
 func newDoctorCommand() *cobra.Command {
+	var model string
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check that all is there that gallop needs",
 		Long: `Check libraries, processor, devices and memory, and name the command that brings
-what is missing (✗). The exit code is 1 when something needed is missing.`,
+what is missing (✗); with -m also how much memory a model's weights need. The
+exit code is 1 when something needed is missing.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runDoctor(cmd, asJSON) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return runDoctor(cmd, model, asJSON) },
 	}
+	cmd.Flags().StringVarP(&model, "model", "m", "", "GGUF file whose memory to tell")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write JSON")
 	return cmd
 }
 
-func runDoctor(cmd *cobra.Command, asJSON bool) error {
-	report := doctor.Examine(configPath())
+func runDoctor(cmd *cobra.Command, model string, asJSON bool) error {
+	report := doctor.Examine(configPath(), model)
 	var err error
 	if asJSON {
 		err = writeJSON(cmd.OutOrStdout(), report)

@@ -29,7 +29,7 @@ type generation struct {
 	topK, repeatLastN                                                int
 	seed                                                             int64
 	temp, topP, minP, repeat, presence, frequency                    float32
-	noMmap, mlock, noRepack                                          bool
+	noMmap, mlock, noRepack, releaseSkipped                          bool
 	lora, logitBias                                                  []string
 	profile, route, prefill                                          string
 	depth, quality, escalate                                         float64
@@ -75,6 +75,7 @@ func (g *generation) addOthers(cmd *cobra.Command) {
 	f.BoolVar(&g.noMmap, "no-mmap", false, "read the model into memory instead of mapping it")
 	f.BoolVar(&g.mlock, "mlock", false, "keep the model from being swapped out")
 	f.BoolVar(&g.noRepack, "no-repack", false, "leave the weights as they are in the file: less memory, slower prompts")
+	f.BoolVar(&g.releaseSkipped, "release-skipped", false, "give the memory of skipped weights back to the system; turns the calibrated cascade off")
 	f.StringArrayVar(&g.lora, "lora", nil, "LoRA adapter (GGUF), with its scale behind a colon if that is not 1; repeatable")
 	f.Float32Var(&g.temp, "temp", d.Temp, "temperature; 0 = always the likeliest token (default: the model's own advice, else this)")
 	f.IntVar(&g.topK, "top-k", d.TopK, "keep the k likeliest tokens; 0 = all")
@@ -127,6 +128,9 @@ func (g *generation) open(ctx context.Context, cmd *cobra.Command) (s *chat.Sess
 func (g *generation) load(ctx context.Context, cmd *cobra.Command) (mask skip.Mask, m *llama.Model, err error) {
 	if mask, err = skip.Parse(g.mask); err != nil {
 		return mask, nil, usageError{fmt.Errorf("--skip: %w", err)}
+	}
+	if g.releaseSkipped && (g.noMmap || g.mlock) {
+		return mask, nil, usageError{errors.New("--release-skipped needs the model mapped and unlocked: leave out --no-mmap and --mlock")}
 	}
 	path, err := modelPath(g.model)
 	if err != nil {
@@ -204,7 +208,7 @@ func (g *generation) routing(cmd *cobra.Command, m *llama.Model, o *chat.Options
 	if g.prefill == "" {
 		o.Prefill = p.Defaults.Prefill
 	}
-	if g.depth > 0 || g.escalate >= 0 || o.Prefill != skip.FullPrefill {
+	if g.depth > 0 || g.escalate >= 0 || o.Prefill != skip.FullPrefill || g.releaseSkipped {
 		return nil
 	}
 	quality := g.quality
@@ -272,7 +276,7 @@ func gpuLayers(ngl int) int {
 // options turns the flags into a session's options; sampling flags that were
 // not given follow the model's own advice.
 func (g *generation) options(cmd *cobra.Command, m *llama.Model) (*chat.Options, error) {
-	o := &chat.Options{System: g.system, MaxTokens: max(g.predict, 0), Sampling: m.Sampling(), Stop: g.stop}
+	o := &chat.Options{System: g.system, MaxTokens: max(g.predict, 0), Sampling: m.Sampling(), Stop: g.stop, ReleaseSkipped: g.releaseSkipped}
 	if g.predict == 0 || g.predict < -1 {
 		return nil, usageError{fmt.Errorf("-n is %d, want -1 or at least 1", g.predict)}
 	}

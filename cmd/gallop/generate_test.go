@@ -96,6 +96,8 @@ func TestGenerationMistakes(t *testing.T) {
 		{"a bias", []string{"run", "-p", "x", "-l", "5"}, exitUsage, "TOKEN+BIAS"},
 		{"no adapter", []string{"run", "-p", "x", "--lora", text}, exitError, "not a GGUF file"},
 		{"an argument", []string{"chat", "hello"}, exitUsage, "hello"},
+		{"release without a mapping", []string{"run", "-p", "x", "--release-skipped", "--no-mmap"}, exitUsage, "leave out --no-mmap"},
+		{"release and cascade", []string{"run", "-p", "x", "--release-skipped", "--escalate", "0.9"}, exitError, "leave out one of the two"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			code, out, notes := gallop(t, "", append(c.args, "-t", "1")...)
@@ -114,6 +116,7 @@ func TestChatFromAPipe(t *testing.T) {
 	require.Contains(t, notes, "> /skip 5,f7\nskips 5,f7: 10.5 of 12 layers")
 	require.Contains(t, notes, "> What is the capital of France?\n")
 	require.Contains(t, notes, "nodes removed")
+	require.Regexp(t, `(?m)^weights   .* of 5.3 MiB in memory$`, notes)
 
 	code, _, notes = gallop(t, "/nonsense\nHello\n", "chat", "-t", "1")
 	require.Equal(t, exitError, code, "a pipe's mistake ends the program")

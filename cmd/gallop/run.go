@@ -44,10 +44,12 @@ type runResult struct {
 	PrefillTPS   float64     `json:"prefill_tps"`
 	DecodeMS     float64     `json:"decode_ms"`
 	DecodeTPS    float64     `json:"decode_tps"`
-	Prefill      string      `json:"prefill"`          // masked or full
-	Escalated    int         `json:"escalated"`        // tokens that the whole model decided
-	Route        *runChoice  `json:"route,omitempty"`  // absent when nothing was chosen
-	Drafts       *runDrafts  `json:"drafts,omitempty"` // absent when not lossless
+	Prefill      string      `json:"prefill"`                    // masked or full
+	Escalated    int         `json:"escalated"`                  // tokens that the whole model decided
+	Weights      uint64      `json:"weights"`                    // bytes in the file
+	Resident     uint64      `json:"resident_weights,omitempty"` // bytes in main memory after the answer; absent when not known
+	Route        *runChoice  `json:"route,omitempty"`            // absent when nothing was chosen
+	Drafts       *runDrafts  `json:"drafts,omitempty"`           // absent when not lossless
 }
 
 // runDrafts is what lossless drafting brought.
@@ -113,13 +115,14 @@ func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error
 		if r := answer.Routed; r != nil {
 			route = &runChoice{r.Task, r.Reason, r.Quality, r.Novelty, answer.Routing.Seconds() * 1000}
 		}
+		resident, _ := model.ResidentWeights() // 0 where the system does not tell
 		return json.NewEncoder(out).Encode(runResult{
 			Text: answer.Text, Finish: answer.Finish, Model: model.Path, Skip: answer.Mask.String(),
 			Layers: model.NLayer, LayersUsed: chat.LayersUsed(answer.Mask, model.NLayer),
 			PromptTokens: answer.PromptTokens, Tokens: answer.Tokens,
 			PrefillMS: answer.Prefill.Seconds() * 1000, PrefillTPS: answer.PrefillSpeed(),
 			DecodeMS: answer.Decode.Seconds() * 1000, DecodeTPS: answer.DecodeSpeed(),
-			Prefill: session.Prefill().String(), Escalated: answer.Escalated, Route: route, Drafts: draftsOf(answer),
+			Prefill: session.Prefill().String(), Escalated: answer.Escalated, Weights: model.Size, Resident: resident, Route: route, Drafts: draftsOf(answer),
 		})
 	}
 	fmt.Fprintln(out)

@@ -15,4 +15,8 @@ var (
 
 	// ErrLossless is returned where drafts cannot be made or verified.
 	ErrLossless = errors.New("cannot answer losslessly")
+
+	// ErrRelease is returned when the weights of skipped layers are to be given
+	// back and cannot be, or would be needed again at once.
+	ErrRelease = errors.New("cannot release skipped weights")
 )

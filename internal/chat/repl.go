@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/dustin/go-humanize"
+
 	"github.com/gallop-llm/gallop/internal/files"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
@@ -173,6 +175,7 @@ func (r *Repl) stats() {
 		{"escalated", fmt.Sprintf("%d tokens, %.1f %%, decided by the whole model", a.Escalated, 100*a.EscalatedShare())},
 		{"drafts", drafts(a)},
 		{"graph", fmt.Sprintf("%d of %d nodes removed", removed.NodesRemoved, removed.Nodes)},
+		{"weights", r.weights()},
 		{"context", fmt.Sprintf("%d of %d tokens", a.PromptTokens+a.Tokens, r.Session.NCtx())},
 	} {
 		if a.Mask.IsEmpty() && (row.name == "skipped" || row.name == "graph") || row.value == "" ||
@@ -199,6 +202,15 @@ func drafts(a Answer) string {
 	slices.Sort(under)
 	return fmt.Sprintf("%d of %d tokens accepted in %d verifications, %.2f × as fast as without, estimated (%s)",
 		d.Accepted, d.Drafted, d.Rounds, a.DraftSpeedup(), strings.Join(under, "; "))
+}
+
+// weights says how much of the model is in memory; "" = not known.
+func (r *Repl) weights() string {
+	resident, err := r.Model.ResidentWeights()
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%s of %s in memory", humanize.IBytes(resident), humanize.IBytes(r.Model.Size))
 }
 
 // routing says what was chosen and why; "" = nothing was.

@@ -33,6 +33,11 @@ type Options struct {
 	// Lossless drafts and verifies; nil = never. The answer is the whole model's
 	// then: Mask is what drafts are made under, before those of Lossless.
 	Lossless *Lossless
+
+	// ReleaseSkipped gives the weights that each mask skips back to the operating
+	// system while it is in use. Otherwise that happens only to weights that no
+	// mask keeps which may be chosen.
+	ReleaseSkipped bool
 }
 
 // Finish is why an answer ended.
@@ -105,6 +110,8 @@ type Session struct {
 
 	escalated int      // tokens of this answer that the whole model decided
 	drafter   *drafter // nil = answers are not lossless
+
+	released skip.Mask // the decode before was under it, and what of it can be was given back
 }
 
 // New makes a session. The error wraps [skip.ErrMask] when the mask does not
@@ -121,6 +128,9 @@ func New(m *llama.Model, opts *Options) (*Session, error) {
 		return nil, err
 	}
 	s.fixed = s.opts.Routing == nil
+	if err := s.checkRelease(); err != nil {
+		return nil, err
+	}
 	var err error
 	if s.ctx, err = m.NewContext(&s.opts.Context); err != nil {
 		return nil, err
@@ -454,6 +464,9 @@ func (s *Session) decode(tokens []llama.Token, mask skip.Mask, outputs int) erro
 		if err := s.batch.Add(t, len(s.cached)+i, i >= len(tokens)-outputs, 0); err != nil {
 			return err
 		}
+	}
+	if err := s.releaseWeights(mask); err != nil {
+		return err
 	}
 	if err := s.ctx.Decode(s.batch, mask); err != nil {
 		return err

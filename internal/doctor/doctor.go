@@ -16,9 +16,12 @@ import (
 
 	"github.com/dustin/go-humanize"
 
+	"github.com/gallop-llm/gallop/internal/inspect"
 	"github.com/gallop-llm/gallop/internal/preload"
 	"github.com/gallop-llm/gallop/internal/setup"
 	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/router"
+	"github.com/gallop-llm/gallop/skip"
 )
 
 // Report is what [Examine] found. What it could not find out is zero.
@@ -37,6 +40,14 @@ type Report struct {
 	Cache       string   `json:"cache"`        // folder
 	Config      string   `json:"config"`       // file
 	NPM         string   `json:"npm"`
+	Model       *Weights `json:"model,omitempty"` // that was asked about
+}
+
+// Weights tells how much main memory a model needs for its weights on the CPU.
+type Weights struct {
+	Path     string `json:"path"`
+	Bytes    uint64 `json:"bytes"`    // resident while nothing is skipped
+	Released uint64 `json:"released"` // of these, what the profile's deepest set gives back; 0 = there is no profile
 }
 
 // Device is something to compute on.
@@ -67,8 +78,9 @@ type Check struct {
 }
 
 // Examine loads llama.cpp and looks at everything. config is where the
-// configuration file usually is, "" for nowhere.
-func Examine(config string) *Report {
+// configuration file usually is, "" for nowhere; model a GGUF file whose memory
+// is of interest, "" for none.
+func Examine(config, model string) *Report {
 	r := &Report{OK: true, Release: llama.Release, CPUFeatures: []string{}, Devices: []Device{}, Config: config}
 	r.NPM, _ = exec.LookPath("npm")
 	if r.checkLibrary() {
@@ -76,6 +88,9 @@ func Examine(config string) *Report {
 		r.checkDevices()
 	}
 	r.checkMemory()
+	if model != "" {
+		r.checkModel(model)
+	}
 	r.checkNPM()
 	r.checkPreload()
 	r.checkPaths()
@@ -189,6 +204,37 @@ func (r *Report) checkMemory() {
 		return
 	}
 	r.add("memory", OK, "", "%s of %s free", humanize.IBytes(r.MemoryFree), humanize.IBytes(r.MemoryTotal))
+}
+
+func (r *Report) checkModel(path string) {
+	m, err := inspect.Read(path)
+	if err != nil {
+		r.add("model", Missing, "", "%s", err)
+		return
+	}
+	r.Model = &Weights{Path: path, Bytes: m.TensorBytes}
+	text := humanize.IBytes(m.TensorBytes) + " of weights"
+	if found, ok := router.Find(path); ok {
+		p, err := router.Read(found)
+		if err != nil {
+			r.add("profile", Note, "gallop calibrate -m "+path, "%s", err)
+			p = &router.Profile{}
+		}
+		var sizes skip.Sizes
+		for _, l := range m.Layers {
+			sizes.Attention = append(sizes.Attention, l.Attention)
+			sizes.FeedForward = append(sizes.FeedForward, l.FeedForward)
+		}
+		for _, c := range p.Candidates {
+			r.Model.Released = max(r.Model.Released, sizes.Bytes(c.Mask))
+		}
+		text += fmt.Sprintf("; with --release-skipped the deepest set of its profile needs %s of them", humanize.IBytes(m.TensorBytes-r.Model.Released))
+	}
+	if r.MemoryTotal != 0 && m.TensorBytes > r.MemoryFree {
+		r.add("model", Note, "--release-skipped, or a smaller quantisation", "%s: more than the memory that is free", text)
+		return
+	}
+	r.add("model", OK, "", "%s", text)
 }
 
 // memory reads bytes out of Linux's /proc/meminfo, whose unit is 1024 bytes.

@@ -2,17 +2,19 @@ package doctor
 
 import (
 	"bytes"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/gallop-llm/gallop/demo"
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/llama"
 )
 
 func TestExamine(t *testing.T) {
 	llamatest.Library(t)
-	r := Examine("/nowhere/config.toml")
+	r := Examine("/nowhere/config.toml", "")
 	require.True(t, r.OK)
 	require.Equal(t, llama.Dir(), r.Library)
 	require.Equal(t, llama.Version(), r.Version)
@@ -25,10 +27,32 @@ func TestExamine(t *testing.T) {
 	require.Contains(t, r.Checks, Check{Name: "masks", Status: OK, Text: "layers can be skipped"})
 }
 
+func TestExamineModel(t *testing.T) {
+	llamatest.Library(t)
+	path, err := demo.Path()
+	require.NoError(t, err)
+	r := Examine("", path)
+	require.True(t, r.OK)
+	require.Equal(t, path, r.Model.Path)
+	require.Positive(t, r.Model.Released)
+	require.Greater(t, r.Model.Bytes, 2*r.Model.Released, "its deepest sets skip about a third")
+	require.Contains(t, r.Checks, Check{Name: "model", Status: OK,
+		Text: "5.3 MiB of weights; with --release-skipped the deepest set of its profile needs 3.8 MiB of them"})
+
+	r = Examine("", llamatest.Tiny(t, 2))
+	require.True(t, r.OK)
+	require.Positive(t, r.Model.Bytes)
+	require.Zero(t, r.Model.Released, "it has no profile")
+
+	r = Examine("", filepath.Join(t.TempDir(), "none.gguf"))
+	require.False(t, r.OK)
+	require.Nil(t, r.Model)
+}
+
 func TestExamineWithoutNPM(t *testing.T) {
 	llamatest.Library(t)
 	t.Setenv("PATH", t.TempDir())
-	r := Examine("")
+	r := Examine("", "")
 	require.True(t, r.OK, "npm is needed only while there are no libraries")
 	require.Empty(t, r.NPM)
 	require.Contains(t, r.Checks, Check{Name: "npm", Status: Note, Text: "not found; only `gallop setup` needs it",
@@ -40,7 +64,7 @@ func TestExamineWithoutHome(t *testing.T) {
 	t.Setenv("XDG_CACHE_HOME", "")
 	dir := t.TempDir()
 	t.Setenv(llama.EnvLibrary, dir)
-	r := Examine("")
+	r := Examine("", "")
 	require.False(t, r.OK)
 	require.Equal(t, Check{Name: "libraries", Status: Missing, Fix: "unset GALLOP_LIB",
 		Text: "GALLOP_LIB names " + dir + ", which has no llama.cpp libraries"}, r.Checks[0])

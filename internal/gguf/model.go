@@ -58,3 +58,17 @@ func SplitLayer(name string) (layer int, rest string, ok bool) {
 	}
 	return layer, rest, true
 }
+
+// feedForwardNames are the beginnings of the names of the feed-forward's tensors.
+var feedForwardNames = []string{"ffn_", "post_ffw_norm", "exp_probs_b", "channel_mix_"}
+
+// FeedForward tells a layer's feed-forward tensors, by the part of the name
+// behind the layer, from those of its attention, or what stands in its place.
+func FeedForward(rest string) bool {
+	for _, prefix := range feedForwardNames {
+		if strings.HasPrefix(rest, prefix) {
+			return true
+		}
+	}
+	return false
+}

@@ -24,6 +24,7 @@
 enum { GGML_DIMS = 4, GGML_SRC = 10, GGML_OP_PARAMS = 16, GGML_NAME = 64 };
 enum { GGML_FLAG_INPUT = 1, GGML_FLAG_COMPUTE = 16 };
 enum { GGML_TYPE_F32 = 0 };
+enum { GGML_DEVICE_CPU = 0 };
 enum { GGML_LOG_NONE = 0, GGML_LOG_DEBUG = 1, GGML_LOG_INFO = 2, GGML_LOG_WARN = 3, GGML_LOG_ERROR = 4, GGML_LOG_CONT = 5 };
 
 struct ggml_cgraph;
@@ -31,6 +32,7 @@ struct ggml_context;
 struct ggml_backend_sched;
 struct ggml_backend_device;
 struct ggml_backend_reg;
+struct ggml_backend_buffer_type;
 
 struct ggml_tensor {
     int32_t type;
@@ -174,7 +176,8 @@ struct llama_sampler_chain_params {
 
 /*
  * R(result, name, parameters, arguments). Every function is in libllama, libggml or libggml-base;
- * a missing one is reported by name at load.
+ * a missing one is reported by name at load. _ZNK11llama_model10get_tensorEPKc is llama_model::get_tensor,
+ * exported under its C++ name alone; NULL when the model uses no tensor of the name.
  */
 #define LLAMA_API_FUNCTIONS(R)                                                                                                      \
     /* library */                                                                                                                   \
@@ -195,6 +198,9 @@ struct llama_sampler_chain_params {
     R(const char *, ggml_backend_dev_description, (struct ggml_backend_device * dev), (dev))                                        \
     R(void, ggml_backend_dev_memory, (struct ggml_backend_device * dev, size_t *free, size_t *total), (dev, free, total))           \
     R(int, ggml_backend_dev_type, (struct ggml_backend_device * dev), (dev))                                                        \
+    R(void, ggml_backend_tensor_set, (struct ggml_tensor * t, const void *data, size_t offset, size_t size), (t, data, offset, size))\
+    R(struct ggml_backend_buffer_type *, ggml_backend_buffer_get_type, (void *buffer), (buffer))                                    \
+    R(struct ggml_backend_device *, ggml_backend_buft_get_device, (struct ggml_backend_buffer_type * t), (t))                       \
     R(void, ggml_backend_tensor_get, (const struct ggml_tensor *t, void *data, size_t offset, size_t size), (t, data, offset, size)) \
     /* model */                                                                                                                     \
     R(struct llama_model *, llama_model_load_from_file, (const char *path, struct llama_model_params p), (path, p))                 \
@@ -211,6 +217,7 @@ struct llama_sampler_chain_params {
     R(int32_t, llama_model_meta_count, (const struct llama_model *m), (m))                                                          \
     R(int32_t, llama_model_meta_key_by_index, (const struct llama_model *m, int32_t i, char *buf, size_t size), (m, i, buf, size))   \
     R(int32_t, llama_model_meta_val_str, (const struct llama_model *m, const char *key, char *buf, size_t size), (m, key, buf, size)) \
+    R(const struct ggml_tensor *, _ZNK11llama_model10get_tensorEPKc, (const struct llama_model *m, const char *name), (m, name))    \
     R(const char *, llama_model_chat_template, (const struct llama_model *m, const char *name), (m, name))                          \
     R(bool, llama_model_has_encoder, (const struct llama_model *m), (m))                                                            \
     R(bool, llama_model_has_decoder, (const struct llama_model *m), (m))                                                            \

@@ -1,0 +1,288 @@
+package llama
+
+/*
+#include <stdlib.h>
+#include "glue.h"
+*/
+import "C"
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"unsafe"
+
+	"github.com/gallop-llm/gallop/internal/gguf"
+)
+
+// place is where a tensor's bytes are. Most are computed with where the file is
+// mapped: such pages can be dropped at any time, the system reads them again.
+// What llama.cpp repacked for the CPU is a copy in memory of its own; it can be
+// made again from the file.
+type place struct {
+	offset uint64  // in the file
+	file   uintptr // address in the file's mapping; 0 = it is not mapped
+	used   uintptr // address of the bytes that are computed with; 0 = not in main memory
+	bit    int     // of the masks that skip it; -1 = none does
+}
+
+func (p place) repacked() bool { return p.used != 0 && p.used != p.file }
+
+// mapping is a part of a file in the address space, shared with the system's
+// file cache and never written.
+type mapping struct {
+	start, end uintptr
+	offset     uint64 // of start, in the file
+}
+
+// fileMappings lists the process's shared read-only mappings of files. It is
+// empty where the system does not tell, as macOS.
+func fileMappings() (all []mapping) {
+	maps, _ := os.ReadFile("/proc/self/maps")
+	for line := range strings.Lines(string(maps)) {
+		var m mapping
+		var access, device string
+		var inode uint64
+		_, err := fmt.Sscanf(line, "%x-%x %s %x %s %d", &m.start, &m.end, &access, &m.offset, &device, &inode)
+		if err == nil && access == "r--s" && inode != 0 {
+			all = append(all, m)
+		}
+	}
+	return all
+}
+
+// at is where size bytes of the file from offset on lie; 0 = elsewhere.
+func (m mapping) at(offset, size uint64) uintptr {
+	if offset < m.offset || offset-m.offset+size > uint64(m.end-m.start) {
+		return 0
+	}
+	return m.start + uintptr(offset-m.offset)
+}
+
+// placeWeights finds the weights in memory.
+func (m *Model) placeWeights(locked bool) error {
+	var own []mapping // those in which a tensor is at its place: one, if the file is mapped at all
+	all := fileMappings()
+	for i, t := range m.Tensors {
+		p := &m.places[i]
+		name := C.CString(t.Name)
+		p.used = uintptr(C.gallop_weight(m.ptr, name))
+		C.free(unsafe.Pointer(name))
+		for _, in := range all {
+			if p.used != 0 && in.at(p.offset, t.Size) == p.used && (len(own) == 0 || own[len(own)-1] != in) {
+				own = append(own, in)
+			}
+		}
+	}
+	m.pageable = !locked
+	for i, t := range m.Tensors {
+		p := &m.places[i]
+		for _, in := range own {
+			if addr := in.at(p.offset, t.Size); addr != 0 {
+				p.file = addr
+			}
+		}
+		p.bit = maskBit(t.Name, p.repacked())
+	}
+	return m.dropUnused()
+}
+
+// dropUnused gives back what nothing reads of the mapping. What llama.cpp copied
+// at load, to repack it or to a GPU, it leaves there too, so that it would stand
+// in memory twice; and whenever a page is read, the system maps others around it.
+func (m *Model) dropUnused() error {
+	for i, p := range m.places {
+		if m.pageable && p.file != 0 && p.file != p.used {
+			if err := m.drop(p.file, m.Tensors[i].Size); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// maskBit is the bit of the masks under which a tensor's memory may be given
+// back, by its name; -1 = there is none. A wrong guess costs time where pages of
+// the file come back by themselves. A repacked copy does not, so it must be sure
+// which half of its layer needs it, and that no other layer does, as RWKV-7's
+// layers need the first one's time_mix_value.
+func maskBit(tensor string, repacked bool) int {
+	layer, rest, ok := gguf.SplitLayer(tensor)
+	switch {
+	case !ok || layer >= 32*MaskWords:
+		return -1
+	case repacked && !strings.HasPrefix(rest, "attn_") && !strings.HasPrefix(rest, "ffn_"):
+		return -1
+	case gguf.FeedForward(rest):
+		return 2*layer + 1
+	}
+	return 2 * layer
+}
+
+// pages are the whole ones among size bytes from addr on.
+func pages(addr uintptr, size uint64) (start uintptr, n uint64) {
+	page := uintptr(os.Getpagesize())
+	start, end := (addr+page-1)&^(page-1), (addr+uintptr(size))&^(page-1)
+	return start, uint64(max(end, start) - start)
+}
+
+// drop gives whole pages of a tensor's bytes back to the system.
+func (m *Model) drop(addr uintptr, size uint64) error {
+	start, n := pages(addr, size)
+	if failed, err := C.gallop_drop(C.uintptr_t(start), C.size_t(n)); failed != 0 {
+		return fmt.Errorf("give back %d bytes of %s: %w", n, m.Path, err)
+	}
+	return nil
+}
+
+// droppable tells whether some mask spares the tensor, and its bytes can be had again.
+func (m *Model) droppable(p place) bool {
+	return m.pageable && p.bit >= 0 && p.file != 0 && p.used != 0
+}
+
+// Releasable tells whether [Model.ReleaseWeights] can do anything: not where the
+// file was read instead of mapped, or is locked in memory, or is all on a GPU.
+func (m *Model) Releasable() bool {
+	for _, p := range m.places {
+		if m.droppable(p) {
+			return true
+		}
+	}
+	return false
+}
+
+// ReleaseWeights gives the memory of the weights that mask skips back to the
+// operating system, whole pages of each. [Context.Decode] brings back by itself
+// what it needs: from the file, or from the system's file cache while that still
+// has it. What was repacked for the CPU is repacked again before the decode. What
+// is on a GPU stays there.
+func (m *Model) ReleaseWeights(mask [MaskWords]uint64) error {
+	if err := m.retain(); err != nil {
+		return err
+	}
+	defer m.release()
+	m.weights.Lock()
+	defer m.weights.Unlock()
+	for i, p := range m.places {
+		if !m.droppable(p) || !has(&mask, p.bit) {
+			continue
+		}
+		if p.repacked() {
+			m.gone[p.bit/64] |= 1 << (p.bit % 64)
+		}
+		if err := m.drop(p.used, m.Tensors[i].Size); err != nil {
+			return err
+		}
+	}
+	return m.dropUnused()
+}
+
+func has(mask *[MaskWords]uint64, bit int) bool { return mask[bit/64]>>(bit%64)&1 != 0 }
+
+// useWeights makes what mask keeps usable until m.weights.RUnlock.
+func (m *Model) useWeights(mask *[MaskWords]uint64) error {
+	m.weights.RLock()
+	for !covers(mask, &m.gone) {
+		m.weights.RUnlock()
+		if err := m.repack(mask); err != nil {
+			return err
+		}
+		m.weights.RLock()
+	}
+	return nil
+}
+
+// covers tells whether a has all of b.
+func covers(a, b *[MaskWords]uint64) bool {
+	for i := range a {
+		if b[i]&^a[i] != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// repack makes the repacked copies that are gone and that mask keeps again, as
+// many at a time as there are processors: llama.cpp uses one for each.
+func (m *Model) repack(mask *[MaskWords]uint64) error {
+	m.weights.Lock()
+	defer m.weights.Unlock()
+	wanted := make(chan int)
+	var running sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		running.Go(func() {
+			for i := range wanted {
+				name := C.CString(m.Tensors[i].Name)
+				C.gallop_set_weight(m.ptr, name, C.uintptr_t(m.places[i].file), C.size_t(m.Tensors[i].Size))
+				C.free(unsafe.Pointer(name))
+			}
+		})
+	}
+	for i, p := range m.places {
+		if m.droppable(p) && p.repacked() && has(&m.gone, p.bit) && !has(mask, p.bit) {
+			wanted <- i
+		}
+	}
+	close(wanted)
+	running.Wait()
+	for i := range m.gone {
+		m.gone[i] &= mask[i]
+	}
+	return m.dropUnused()
+}
+
+// ResidentWeights is how many bytes of weights are in main memory now: what this
+// process has of the file's mapping, by the system's count of pages, and what
+// llama.cpp has copied, as it does to repack weights for the CPU. Weights on a GPU do
+// not count. It fails where the system does not tell.
+func (m *Model) ResidentWeights() (uint64, error) {
+	if err := m.retain(); err != nil {
+		return 0, err
+	}
+	defer m.release()
+	maps, err := os.ReadFile("/proc/self/smaps")
+	if err != nil {
+		return 0, fmt.Errorf("find out what is resident: %w", err)
+	}
+	resident := m.copied()
+	own := false
+	for line := range strings.Lines(string(maps)) {
+		var start, end uintptr
+		var kilobytes uint64
+		if _, err := fmt.Sscanf(line, "%x-%x ", &start, &end); err == nil {
+			own = m.maps(start, end)
+		} else if _, err := fmt.Sscanf(line, "Rss: %d kB", &kilobytes); err == nil && own {
+			resident += kilobytes << 10
+		}
+	}
+	return resident, nil
+}
+
+// copied is the size of the weights in main memory outside the mapping, in bytes.
+func (m *Model) copied() (bytes uint64) {
+	m.weights.RLock()
+	defer m.weights.RUnlock()
+	for i, p := range m.places {
+		if !p.repacked() {
+			continue
+		}
+		bytes += m.Tensors[i].Size
+		if m.droppable(p) && has(&m.gone, p.bit) {
+			_, n := pages(p.used, m.Tensors[i].Size)
+			bytes -= n
+		}
+	}
+	return bytes
+}
+
+// maps tells whether a part of the address space holds weights as in the file.
+func (m *Model) maps(start, end uintptr) bool {
+	for _, p := range m.places {
+		if p.file >= start && p.file < end {
+			return true
+		}
+	}
+	return false
+}
