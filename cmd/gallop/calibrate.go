@@ -85,7 +85,9 @@ func runCalibrate(cmd *cobra.Command, f *calibration) error {
 	if err != nil {
 		return fmt.Errorf("find the cache folder: %w", err)
 	}
-	o.Folder = filepath.Join(cache, "gallop", "calibrate", fmt.Sprintf("%s-%s-%s-%.8s", fingerprint, o.Unit, o.Prefill, dataset.Hash(o.Examples)))
+	measured := filepath.Join(cache, "gallop", "calibrate")
+	forget(measured)
+	o.Folder = filepath.Join(measured, fmt.Sprintf("%s-%s-%s-%.8s", fingerprint, o.Unit, o.Prefill, dataset.Hash(o.Examples)))
 	ctx, stop := interruptible(cmd)
 	defer stop()
 	m, err := openModel(ctx, cmd, path, &llama.ModelOptions{GPULayers: gpuLayers(f.gpuLayers)})
@@ -111,6 +113,21 @@ func runCalibrate(cmd *cobra.Command, f *calibration) error {
 	fmt.Fprintf(cmd.ErrOrStderr(), "%d sets of layers for %d tasks in %s\n", len(p.Candidates)-1, len(p.Tasks), time.Since(start).Round(time.Second))
 	fmt.Fprintln(cmd.OutOrStdout(), out)
 	return nil
+}
+
+// keepMeasured is how long measurements stay that no calibration added to: one of
+// the same data with other depths, or that was killed, goes on from them.
+const keepMeasured = 30 * 24 * time.Hour
+
+// forget removes from folder what old calibrations measured. What cannot be
+// removed stays: it is in nobody's way.
+func forget(folder string) {
+	logs, _ := filepath.Glob(filepath.Join(folder, "*", calibrate.LogFile))
+	for _, log := range logs {
+		if info, err := os.Stat(log); err == nil && time.Since(info.ModTime()) > keepMeasured {
+			_ = os.RemoveAll(filepath.Dir(log))
+		}
+	}
 }
 
 // options turns the flags into calibration options, with the data read.

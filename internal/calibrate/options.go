@@ -58,6 +58,9 @@ type Options struct {
 	Progress func(stage string, done, total int)
 }
 
+// LogFile is the name of the file in [Options].Folder that each measurement is added to.
+const LogFile = "losses.log"
+
 // What --quick gives up: fewer examples, shorter answers, fewer and coarser candidates.
 const (
 	quickPerTask  = 10

@@ -62,8 +62,8 @@ func Run(ctx context.Context, m *llama.Model, o Options) (*router.Profile, error
 		return nil, err
 	}
 	defer r.scorer.Close()
-	if r.log, err = skip.OpenLog(filepath.Join(r.Folder, "losses.log"), r.key()); errors.Is(err, skip.ErrLogKey) {
-		r.log, err = skip.CreateLog(filepath.Join(r.Folder, "losses.log"), r.key())
+	if r.log, err = skip.OpenLog(filepath.Join(r.Folder, LogFile), r.key()); errors.Is(err, skip.ErrLogKey) || errors.Is(err, skip.ErrLog) { // other settings, or an older version's
+		r.log, err = skip.CreateLog(filepath.Join(r.Folder, LogFile), r.key())
 	}
 	if err != nil {
 		return nil, err
