@@ -2,7 +2,6 @@ package skip
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
@@ -12,7 +11,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"slices"
 	"sync"
 )
 
@@ -37,21 +35,15 @@ var (
 // log at a time, any number of goroutines.
 type Log struct {
 	mu    sync.Mutex
-	file  *os.File // nil once closed
-	size  int64    // bytes up to the end of the last whole line
-	known map[logKey][]logged
+	file  *os.File                   // nil once closed
+	size  int64                      // bytes up to the end of the last whole line
+	known map[logKey]map[int]float64 // by example
 }
 
 // logKey is what losses belong to.
 type logKey struct {
 	task string
 	mask Mask
-}
-
-// logged are the losses of a run of examples. Those of a key are sorted by from.
-type logged struct {
-	from   int
-	losses []float64
 }
 
 // logHead and logLine are the lines of the file.
@@ -61,15 +53,15 @@ type (
 		Key     string `json:"key"`
 	}
 	logLine struct {
-		Task   string `json:"task"`
-		Mask   Mask   `json:"mask"`
-		From   int    `json:"from"`   // the first example
-		Losses string `json:"losses"` // the bits of each, big endian, in hex: exact, and NaN has some too
+		Task     string `json:"task"`
+		Mask     Mask   `json:"mask"`
+		Examples []int  `json:"examples"`
+		Losses   string `json:"losses"` // the bits of each, big endian, in hex: exact, and NaN has some too
 	}
 )
 
 // logVersion changes when old files can no longer be read.
-const logVersion = 1
+const logVersion = 2
 
 // lossHex is how many hex digits a loss takes.
 const lossHex = 16
@@ -119,7 +111,7 @@ func (l *Log) open(key string) error {
 
 // readLog gives what is in a log's file, and how many bytes of it are whole
 // lines. The first that is not ends it.
-func readLog(data []byte, key string) (size int64, known map[logKey][]logged, err error) {
+func readLog(data []byte, key string) (size int64, known map[logKey]map[int]float64, err error) {
 	end := bytes.IndexByte(data, '\n') + 1
 	var head logHead
 	if end == 0 || json.Unmarshal(data[:end], &head) != nil || head.Version == 0 {
@@ -131,7 +123,7 @@ func readLog(data []byte, key string) (size int64, known map[logKey][]logged, er
 	if !bytes.Equal(data[:end], headLine(key)) {
 		return 0, nil, fmt.Errorf("%w: its key is %q, wanted is %q; model, data or settings have changed", ErrLogKey, head.Key, key)
 	}
-	known = map[logKey][]logged{}
+	known = map[logKey]map[int]float64{}
 	for {
 		size += int64(end)
 		data = data[end:]
@@ -141,15 +133,14 @@ func readLog(data []byte, key string) (size int64, known map[logKey][]logged, er
 			return size, known, nil
 		}
 		bits, err := hex.DecodeString(line.Losses)
-		n := len(line.Losses) / lossHex
-		if err != nil || n*lossHex != len(line.Losses) || line.From < 0 || line.From > math.MaxInt-n {
+		if err != nil || len(line.Losses) != lossHex*len(line.Examples) {
 			return size, known, nil
 		}
-		run := logged{from: line.From, losses: make([]float64, n)}
-		for i := range run.losses {
-			run.losses[i] = math.Float64frombits(binary.BigEndian.Uint64(bits[8*i:]))
+		losses := make([]float64, len(line.Examples))
+		for i := range losses {
+			losses[i] = math.Float64frombits(binary.BigEndian.Uint64(bits[8*i:]))
 		}
-		remember(known, logKey{line.Task, line.Mask}, run)
+		remember(known, logKey{line.Task, line.Mask}, line.Examples, losses)
 	}
 }
 
@@ -165,11 +156,14 @@ func appendLine(dst []byte, v any) []byte {
 	return append(append(dst, text...), '\n')
 }
 
-// remember adds a run of losses in its place.
-func remember(known map[logKey][]logged, key logKey, run logged) {
-	runs := known[key]
-	at, _ := slices.BinarySearchFunc(runs, run, func(a, b logged) int { return cmp.Compare(a.from, b.from) })
-	known[key] = slices.Insert(runs, at, run)
+// remember adds losses of examples.
+func remember(known map[logKey]map[int]float64, key logKey, examples []int, losses []float64) {
+	if known[key] == nil {
+		known[key] = map[int]float64{}
+	}
+	for k, i := range examples {
+		known[key][i] = losses[k]
+	}
 }
 
 // write appends a line in one go. What a failure left of it the next one
@@ -185,66 +179,57 @@ func (l *Log) write(line []byte) error {
 // Wrap gives losses of task that the log answers where it can; it calls losses
 // for the rest and keeps what comes back.
 func (l *Log) Wrap(task string, losses Losses) Losses {
-	return func(ctx context.Context, mask Mask, from, to int) ([]float64, error) {
-		out := make([]float64, 0, max(to-from, 0))
-		for from < to {
-			known, next, err := l.find(logKey{task, mask}, from, to)
-			if err != nil {
-				return nil, err
-			}
-			if len(known) == 0 {
-				if known, err = call(ctx, losses, mask, from, next); err != nil {
-					return nil, err
-				}
-				if err := l.add(logKey{task, mask}, logged{from, known}); err != nil {
-					return nil, err
-				}
-			}
-			out = append(out, known...)
-			from += len(known)
+	return func(ctx context.Context, mask Mask, examples []int) ([]float64, error) {
+		key := logKey{task, mask}
+		out, open, err := l.find(key, examples)
+		if err != nil || len(open) == 0 {
+			return out, err
 		}
-		return out, nil
+		fresh, err := call(ctx, losses, mask, open)
+		if err != nil {
+			return nil, err
+		}
+		if err := l.add(key, open, fresh); err != nil {
+			return nil, err
+		}
+		out, _, err = l.find(key, examples)
+		return out, err
 	}
 }
 
-// find gives what is known of the examples from on, at most up to to. When it is
-// nothing, next is the first example after from that is known, or to.
-func (l *Log) find(key logKey, from, to int) (losses []float64, next int, err error) {
+// find gives what is known of examples: (len(examples),), and lists the others.
+func (l *Log) find(key logKey, examples []int) (losses []float64, open []int, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.file == nil {
-		return nil, 0, fmt.Errorf("%w any more: it is closed", ErrLog)
+		return nil, nil, fmt.Errorf("%w any more: it is closed", ErrLog)
 	}
-	for _, run := range l.known[key] {
-		if run.from >= to {
-			break
-		}
-		if run.from > from {
-			return nil, run.from, nil
-		}
-		if end := run.from + len(run.losses); end > from {
-			return run.losses[from-run.from : min(end, to)-run.from], 0, nil
+	losses = make([]float64, len(examples))
+	for k, i := range examples {
+		loss, ok := l.known[key][i]
+		if losses[k] = loss; !ok {
+			open = append(open, i)
 		}
 	}
-	return nil, to, nil
+	return losses, open, nil
 }
 
 // add keeps losses, on disk first.
-func (l *Log) add(key logKey, run logged) error {
+func (l *Log) add(key logKey, examples []int, losses []float64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.file == nil {
 		return fmt.Errorf("%w any more: it is closed", ErrLog)
 	}
-	bits := make([]byte, 0, 8*len(run.losses))
-	for _, loss := range run.losses {
+	bits := make([]byte, 0, 8*len(losses))
+	for _, loss := range losses {
 		bits = binary.BigEndian.AppendUint64(bits, math.Float64bits(loss))
 	}
-	line := appendLine(nil, logLine{Task: key.task, Mask: key.mask, From: run.from, Losses: hex.EncodeToString(bits)})
+	line := appendLine(nil, logLine{Task: key.task, Mask: key.mask, Examples: examples, Losses: hex.EncodeToString(bits)})
 	if err := l.write(line); err != nil {
 		return fmt.Errorf("keep losses of mask %q: %w", key.mask, err)
 	}
-	remember(l.known, key, logged{run.from, slices.Clone(run.losses)})
+	remember(l.known, key, examples, losses)
 	return nil
 }
 

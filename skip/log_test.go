@@ -21,20 +21,20 @@ func ExampleLog() {
 		stdlog.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	slow := func(ctx context.Context, mask skip.Mask, from, to int) ([]float64, error) {
-		fmt.Println("the model computes", mask, from, to)
-		return toyLosses(ctx, mask, from, to)
+	slow := func(ctx context.Context, mask skip.Mask, examples []int) ([]float64, error) {
+		fmt.Println("the model computes", mask, examples)
+		return toyLosses(ctx, mask, examples)
 	}
 	for range 2 { // as a program that is started twice
 		l, err := skip.OpenLog(filepath.Join(dir, "losses.log"), "model, data, settings")
 		if err != nil {
 			stdlog.Fatal(err)
 		}
-		fmt.Println(l.Wrap("chat", slow)(context.Background(), skip.Layers(4), 0, 2))
+		fmt.Println(l.Wrap("chat", slow)(context.Background(), skip.Layers(4), []int{0, 2}))
 		l.Close()
 	}
 	// Output:
-	// the model computes 4 0 2
+	// the model computes 4 [0 2]
 	// [4 4] <nil>
 	// [4 4] <nil>
 }
@@ -50,10 +50,10 @@ func openLog(t testing.TB, path, key string) *skip.Log {
 // recorder gives losses that tell mask and example, and notes what it is asked.
 type recorder struct{ asked []string }
 
-func (r *recorder) losses(_ context.Context, m skip.Mask, from, to int) ([]float64, error) {
-	r.asked = append(r.asked, fmt.Sprintf("%s:%d-%d", m, from, to))
+func (r *recorder) losses(_ context.Context, m skip.Mask, examples []int) ([]float64, error) {
+	r.asked = append(r.asked, fmt.Sprint(m, examples))
 	var out []float64
-	for i := from; i < to; i++ {
+	for _, i := range examples {
 		out = append(out, float64(m.Last())+float64(i)/1000)
 	}
 	return out, nil
@@ -65,48 +65,48 @@ func TestLogAnswersParts(t *testing.T) {
 	l := openLog(t, path, "key")
 	var r recorder
 	losses := l.Wrap("a", r.losses)
-	ask := func(m skip.Mask, from, to int) {
+	ask := func(m skip.Mask, examples ...int) {
 		t.Helper()
-		got, err := losses(ctx, m, from, to)
+		got, err := losses(ctx, m, examples)
 		require.NoError(t, err)
-		want, err := new(recorder).losses(ctx, m, from, to)
+		want, err := new(recorder).losses(ctx, m, examples)
 		require.NoError(t, err)
 		require.Equal(t, want, got)
 	}
-	ask(skip.Layers(2), 8, 16)
-	ask(skip.Layers(2), 24, 32)
-	ask(skip.Layers(2), 10, 12)
-	ask(skip.Layers(2), 4, 40)
-	ask(skip.Layers(2), 0, 40)
-	ask(skip.Layers(3), 0, 2)
-	require.Equal(t, []string{"2:8-16", "2:24-32", "2:4-8", "2:16-24", "2:32-40", "2:0-4", "3:0-2"}, r.asked)
+	ask(skip.Layers(2), 8, 9, 10)
+	ask(skip.Layers(2), 24, 3)
+	ask(skip.Layers(2), 9)
+	ask(skip.Layers(2), 3, 4, 10, 40)
+	ask(skip.Layers(2), 40, 24, 10, 9, 8, 4, 3)
+	ask(skip.Layers(3), 0, 1)
+	require.Equal(t, []string{"2 [8 9 10]", "2 [24 3]", "2 [4 40]", "3 [0 1]"}, r.asked)
 
 	require.NoError(t, l.Close())
 	require.NoError(t, l.Close())
-	_, err := losses(ctx, skip.Layers(2), 0, 1)
+	_, err := losses(ctx, skip.Layers(2), []int{8})
 	require.ErrorIs(t, err, skip.ErrLog)
 
 	l = openLog(t, path, "key")
 	losses = l.Wrap("a", r.losses)
 	r.asked = nil
-	ask(skip.Layers(2), 0, 40)
-	ask(skip.Layers(3), 0, 2)
+	ask(skip.Layers(2), 3, 4, 8, 9, 10, 24, 40)
+	ask(skip.Layers(3), 0, 1)
 	require.Empty(t, r.asked)
 	losses = l.Wrap("b", r.losses)
-	ask(skip.Layers(2), 0, 1)
-	require.Equal(t, []string{"2:0-1"}, r.asked)
+	ask(skip.Layers(2), 8)
+	require.Equal(t, []string{"2 [8]"}, r.asked)
 }
 
 func TestLogIsExact(t *testing.T) {
 	values := []float64{0, math.Copysign(0, -1), 1.0 / 3, math.Inf(1), math.Inf(-1), math.NaN(), math.MaxFloat64, math.SmallestNonzeroFloat64}
 	path := filepath.Join(t.TempDir(), "log")
 	l := openLog(t, path, "a key\nof \"two\" lines")
-	_, err := l.Wrap("line\n\"task\"", func(context.Context, skip.Mask, int, int) ([]float64, error) { return values, nil })(
-		context.Background(), skip.Layers(500).With(3, skip.Attention), 0, len(values))
+	_, err := l.Wrap("line\n\"task\"", func(context.Context, skip.Mask, []int) ([]float64, error) { return values, nil })(
+		context.Background(), skip.Layers(500).With(3, skip.Attention), skip.All(len(values)))
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
 	l = openLog(t, path, "a key\nof \"two\" lines")
-	got, err := l.Wrap("line\n\"task\"", nil)(context.Background(), skip.Layers(500).With(3, skip.Attention), 0, len(values))
+	got, err := l.Wrap("line\n\"task\"", nil)(context.Background(), skip.Layers(500).With(3, skip.Attention), skip.All(len(values)))
 	require.NoError(t, err)
 	for i := range values {
 		require.Equal(t, math.Float64bits(values[i]), math.Float64bits(got[i]))
@@ -129,7 +129,7 @@ func TestLogRefuses(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
 
-	for _, text := range []string{"Dear diary", "Dear diary,\n", "{}\n", "{\"gallop_search_log\":2,\"key\":\"k\"}\n", "\n"} {
+	for _, text := range []string{"Dear diary", "Dear diary,\n", "{}\n", "{\"gallop_search_log\":3,\"key\":\"k\"}\n", "\n"} {
 		other := filepath.Join(dir, "other")
 		require.NoError(t, os.WriteFile(other, []byte(text), 0o600))
 		_, err = skip.OpenLog(other, "k")
@@ -145,12 +145,12 @@ func TestLogRefuses(t *testing.T) {
 func TestLogKeepsNoFailures(t *testing.T) {
 	l := openLog(t, filepath.Join(t.TempDir(), "log"), "key")
 	fail := errors.New("no")
-	_, err := l.Wrap("t", func(context.Context, skip.Mask, int, int) ([]float64, error) { return nil, fail })(context.Background(), skip.Mask{}, 0, 3)
+	_, err := l.Wrap("t", func(context.Context, skip.Mask, []int) ([]float64, error) { return nil, fail })(context.Background(), skip.Mask{}, skip.All(3))
 	require.ErrorIs(t, err, fail)
-	_, err = l.Wrap("t", func(context.Context, skip.Mask, int, int) ([]float64, error) { return make([]float64, 2), nil })(context.Background(), skip.Mask{}, 0, 3)
+	_, err = l.Wrap("t", func(context.Context, skip.Mask, []int) ([]float64, error) { return make([]float64, 2), nil })(context.Background(), skip.Mask{}, skip.All(3))
 	require.ErrorIs(t, err, skip.ErrLosses)
 	var r recorder
-	_, err = l.Wrap("t", r.losses)(context.Background(), skip.Mask{}, 0, 3)
+	_, err = l.Wrap("t", r.losses)(context.Background(), skip.Mask{}, skip.All(3))
 	require.NoError(t, err)
 	require.Len(t, r.asked, 1)
 }
@@ -163,7 +163,7 @@ func TestLogTorn(t *testing.T) {
 	l := openLog(t, path, "key")
 	var r recorder
 	for i := range 3 {
-		_, err := l.Wrap("t", r.losses)(context.Background(), skip.Layers(1), 2*i, 2*i+2)
+		_, err := l.Wrap("t", r.losses)(context.Background(), skip.Layers(1), []int{2 * i, 2*i + 1})
 		require.NoError(t, err)
 	}
 	whole, err := os.ReadFile(path)
@@ -176,7 +176,7 @@ func TestLogTorn(t *testing.T) {
 			l := openLog(t, torn, "key")
 			var r recorder
 			for i := range 3 {
-				_, err := l.Wrap("t", r.losses)(context.Background(), skip.Layers(1), 2*i, 2*i+2)
+				_, err := l.Wrap("t", r.losses)(context.Background(), skip.Layers(1), []int{2 * i, 2*i + 1})
 				require.NoError(t, err)
 			}
 			require.NoError(t, l.Close())
@@ -212,11 +212,11 @@ func TestGreedyResumes(t *testing.T) {
 			l := openLog(t, path, "key")
 			defer l.Close()
 			calls = 0
-			return skip.Greedy(ctx, units, examples, l.Wrap("t", func(ctx context.Context, m skip.Mask, from, to int) ([]float64, error) {
+			return skip.Greedy(ctx, units, examples, l.Wrap("t", func(ctx context.Context, m skip.Mask, examples []int) ([]float64, error) {
 				if calls++; calls == stop {
 					cancel()
 				}
-				return model.losses(ctx, m, from, to)
+				return model.losses(ctx, m, examples)
 			}), o)
 		}
 		require.NoError(t, os.RemoveAll(path))
@@ -242,12 +242,12 @@ func TestGreedyResumes(t *testing.T) {
 
 // FuzzOpenLog: any bytes are a log, refused, or cut to one.
 func FuzzOpenLog(f *testing.F) {
-	head := "{\"gallop_search_log\":1,\"key\":\"k\"}\n"
-	line := "{\"task\":\"t\",\"mask\":\"3,a5\",\"from\":0,\"losses\":\"3ff00000000000004000000000000000\"}\n"
+	head := "{\"gallop_search_log\":2,\"key\":\"k\"}\n"
+	line := "{\"task\":\"t\",\"mask\":\"3,a5\",\"examples\":[0,1],\"losses\":\"3ff00000000000004000000000000000\"}\n"
 	for _, seed := range []string{
 		"", head, head[:9], head + line, head + line + line[:30], head + "rubbish\n" + line, "x",
-		head + "{\"from\":9223372036854775807,\"losses\":\"3ff0000000000000\"}\n",
-		head + "{\"from\":-1,\"losses\":\"3ff0000000000000\"}\n", head + "{\"from\":0,\"losses\":\"3f\"}\n", head + "null\n" + line,
+		head + "{\"examples\":[9223372036854775807],\"losses\":\"3ff0000000000000\"}\n",
+		head + "{\"examples\":[-1],\"losses\":\"3ff0000000000000\"}\n", head + "{\"examples\":[0],\"losses\":\"3f\"}\n", head + "null\n" + line,
 	} {
 		f.Add([]byte(seed))
 	}
@@ -259,20 +259,20 @@ func FuzzOpenLog(f *testing.F) {
 			require.True(t, errors.Is(err, skip.ErrLog) || errors.Is(err, skip.ErrLogKey), err)
 			return
 		}
-		ones := func(_ context.Context, _ skip.Mask, from, to int) ([]float64, error) {
-			out := make([]float64, to-from)
+		ones := func(_ context.Context, _ skip.Mask, examples []int) ([]float64, error) {
+			out := make([]float64, len(examples))
 			for i := range out {
 				out[i] = 1
 			}
 			return out, nil
 		}
-		first, err := l.Wrap("t", ones)(context.Background(), skip.Layers(3).With(5, skip.Attention), 0, 4)
+		first, err := l.Wrap("t", ones)(context.Background(), skip.Layers(3).With(5, skip.Attention), skip.All(4))
 		require.NoError(t, err)
 		require.Len(t, first, 4)
 		require.NoError(t, l.Close())
 		l, err = skip.OpenLog(path, "k")
 		require.NoError(t, err)
-		again, err := l.Wrap("t", nil)(context.Background(), skip.Layers(3).With(5, skip.Attention), 0, 4)
+		again, err := l.Wrap("t", nil)(context.Background(), skip.Layers(3).With(5, skip.Attention), skip.All(4))
 		require.NoError(t, err)
 		for i := range first {
 			require.Equal(t, math.Float64bits(first[i]), math.Float64bits(again[i]))

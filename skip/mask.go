@@ -81,6 +81,14 @@ func (m Mask) Intersection(other Mask) Mask {
 	return m
 }
 
+// Minus is m without what other skips.
+func (m Mask) Minus(other Mask) Mask {
+	for i := range m {
+		m[i] &^= other[i]
+	}
+	return m
+}
+
 // IsEmpty reports whether the mask skips nothing.
 func (m Mask) IsEmpty() bool { return m == Mask{} }
 

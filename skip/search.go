@@ -25,10 +25,11 @@ var (
 	ErrBudget = errors.New("the time for the search is used up")
 )
 
-// Losses gives the task loss of the examples from ≤ i < to when a model runs
-// under mask: (to-from,), any unit, lower is better. NaN counts as +Inf. It must
-// give the same for the same example whatever the range it is asked for in.
-type Losses func(ctx context.Context, mask Mask, from, to int) ([]float64, error)
+// Losses gives the task loss of examples, each by its number from 0, when a model
+// runs under mask: (len(examples),), any unit, lower is better. NaN counts as
+// +Inf. It must give the same for the same example whichever others it is asked
+// for with.
+type Losses func(ctx context.Context, mask Mask, examples []int) ([]float64, error)
 
 // Step is a mask on the path of a search.
 type Step struct {
@@ -59,8 +60,8 @@ type SearchOptions struct {
 	// counts; NaN is the highest. Default: search all units.
 	Influence []float64
 
-	// Budget is how long the search may take. A range of losses that is being
-	// evaluated is not cut short. Default: no limit.
+	// Budget is how long the search may take. Losses that are being evaluated are
+	// not cut short. Default: no limit.
 	Budget time.Duration
 
 	// Start is a mask that the path starts from, with the depth of the units that
@@ -73,7 +74,7 @@ type SearchOptions struct {
 	Progress func(done, total int)
 }
 
-// evaluator asks for losses, chunk by chunk, and counts.
+// evaluator asks for losses and counts.
 type evaluator struct {
 	examples int
 	losses   Losses
@@ -83,88 +84,67 @@ type evaluator struct {
 }
 
 // scored are the losses of a mask, as far as they are known.
-type scored struct {
-	losses []float64 // (examples,)
-	known  []bool    // (chunks,)
-}
+type scored []float64 // (examples,) NaN = not known; nil = none is
 
-// mostChunks is how many parts the examples are evaluated in. More would tell
-// hopeless masks sooner, but make batches smaller.
-const mostChunks = 8
-
-// chunks is how many parts there are.
-func (e *evaluator) chunks() int { return min(mostChunks, e.examples) }
-
-// chunk is the range of examples in part c.
-func (e *evaluator) chunk(c int) (from, to int) {
-	n := e.chunks()
-	return c * e.examples / n, (c + 1) * e.examples / n
-}
-
-// extend evaluates mask on the chunks that are wanted and not yet known; chunks
-// side by side in one go.
-func (e *evaluator) extend(ctx context.Context, mask Mask, s *scored, wanted []bool) error {
-	if s.losses == nil {
-		s.losses, s.known = make([]float64, e.examples), make([]bool, e.chunks())
+// see evaluates mask on those of the examples that are not known.
+func (e *evaluator) see(ctx context.Context, mask Mask, s *scored, examples []int) error {
+	if *s == nil {
+		*s = slices.Repeat(scored{math.NaN()}, e.examples)
 	}
-	for c := 0; c < e.chunks(); c++ {
-		if !wanted[c] || s.known[c] {
-			continue
+	var open []int
+	for _, i := range examples {
+		if math.IsNaN((*s)[i]) {
+			open = append(open, i)
 		}
-		from, to := e.chunk(c)
-		last := c
-		for last+1 < e.chunks() && wanted[last+1] && !s.known[last+1] {
-			last++
-			_, to = e.chunk(last)
-		}
-		if !e.deadline.IsZero() && time.Now().After(e.deadline) {
-			return ErrBudget
-		}
-		losses, err := call(ctx, e.losses, mask, from, to)
-		if err != nil {
-			return fmt.Errorf("losses of mask %q: %w", mask, err)
-		}
-		for i, loss := range losses {
-			s.losses[from+i] = orInf(loss)
-		}
-		for ; c <= last; c++ {
-			s.known[c] = true
-		}
-		e.done += to - from
-		if e.progress != nil {
-			e.progress()
-		}
+	}
+	if len(open) == 0 {
+		return nil
+	}
+	if !e.deadline.IsZero() && time.Now().After(e.deadline) {
+		return ErrBudget
+	}
+	slices.Sort(open)
+	losses, err := call(ctx, e.losses, mask, open)
+	if err != nil {
+		return fmt.Errorf("losses of mask %q: %w", mask, err)
+	}
+	for k, i := range open {
+		(*s)[i] = orInf(losses[k])
+	}
+	e.done += len(open)
+	if e.progress != nil {
+		e.progress()
 	}
 	return nil
 }
 
-// all evaluates mask on all examples.
-func (e *evaluator) all(ctx context.Context, mask Mask, s *scored) error {
-	wanted := make([]bool, e.chunks())
-	for c := range wanted {
-		wanted[c] = true
+// All lists the numbers of n examples.
+func All(n int) []int {
+	examples := make([]int, n)
+	for i := range examples {
+		examples[i] = i
 	}
-	return e.extend(ctx, mask, s, wanted)
+	return examples
 }
 
 // mean is the mean loss of all examples under mask.
 func (e *evaluator) mean(ctx context.Context, mask Mask) (float64, error) {
 	var s scored
-	err := e.all(ctx, mask, &s)
-	return mean(s.losses), err
+	err := e.see(ctx, mask, &s, All(e.examples))
+	return mean(s), err
 }
 
 // evaluations is how many whole passes over the examples were made.
 func (e *evaluator) evaluations() float64 { return float64(e.done) / float64(e.examples) }
 
 // call asks for losses and checks what comes back.
-func call(ctx context.Context, losses Losses, mask Mask, from, to int) ([]float64, error) {
+func call(ctx context.Context, losses Losses, mask Mask, examples []int) ([]float64, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	out, err := losses(ctx, mask, from, to)
-	if err == nil && len(out) != to-from {
-		return nil, fmt.Errorf("%w: %d for the examples %d to %d", ErrLosses, len(out), from, to-1)
+	out, err := losses(ctx, mask, examples)
+	if err == nil && len(out) != len(examples) {
+		return nil, fmt.Errorf("%w: %d for %d examples", ErrLosses, len(out), len(examples))
 	}
 	return out, err
 }
@@ -242,26 +222,29 @@ func Singles(ctx context.Context, units []Unit, examples int, losses Losses) ([]
 
 // Greedy finds what to skip: from nothing, or [SearchOptions].Start, it takes
 // again and again the unit without which the loss is lowest, until the depth is
-// reached. Step i of the path skips one unit more than step i-1.
+// reached. Step i of the path skips one unit more than step i-1; the last step may
+// have another unit in the place of one.
 //
 // This is the search of SLEB (Song et al., arXiv 2402.09025) with the task
 // losses of PuDDing (Wee et al., arXiv 2502.04348, section 5), over layers or,
 // past the papers, over sublayers by loss increase per byte. Where the papers
 // evaluate every unit on all examples in each round, this one races the units:
 //
-//   - The examples are cut into 8 parts. All units see the first; those that do
-//     best see the second; and so on, until the few that are left see all.
-//   - The parts come in the order of the loss that the mask so far has there: the
-//     hard examples tell masks apart.
-//   - Beside what a unit did on the parts of this round, it counts what it did in
-//     earlier rounds on the others: what it cost is rarely much less later on.
+//   - Only those that did best in the last round are tried again. They see an
+//     eighth of the examples; those that do best see the next; and so on, until
+//     the one that is left sees all.
+//   - The examples come in the order of the loss that the mask so far has there:
+//     the hard ones tell masks apart.
+//   - Beside what a unit did on the examples of this round, it counts what it did
+//     in earlier rounds on the others: what it cost is rarely much less later on.
 //   - A unit goes as soon as its examples, paired with those of the best, say that
-//     it is worse; and is not tried at all where the last round found it
-//     far behind all that are kept.
+//     it is worse.
 //
-// It takes about a third of the evaluations or less. Where two units are nearly
-// equal it may take the other one, and the paths part, for better or worse.
-// Examples should be in random order, and at least some dozens.
+// What this leaves of a third of the evaluations is spent on exchanges at the
+// end: the best units left out are tried in the place of each that was taken, as
+// in floating search (Pudil et al. 1994), and stay where the loss is lower for no
+// less depth. Where two units are nearly equal the race may take the other one,
+// and the paths part, for better or worse. Examples should be at least some dozens.
 //
 // On any error the path so far comes back with it. Errors: [ErrSearch],
 // [ErrBudget], [ErrLosses], those of ctx and losses.
@@ -274,12 +257,10 @@ func Greedy(ctx context.Context, units []Unit, examples int, losses Losses, o *S
 	for {
 		candidates := s.candidates()
 		if len(candidates) == 0 {
-			if s.o.Progress != nil {
-				s.o.Progress(s.done, s.done)
-			}
-			return path, nil
+			break
 		}
 		s.total = s.done + s.remaining(len(candidates))
+		s.exhaustive += len(candidates)
 		if err := s.round(ctx, candidates); err != nil {
 			if errors.Is(err, ErrBudget) {
 				err = fmt.Errorf("%w: %s have passed, it is at depth %.2f of %.2f", err, s.o.Budget, s.at.Depth, s.o.Depth)
@@ -288,16 +269,29 @@ func Greedy(ctx context.Context, units []Unit, examples int, losses Losses, o *S
 		}
 		path = append(path, s.at)
 	}
+	if !s.o.Exhaustive && len(path) > 0 {
+		for again := true; again; {
+			again, err = s.exchange(ctx)
+			s.at.Evaluations = s.evaluations()
+			if path[len(path)-1] = s.at; err != nil && !errors.Is(err, ErrBudget) { // the depth is reached in any case
+				return path, err
+			}
+		}
+	}
+	if s.o.Progress != nil {
+		s.o.Progress(s.done, s.done)
+	}
+	return path, nil
 }
 
-// rungs say how a round goes on: when the units have seen so many chunks, this
-// share of the round's units stays, but not fewer than least. Tuned on made-up
-// losses like those of BenchmarkGreedy, and on the demo model's.
+// rungs say how a round goes on: when the units have seen this share of the
+// examples, this share of all units stays, but not fewer than least. This and
+// what follows was chosen on the demo model's losses, those of one half of the
+// examples that BenchmarkSearch in internal/calibrate knows.
 var rungs = []struct {
-	chunks int
-	share  float64
-	least  int
-}{{1, 0.5, 4}, {2, 0.4, 3}, {3, 0.3, 3}, {4, 0.2, 2}, {6, 0.1, 2}}
+	seen, stay float64
+	least      int
+}{{1. / 8, 0.4, 4}, {2. / 8, 0.3, 3}, {3. / 8, 0.2, 2}, {4. / 8, 0.2, 2}, {6. / 8, 0.1, 1}}
 
 const (
 	// boldest and surest are how many standard errors a unit may be behind the
@@ -308,26 +302,28 @@ const (
 	// fewest is how many examples that takes; fewer have no standard error to speak of.
 	fewest = 4
 
-	// patience is how many times the loss increase of the worst unit that is kept
-	// another one's may have been in the last round, to be tried again.
-	patience = 2.5
+	// tried is the share of units that a round tries after the first one, leastTried
+	// how many at least: those that did best so far.
+	tried, leastTried = 0.6, 6
 
 	// filtered is the share of units that their influence keeps out.
 	filtered = 1.0 / 3
 
-	// raced is about the share of examples that the units of a round see.
+	// raced is the share of the exhaustive search's evaluations that a search makes.
 	raced = 1.0 / 3
 )
 
 // search is a greedy search under way.
 type search struct {
 	evaluator
-	units  []Unit
-	o      SearchOptions
-	at     Step
-	here   []float64   // (examples,) losses under at.Mask; nil = not known
-	deltas [][]float64 // (len(units), chunks) sum of each unit's last known loss increases; NaN = none
-	total  int         // examples to evaluate, estimated
+	units      []Unit
+	o          SearchOptions
+	at         Step
+	taken      []int    // units, in order
+	here       scored   // losses under at.Mask; nil = not known
+	deltas     []scored // (len(units),) each unit's last known loss increases; NaN = none
+	total      int      // examples to evaluate, estimated
+	exhaustive int      // masks that the exhaustive search evaluates on this path
 }
 
 func newSearch(units []Unit, examples int, losses Losses, o *SearchOptions) (*search, error) {
@@ -353,8 +349,10 @@ func newSearch(units []Unit, examples int, losses Losses, o *SearchOptions) (*se
 	}
 	s.units = prefilter(units, &s.o, s.o.Depth-s.at.Depth)
 	for range s.units {
-		s.deltas = append(s.deltas, slices.Repeat([]float64{math.NaN()}, s.chunks()))
+		s.deltas = append(s.deltas, slices.Repeat(scored{math.NaN()}, examples))
 	}
+	// Per byte or not is the same for units of one size, but needs a loss to count from.
+	s.o.PerByte = o.PerByte && slices.ContainsFunc(s.units, func(u Unit) bool { return u.Depth != s.units[0].Depth })
 	if o.Budget > 0 {
 		s.deadline = time.Now().Add(o.Budget)
 	}
@@ -424,11 +422,11 @@ func (s *search) remaining(candidates int) int {
 // round takes the best of the candidates.
 func (s *search) round(ctx context.Context, candidates []int) error {
 	if s.o.PerByte && s.here == nil {
-		start := scored{}
-		if err := s.all(ctx, s.at.Mask, &start); err != nil {
+		if err := s.see(ctx, s.at.Mask, &s.here, All(s.examples)); err != nil {
+			s.here = nil
 			return err
 		}
-		if s.here = start.losses; math.IsInf(mean(s.here), 1) {
+		if math.IsInf(mean(s.here), 1) {
 			return fmt.Errorf("%w: mask %q, where the search starts, has no finite loss", ErrLosses, s.at.Mask)
 		}
 	}
@@ -440,12 +438,12 @@ func (s *search) round(ctx context.Context, candidates []int) error {
 		}
 	}
 	for _, i := range candidates {
-		if err := r.see(ctx, i, s.chunks()); err != nil {
+		if err := r.try(ctx, i, 1); err != nil {
 			return err
 		}
 	}
 	best := r.ranked(candidates)[0]
-	loss := mean(r.tried[best].losses)
+	loss := mean(r.tried[best])
 	if math.IsInf(loss, 1) {
 		return fmt.Errorf("%w: beside mask %q no unit can be skipped with a finite loss", ErrLosses, s.at.Mask)
 	}
@@ -455,68 +453,69 @@ func (s *search) round(ctx context.Context, candidates []int) error {
 		Loss:        loss,
 		Evaluations: s.evaluations(),
 	}
+	s.taken = append(s.taken, best)
 	r.moveTo(best)
 	return nil
 }
 
-// hardestFirst orders the chunks by their mean loss so far.
+// hardestFirst orders the examples by their loss so far.
 func (s *search) hardestFirst() []int {
-	easy := make([]float64, s.chunks())
-	for c := range easy {
-		if from, to := s.chunk(c); s.here != nil {
-			easy[c] = -mean(s.here[from:to])
-		}
+	if s.here == nil {
+		return All(s.examples)
 	}
-	return byValue(easy)
+	order := byValue(s.here)
+	slices.Reverse(order)
+	return order
+}
+
+// first gives the first share of order, at least one of it.
+func first(order []int, share float64) []int {
+	return order[:max(1, int(math.Round(share*float64(len(order)))))]
 }
 
 // race is a round of a search.
 type race struct {
 	*search
-	order []int    // (chunks,) in which the units see them
+	order []int    // (examples,) in which the units see them
 	tried []scored // (len(units),) each beside the mask so far
 }
 
 // run tells which candidates may be the best, the likeliest first.
 func (r *race) run(ctx context.Context, candidates []int) ([]int, error) {
 	list := r.ranked(candidates)
-	for i, rung := range rungs {
-		if len(list) == 1 || rung.chunks >= len(r.order) {
+	if r.here != nil && r.score(list[0]) != math.Inf(-1) {
+		list = list[:min(len(list), r.share(tried, leastTried))]
+	}
+	for _, rung := range rungs {
+		if len(list) == 1 {
 			break
 		}
-		keep := max(rung.least, int(math.Round(rung.share*float64(len(candidates)))))
-		for n, unit := range list {
-			if i == 0 && n >= keep && r.farBehind(unit, list[:n], keep) {
-				list = list[:n] // the rest was further behind still
-				break
-			}
-			if err := r.see(ctx, unit, rung.chunks); err != nil {
+		for _, unit := range list {
+			if err := r.try(ctx, unit, rung.seen); err != nil {
 				return nil, err
 			}
 		}
 		list = r.ranked(list)
-		list = slices.DeleteFunc(list[:min(keep, len(list))], func(unit int) bool {
-			return unit != list[0] && r.worse(unit, list[0], rung.chunks)
+		list = slices.DeleteFunc(list[:min(len(list), r.share(rung.stay, rung.least))], func(unit int) bool {
+			return unit != list[0] && r.worse(unit, list[0], first(r.order, rung.seen))
 		})
 	}
 	return list, nil
 }
 
-// see evaluates a unit on the first n chunks.
-func (r *race) see(ctx context.Context, unit, n int) error {
-	wanted := make([]bool, len(r.order))
-	for _, c := range r.order[:n] {
-		wanted[c] = true
-	}
-	if err := r.extend(ctx, r.at.Mask.Union(r.units[unit].Mask), &r.tried[unit], wanted); err != nil {
+// share is a share of the units' number, but not less than least.
+func (s *search) share(share float64, least int) int {
+	return max(least, int(math.Round(share*float64(len(s.units)))))
+}
+
+// try evaluates a unit on a share of the examples.
+func (r *race) try(ctx context.Context, unit int, share float64) error {
+	examples := first(r.order, share)
+	if err := r.see(ctx, r.at.Mask.Union(r.units[unit].Mask), &r.tried[unit], examples); err != nil {
 		return err
 	}
-	for _, c := range r.order[:n] {
-		from, to := r.chunk(c)
-		r.deltas[unit][c] = 0
-		for i := from; i < to; i++ {
-			r.deltas[unit][c] += r.increase(unit, i)
-		}
+	for _, i := range examples {
+		r.deltas[unit][i] = r.increase(unit, i)
 	}
 	return nil
 }
@@ -524,39 +523,39 @@ func (r *race) see(ctx context.Context, unit, n int) error {
 // increase is the loss increase of example i when unit is skipped too. In a first
 // round without a known loss to compare with it is the loss.
 func (r *race) increase(unit, i int) float64 {
-	delta := r.tried[unit].losses[i]
+	delta := r.tried[unit][i]
 	if r.here != nil {
 		delta -= r.here[i]
 	}
 	return delta
 }
 
-// score is what the best unit is lowest in: the mean loss increase in all chunks
+// score is what the best unit is lowest in: the mean loss increase on all examples
 // where it is known, from this round or an earlier one, per layer's worth with
 // PerByte. It is -Inf for a unit that was never tried. Once all have been seen in
 // this round it is exact.
-func (r *race) score(unit int) float64 {
+func (s *search) score(unit int) float64 {
 	sum, n := 0.0, 0
-	for c, delta := range r.deltas[unit] {
-		if from, to := r.chunk(c); !math.IsNaN(delta) {
+	for _, delta := range s.deltas[unit] {
+		if !math.IsNaN(delta) {
 			sum += delta
-			n += to - from
+			n++
 		}
 	}
 	if n == 0 {
 		return math.Inf(-1)
 	}
-	if r.o.PerByte {
-		sum /= r.units[unit].Depth
+	if s.o.PerByte {
+		sum /= s.units[unit].Depth
 	}
 	return sum / float64(n)
 }
 
 // ranked orders units by score, equal ones as they are.
-func (r *race) ranked(units []int) []int {
+func (s *search) ranked(units []int) []int {
 	scores := make([]float64, len(units))
 	for i, unit := range units {
-		scores[i] = r.score(unit)
+		scores[i] = s.score(unit)
 	}
 	var list []int
 	for _, i := range byValue(scores) {
@@ -565,28 +564,18 @@ func (r *race) ranked(units []int) []int {
 	return list
 }
 
-// farBehind tells whether the score of a unit, from earlier rounds, is hopeless
-// beside the best of those that were tried in this one, of which keep are kept.
-func (r *race) farBehind(unit int, tried []int, keep int) bool {
-	worst := r.score(r.ranked(tried)[keep-1])
-	return r.score(unit) > patience*max(worst, 0)
-}
-
-// worse tells whether the first n chunks say that a unit is worse than the best.
-func (r *race) worse(unit, best, n int) bool {
-	var gaps []float64
-	for _, c := range r.order[:n] {
-		from, to := r.chunk(c)
-		for i := from; i < to; i++ {
-			gap, other := r.increase(unit, i), r.increase(best, i)
-			if r.o.PerByte {
-				gap, other = gap/r.units[unit].Depth, other/r.units[best].Depth
-			}
-			gaps = append(gaps, gap-other)
-		}
-	}
-	if len(gaps) < fewest {
+// worse tells whether these examples say that a unit is worse than the best.
+func (r *race) worse(unit, best int, examples []int) bool {
+	if len(examples) < fewest {
 		return false
+	}
+	var gaps []float64
+	for _, i := range examples {
+		gap, other := r.increase(unit, i), r.increase(best, i)
+		if r.o.PerByte {
+			gap, other = gap/r.units[unit].Depth, other/r.units[best].Depth
+		}
+		gaps = append(gaps, gap-other)
 	}
 	m, sum := mean(gaps), 0.0
 	for _, gap := range gaps {
@@ -604,13 +593,75 @@ func (r *race) worse(unit, best, n int) bool {
 // increases are counted from.
 func (r *race) moveTo(unit int) {
 	if r.here == nil { // what was counted from nothing is now counted from here
-		for c := range r.order {
-			for u := range r.deltas {
-				if u != unit {
-					r.deltas[u][c] -= r.deltas[unit][c]
-				}
+		for u := range r.deltas {
+			for i := range r.deltas[u] {
+				r.deltas[u][i] -= r.tried[unit][i]
 			}
 		}
 	}
-	r.here = r.tried[unit].losses
+	r.here = r.tried[unit]
+}
+
+// swaps says how an exchange goes on: when the masks have seen this share of the
+// examples, so many stay, of those that are better than the mask so far.
+var swaps = []struct {
+	seen float64
+	stay int
+}{{1. / 8, 2}, {2. / 8, 1}, {4. / 8, 1}, {1, 1}}
+
+// exchange puts another unit in the place of one that was taken, where that
+// lowers the loss for no less depth, the likeliest first. It tells whether it did,
+// and may again: it evaluates no more than what is left of a third of the
+// exhaustive search's evaluations.
+func (s *search) exchange(ctx context.Context) (bool, error) {
+	var out []int
+	for i, u := range s.units {
+		if !overlap(u.Mask, s.at.Mask) {
+			out = append(out, i)
+		}
+	}
+	order, sum := s.hardestFirst(), func(losses scored, examples []int) (sum float64) {
+		for _, i := range examples {
+			sum += losses[i]
+		}
+		return sum
+	}
+	for _, in := range s.ranked(out) {
+		type swap struct {
+			place  int // in taken
+			mask   Mask
+			losses scored
+		}
+		var list []*swap
+		for place, unit := range s.taken[:len(s.taken)-1] { // the last one was raced against it
+			u, v := s.units[unit], s.units[in]
+			if u.Depth <= v.Depth && fits(v, s.at.Depth-u.Depth, s.o.Depth) {
+				list = append(list, &swap{place: place, mask: s.at.Mask.Minus(u.Mask).Union(v.Mask)})
+			}
+		}
+		before := 0.0
+		for _, rung := range swaps {
+			examples := first(order, rung.seen)
+			for _, x := range list {
+				if float64(s.done+len(examples)) > raced*float64(s.exhaustive*s.examples) {
+					return false, nil
+				}
+				if err := s.see(ctx, x.mask, &x.losses, examples); err != nil {
+					return false, err
+				}
+			}
+			before = sum(s.here, examples)
+			list = slices.DeleteFunc(list, func(x *swap) bool { return !(sum(x.losses, examples) < before) })
+			slices.SortStableFunc(list, func(a, b *swap) int { return cmp.Compare(sum(a.losses, examples), sum(b.losses, examples)) })
+			list = list[:min(len(list), rung.stay)]
+		}
+		if len(list) > 0 {
+			x := list[0]
+			s.at.Mask, s.at.Loss = x.mask, mean(x.losses)
+			s.at.Depth += s.units[in].Depth - s.units[s.taken[x.place]].Depth
+			s.taken[x.place], s.here = in, x.losses
+			return true, nil
+		}
+	}
+	return false, nil
 }

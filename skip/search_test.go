@@ -20,7 +20,7 @@ import (
 
 // toyLosses are the losses of a model in which layer L alone costs L, and two
 // neighbours cost 10 more.
-func toyLosses(_ context.Context, mask skip.Mask, from, to int) ([]float64, error) {
+func toyLosses(_ context.Context, mask skip.Mask, examples []int) ([]float64, error) {
 	loss := 0.0
 	for l := range 8 {
 		if mask.Skipped(l) != 0 {
@@ -30,7 +30,7 @@ func toyLosses(_ context.Context, mask skip.Mask, from, to int) ([]float64, erro
 			}
 		}
 	}
-	return slices.Repeat([]float64{loss}, to-from), nil
+	return slices.Repeat([]float64{loss}, len(examples)), nil
 }
 
 func ExampleGreedy() {
@@ -89,9 +89,9 @@ func newFakeModel(units []skip.Unit, examples int, seed uint64) *fakeModel {
 	return f
 }
 
-func (f *fakeModel) losses(_ context.Context, mask skip.Mask, from, to int) ([]float64, error) {
-	out := make([]float64, 0, to-from)
-	for i := from; i < to; i++ {
+func (f *fakeModel) losses(_ context.Context, mask skip.Mask, examples []int) ([]float64, error) {
+	out := make([]float64, 0, len(examples))
+	for _, i := range examples {
 		sum, before := 0.0, false
 		for u := range f.units {
 			skipped := f.units[u].Mask.Union(mask) == mask
@@ -111,7 +111,8 @@ func (f *fakeModel) losses(_ context.Context, mask skip.Mask, from, to int) ([]f
 
 // TestGreedyPath checks on many models what every path must be like.
 func TestGreedyPath(t *testing.T) {
-	for seed := range uint64(60) {
+	exchanged := 0
+	for seed := range uint64(100) {
 		r := rand.New(rand.NewPCG(seed, 2))
 		sizes := skip.Sizes{}
 		for range 5 + r.IntN(12) {
@@ -119,6 +120,9 @@ func TestGreedyPath(t *testing.T) {
 			sizes.FeedForward = append(sizes.FeedForward, 1+r.Uint64N(60))
 		}
 		n := len(sizes.Attention)
+		if r.IntN(2) == 0 { // exchanges need units of one size
+			sizes = evenSizes(n)
+		}
 		units := skip.LayerUnits(sizes)
 		o := skip.SearchOptions{Exhaustive: r.IntN(2) == 0, PerByte: r.IntN(2) == 0}
 		if r.IntN(2) == 0 {
@@ -151,15 +155,20 @@ func TestGreedyPath(t *testing.T) {
 
 		before := skip.Step{Mask: o.Start, Depth: sizes.Depth(o.Start)}
 		left := slices.Clone(units)
-		for _, step := range path {
+		for k, step := range path {
 			i := slices.IndexFunc(left, func(u skip.Unit) bool { return before.Mask.Union(u.Mask) == step.Mask && step.Mask != before.Mask })
-			require.GreaterOrEqual(t, i, 0, "step %v after %v takes no unit", step, before)
-			require.Less(t, step.Depth-left[i].Depth/2, o.Depth)
-			left = slices.Delete(left, i, i+1)
+			if k == len(path)-1 && i < 0 { // units were exchanged
+				require.Equal(t, o.Start, o.Start.Union(step.Mask).Minus(step.Mask.Minus(o.Start)))
+				exchanged++
+			} else {
+				require.GreaterOrEqual(t, i, 0, "step %v after %v takes no unit", step, before)
+				require.Less(t, step.Depth-left[i].Depth/2, o.Depth)
+				left = slices.Delete(left, i, i+1)
+			}
 			require.InDelta(t, sizes.Depth(step.Mask), step.Depth, 1e-9)
 			require.Greater(t, step.Depth, before.Depth)
 			require.Greater(t, step.Evaluations, before.Evaluations)
-			losses, err := model.losses(context.Background(), step.Mask, 0, examples)
+			losses, err := model.losses(context.Background(), step.Mask, skip.All(examples))
 			require.NoError(t, err)
 			require.InEpsilon(t, meanOf(losses), step.Loss, 1e-9)
 			require.Zero(t, step.Mask.Skipped(0)|step.Mask.Skipped(n-1))
@@ -170,6 +179,36 @@ func TestGreedyPath(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, path, again)
 	}
+	require.Positive(t, exchanged)
+}
+
+// TestGreedyExchanges has a unit that is cheap alone and dear beside others: the
+// exhaustive search takes it first and keeps it.
+func TestGreedyExchanges(t *testing.T) {
+	units := skip.LayerUnits(evenSizes(14))
+	losses := func(_ context.Context, m skip.Mask, examples []int) ([]float64, error) {
+		sum := 0.0
+		for l := range 14 {
+			if m.Skipped(l) != 0 {
+				sum += 1 + float64(l)/100
+			}
+		}
+		if m.Skipped(12) != 0 {
+			sum += 0.5*float64(m.Sublayers()) - 1.7 // 0.7 less alone, more with every other
+		}
+		return slices.Repeat([]float64{sum}, len(examples)), nil
+	}
+	o := &skip.SearchOptions{Depth: 4, Exhaustive: true}
+	all, err := skip.Greedy(context.Background(), units, 64, losses, o)
+	require.NoError(t, err)
+	require.Equal(t, skip.Layers(1, 2, 3, 12), all[3].Mask)
+	o.Exhaustive = false
+	few, err := skip.Greedy(context.Background(), units, 64, losses, o)
+	require.NoError(t, err)
+	require.Equal(t, skip.Layers(1, 2, 3, 12), few[2].Mask.Union(skip.Layers(3)), "up to there it goes the same way")
+	require.Equal(t, skip.Layers(1, 2, 3, 4), few[3].Mask)
+	require.InDelta(t, 4.1, few[3].Loss, 1e-9)
+	require.LessOrEqual(t, few[3].Evaluations, all[3].Evaluations/3)
 }
 
 func meanOf(values []float64) float64 {
@@ -188,7 +227,7 @@ func TestGreedyExhaustive(t *testing.T) {
 			units := skip.SublayerUnits(evenSizes(5))
 			f := newFakeModel(units, 16, seed)
 			loss := func(m skip.Mask) float64 {
-				losses, err := f.losses(ctx, m, 0, 16)
+				losses, err := f.losses(ctx, m, skip.All(16))
 				require.NoError(t, err)
 				return meanOf(losses)
 			}
@@ -224,14 +263,14 @@ func TestGreedyFindsTheBestMask(t *testing.T) {
 		for l := range cost {
 			cost[l] = r.Float64()
 		}
-		losses := func(_ context.Context, m skip.Mask, from, to int) ([]float64, error) {
+		losses := func(_ context.Context, m skip.Mask, examples []int) ([]float64, error) {
 			sum := 0.0
 			for l := range cost {
 				if m.Skipped(l) == skip.Whole {
 					sum += cost[l]
 				}
 			}
-			return slices.Repeat([]float64{sum}, to-from), nil
+			return slices.Repeat([]float64{sum}, len(examples)), nil
 		}
 		best, low := skip.Mask{}, math.Inf(1)
 		for set := range 1 << 8 {
@@ -241,7 +280,7 @@ func TestGreedyFindsTheBestMask(t *testing.T) {
 					m = m.Union(u.Mask)
 				}
 			}
-			loss, err := losses(context.Background(), m, 0, 1)
+			loss, err := losses(context.Background(), m, []int{0})
 			require.NoError(t, err)
 			if bits.OnesCount(uint(set)) == 3 && loss[0] < low {
 				best, low = m, loss[0]
@@ -284,9 +323,9 @@ func TestGreedyEvaluatesFew(t *testing.T) {
 func TestGreedyInfluence(t *testing.T) {
 	units := skip.LayerUnits(evenSizes(8)) // layers 1 to 6
 	tried := map[skip.Mask]bool{}
-	losses := func(ctx context.Context, m skip.Mask, from, to int) ([]float64, error) {
+	losses := func(ctx context.Context, m skip.Mask, examples []int) ([]float64, error) {
 		tried[m] = true
-		return toyLosses(ctx, m, from, to)
+		return toyLosses(ctx, m, examples)
 	}
 	o := &skip.SearchOptions{Depth: 2, Influence: []float64{math.NaN(), 2, 1, 0, 8, 3}}
 	path, err := skip.Greedy(context.Background(), units, 8, losses, o)
@@ -324,11 +363,11 @@ func TestGreedyStart(t *testing.T) {
 func TestGreedyBudget(t *testing.T) {
 	units := skip.LayerUnits(evenSizes(8))
 	calls := 0
-	slow := func(ctx context.Context, m skip.Mask, from, to int) ([]float64, error) {
+	slow := func(ctx context.Context, m skip.Mask, examples []int) ([]float64, error) {
 		if calls++; calls == 20 {
 			time.Sleep(20 * time.Millisecond)
 		}
-		return toyLosses(ctx, m, from, to)
+		return toyLosses(ctx, m, examples)
 	}
 	path, err := skip.Greedy(context.Background(), units, 64, slow, &skip.SearchOptions{Depth: 5, Budget: 20 * time.Millisecond})
 	require.ErrorIs(t, err, skip.ErrBudget)
@@ -340,7 +379,7 @@ func TestGreedyBudget(t *testing.T) {
 func TestGreedyUnusableLosses(t *testing.T) {
 	units := skip.LayerUnits(evenSizes(6)) // layers 1 to 4
 	bad := func(values ...float64) skip.Losses {
-		return func(context.Context, skip.Mask, int, int) ([]float64, error) { return values, nil }
+		return func(context.Context, skip.Mask, []int) ([]float64, error) { return values, nil }
 	}
 	own := errors.New("the model is gone")
 	for name, c := range map[string]struct {
@@ -350,7 +389,7 @@ func TestGreedyUnusableLosses(t *testing.T) {
 		"too few":  {bad(), skip.ErrLosses},
 		"too many": {bad(1, 2), skip.ErrLosses},
 		"nan":      {bad(math.NaN()), skip.ErrLosses},
-		"own":      {func(context.Context, skip.Mask, int, int) ([]float64, error) { return nil, own }, own},
+		"own":      {func(context.Context, skip.Mask, []int) ([]float64, error) { return nil, own }, own},
 	} {
 		for _, perByte := range []bool{false, true} {
 			path, err := skip.Greedy(context.Background(), units, 1, c.losses, &skip.SearchOptions{PerByte: perByte})
@@ -368,8 +407,8 @@ func TestGreedyUnusableLosses(t *testing.T) {
 	// Layers that ruin the model are never taken, and end the path.
 	for _, perByte := range []bool{false, true} {
 		for _, ruin := range []float64{math.NaN(), math.Inf(1)} {
-			path, err := skip.Greedy(context.Background(), units, 40, func(ctx context.Context, m skip.Mask, from, to int) ([]float64, error) {
-				losses, err := toyLosses(ctx, m, from, to)
+			path, err := skip.Greedy(context.Background(), units, 40, func(ctx context.Context, m skip.Mask, examples []int) ([]float64, error) {
+				losses, err := toyLosses(ctx, m, examples)
 				if m.Skipped(1) != 0 || m.Skipped(4) != 0 {
 					losses[0] = ruin
 				}
@@ -414,11 +453,11 @@ func TestSingles(t *testing.T) {
 	// With a log, a search behind it evaluates nothing twice.
 	log := openLog(t, filepath.Join(t.TempDir(), "log"), "key")
 	seen := map[string]int{}
-	losses := log.Wrap("task", func(ctx context.Context, m skip.Mask, from, to int) ([]float64, error) {
-		for i := from; i < to; i++ {
+	losses := log.Wrap("task", func(ctx context.Context, m skip.Mask, examples []int) ([]float64, error) {
+		for _, i := range examples {
 			seen[fmt.Sprint(m, i)]++
 		}
-		return toyLosses(ctx, m, from, to)
+		return toyLosses(ctx, m, examples)
 	})
 	units := skip.LayerUnits(evenSizes(8))
 	_, err = skip.Singles(context.Background(), units, 32, losses)

@@ -144,11 +144,15 @@ func (r *run) split(context.Context) error {
 // lossesOf gives the task losses of cases under masks, from the log where they
 // are known.
 func (r *run) lossesOf(task string, cases []eval.Case, margin bool) skip.Losses {
-	return r.log.Wrap(task, func(ctx context.Context, mask skip.Mask, from, to int) ([]float64, error) {
+	return r.log.Wrap(task, func(ctx context.Context, mask skip.Mask, examples []int) ([]float64, error) {
 		if err := r.settle(ctx, cases); err != nil {
 			return nil, err
 		}
-		scores, err := r.scorer.Score(ctx, cases[from:to], mask, r.Prefill)
+		part := make([]eval.Case, len(examples))
+		for k, i := range examples {
+			part[k] = cases[i]
+		}
+		scores, err := r.scorer.Score(ctx, part, mask, r.Prefill)
 		losses := make([]float64, len(scores))
 		for i, s := range scores {
 			if losses[i] = s.Loss; margin {
@@ -173,15 +177,15 @@ func (r *run) settle(ctx context.Context, cases []eval.Case) error {
 	return err
 }
 
-// units is what the search skips at once.
-func (r *run) units() []skip.Unit {
-	switch r.Unit {
+// Units lists what a search skips at once.
+func Units(u Unit, sizes skip.Sizes) []skip.Unit {
+	switch u {
 	case Layers:
-		return skip.LayerUnits(r.sizes)
+		return skip.LayerUnits(sizes)
 	case FeedForwards:
-		return slices.DeleteFunc(skip.SublayerUnits(r.sizes), func(u skip.Unit) bool { return !u.Mask.KVComplete() })
+		return slices.DeleteFunc(skip.SublayerUnits(sizes), func(u skip.Unit) bool { return !u.Mask.KVComplete() })
 	}
-	return skip.SublayerUnits(r.sizes)
+	return skip.SublayerUnits(sizes)
 }
 
 // search finds each task's sets, the general ones and the baselines.
@@ -191,7 +195,7 @@ func (r *run) search(ctx context.Context) error {
 		r.candidates = r.Preset
 		return nil
 	}
-	units := r.units()
+	units := Units(r.Unit, r.sizes)
 	influence, err := r.influence(ctx, units)
 	if err != nil {
 		return err
@@ -229,7 +233,7 @@ func (r *run) search(ctx context.Context) error {
 			}
 			continue
 		}
-		whole, err := r.lossesOf(task, cases, false)(ctx, skip.Mask{}, 0, len(cases))
+		whole, err := r.lossesOf(task, cases, false)(ctx, skip.Mask{}, skip.All(len(cases)))
 		if err != nil {
 			return err
 		}
@@ -376,7 +380,7 @@ func (r *run) measure(ctx context.Context) error {
 		losses := r.lossesOf(fmt.Sprint("candidates from ", from), r.cases[from:to], false)
 		for n, c := range r.candidates {
 			r.Progress("measuring candidates", from*len(r.candidates)+n*(to-from), len(r.cases)*len(r.candidates))
-			values, err := losses(ctx, c.Mask, 0, to-from)
+			values, err := losses(ctx, c.Mask, skip.All(to-from))
 			if err != nil {
 				return err
 			}
