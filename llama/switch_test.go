@@ -217,6 +217,68 @@ func TestSwitchMasks(t *testing.T) {
 	require.Less(t, late-early, slack)
 }
 
+// TestSwitchAfter changes the mask right after what makes llama.cpp itself drop or
+// use its last graph; the result must be that of a context without an earlier mask.
+func TestSwitchAfter(t *testing.T) {
+	llamatest.Library(t)
+	m := llamatest.Open(t, llamatest.Tiny(t, 4))
+	embedding := make([]float32, m.NEmbd)
+	for i := range embedding {
+		embedding[i] = float32(i%5) - 2
+	}
+	next := func(t *testing.T, c *llama.Context, mask skip.Mask, opts *llama.BatchOptions) []float32 {
+		b, err := llama.NewBatch(1, opts)
+		require.NoError(t, err)
+		defer b.Close()
+		_, last := c.Positions(0)
+		if opts == nil {
+			require.NoError(t, b.Add(9, last+1, true, 0))
+		} else {
+			require.NoError(t, b.AddEmbedding(embedding, last+1, true, 0))
+		}
+		require.NoError(t, c.Decode(b, mask))
+		logits, err := c.Logits(-1)
+		require.NoError(t, err)
+		return slices.Clone(logits)
+	}
+	first, second := skip.Layers(1), none.With(2, skip.FeedForward)
+	for name, event := range map[string]func(t *testing.T, c *llama.Context){
+		"nothing": func(*testing.T, *llama.Context) {},
+		"a shift of the cache": func(t *testing.T, c *llama.Context) {
+			require.NoError(t, c.Remove(0, 2, 4))
+			require.NoError(t, c.Shift(0, 4, -1, -2))
+		},
+		"a restored state": func(t *testing.T, c *llama.Context) {
+			state, err := c.State()
+			require.NoError(t, err)
+			c.Clear()
+			require.NoError(t, c.SetState(state))
+		},
+		"a failed decode": func(t *testing.T, c *llama.Context) {
+			require.Error(t, c.Decode(llamatest.Batch(t, prompt(1), 100), first))
+		},
+		"a batch of another shape": func(t *testing.T, c *llama.Context) {
+			_, last := c.Positions(0)
+			decode(t, c, prompt(3), last+1, none)
+		},
+	} {
+		for kind, opts := range map[string]*llama.BatchOptions{"token": nil, "embedding": {Embd: m.NEmbd}} {
+			t.Run(name+"/"+kind, func(t *testing.T) {
+				c, fresh := small(t, m), small(t, m)
+				decode(t, c, prompt(8), 0, none)
+				masked := next(t, c, first, opts)
+				require.NoError(t, c.Remove(0, 8, -1))
+				event(t, c)
+				decode(t, fresh, prompt(8), 0, none)
+				event(t, fresh)
+				got := next(t, c, second, opts)
+				requireSameBits(t, next(t, fresh, second, opts), got, "the second mask")
+				require.Positive(t, difference(masked, got))
+			})
+		}
+	}
+}
+
 // TestContextsInParallel decodes in several contexts at once under their own masks.
 func TestContextsInParallel(t *testing.T) {
 	llamatest.Library(t)
