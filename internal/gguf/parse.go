@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 )
 
 // Type numbers of metadata values.
@@ -40,6 +41,7 @@ const (
 // every read gives zero, so callers check once per item.
 type parser struct {
 	r    *bufio.Reader
+	buf  []byte // what bytes read last
 	pos  uint64 // bytes read
 	size uint64 // of the file
 	err  error
@@ -91,17 +93,18 @@ func (p *parser) room(n, each uint64, what string) bool {
 	return p.err == nil
 }
 
-// bytes reads n bytes, which the caller has bounded.
+// bytes reads n bytes, which the caller has bounded. They are valid until the
+// next read: a vocabulary has hundreds of thousands of texts.
 func (p *parser) bytes(n int) []byte {
 	if !p.room(uint64(n), 1, "header") {
 		return make([]byte, min(n, 8)) // zeros for the fixed-size readers
 	}
-	b := make([]byte, n)
-	if _, err := io.ReadFull(p.r, b); err != nil {
+	p.buf = slices.Grow(p.buf[:0], n)[:n]
+	if _, err := io.ReadFull(p.r, p.buf); err != nil {
 		p.err = fmt.Errorf("cannot read the file: %w", err)
 	}
 	p.pos += uint64(n)
-	return b
+	return p.buf
 }
 
 func (p *parser) uint32() uint32 { return binary.LittleEndian.Uint32(p.bytes(4)) }
