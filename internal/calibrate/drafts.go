@@ -26,21 +26,14 @@ var draftShares = []float64{0.3, 0.45, 0.6, 0.75, 0.9}
 // the whole model's prompt and the answer's tokens before. It is a little too
 // high for drafts, which begin anew every few tokens from what the whole model
 // has verified.
-func (r *run) wrong(task string, cases []eval.Case) skip.Losses {
-	return r.log.Wrap(task, func(ctx context.Context, mask skip.Mask, from, to int) ([]float64, error) {
-		if err := r.settle(ctx, nil); err != nil {
-			return nil, err
-		}
-		scores, err := r.scorer.Score(ctx, cases[from:to], mask, skip.FullPrefill)
-		shares := make([]float64, len(scores))
-		for i, s := range scores {
-			for _, t := range s.Tokens {
-				if math.Exp(t.LogP) < t.Top*(1-likeliestRounding) {
-					shares[i] += 1 / float64(len(s.Tokens))
-				}
+func (r *run) wrong(name string, cases []eval.Case) skip.Losses {
+	return r.valuesOf(name, cases, skip.FullPrefill, func(s eval.Score) (share float64) {
+		for _, t := range s.Tokens {
+			if math.Exp(t.LogP) < t.Top*(1-likeliestRounding) {
+				share += 1 / float64(len(s.Tokens))
 			}
 		}
-		return shares, err
+		return share
 	})
 }
 
@@ -123,7 +116,7 @@ func (r *run) acceptance(ctx context.Context, p *router.Profile) error {
 		}
 		for n, d := range p.Drafts {
 			r.Progress("measuring drafts", from*len(p.Drafts)+n*(to-from), len(r.cases)*len(p.Drafts))
-			values, err := wrong(ctx, d.Mask, 0, to-from)
+			values, err := wrong(ctx, d.Mask, skip.All(to-from))
 			if err != nil {
 				return err
 			}

@@ -117,7 +117,7 @@ func (r *run) cascade(ctx context.Context, p *router.Profile) error {
 		}
 		sample = even
 	}
-	if err := r.settle(ctx, nil); err != nil {
+	if err := r.settle(ctx, nil, r.Prefill); err != nil {
 		return err
 	}
 	score := func(mask skip.Mask, i int) ([]eval.TokenScore, error) {

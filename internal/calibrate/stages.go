@@ -144,30 +144,36 @@ func (r *run) split(context.Context) error {
 // lossesOf gives the task losses of cases under masks, from the log where they
 // are known.
 func (r *run) lossesOf(task string, cases []eval.Case, margin bool) skip.Losses {
-	return r.log.Wrap(task, func(ctx context.Context, mask skip.Mask, examples []int) ([]float64, error) {
-		if err := r.settle(ctx, cases); err != nil {
+	if margin {
+		return r.valuesOf(task, cases, r.Prefill, func(s eval.Score) float64 { return s.Margin })
+	}
+	return r.valuesOf(task, cases, r.Prefill, func(s eval.Score) float64 { return s.Loss })
+}
+
+// valuesOf gives a value of the scores of cases under masks, likewise.
+func (r *run) valuesOf(name string, cases []eval.Case, prefill skip.Prefill, value func(eval.Score) float64) skip.Losses {
+	return r.log.Wrap(name, func(ctx context.Context, mask skip.Mask, examples []int) ([]float64, error) {
+		if err := r.settle(ctx, cases, prefill); err != nil {
 			return nil, err
 		}
 		part := make([]eval.Case, len(examples))
 		for k, i := range examples {
 			part[k] = cases[i]
 		}
-		scores, err := r.scorer.Score(ctx, part, mask, r.Prefill)
-		losses := make([]float64, len(scores))
+		scores, err := r.scorer.Score(ctx, part, mask, prefill)
+		values := make([]float64, len(scores))
 		for i, s := range scores {
-			if losses[i] = s.Loss; margin {
-				losses[i] = s.Margin
-			}
+			values[i] = value(s)
 		}
-		return losses, err
+		return values, err
 	})
 }
 
 // settle makes what is scored next hang on cases alone, and not on what was
 // scored before: a token's logits depend in their last digits on where in the
 // cache its keys lie, and a run that was killed has to come to the same result.
-func (r *run) settle(ctx context.Context, cases []eval.Case) error {
-	if r.Prefill != skip.FullPrefill || len(cases) > 0 && len(r.held) == len(cases) && &r.held[0] == &cases[0] {
+func (r *run) settle(ctx context.Context, cases []eval.Case, prefill skip.Prefill) error {
+	if prefill != skip.FullPrefill || len(cases) > 0 && len(r.held) == len(cases) && &r.held[0] == &cases[0] {
 		return nil
 	}
 	held, err := r.scorer.Hold(ctx, cases)

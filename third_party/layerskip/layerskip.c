@@ -38,11 +38,11 @@
  *
  * The mask belongs to one decode: layerskip_decode puts it into thread-local storage, calls
  * llama_decode and takes it away. While the batch keeps its shape llama.cpp reuses its last graph
- * and never calls the hook, so a changed mask must force a new graph. llama.cpp asks the old
- * graph's input of tokens whether its length is that of the batch; setting the length to 0 makes it
- * build another graph and nothing else. Where that input is not known to be alive, the causal
- * attention switch is flipped there and back: llama.cpp then plans all its memory anew, which takes
- * ten times as long.
+ * and never calls the hook, so a changed mask must force a new graph. llama.cpp decides by the
+ * shapes of the old graph's inputs; giving them one that no batch has makes it build anew.
+ * Flipping the causal attention switch there and back would too, but makes llama.cpp throw away
+ * its scheduler and buffers and plan them again, which costs several times the graph; that is left
+ * for after a failed decode, when nothing is known of the old graph.
  *
  * Who wants to read the residual stream instead of cutting it (block influence) gives a
  * layerskip_stream: the same search then tells where x, cut and l_out of each layer are.
@@ -75,8 +75,7 @@ static _Thread_local struct {
     const uint64_t *mask; /* NULL outside a masked decode */
     struct layerskip_report *report;
     struct layerskip_stream *stream; /* NULL = nobody reads it */
-    struct ggml_tensor *tokens;      /* input of the newest graph; NULL = not found */
-    int graphs;                      /* that the hook saw */
+    struct ggml_cgraph *graph;       /* the last that was built; NULL = none was */
     bool refused;
 } job;
 
@@ -566,20 +565,6 @@ static void find_stream(struct ggml_cgraph *cgraph, struct layerskip_stream *s) 
     free(g);
 }
 
-/* The input that a graph reads its tokens from, or NULL. It is the first node's, or nearly so. */
-static struct ggml_tensor *find_tokens(struct ggml_cgraph *cgraph) {
-    const int n = real.n_nodes(cgraph);
-    for (int i = 0; i < n; i++) {
-        struct ggml_tensor *const *src = real.node(cgraph, i)->src;
-        for (int s = 0; s < GGML_SRC; s++) {
-            if (src[s] != NULL && strcmp(src[s]->name, "inp_tokens") == 0) {
-                return src[s];
-            }
-        }
-    }
-    return NULL;
-}
-
 /* ---- the hook ---- */
 
 #ifdef LAYERSKIP_PRELOAD
@@ -600,11 +585,10 @@ __attribute__((visibility("default"))) bool ggml_backend_sched_alloc_graph(struc
             find_stream(graph, job.stream);
         }
     }
-    job.graphs++;
-    job.tokens = find_tokens(graph);
     if (job.mask != NULL) {
         ok = apply_mask(graph, job.mask);
     }
+    job.graph = graph;
 #ifdef LAYERSKIP_PRELOAD
     preload_end();
 #endif
@@ -613,41 +597,56 @@ __attribute__((visibility("default"))) bool ggml_backend_sched_alloc_graph(struc
 
 #ifndef LAYERSKIP_PRELOAD
 
+/* Makes llama.cpp build a new graph instead of using this one, its last, again. */
+static void discard(struct ggml_cgraph *graph) {
+    const int n = real.n_nodes(graph);
+    for (int i = 0; i < n; i++) {
+        for (int s = 0; s < GGML_SRC; s++) {
+            struct ggml_tensor *src = real.node(graph, i)->src[s];
+            if (src != NULL && src->flags & GGML_FLAG_INPUT) {
+                src->ne[0] = src->ne[1] = -1;
+            }
+        }
+    }
+}
+
 int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ctx, struct llama_batch batch,
                          const uint64_t *mask) {
-    const bool changed = state->graph == LAYERSKIP_STALE ||
-                         (state->graph == LAYERSKIP_BUILT && memcmp(state->built, mask, sizeof state->built) != 0);
-    const bool masked = !is_empty(mask);
-    const bool new_graph = changed || state->graph == LAYERSKIP_NO_GRAPH;
-    if (changed && state->graph == LAYERSKIP_BUILT && state->tokens != NULL) {
-        state->tokens->ne[0] = 0; /* no batch is that short */
-    } else if (changed) {
+    const bool changed = state->graph != NULL && memcmp(state->built, mask, sizeof state->built) != 0;
+    const bool new_graph = state->graph == NULL || changed;
+    if (state->failed) {
         real.set_causal_attn(ctx, false);
         real.set_causal_attn(ctx, true);
+    } else if (changed) {
+        discard(state->graph);
     }
     if (new_graph) {
         memcpy(state->built, mask, sizeof state->built);
         memset(&state->report, 0, sizeof state->report);
     }
+    const bool masked = !is_empty(mask);
     job.mask = masked ? mask : NULL;
     job.report = &state->report;
     job.stream = state->stream;
-    job.tokens = state->tokens;
-    job.graphs = 0;
+    job.graph = NULL;
     job.refused = false;
     const int32_t result = real.decode(ctx, batch);
-    state->tokens = job.tokens;
     job.mask = NULL;
     job.report = NULL;
     job.stream = NULL;
 
-    /* After a failure llama.cpp may hold a graph that was never allocated: it must not be reused. */
-    state->graph = result == 0 ? LAYERSKIP_BUILT : LAYERSKIP_STALE;
+    if (job.graph != NULL) {
+        state->graph = job.graph;
+    }
+    const bool unseen = result == 0 && job.graph == NULL && (changed || (masked && new_graph));
+    state->failed = result != 0 || unseen;
+    if (state->failed) {
+        state->graph = NULL; /* llama.cpp may hold one that was never allocated, or none */
+    }
     if (job.refused) {
         return LAYERSKIP_REFUSED;
     }
-    if (new_graph && (masked || changed) && result == 0 && job.graphs == 0) {
-        state->graph = LAYERSKIP_STALE;
+    if (unseen) {
         return LAYERSKIP_NOT_HOOKED;
     }
     return result;

@@ -53,8 +53,8 @@ struct layerskip_stream {
  */
 struct layerskip_state {
     uint64_t built[LAYERSKIP_WORDS];
-    enum { LAYERSKIP_NO_GRAPH, LAYERSKIP_BUILT, LAYERSKIP_STALE } graph;
-    struct ggml_tensor *tokens; /* that graph's input; llama.cpp's, alive while graph is LAYERSKIP_BUILT; NULL = unknown */
+    struct ggml_cgraph *graph; /* that last graph, llama.cpp's; NULL = unknown */
+    bool failed;               /* the last decode did: llama.cpp's graph must not be used again */
     struct layerskip_report report;
     struct layerskip_stream *stream; /* NULL = nobody reads it; the owner's, outlives the context */
 };
