@@ -36,7 +36,10 @@ func newEvalCommand() *cobra.Command {
 		Long: `Compare ways to choose layers on test data with known answers: the whole model,
 sets that serve every prompt, each task's own set, what the router chooses, and
 the best choice for each prompt. Accuracy is exact match, or the likeliest choice
-where there are choices; its 95 % confidence interval is bootstrapped.`,
+where there are choices; its 95 % confidence interval is bootstrapped. Choices
+are counted as lm-evaluation-harness does, too: acc and acc_norm. Lines of plain
+text, {"text": "..."}, give perplexity. The time to the first token is that of
+routing and decoding a prompt of median length.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runEval(cmd, &f) },
 	}
@@ -136,7 +139,7 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 		if depths == nil {
 			depths = p.Depths()
 		}
-		t.Progress = func(masks int) { progress("measuring "+p.name, masks, masks+1) }
+		t.Progress = func(done, total int) { progress("measuring "+p.name, done, total) }
 		for _, prefill := range prefills {
 			for _, depth := range depths {
 				more, err := t.Fixed(ctx, p.Profile, p.name, prefill, depth)
@@ -213,6 +216,9 @@ func nameProfile(entry string) (name, file string) {
 // that tell the story, the best set without a router, the router, and the cascade.
 func drawEval(folder string, rows []report.Row) error {
 	const percent = 100
+	if rows[0].Accuracy == nil {
+		return nil // plain text alone
+	}
 	byDepth, byCost := newCurves(), newCurves()
 	for _, r := range rows {
 		name, cascade := r.Method, false

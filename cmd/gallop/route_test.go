@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -57,7 +58,12 @@ func TestInspectProfile(t *testing.T) {
 func TestCalibrateRouteEval(t *testing.T) {
 	llamatest.Library(t)
 	t.Setenv("GALLOP_LIB", llama.Dir())
-	t.Setenv("XDG_CACHE_HOME", t.TempDir()) // calibration keeps what it measured there
+	cache := t.TempDir() // calibration keeps what it measured there
+	t.Setenv("XDG_CACHE_HOME", cache)
+	forgotten := filepath.Join(cache, "gallop", "calibrate", "long-ago")
+	require.NoError(t, os.MkdirAll(forgotten, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(forgotten, "losses.log"), nil, 0o644))
+	require.NoError(t, os.Chtimes(filepath.Join(forgotten, "losses.log"), time.Time{}, time.Now().Add(-31*24*time.Hour)))
 	spec := randmodel.Small("llama")
 	spec.Layers = 5
 	model := llamatest.Write(t, spec)
@@ -79,6 +85,11 @@ func TestCalibrateRouteEval(t *testing.T) {
 	profile := strings.TrimSpace(out)
 	require.Equal(t, strings.TrimSuffix(model, ".gguf")+".gallop.gguf", profile)
 
+	kept, err := os.ReadDir(filepath.Dir(forgotten))
+	require.NoError(t, err)
+	require.Len(t, kept, 1, "this run's, to go on from; no old ones")
+	require.NotEqual(t, "long-ago", kept[0].Name())
+
 	code, out, notes = gallop(t, "", "run", "-t", "1", "--json", "-m", model, "-n", "4", "--depth", "2", "-p", "What is one and one?")
 	require.Equal(t, exitOK, code, notes)
 	require.Contains(t, out, `"route":`)
@@ -96,6 +107,32 @@ func TestCalibrateRouteEval(t *testing.T) {
 	require.Equal(t, "whole model", rows[0].Method)
 	require.InDelta(t, 1, *rows[0].Agreement, 1e-9)
 	require.FileExists(t, filepath.Join(folder, "accuracy-depth.png"))
+
+	// Choices and plain text have columns of their own; text has no accuracy.
+	require.Nil(t, rows[0].Acc)
+	require.Nil(t, rows[0].Perplexity)
+	require.Positive(t, *rows[0].TTFT)
+	require.NoError(t, os.WriteFile(data, []byte(`{"prompt": "Which?", "choices": ["no", "yes yes"], "answer": 1}
+{"text": "One and one and one and one."}
+`), 0o644))
+	code, out, notes = gallop(t, "", "eval", "-t", "1", "-m", model, "--data", data, "--depths", "2", "--prefill", "full,masked", "--json")
+	require.Equal(t, exitOK, code, notes)
+	require.NoError(t, json.Unmarshal([]byte(out), &rows))
+	for _, r := range rows {
+		require.NotNil(t, r.AccNorm, r.Method)
+		require.Equal(t, *r.Acc, *r.Accuracy, r.Method)
+		require.Greater(t, *r.Perplexity, 1.0, r.Method)
+		require.Positive(t, *r.TTFT, r.Method)
+	}
+
+	require.NoError(t, os.WriteFile(data, []byte(`{"text": "One and one and one and one."}`), 0o644))
+	code, out, notes = gallop(t, "", "eval", "-t", "1", "-m", model, "--data", data, "-o", folder)
+	require.Equal(t, exitOK, code, notes)
+	require.Contains(t, out, "perplexity")
+	require.NotContains(t, out, "accuracy")
+	code, _, notes = gallop(t, "", "eval", "-t", "1", "-m", model, "--data", data, "--escalate", "0")
+	require.Equal(t, exitError, code)
+	require.Contains(t, notes, "plain text asks for no answers")
 
 	// Another model of the same shape has nothing from this profile.
 	spec.Seed++

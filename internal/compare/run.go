@@ -246,12 +246,12 @@ func (r *Result) measure(ctx context.Context, m *llama.Model, ways []Way, cases 
 			for k, i := range of {
 				part[k] = cases[i]
 			}
-			differences, err := scorer.Compare(ctx, part, mask, ways[w].Options.Prefill)
+			_, all, err := scorer.Compare(ctx, part, []skip.Mask{mask}, ways[w].Options.Prefill)
 			if err != nil {
 				return fmt.Errorf("%s: %w", ways[w].Name, err)
 			}
 			for k, i := range of {
-				r.Prompts[i].Answers[w].differ(differences[k], ways[w].escalate())
+				r.Prompts[i].Answers[w].differ(all[0][k], ways[w].escalate())
 			}
 			done += len(of)
 			o.Progress("measuring agreement", done, total)

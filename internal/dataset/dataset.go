@@ -33,6 +33,10 @@ type Example struct {
 	// ask; otherwise the prompt goes through the chat template.
 	Plain bool
 
+	// Text says that Prompt is a plain text without an answer: all of it is
+	// predicted, which is what perplexity is measured on.
+	Text bool
+
 	// Answer is the free answer, "" when there are choices or no answer is
 	// known. After a plain prompt it begins with a space, as choices do.
 	Answer string
@@ -48,8 +52,8 @@ type Example struct {
 	Where string
 }
 
-// Labelled tells whether the right answer is known.
-func (e Example) Labelled() bool { return e.Answer != "" || e.Choices != nil }
+// Labelled tells whether the right answer is known, or is the text itself.
+func (e Example) Labelled() bool { return e.Answer != "" || e.Choices != nil || e.Text }
 
 // Options of [Read]. Nil is the zero value.
 type Options struct {
@@ -242,7 +246,10 @@ func Hash(examples []Example) string {
 			text(m.Content)
 		}
 		plain := 0
-		if e.Plain {
+		switch {
+		case e.Text:
+			plain = 2
+		case e.Plain:
 			plain = 1
 		}
 		number(plain)

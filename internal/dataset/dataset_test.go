@@ -59,6 +59,10 @@ func TestFormats(t *testing.T) {
 				Messages: []llama.Message{{Role: "user", Content: "One?"}, {Role: "assistant", Content: "Two."}, {Role: "user", Content: "Three?"}},
 			},
 		}, {
+			"plain text",
+			`{"text": "Once upon\na time.", "source": "a book"}`,
+			Example{Prompt: "Once upon\na time.", Text: true},
+		}, {
 			"ARC",
 			`{"id": "Mercury_1", "question": {"stem": "What melts ice?", "choices": [{"text": "heat", "label": "A"}, {"text": "frost", "label": "B"}]}, "answerKey": "A"}`,
 			Example{Plain: true, Prompt: "Question: What melts ice?\nAnswer:", Choices: []string{" heat", " frost"}},
@@ -150,7 +154,7 @@ func TestFormats(t *testing.T) {
 				}
 				want.Where = path + ":1"
 				require.Equal(t, []Example{want}, examples, form)
-				require.Equal(t, want.Answer != "" || len(want.Choices) > 0, examples[0].Labelled(), form)
+				require.Equal(t, want.Answer != "" || want.Text || len(want.Choices) > 0, examples[0].Labelled(), form)
 			}
 		})
 	}
@@ -164,11 +168,11 @@ func TestFaults(t *testing.T) {
 		{`prompt,answer`, "not a JSON object: an example begins with {"},
 		{`"x"`, "not a JSON object: an example begins with {"},
 		{"{\"prompt\": \"\xff\"}", "invalid UTF-8: save the file as UTF-8 text"},
-		{`{}`, "unknown columns (): prompt or messages is needed, or those of a known benchmark"},
-		{`{"text": "x", "id": 3, "prompt": null}`, `unknown columns ("id", "prompt", "text"): prompt or messages is needed, or those of a known benchmark`},
+		{`{}`, "unknown columns (): prompt, messages or text is needed, or those of a known benchmark"},
+		{`{"body": "x", "id": 3, "prompt": null}`, `unknown columns ("body", "id", "prompt"): prompt, messages or text is needed, or those of a known benchmark`},
 		{
 			`{"a":0,"b":0,"c":0,"d":0,"e":0,"f":0,"g":0,"h":0,"i":0}`,
-			`unknown columns ("a", "b", "c", "d", "e", "f", "g", "h", …): prompt or messages is needed, or those of a known benchmark`,
+			`unknown columns ("a", "b", "c", "d", "e", "f", "g", "h", …): prompt, messages or text is needed, or those of a known benchmark`,
 		},
 
 		{`{"prompt": " \n"}`, "prompt is empty"},

@@ -13,6 +13,7 @@
 //	{"prompt": "…", "choices": ["…", "…"], "answer": 1}   the index, from 0
 //	{"prompt": "…"}                                       without an answer
 //	{"messages": [{"role": "user", "content": "…"}, …]}   an assistant's last message is the answer
+//	{"text": "…"}                                         plain text, for its perplexity; no chat template
 //
 // A task may be given with any of them, published ones included; without it
 // the task is the file's name, less folder and extension. Other columns are

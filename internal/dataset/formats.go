@@ -26,6 +26,7 @@ var formats = []struct {
 }{
 	{[]string{"prompt"}, ownPrompt},
 	{[]string{"messages"}, ownMessages},
+	{[]string{"text"}, ownText},
 	{[]string{"goal", "sol1"}, piqa},
 	{[]string{"sentence", "option1"}, winoGrande},
 	{[]string{"endings"}, hellaSwag},
@@ -65,7 +66,7 @@ func parse(data []byte, l *labels) (Example, error) {
 		}
 		return e, check(e)
 	}
-	return Example{}, faultf("unknown columns %s: prompt or messages is needed, or those of a known benchmark", c.names())
+	return Example{}, faultf("unknown columns %s: prompt, messages or text is needed, or those of a known benchmark", c.names())
 }
 
 const errUTF8 = fault("invalid UTF-8: save the file as UTF-8 text")
@@ -233,6 +234,13 @@ func ownMessages(c columns, _ *labels) (e Example, err error) {
 	}
 	e.Prompt = e.Messages[n-1].Content
 	return e, nil
+}
+
+// ownText reads {"text"}.
+func ownText(c columns, _ *labels) (e Example, err error) {
+	e.Text = true
+	e.Prompt, err = c.text("text")
+	return e, err
 }
 
 // ask is the prompt of most benchmarks.

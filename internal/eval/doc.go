@@ -6,9 +6,8 @@
 // A [Case] is an example in tokens: a prompt with one answer, or several to
 // choose from. A [Scorer] owns one context of many sequences and puts many cases
 // through each decode: [Scorer.Score] gives the task loss, [Scorer.Compare] the
-// distance to the full model, [Scorer.Perplexity] the perplexity of plain text,
-// [Scorer.Generate] the greedy answers. [Accuracy], [Mean], [Bootstrap] and
-// [BootstrapPaired] sum up.
+// distance to the full model too, [Scorer.Generate] the greedy answers.
+// [Accuracy], [Perplexity], [Mean], [Bootstrap] and [BootstrapPaired] sum up.
 //
 // Losses and log-likelihoods are in nats. An answer's tokens are those after the
 // prompt's last one; whether the end of the turn is among them is the caller's choice.

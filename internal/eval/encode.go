@@ -18,7 +18,7 @@ func End(m *llama.Model) llama.Token {
 
 // Encode turns examples into tokens: conversations through the model's chat
 // template, with the end of the turn as the last token of a free answer; plain
-// text as it is. Examples without an answer give cases without one. Errors name
+// text as it is, from its first token on. Examples without an answer give cases without one. Errors name
 // the example's file and line; they wrap [ErrTooLong] for more tokens than the
 // model was trained on, or than a [Scorer] holds, and [ErrEmpty].
 func Encode(m *llama.Model, examples []dataset.Example) ([]Case, error) {
@@ -34,7 +34,18 @@ func Encode(m *llama.Model, examples []dataset.Example) ([]Case, error) {
 }
 
 func encode(m *llama.Model, e dataset.Example) (Case, error) {
-	c := Case{Right: e.Right, Task: e.Task}
+	c := Case{Right: e.Right, Task: e.Task, Text: e.Text}
+	if e.Text {
+		tokens, err := m.Vocab.Tokenize(e.Prompt, true)
+		if err != nil {
+			return c, err
+		}
+		if len(tokens) < 2 {
+			return c, fmt.Errorf("%w: a text of %d tokens, want at least 2", ErrEmpty, len(tokens))
+		}
+		c.Prompt, c.Answers = tokens[:1], [][]llama.Token{tokens[1:]}
+		return c, checkLength(m, len(tokens))
+	}
 	text := e.Prompt
 	if !e.Plain {
 		messages := e.Messages
@@ -69,12 +80,20 @@ func encode(m *llama.Model, e dataset.Example) (Case, error) {
 			return c, fmt.Errorf("%w: the answer %q has no tokens", ErrEmpty, a)
 		}
 		c.Answers = append(c.Answers, tokens)
-		if n, most := len(c.Prompt)+len(tokens), min(m.NCtxTrain, defaultNCtx); n > most {
-			return c, fmt.Errorf("%w: prompt and answer have %d tokens, there is room for %d", ErrTooLong, n, most)
+		if err := checkLength(m, len(c.Prompt)+len(tokens)); err != nil {
+			return c, err
 		}
 		c.AnswerBytes = append(c.AnswerBytes, len(strings.TrimPrefix(a, " ")))
 	}
 	return c, nil
+}
+
+// checkLength refuses more tokens than there is room for.
+func checkLength(m *llama.Model, tokens int) error {
+	if most := min(m.NCtxTrain, defaultNCtx); tokens > most {
+		return fmt.Errorf("%w: it has %d tokens, there is room for %d; shorten it, or cut a text into several lines", ErrTooLong, tokens, most)
+	}
+	return nil
 }
 
 // continuation is the tokens of an answer. Behind plain text it is tokenised

@@ -22,6 +22,7 @@ func TestEncode(t *testing.T) {
 		{Prompt: "Who are you?", Answer: "Gallop.", Task: "about", Where: "a:1"},
 		{Messages: []llama.Message{{Role: "user", Content: "Hi"}, {Role: "assistant", Content: "Hello"}, {Role: "user", Content: "Who are you?"}}, Prompt: "Who are you?", Where: "a:2"},
 		{Prompt: "Water is", Choices: []string{" wet", " dry"}, Right: 1, Plain: true, Where: "a:3"},
+		{Prompt: "Gallop skips layers.", Text: true, Where: "a:4"},
 	})
 	require.NoError(t, err)
 	require.Equal(t, "<|user|>\nWho are you?<|end|>\n<|assistant|>\n", m.Vocab.Text(cases[0].Prompt, true))
@@ -32,8 +33,14 @@ func TestEncode(t *testing.T) {
 	require.Equal(t, " dry", m.Vocab.Text(cases[2].Answers[1], true), "choices have no end")
 	require.Equal(t, []int{3, 3}, cases[2].AnswerBytes, "without the space in front")
 	require.Equal(t, 1, cases[2].Right)
+	require.True(t, cases[3].Text)
+	require.Len(t, cases[3].Prompt, 1)
+	require.Equal(t, "Gallop skips layers.", m.Vocab.Text(append(cases[3].Prompt, cases[3].Answers[0]...), false), "no template, no end")
 
 	_, err = eval.Encode(m, []dataset.Example{{Prompt: "x", Answer: strings.Repeat("word ", 400), Where: "long.jsonl:7"}})
 	require.ErrorIs(t, err, eval.ErrTooLong)
 	require.ErrorContains(t, err, "long.jsonl:7")
+	_, err = eval.Encode(m, []dataset.Example{{Prompt: strings.Repeat("word ", 400), Text: true, Where: "long.jsonl:8"}})
+	require.ErrorIs(t, err, eval.ErrTooLong)
+	require.ErrorContains(t, err, "long.jsonl:8")
 }

@@ -58,6 +58,19 @@ func Accuracy(scores []Score, cases []Case) (acc, norm float64) {
 	return won / n, wonNorm / n
 }
 
+// Perplexity is e to the mean loss of the tokens of all plain texts together, each
+// text's tokens but the first predicted from those before. It is NaN without any.
+func Perplexity(scores []Score, cases []Case) float64 {
+	loss, tokens := 0.0, 0
+	for i, c := range cases {
+		if c.Text {
+			loss -= scores[i].LogLik[0]
+			tokens += len(c.Answers[0])
+		}
+	}
+	return math.Exp(loss / float64(tokens))
+}
+
 // Mean is the mean of values, NaN without any.
 func Mean(values []float64) float64 {
 	sum := 0.0

@@ -84,6 +84,15 @@ func TestBootstrap(t *testing.T) {
 	requireSame(t, math.NaN(), hi)
 }
 
+// TestPerplexity weighs tokens, not texts, and leaves other cases out.
+func TestPerplexity(t *testing.T) {
+	answers := func(n int) [][]llama.Token { return [][]llama.Token{make([]llama.Token, n)} }
+	cases := []Case{{Answers: answers(1), Text: true}, {Answers: answers(5)}, {Answers: answers(3), Text: true}}
+	scores := []Score{{LogLik: []float64{-math.Log(2)}}, {LogLik: []float64{-99}}, {LogLik: []float64{-3 * math.Log(8)}}}
+	require.InEpsilon(t, math.Pow(2*8*8*8, 1./4), Perplexity(scores, cases), 1e-12)
+	requireSame(t, math.NaN(), Perplexity(scores[1:2], cases[1:2]))
+}
+
 // TestBootstrapPaired has a small difference between values that spread widely:
 // only pairs show it.
 func TestBootstrapPaired(t *testing.T) {

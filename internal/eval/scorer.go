@@ -19,6 +19,7 @@ type Case struct {
 	Answers [][]llama.Token // at least one token each; a single one is a free answer
 	Right   int             // which of Answers is right
 	Task    string
+	Text    bool // plain text: the answer is all of it but its first token, the prompt
 
 	// AnswerBytes (len(Answers),) are the lengths of the answers' texts, without
 	// the space in front; nil = unknown. Only [Accuracy] needs them.
@@ -96,10 +97,6 @@ const groupTokens = 512
 
 // logitBytes bounds the logits of a decode: 110 rows of a vocabulary of 150,000.
 const logitBytes = 64 << 20
-
-// perplexityWindow is how many tokens are predicted from a fresh start, the usual
-// number for published perplexities.
-const perplexityWindow = 2048
 
 // Scorer measures one model. Close it after use.
 type Scorer struct {
@@ -196,27 +193,10 @@ func (s *Scorer) Score(ctx context.Context, cases []Case, mask skip.Mask, p skip
 	if err != nil {
 		return nil, err
 	}
-	scores := make([]Score, len(cases))
-	for i, c := range cases {
-		scores[i] = Score{LogLik: make([]float64, len(c.Answers)), Exact: true, Tokens: make([]TokenScore, len(c.Answers[c.Right]))}
-	}
-	read := func(p place, logits []float32) {
-		top, lse := logSumExp(logits)
-		score, from, to := &scores[p.job.number], p.answer, p.answer+1
-		if p.answer < 0 {
-			from, to = 0, len(p.job.answers)
-		}
-		for a := from; a < to; a++ {
-			token := p.job.answers[a][p.token]
-			logP := float64(logits[token]) - lse
-			score.LogLik[p.job.first+a] += logP
-			if p.job.first+a == cases[p.job.number].Right {
-				score.Exact = score.Exact && token == top
-				score.Tokens[p.token] = TokenScore{logP, math.Exp(float64(logits[top]) - lse)}
-			}
-		}
-	}
-	err = s.work(ctx, jobs, mask, p, s.ctx.NCtx(), func(group []job) error { return s.pass(group, mask, p, read) })
+	scores := newScores(cases)
+	err = s.work(ctx, jobs, mask, p, s.ctx.NCtx(), func(group []job) error {
+		return s.pass(group, mask, p, func(p place, logits []float32) { note(cases, scores, p, logits) })
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -224,6 +204,33 @@ func (s *Scorer) Score(ctx context.Context, cases []Case, mask skip.Mask, p skip
 		scores[i].finish(&cases[i])
 	}
 	return scores, nil
+}
+
+// newScores makes the scores of cases of which nothing is known yet.
+func newScores(cases []Case) []Score {
+	scores := make([]Score, len(cases))
+	for i, c := range cases {
+		scores[i] = Score{LogLik: make([]float64, len(c.Answers)), Exact: true, Tokens: make([]TokenScore, len(c.Answers[c.Right]))}
+	}
+	return scores
+}
+
+// note adds the logits at a place to the scores of cases.
+func note(cases []Case, scores []Score, p place, logits []float32) {
+	top, lse := logSumExp(logits)
+	score, from, to := &scores[p.job.number], p.answer, p.answer+1
+	if p.answer < 0 {
+		from, to = 0, len(p.job.answers)
+	}
+	for a := from; a < to; a++ {
+		token := p.job.answers[a][p.token]
+		logP := float64(logits[token]) - lse
+		score.LogLik[p.job.first+a] += logP
+		if p.job.first+a == cases[p.job.number].Right {
+			score.Exact = score.Exact && token == top
+			score.Tokens[p.token] = TokenScore{logP, math.Exp(float64(logits[top]) - lse)}
+		}
+	}
 }
 
 // Hold empties the cache and fills it with the prompts of cases, decoded by the
@@ -261,78 +268,75 @@ func (s *Score) finish(c *Case) {
 	}
 }
 
-// Compare measures how far the model under mask is from the whole model, at the
-// right answers. Errors are those of [Scorer.Score].
-func (s *Scorer) Compare(ctx context.Context, cases []Case, mask skip.Mask, p skip.Prefill) ([]Difference, error) {
+// Compare measures the cases under each of masks, and how far the model then is
+// from the whole one at the right answers: both (len(masks), len(cases)). The
+// whole model sees each case once, and its logits are kept for as many cases as
+// are in the cache at once, however many masks there are. Errors are those of
+// [Scorer.Score].
+func (s *Scorer) Compare(ctx context.Context, cases []Case, masks []skip.Mask, p skip.Prefill) ([][]Score, [][]Difference, error) {
 	if err := checkCases(cases); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	right := make([]Case, len(cases))
-	differences := make([]Difference, len(cases))
-	for i, c := range cases {
-		right[i] = Case{Prompt: c.Prompt, Answers: c.Answers[c.Right : c.Right+1]}
-		differences[i].Tokens = make([]TokenDifference, len(c.Answers[c.Right]))
-	}
-	jobs, err := s.jobs(right)
-	if err != nil {
-		return nil, err
-	}
-	keep := func(_ place, logits []float32) { s.whole = append(s.whole, logits...) }
-	var rest []float32 // of s.whole
-	compare := func(p place, logits []float32) {
-		t := divergence(rest[:len(logits)], logits)
-		rest = rest[len(logits):]
-		d, n := &differences[p.job.number], float64(len(p.job.answers[0]))
-		d.Tokens[p.token] = t
-		d.KL += t.KL / n
-		if t.Agree {
-			d.Agreement += 1 / n
+	scores, differences := make([][]Score, len(masks)), make([][]Difference, len(masks))
+	for k, mask := range masks {
+		if err := mask.Check(s.model.NLayer); err != nil {
+			return nil, nil, err
+		}
+		scores[k], differences[k] = newScores(cases), make([]Difference, len(cases))
+		for i, c := range cases {
+			differences[k][i].Tokens = make([]TokenDifference, len(c.Answers[c.Right]))
 		}
 	}
-	err = s.work(ctx, jobs, mask, p, s.rows, func(group []job) error {
+	jobs, err := s.jobs(cases)
+	if err != nil {
+		return nil, nil, err
+	}
+	right := func(p place) bool {
+		a := cases[p.job.number].Right - p.job.first
+		return 0 <= a && a < len(p.job.answers) && (p.answer == a || p.answer < 0)
+	}
+	keep := func(p place, logits []float32) {
+		if right(p) {
+			s.whole = append(s.whole, logits...)
+		}
+	}
+	err = s.work(ctx, jobs, skip.Mask{}, p, s.rows, func(group []job) error {
 		s.whole = s.whole[:0]
 		if err := s.pass(group, skip.Mask{}, p, keep); err != nil {
 			return err
 		}
-		rest = s.whole
-		return s.pass(group, mask, p, compare)
+		for k, mask := range masks {
+			rest := s.whole
+			err := s.pass(group, mask, p, func(p place, logits []float32) {
+				note(cases, scores[k], p, logits)
+				if !right(p) {
+					return
+				}
+				t := divergence(rest[:len(logits)], logits)
+				rest = rest[len(logits):]
+				d := &differences[k][p.job.number]
+				n := float64(len(d.Tokens))
+				d.Tokens[p.token] = t
+				d.KL += t.KL / n
+				if t.Agree {
+					d.Agreement += 1 / n
+				}
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return differences, nil
-}
-
-// Perplexity is e to the mean loss of tokens under mask, each but the first
-// predicted once: from windows of 2048 tokens, or of what the context or the
-// model's training has room for, each of which starts with the last token of the
-// one before. A vocabulary's BOS is only where tokens has it. Errors are those of
-// [Scorer.Score].
-func (s *Scorer) Perplexity(ctx context.Context, tokens []llama.Token, mask skip.Mask) (float64, error) {
-	if len(tokens) < 2 {
-		return 0, fmt.Errorf("%w: a text of %d tokens, want at least 2", ErrEmpty, len(tokens))
+	for k := range masks {
+		for i := range scores[k] {
+			scores[k][i].finish(&cases[i])
+		}
 	}
-	window := min(perplexityWindow, s.ctx.NCtx())
-	if n := s.model.NCtxTrain; n > 0 {
-		window = min(window, n)
-	}
-	if window == 0 {
-		return 0, fmt.Errorf("perplexity: %w", llama.ErrClosed)
-	}
-	var cases []Case
-	for from := 0; from < len(tokens)-1; from += window {
-		to := min(from+1+window, len(tokens))
-		cases = append(cases, Case{Prompt: tokens[from : from+1], Answers: [][]llama.Token{tokens[from+1 : to]}})
-	}
-	scores, err := s.Score(ctx, cases, mask, skip.MaskedPrefill)
-	if err != nil {
-		return 0, err
-	}
-	loss := 0.0
-	for _, score := range scores {
-		loss -= score.LogLik[0]
-	}
-	return math.Exp(loss / float64(len(tokens)-1)), nil
+	return scores, differences, nil
 }
 
 // checkCases finds cases that cannot be measured.

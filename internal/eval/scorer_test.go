@@ -247,9 +247,9 @@ func TestScoreInParts(t *testing.T) {
 			for range 2 {
 				requireScores(t, r, s, cases, masks[2], p)
 			}
-			differences, err := s.Compare(t.Context(), cases, masks[1], p)
+			_, differences, err := s.Compare(t.Context(), cases, masks[1:2], p)
 			require.NoError(t, err)
-			for i, d := range differences {
+			for i, d := range differences[0] {
 				require.InDelta(t, r.divergence(cases[i], masks[1], p), d.KL, tolerance)
 			}
 		}
@@ -332,63 +332,49 @@ func (r reference) divergence(c Case, mask skip.Mask, p skip.Prefill) float64 {
 	return kl / float64(len(answer))
 }
 
+// TestCompare measures all masks in one go: as many results as masks, each as if
+// it were measured alone.
 func TestCompare(t *testing.T) {
 	llamatest.Library(t)
 	m := llamatest.Open(t, llamatest.Tiny(t, 6))
 	r := newReference(t, m)
-	s := newScorer(t, m, Options{Sequences: 8, NCtx: 256})
-	cases := randomCases(rand.New(rand.NewPCG(7, 7)), 25)
-	for _, p := range prefills {
-		for _, mask := range masks {
-			differences, err := s.Compare(t.Context(), cases, mask, p)
+	for _, o := range []Options{{Sequences: 8, NCtx: 256}, {Sequences: 2, NCtx: 256}} { // with 2, answers are measured apart
+		s := newScorer(t, m, o)
+		cases := randomCases(rand.New(rand.NewPCG(7, 7)), 25)
+		for _, p := range prefills {
+			scores, differences, err := s.Compare(t.Context(), cases, masks, p)
 			require.NoError(t, err)
-			changed := 0
-			for i, d := range differences {
-				require.InDelta(t, r.divergence(cases[i], mask, p), d.KL, tolerance)
-				require.GreaterOrEqual(t, d.KL, 0.0)
-				sum := 0.0
-				for _, token := range d.Tokens {
-					sum += token.KL / float64(len(d.Tokens))
+			for k, mask := range masks {
+				changed := 0
+				for i, d := range differences[k] {
+					want := r.score(cases[i], mask, p)
+					got := scores[k][i]
+					require.InDeltaSlice(t, want.LogLik, got.LogLik, tolerance*(1-slices.Min(want.LogLik)))
+					require.InDelta(t, want.Loss, got.Loss, tolerance*(1+want.Loss))
+					require.InDelta(t, want.Margin, got.Margin, tolerance*(1+want.Loss))
+					require.Equal(t, want.Exact, got.Exact)
+					require.Len(t, got.Tokens, len(cases[i].Answers[cases[i].Right]))
+					require.InDelta(t, r.divergence(cases[i], mask, p), d.KL, tolerance)
+					require.GreaterOrEqual(t, d.KL, 0.0)
+					sum := 0.0
+					for _, token := range d.Tokens {
+						sum += token.KL / float64(len(d.Tokens))
+					}
+					require.InDelta(t, d.KL, sum, 1e-9)
+					if mask.IsEmpty() {
+						require.InDelta(t, 1, d.Agreement, 1e-9) // 1/n, n times
+						require.Less(t, d.KL, 1e-5, "the same decode, but for places in the cache")
+					}
+					if d.Agreement < 0.99 {
+						changed++
+					}
 				}
-				require.InDelta(t, d.KL, sum, 1e-9)
-				if mask.IsEmpty() {
-					require.InDelta(t, 1, d.Agreement, 1e-9) // 1/n, n times
-					require.Less(t, d.KL, 1e-5, "the same decode, but for places in the cache")
+				if !mask.IsEmpty() {
+					require.Positive(t, changed)
 				}
-				if d.Agreement < 0.99 {
-					changed++
-				}
-			}
-			if !mask.IsEmpty() {
-				require.Positive(t, changed)
 			}
 		}
 	}
-}
-
-func TestPerplexity(t *testing.T) {
-	llamatest.Library(t)
-	m := llamatest.Open(t, llamatest.Tiny(t, 6))
-	r := newReference(t, m)
-	s := newScorer(t, m, Options{Sequences: 4, NCtx: 256})
-	text := tokens(rand.New(rand.NewPCG(8, 8)), 600)
-	window := s.ctx.NCtx()
-	for _, mask := range masks[:2] {
-		for _, n := range []int{2, window, window + 1, window + 2, 600} {
-			sum := 0.0
-			for from := 0; from < n-1; from += window {
-				part := text[from:min(from+window+1, n)]
-				for i, row := range r.rows(part[:1], part[1:], mask, skip.MaskedPrefill) {
-					sum -= logProbs(row)[part[1+i]]
-				}
-			}
-			got, err := s.Perplexity(t.Context(), text[:n], mask)
-			require.NoError(t, err)
-			require.InEpsilon(t, math.Exp(sum/float64(n-1)), got, tolerance)
-		}
-	}
-	_, err := s.Perplexity(t.Context(), text[:1], skip.Mask{})
-	require.ErrorIs(t, err, ErrEmpty)
 }
 
 func TestScoreErrors(t *testing.T) {
@@ -422,10 +408,8 @@ func TestScoreErrors(t *testing.T) {
 				}
 				require.ErrorIs(t, err, c.want)
 				require.ErrorContains(t, err, c.text)
-				_, err = s.Compare(t.Context(), []Case{good, c.bad}, c.mask, p)
-				if name != "long prompt" && name != "long answer" { // Compare looks at the right answer alone
-					require.ErrorIs(t, err, c.want)
-				}
+				_, _, err = s.Compare(t.Context(), []Case{good, c.bad}, []skip.Mask{{}, c.mask}, p)
+				require.ErrorIs(t, err, c.want)
 				requireScores(t, newReference(t, m), s, []Case{good}, masks[1], p)
 			}
 		})
@@ -477,9 +461,7 @@ func TestClose(t *testing.T) {
 	cases := []Case{{Prompt: []llama.Token{1}, Answers: [][]llama.Token{{2}}}}
 	_, err := s.Score(t.Context(), cases, skip.Mask{}, skip.MaskedPrefill)
 	require.ErrorIs(t, err, llama.ErrClosed)
-	_, err = s.Compare(t.Context(), cases, skip.Mask{}, skip.FullPrefill)
-	require.ErrorIs(t, err, llama.ErrClosed)
-	_, err = s.Perplexity(t.Context(), []llama.Token{1, 2}, skip.Mask{})
+	_, _, err = s.Compare(t.Context(), cases, nil, skip.FullPrefill)
 	require.ErrorIs(t, err, llama.ErrClosed)
 	_, err = s.Generate(t.Context(), [][]llama.Token{{1}}, Generation{})
 	require.ErrorIs(t, err, llama.ErrClosed)

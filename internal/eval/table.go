@@ -1,7 +1,9 @@
 package eval
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -22,26 +24,50 @@ type Table struct {
 	Prompts []router.Prompt // (len(Cases),) as the router sees them
 	Seed    uint64          // of the bootstrap
 
-	Progress func(masks int) // told how many masks are measured; may be nil
+	// Progress is told how many cases of those that are being measured are done,
+	// each under each mask; it may be nil.
+	Progress func(done, total int)
 
-	scores map[scored][]Score // (len(Cases),)
-	speed  map[skip.Mask]float64
-	done   int
+	known map[measured]result
+	speed map[skip.Mask]timing
 }
 
-// scored is what a score hangs on.
-type scored struct {
+// measured is what losses hang on.
+type measured struct {
 	mask    skip.Mask
 	prefill skip.Prefill
 }
 
-// speedRounds and speedSteps are how decode speed is measured: rounds over all
-// masks in turn, of which the median counts.
+// under is the key of a mask's losses: nothing skipped is the same with either prefill.
+func under(mask skip.Mask, prefill skip.Prefill) measured {
+	if mask.IsEmpty() {
+		prefill = skip.MaskedPrefill
+	}
+	return measured{mask, prefill}
+}
+
+// result is what all cases came to.
+type result struct {
+	scores      []Score      // (len(Cases),)
+	differences []Difference // (len(Cases),)
+}
+
+// timing is how fast a mask is.
+type timing struct {
+	share float64    // decode time of a token, as a share of the whole model's
+	first [2]float64 // milliseconds to decode a prompt of median length, by [skip.Prefill]
+}
+
+// How speed is measured: in rounds with the whole model in turn, of which the
+// median counts.
 const (
 	speedRounds = 5
 	speedSteps  = 24 // tokens of a round
-	speedPrompt = 8  // tokens in front of them
 )
+
+// caseChunk is how many cases go through all masks together: the prompts of so
+// many stay in the scorer's cache, and progress shows.
+const caseChunk = 64
 
 // What rows are called, and how the names of rows with a setting begin.
 const (
@@ -52,7 +78,7 @@ const (
 
 // Whole is the row of the whole model.
 func (t *Table) Whole(ctx context.Context) (report.Row, error) {
-	return t.row(ctx, "whole model", skip.MaskedPrefill, 0, make([]skip.Mask, len(t.Cases)))
+	return t.row(ctx, "whole model", skip.MaskedPrefill, 0, make([]skip.Mask, len(t.Cases)), 0)
 }
 
 // Fixed gives the rows of a profile at one depth: the sets that know no task or
@@ -68,16 +94,25 @@ func (t *Table) Fixed(ctx context.Context, p *router.Profile, unit string, prefi
 	if len(group) == 0 {
 		return nil, nil
 	}
+	var sets []skip.Mask
+	for _, c := range slices.Concat(group, p.Baselines) {
+		if c.At(depth) {
+			sets = append(sets, c.Mask)
+		}
+	}
+	if err := t.measure(ctx, sets, prefill); err != nil {
+		return nil, err
+	}
 	var rows []report.Row
-	add := func(method string, masks []skip.Mask) error {
-		row, err := t.row(ctx, method, prefill, depth, masks)
+	add := func(method string, masks []skip.Mask, routing time.Duration) error {
+		row, err := t.row(ctx, method, prefill, depth, masks, routing)
 		row.Unit = unit
 		rows = append(rows, row)
 		return err
 	}
 	for _, b := range p.Baselines {
 		if b.At(depth) {
-			if err := add(b.Task, slices.Repeat([]skip.Mask{b.Mask}, len(t.Cases))); err != nil {
+			if err := add(b.Task, slices.Repeat([]skip.Mask{b.Mask}, len(t.Cases)), 0); err != nil {
 				return nil, err
 			}
 		}
@@ -92,48 +127,49 @@ func (t *Table) Fixed(ctx context.Context, p *router.Profile, unit string, prefi
 		perTask[i] = group[at].Mask
 	}
 	if known {
-		if err := add("each task's own set", perTask); err != nil {
+		if err := add("each task's own set", perTask, 0); err != nil {
 			return nil, err
 		}
 	}
-	routed := make([]skip.Mask, len(t.Cases))
-	for i, x := range t.Prompts {
-		d, err := p.Choose(x, router.Policy{Depth: depth})
-		if err != nil {
-			return nil, err
-		}
-		routed[i] = d.Mask
+	routed, routing, err := t.choose(p, router.Policy{Depth: depth})
+	if err != nil {
+		return nil, err
 	}
-	if err := add(Routed, routed); err != nil {
+	if err := add(Routed, routed, routing); err != nil {
 		return nil, err
 	}
 	best := make([]skip.Mask, len(t.Cases))
 	least := slices.Repeat([]float64{math.Inf(1)}, len(t.Cases))
 	for _, c := range group {
-		scores, err := t.score(ctx, c.Mask, prefill)
-		if err != nil {
-			return nil, err
-		}
-		for i, s := range scores {
+		for i, s := range t.known[under(c.Mask, prefill)].scores {
 			if s.Loss < least[i] {
 				best[i], least[i] = c.Mask, s.Loss
 			}
 		}
 	}
-	return rows, add("oracle for each prompt", best)
+	return rows, add("oracle for each prompt", best, 0)
+}
+
+// choose routes every prompt. routing is the mean time that this took.
+func (t *Table) choose(p *router.Profile, policy router.Policy) (masks []skip.Mask, routing time.Duration, err error) {
+	start := time.Now()
+	for _, x := range t.Prompts {
+		d, err := p.Choose(x, policy)
+		if err != nil {
+			return nil, 0, err
+		}
+		masks = append(masks, d.Mask)
+	}
+	return masks, time.Since(start) / time.Duration(max(len(masks), 1)), nil
 }
 
 // Adaptive is the row of a profile's router under a quality budget.
 func (t *Table) Adaptive(ctx context.Context, p *router.Profile, unit string, prefill skip.Prefill, quality float64) (report.Row, error) {
-	masks := make([]skip.Mask, len(t.Cases))
-	for i, x := range t.Prompts {
-		d, err := p.Choose(x, router.Policy{Quality: quality})
-		if err != nil {
-			return report.Row{}, err
-		}
-		masks[i] = d.Mask
+	masks, routing, err := t.choose(p, router.Policy{Quality: quality})
+	if err != nil {
+		return report.Row{}, err
 	}
-	row, err := t.row(ctx, fmt.Sprintf("%s, quality %g", Adaptive, quality), prefill, math.NaN(), masks)
+	row, err := t.row(ctx, fmt.Sprintf("%s, quality %g", Adaptive, quality), prefill, math.NaN(), masks, routing)
 	row.Unit = unit
 	return row, err
 }
@@ -142,19 +178,22 @@ func (t *Table) Adaptive(ctx context.Context, p *router.Profile, unit string, pr
 // generated, not teacher-forced, so it has no losses. A threshold above 0 adds
 // the confidence cascade.
 func (t *Table) Generated(ctx context.Context, p *router.Profile, unit string, prefill skip.Prefill, depth, threshold float64) (report.Row, error) {
+	masks, routing, err := t.choose(p, router.Policy{Depth: depth})
+	if err != nil {
+		return report.Row{}, err
+	}
 	g := Generation{Prefill: prefill, Escalate: threshold}
-	prompts := make([][]llama.Token, len(t.Cases))
-	depths, meanDepth := make([]float64, len(t.Cases)), 0.0
+	var asked []Case
+	var prompts [][]llama.Token
 	for i, c := range t.Cases {
-		d, err := p.Choose(t.Prompts[i], router.Policy{Depth: depth})
-		if err != nil {
-			return report.Row{}, err
+		if c.Text {
+			continue
 		}
-		g.Masks = append(g.Masks, d.Mask)
-		prompts[i] = c.Prompt
-		depths[i] = d.Depth
-		meanDepth += d.Depth / float64(len(t.Cases))
+		asked, prompts, g.Masks = append(asked, c), append(prompts, c.Prompt), append(g.Masks, masks[i])
 		g.MaxTokens = max(g.MaxTokens, len(c.Answers[c.Right])+1)
+	}
+	if masks = g.Masks; len(asked) == 0 {
+		return report.Row{}, fmt.Errorf("%w: plain text asks for no answers", ErrEmpty)
 	}
 	generated, err := t.Scorer.Generate(ctx, prompts, g)
 	if err != nil {
@@ -162,8 +201,9 @@ func (t *Table) Generated(ctx context.Context, p *router.Profile, unit string, p
 	}
 	hits := make([]float64, len(generated))
 	steps, escalated, cost := 0, 0, 0.0
+	sizes := skip.SizesOf(t.Model.Tensors, t.Model.NLayer)
 	for i, a := range generated {
-		want := t.Cases[i].Answers[t.Cases[i].Right]
+		want := asked[i].Answers[asked[i].Right]
 		if a.Ended {
 			a.Tokens = append(a.Tokens, End(t.Model))
 		}
@@ -171,11 +211,16 @@ func (t *Table) Generated(ctx context.Context, p *router.Profile, unit string, p
 			hits[i] = 1
 		}
 		steps, escalated = steps+a.Steps, escalated+a.Escalated
-		cost += float64(a.Steps)*(1-depths[i]/float64(t.Model.NLayer)) + float64(a.Escalated)
+		cost += float64(a.Steps)*(1-sizes.Depth(masks[i])/float64(t.Model.NLayer)) + float64(a.Escalated)
+	}
+	speed, err := t.speeds(masks)
+	if err != nil {
+		return report.Row{}, err
 	}
 	row := report.Row{
 		Method: "routed, generated", Unit: unit, Prefill: prefill.String(), Depth: report.Figure(depth),
-		Accuracy: report.Figure(Mean(hits)), MeanDepth: report.Figure(meanDepth),
+		Accuracy: report.Figure(Mean(hits)), MeanDepth: report.Figure(t.meanDepth(masks)),
+		TTFT: report.Figure(milliseconds(routing) + speed.first[prefill]),
 		Cost: report.Figure(cost / float64(steps)), Escalated: report.Figure(float64(escalated) / float64(steps)),
 	}
 	if threshold > 0 {
@@ -186,80 +231,75 @@ func (t *Table) Generated(ctx context.Context, p *router.Profile, unit string, p
 	return row, nil
 }
 
-// score measures all cases under a mask, once.
-func (t *Table) score(ctx context.Context, mask skip.Mask, prefill skip.Prefill) ([]Score, error) {
-	if mask.IsEmpty() {
-		prefill = skip.MaskedPrefill // it is the same
+// measure finds what all cases come to under the masks that are not known yet.
+func (t *Table) measure(ctx context.Context, masks []skip.Mask, prefill skip.Prefill) error {
+	var open []skip.Mask
+	for _, mask := range masks {
+		if _, ok := t.known[under(mask, prefill)]; !ok && !slices.Contains(open, mask) {
+			open = append(open, mask)
+		}
 	}
-	key := scored{mask, prefill}
-	if scores, ok := t.scores[key]; ok {
-		return scores, nil
+	results := make([]result, len(open))
+	for from := 0; from < len(t.Cases) && len(open) > 0; from += caseChunk {
+		if t.Progress != nil {
+			t.Progress(from*len(open), len(t.Cases)*len(open))
+		}
+		scores, differences, err := t.Scorer.Compare(ctx, t.Cases[from:min(from+caseChunk, len(t.Cases))], open, prefill)
+		if err != nil {
+			return err
+		}
+		for k := range open {
+			results[k].scores = append(results[k].scores, scores[k]...)
+			results[k].differences = append(results[k].differences, differences[k]...)
+		}
 	}
-	scores, err := t.Scorer.Score(ctx, t.Cases, mask, prefill)
-	if err != nil {
-		return nil, err
+	if t.known == nil {
+		t.known = map[measured]result{}
 	}
-	if t.scores == nil {
-		t.scores = map[scored][]Score{}
+	for k, mask := range open {
+		for i := range results[k].differences {
+			if mask.IsEmpty() {
+				results[k].differences[i] = Difference{Agreement: 1} // not what rounding leaves
+			}
+		}
+		t.known[under(mask, prefill)] = results[k]
 	}
-	t.scores[key] = scores
-	return scores, nil
+	return nil
 }
 
-// row measures one mask for each case.
-func (t *Table) row(ctx context.Context, method string, prefill skip.Prefill, depth float64, masks []skip.Mask) (report.Row, error) {
-	n := len(t.Cases)
-	hits, losses, chosen := make([]float64, n), make([]float64, n), make([]Score, n)
-	differences := make([]Difference, n)
-	sizes := skip.SizesOf(t.Model.Tensors, t.Model.NLayer)
-	meanDepth, ratio := 0.0, 0.0
-	for mask, of := range byMask(masks) {
-		scores, err := t.score(ctx, mask, prefill)
-		if err != nil {
-			return report.Row{}, err
-		}
-		var cases []Case
-		for _, i := range of {
-			chosen[i], losses[i] = scores[i], scores[i].Loss
-			cases = append(cases, t.Cases[i])
-		}
-		if mask.IsEmpty() {
-			for _, i := range of {
-				differences[i] = Difference{Agreement: 1}
-			}
-		} else {
-			found, err := t.Scorer.Compare(ctx, cases, mask, prefill)
-			if err != nil {
-				return report.Row{}, err
-			}
-			for k, i := range of {
-				differences[i] = found[k]
-			}
-		}
-		share, err := t.time(mask)
-		if err != nil {
-			return report.Row{}, err
-		}
-		weight := float64(len(of)) / float64(n)
-		meanDepth += weight * sizes.Depth(mask)
-		ratio += weight * share
-		if t.Progress != nil {
-			t.done++
-			t.Progress(t.done)
+// row measures one mask for each case, that routing took so long to choose.
+func (t *Table) row(ctx context.Context, method string, prefill skip.Prefill, depth float64, masks []skip.Mask, routing time.Duration) (report.Row, error) {
+	if err := t.measure(ctx, masks, prefill); err != nil {
+		return report.Row{}, err
+	}
+	speed, err := t.speeds(masks)
+	if err != nil {
+		return report.Row{}, err
+	}
+	chosen := make([]Score, len(t.Cases))
+	var hits, losses, kl, agreement []float64
+	for i, c := range t.Cases {
+		of := t.known[under(masks[i], prefill)]
+		chosen[i] = of.scores[i]
+		losses = append(losses, chosen[i].Loss)
+		kl = append(kl, of.differences[i].KL)
+		agreement = append(agreement, of.differences[i].Agreement)
+		if !c.Text {
+			hits = append(hits, hit(c, chosen[i]))
 		}
 	}
-	var kl, agreement float64
-	for i, c := range t.Cases {
-		hits[i] = hit(c, chosen[i])
-		kl += differences[i].KL / float64(n)
-		agreement += differences[i].Agreement / float64(n)
+	meanDepth := t.meanDepth(masks)
+	row := report.Row{
+		Method: method, Prefill: prefill.String(), Depth: report.Figure(depth), Cost: report.Figure(1 - meanDepth/float64(t.Model.NLayer)),
+		Accuracy: report.Figure(Mean(hits)), Perplexity: report.Figure(Perplexity(chosen, t.Cases)), Loss: report.Figure(Mean(losses)),
+		KL: report.Figure(Mean(kl)), Agreement: report.Figure(Mean(agreement)), MeanDepth: &meanDepth,
+		Speedup: report.Figure(1 / speed.share), TTFT: report.Figure(milliseconds(routing) + speed.first[prefill]),
 	}
 	low, high := Bootstrap(hits, t.Seed)
-	return report.Row{
-		Method: method, Prefill: prefill.String(), Depth: report.Figure(depth), Cost: report.Figure(1 - meanDepth/float64(t.Model.NLayer)),
-		Accuracy: report.Figure(Mean(hits)), AccuracyLow: &low, AccuracyHigh: &high, Loss: report.Figure(Mean(losses)),
-		KL: &kl, Agreement: &agreement, MeanDepth: &meanDepth, Speedup: report.Figure(1 / ratio),
-	}, nil
+	row.AccuracyLow, row.AccuracyHigh = report.Figure(low), report.Figure(high)
+	acc, norm := Accuracy(chosen, t.Cases)
+	row.Acc, row.AccNorm = report.Figure(acc), report.Figure(norm)
+	return row, nil
 }
 
 // hit is 1 for a right answer: the likeliest choice, or an exact free answer.
@@ -270,67 +310,115 @@ func hit(c Case, s Score) float64 {
 	return 0
 }
 
-// byMask lists the cases of each mask.
-func byMask(masks []skip.Mask) map[skip.Mask][]int {
-	of := map[skip.Mask][]int{}
-	for i, m := range masks {
-		of[m] = append(of[m], i)
+// meanDepth is how much masks skip on average.
+func (t *Table) meanDepth(masks []skip.Mask) float64 {
+	sizes := skip.SizesOf(t.Model.Tensors, t.Model.NLayer)
+	sum := 0.0
+	for _, mask := range masks {
+		sum += sizes.Depth(mask)
 	}
-	return of
+	return sum / float64(len(masks))
 }
 
-// time is a token's decode time under a mask as a share of the whole model's,
-// measured in turns with it, with the model's default number of threads.
-func (t *Table) time(mask skip.Mask) (float64, error) {
-	if mask.IsEmpty() {
-		return 1, nil
+func milliseconds(d time.Duration) float64 { return d.Seconds() * 1000 }
+
+// speeds is the mean over masks (len(Cases),), each measured once.
+func (t *Table) speeds(masks []skip.Mask) (mean timing, err error) {
+	for _, mask := range masks {
+		of, ok := t.speed[mask]
+		if !ok {
+			if of, err = t.time(mask); err != nil {
+				return timing{}, err
+			}
+			if t.speed == nil {
+				t.speed = map[skip.Mask]timing{}
+			}
+			t.speed[mask] = of
+		}
+		mean.share += of.share / float64(len(masks))
+		for p := range mean.first {
+			mean.first[p] += of.first[p] / float64(len(masks))
+		}
 	}
-	if share, ok := t.speed[mask]; ok {
-		return share, nil
-	}
-	c, err := t.Model.NewContext(&llama.ContextOptions{NCtx: 256})
+	return mean, nil
+}
+
+// time measures a mask in turns with the whole model, with the model's default
+// number of threads.
+func (t *Table) time(mask skip.Mask) (timing, error) {
+	prompt := t.medianPrompt()
+	c, err := t.Model.NewContext(&llama.ContextOptions{NCtx: len(prompt) + speedSteps, NBatch: len(prompt)})
 	if err != nil {
-		return 0, err
+		return timing{}, err
 	}
 	defer c.Close()
-	b, err := llama.NewBatch(1, nil)
+	b, err := llama.NewBatch(len(prompt), nil)
 	if err != nil {
-		return 0, err
+		return timing{}, err
 	}
 	defer b.Close()
-	decode := func(m skip.Mask) (float64, error) {
-		c.Clear()
-		var start time.Time
-		for pos := range speedPrompt + speedSteps {
-			if pos == speedPrompt {
-				start = time.Now()
-			}
-			b.Clear()
-			if err := b.Add(t.Cases[0].Prompt[pos%len(t.Cases[0].Prompt)], pos, true, 0); err != nil {
-				return 0, err
-			}
-			if err := c.Decode(b, m); err != nil {
-				return 0, err
+	decode := func(tokens []llama.Token, pos int, m skip.Mask) error {
+		b.Clear()
+		for i, token := range tokens {
+			if err := b.Add(token, pos+i, i == len(tokens)-1, 0); err != nil {
+				return err
 			}
 		}
-		return time.Since(start).Seconds(), nil
+		return c.Decode(b, m)
+	}
+	prefill := func(m skip.Mask, p skip.Prefill) (ms float64, err error) {
+		c.Clear()
+		start := time.Now()
+		last := 0
+		if p == skip.FullPrefill && len(prompt) > 1 {
+			last = len(prompt) - 1
+			err = decode(prompt[:last], 0, skip.Mask{})
+		}
+		if err == nil {
+			err = decode(prompt[last:], last, m)
+		}
+		return milliseconds(time.Since(start)), err
+	}
+	generate := func(m skip.Mask) (ms float64, err error) {
+		start := time.Now()
+		for i := 0; i < speedSteps && err == nil; i++ {
+			err = decode(prompt[:1], len(prompt)+i, m)
+		}
+		return milliseconds(time.Since(start)), err
 	}
 	var shares []float64
+	var first [2][]float64
 	for range speedRounds {
-		whole, err := decode(skip.Mask{})
-		if err != nil {
-			return 0, err
+		_, err1 := prefill(skip.Mask{}, skip.MaskedPrefill)
+		whole, err2 := generate(skip.Mask{})
+		masked := whole
+		var err3 error
+		for p := range first {
+			ms, err := prefill(mask, skip.Prefill(p))
+			first[p] = append(first[p], ms)
+			err3 = errors.Join(err3, err)
 		}
-		masked, err := decode(mask)
-		if err != nil {
-			return 0, err
+		if !mask.IsEmpty() {
+			var err error
+			masked, err = generate(mask)
+			err3 = errors.Join(err3, err)
+		}
+		if err := errors.Join(err1, err2, err3); err != nil {
+			return timing{}, err
 		}
 		shares = append(shares, masked/whole)
 	}
-	slices.Sort(shares)
-	if t.speed == nil {
-		t.speed = map[skip.Mask]float64{}
-	}
-	t.speed[mask] = shares[len(shares)/2]
-	return t.speed[mask], nil
+	return timing{median(shares), [2]float64{median(first[0]), median(first[1])}}, nil
+}
+
+// medianPrompt is the prompt of median length.
+func (t *Table) medianPrompt() []llama.Token {
+	byLength := slices.Clone(t.Cases)
+	slices.SortStableFunc(byLength, func(a, b Case) int { return cmp.Compare(len(a.Prompt), len(b.Prompt)) })
+	return byLength[len(byLength)/2].Prompt
+}
+
+func median(values []float64) float64 {
+	slices.Sort(values)
+	return values[len(values)/2]
 }

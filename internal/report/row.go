@@ -23,11 +23,15 @@ type Row struct {
 	Accuracy     *float64 `json:"accuracy,omitempty"`      // share of right answers, 0 to 1
 	AccuracyLow  *float64 `json:"accuracy_low,omitempty"`  // lower end of its 95 % confidence interval
 	AccuracyHigh *float64 `json:"accuracy_high,omitempty"` // upper end
+	Acc          *float64 `json:"acc,omitempty"`           // share of the choices won by the sum of log-likelihoods
+	AccNorm      *float64 `json:"acc_norm,omitempty"`      // the same by the log-likelihood per byte of the choice
+	Perplexity   *float64 `json:"perplexity,omitempty"`    // of plain text, e to the loss per token
 	Loss         *float64 `json:"loss,omitempty"`          // nats for each token of the right answer
 	KL           *float64 `json:"kl,omitempty"`            // divergence from the full model, nats for each token
 	Agreement    *float64 `json:"agreement,omitempty"`     // share of tokens whose likeliest choice is the full model's, 0 to 1
 	MeanDepth    *float64 `json:"mean_depth,omitempty"`    // what was skipped in fact, over the examples
 	Speedup      *float64 `json:"speedup,omitempty"`       // decode speed, as a multiple of the full model's
+	TTFT         *float64 `json:"ttft_ms,omitempty"`       // time to the first token of a prompt of median length: routing and prefill, milliseconds
 	Escalated    *float64 `json:"escalated,omitempty"`     // share of tokens that the full model decided, 0 to 1
 }
 
@@ -65,8 +69,8 @@ func WriteJSON(path string, rows []Row) error {
 }
 
 func (r *Row) figures() []**float64 {
-	return []**float64{&r.Depth, &r.Cost, &r.Accuracy, &r.AccuracyLow, &r.AccuracyHigh, &r.Loss, &r.KL, &r.Agreement,
-		&r.MeanDepth, &r.Speedup, &r.Escalated}
+	return []**float64{&r.Depth, &r.Cost, &r.Accuracy, &r.AccuracyLow, &r.AccuracyHigh, &r.Acc, &r.AccNorm, &r.Perplexity,
+		&r.Loss, &r.KL, &r.Agreement, &r.MeanDepth, &r.Speedup, &r.TTFT, &r.Escalated}
 }
 
 // direction says which figures of a column are better.
@@ -91,6 +95,12 @@ var measures = []struct {
 	{column: Column{Name: "prefill", Left: true}, text: func(r Row) string { return r.Prefill }},
 	{column: Column{Name: "accuracy %"}, better: higher, figure: func(r Row) *float64 { return r.Accuracy },
 		text: func(r Row) string { return Interval(number(r.Accuracy), number(r.AccuracyLow), number(r.AccuracyHigh)) }},
+	{column: Column{Name: "acc %"}, better: higher, figure: func(r Row) *float64 { return r.Acc },
+		text: func(r Row) string { return Percent(number(r.Acc)) }},
+	{column: Column{Name: "acc_norm %"}, better: higher, figure: func(r Row) *float64 { return r.AccNorm },
+		text: func(r Row) string { return Percent(number(r.AccNorm)) }},
+	{column: Column{Name: "perplexity"}, better: lower, figure: func(r Row) *float64 { return r.Perplexity },
+		text: func(r Row) string { return decimals(number(r.Perplexity), 2) }},
 	{column: Column{Name: "loss"}, better: lower, figure: func(r Row) *float64 { return r.Loss },
 		text: func(r Row) string { return decimals(number(r.Loss), 3) }},
 	{column: Column{Name: "KL"}, better: lower, figure: func(r Row) *float64 { return r.KL },
@@ -100,6 +110,7 @@ var measures = []struct {
 	{column: Column{Name: "cost %"}, text: func(r Row) string { return Percent(number(r.Cost)) }},
 	{column: Column{Name: "mean depth"}, text: func(r Row) string { return decimals(number(r.MeanDepth), 2) }},
 	{column: Column{Name: "speed-up"}, text: func(r Row) string { return times(number(r.Speedup)) }},
+	{column: Column{Name: "first token ms"}, text: func(r Row) string { return decimals(number(r.TTFT), 2) }},
 	{column: Column{Name: "escalated %"}, text: func(r Row) string { return Percent(number(r.Escalated)) }},
 }
 
