@@ -40,7 +40,8 @@ type ModelOptions struct {
 	Mlock bool
 
 	// NoRepack leaves quantised weights as they are in the file instead of
-	// rearranging them for the CPU: slower, but the mapping is all the memory used.
+	// rearranging them for the CPU: slower, but loading needs no memory beside the
+	// mapping, and what [Model.ReleaseWeights] gave back is sooner back.
 	NoRepack bool
 
 	// VocabOnly loads the tokenizer and the metadata and no weights; such a

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,6 +47,8 @@ func TestRunJSON(t *testing.T) {
 	require.LessOrEqual(t, r.Tokens, 6)
 	require.Positive(t, r.PromptTokens)
 	require.Positive(t, r.PrefillTPS)
+	require.EqualValues(t, 5.3, math.Round(float64(r.Weights)/(1<<20)*10)/10, "MiB")
+	require.Positive(t, r.Resident)
 	require.NotContains(t, out, "null")
 }
 

@@ -44,12 +44,12 @@ type runResult struct {
 	PrefillTPS   float64     `json:"prefill_tps"`
 	DecodeMS     float64     `json:"decode_ms"`
 	DecodeTPS    float64     `json:"decode_tps"`
-	Prefill      string      `json:"prefill"`                    // masked or full
-	Escalated    int         `json:"escalated"`                  // tokens that the whole model decided
-	Weights      uint64      `json:"weights"`                    // bytes in the file
-	Resident     uint64      `json:"resident_weights,omitempty"` // bytes in main memory after the answer; absent when not known
-	Route        *runChoice  `json:"route,omitempty"`            // absent when nothing was chosen
-	Drafts       *runDrafts  `json:"drafts,omitempty"`           // absent when not lossless
+	Prefill      string      `json:"prefill"`                          // masked or full
+	Escalated    int         `json:"escalated"`                        // tokens that the whole model decided
+	Weights      uint64      `json:"weights_bytes"`                    // of the whole model
+	Resident     uint64      `json:"resident_weights_bytes,omitempty"` // in main memory after the answer; absent when not known
+	Route        *runChoice  `json:"route,omitempty"`                  // absent when nothing was chosen
+	Drafts       *runDrafts  `json:"drafts,omitempty"`                 // absent when not lossless
 }
 
 // runDrafts is what lossless drafting brought.
