@@ -58,8 +58,8 @@ bench-shapes: build setup ## measure masks on the shapes of a 1B and an 8B model
 	@scripts/bench-shapes '$(BUILD)'
 
 bench-peers: build setup ## measure speed beside stock llama.cpp from C and yzma; rows go to build/peers.json
-	scripts/bench-peers --json >$(BUILD)/peers.json.part
-	@mv $(BUILD)/peers.json.part $(BUILD)/peers.json
+	@scripts/bench-peers --json >$(BUILD)/peers.part || { rm -f $(BUILD)/peers.part; exit 1; }
+	@mv $(BUILD)/peers.part $(BUILD)/peers.json
 
 bench-compare: build setup need-git ## compare Go's benchmarks with those of a git REF=
 	scripts/bench-compare '$(REF)'
