@@ -18,10 +18,10 @@ get-node := $(get-npm)
 get-git  := with `apt install git`
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build setup test test-long lint preload bench bench-shapes bench-peers bench-compare eval profile install fuzz clean need-browser
+.PHONY: help demo build setup test test-long lint preload bench bench-shapes bench-peers bench-lossless bench-compare eval profile install fuzz clean need-browser
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: build setup ## build, fetch llama.cpp, and chat with the demo model
 	@scripts/demo $(BUILD)/gallop
@@ -60,6 +60,9 @@ bench-shapes: build setup ## measure masks on the shapes of a 1B and an 8B model
 bench-peers: build setup ## measure speed beside stock llama.cpp from C and yzma; rows go to build/peers.json
 	@scripts/bench-peers --json >$(BUILD)/peers.part || { rm -f $(BUILD)/peers.part; exit 1; }
 	@mv $(BUILD)/peers.part $(BUILD)/peers.json
+
+bench-lossless: build setup ## measure lossless drafts; rows go to build/lossless.json
+	@scripts/bench-lossless '$(BUILD)'
 
 bench-compare: build setup need-git ## compare Go's benchmarks with those of a git REF=
 	scripts/bench-compare '$(REF)'

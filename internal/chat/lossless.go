@@ -229,20 +229,24 @@ const measureFor = 300 * time.Millisecond
 func (d *drafter) measure() error {
 	s := d.s
 	tokens := make([]llama.Token, MaxDraft+1)
-	sizes := []int{1, 1, 1, 4, 8, 2, 16}
+	sizes := []int{1, 1, 1, 1, 4, 8, 4, 8, 2, 16}
+	const warmUp = 2 // reads the weights into memory, and makes room
 	if d.fixed {
 		sizes = []int{1, 2} // as much as finds out whether tokens can be forgotten
 	}
 	start := time.Now()
 	for i, n := range sizes {
-		if n > min(s.batch.Cap(), s.ctx.NCtx()) || i > 1 && time.Since(start) > measureFor {
+		if i == warmUp {
+			start = time.Now()
+		}
+		if n > min(s.batch.Cap(), s.ctx.NCtx()) || i > warmUp && time.Since(start) > measureFor {
 			break
 		}
 		began := time.Now()
 		if err := s.decode(tokens[:n], skip.Mask{}, n); err != nil {
 			return err
 		}
-		if i > 0 { // the first one reads the weights into memory
+		if i >= warmUp {
 			d.pace.saw(n, time.Since(began))
 		}
 		if n > 1 {
@@ -322,7 +326,7 @@ func (d *drafter) single(g *generation, pending llama.Token) (next llama.Token, 
 
 // remeasure is after how many drafts single tokens are timed again: that time
 // grows with the context.
-const remeasure = 64
+const remeasure = 24
 
 // lossShare is the share of the time of plain decoding that trying drafts may
 // cost, and lossTokens how many tokens' time beside that, for the first tries.
@@ -368,12 +372,15 @@ func (d *drafter) choose(room int) (src *source, length int) {
 	var bestLength, promisingLength int
 	rate, promise := 1/one, 1/one
 	for _, s := range sources {
-		if n, r := d.pace.best(s.cost, d.odds(s), most); r > rate {
+		if n, r := d.pace.best(&s.cost, d.odds(s), most); r > rate {
 			best, bestLength, rate = s, n, r
 		}
-		if n, r := d.pace.best(s.cost, s.odds.hope(s.prior), most); r > promise {
+		if n, r := d.pace.best(&s.cost, s.odds.hope(s.prior), most); r > promise {
 			n = min(n, tryMost)
-			if s.cost.once+float64(n)*s.cost.each+d.pace.of(n+1)-one <= allowed {
+			for n > 0 && s.cost.once+float64(n)*s.cost.each+d.pace.of(n+1)-one > allowed {
+				n--
+			}
+			if n > 0 {
 				promising, promisingLength, promise = s, n, r
 			}
 		}
@@ -410,6 +417,7 @@ func (d *drafter) odds(s *source) float64 {
 // is false when the answer has ended with one of them.
 func (d *drafter) round(g *generation, src *source, length int, pending llama.Token) (next llama.Token, more bool, err error) {
 	s, began, base := d.s, time.Now(), len(d.s.cached)
+	expected := src.cost // before this round teaches something else
 	d.tokens, d.class = d.tokens[:0], d.class[:0]
 	if src.lookup {
 		d.lookUp(length)
@@ -422,7 +430,7 @@ func (d *drafter) round(g *generation, src *source, length int, pending llama.To
 		}
 		d.singles = 0
 		next, err = d.single(g, pending)
-		d.account(src, 1, time.Since(began))
+		d.account(&expected, 1, time.Since(began))
 		return next, true, err
 	}
 	verifying := time.Now()
@@ -452,7 +460,7 @@ func (d *drafter) round(g *generation, src *source, length int, pending llama.To
 	d.rounds++
 	d.singles = 0
 	d.plain += float64(accepted+1) * d.pace.of(1)
-	d.account(src, accepted+1, time.Since(began))
+	d.account(&expected, accepted+1, time.Since(began))
 	return next, more, err
 }
 
@@ -472,15 +480,19 @@ func (d *drafter) possible() float64 {
 		return 0
 	}
 	j := d.drafted[most]
-	_, rate := d.pace.best(most.cost, float64(j.accepted)/float64(j.decided), d.most)
+	_, rate := d.pace.best(&most.cost, float64(j.accepted)/float64(j.decided), d.most)
 	return rate * d.pace.of(1)
 }
 
+// interrupted is how many times its expected time a step must take for the rest to
+// be somebody else's doing.
+const interrupted = 1.5
+
 // account books what a step won over one token at a time, or lost; an
 // interruption by another program is nobody's loss.
-func (d *drafter) account(src *source, tokens int, took time.Duration) {
-	expected := src.cost.once + float64(len(d.tokens))*src.cost.each + d.pace.of(len(d.tokens)+1)
-	d.ahead += float64(tokens)*d.pace.of(1) - min(took.Seconds(), clipTimes*expected)
+func (d *drafter) account(cost *draftCost, tokens int, took time.Duration) {
+	expected := cost.once + float64(len(d.tokens))*cost.each + d.pace.of(len(d.tokens)+1)
+	d.ahead += float64(tokens)*d.pace.of(1) - min(took.Seconds(), interrupted*expected)
 	// What was won long ago is no licence to lose it all again.
 	d.ahead = min(d.ahead, lossTokens*d.pace.of(1))
 }
@@ -527,7 +539,7 @@ func (d *drafter) draft(g *generation, src *source, length int, pending llama.To
 	if !d.fixed {
 		most = d.bound(g.room())
 	}
-	_, rate := d.pace.best(src.cost, mean, d.most)
+	_, rate := d.pace.best(&src.cost, mean, d.most)
 	rate = max(rate, 1/d.pace.of(1)) // that the time could bring otherwise
 	reach := 1.0                     // chance that all tokens so far are accepted
 	for token := pending; len(d.tokens) < most; {
@@ -552,7 +564,7 @@ func (d *drafter) draft(g *generation, src *source, length int, pending llama.To
 		class := probabilityClass(sure)
 		chance := min(src.odds.of(class, src.prior), mostOdds)
 		ends := d.s.model.Vocab.IsEnd(token)
-		goOn := !ends && (d.fixed || d.pace.goOn(n+1, reach*chance, src.cost, mean, rate, most))
+		goOn := !ends && (d.fixed || d.pace.goOn(n+1, reach*chance, &src.cost, mean, rate, most))
 		if !goOn && !ends && !d.fixed && reach*chance < rate*(d.pace.of(n+2)-d.pace.of(n+1)) {
 			return nil // not even this token is worth being verified
 		}

@@ -2,6 +2,7 @@ package chat
 
 import (
 	"math"
+	"slices"
 	"time"
 )
 
@@ -11,26 +12,33 @@ import (
 // at a time.
 type pace struct {
 	seconds [MaxDraft + 2]float64 // (n,) of a batch of n tokens; 0 = not measured
+	seen    [MaxDraft + 2]times   // what they are the medians of
 }
 
-// recent is the weight of a new measurement in a running mean: the last ten or
-// so count. Clipping keeps one interruption by another program out of it.
-const (
-	recent    = 0.1
-	clipTimes = 3
-)
+// recent is how many measurements count: few, because times grow with the
+// context, and enough for a median that interruptions by other programs, and
+// first looks at weights, do not move.
+const recent = 7
 
-// blend moves a running mean towards what was seen; 0 = nothing was seen before.
-func blend(mean, seen float64) float64 {
-	if mean == 0 {
-		return seen
-	}
-	return mean + recent*(min(seen, clipTimes*mean)-mean)
+// times are the last measurements of something, in seconds.
+type times struct {
+	last [recent]float64
+	n    int // measurements so far
+}
+
+// add takes in another one and gives the median of the last.
+func (t *times) add(seconds float64) (median float64) {
+	t.last[t.n%recent] = seconds
+	t.n++
+	known := min(t.n, recent)
+	sorted := t.last
+	slices.Sort(sorted[:known])
+	return sorted[(known-1)/2]
 }
 
 // saw takes in the time of a batch of n tokens.
 func (p *pace) saw(n int, took time.Duration) {
-	p.seconds[n] = blend(p.seconds[n], took.Seconds())
+	p.seconds[n] = p.seen[n].add(took.Seconds())
 }
 
 // unknownSlope is what one more token is taken to add to a batch, as a share of
@@ -128,15 +136,30 @@ func probabilityClass(p float64) int {
 
 // draftCost is what drafting takes, in seconds: once for each draft, and for
 // each token.
-type draftCost struct{ once, each float64 }
+type draftCost struct {
+	once, each float64
+
+	first, later times // that were measured
+}
+
+// trusted is how many measurements it takes to give up what was believed before:
+// one may have been interrupted, and a source that is taken for dear is not tried
+// again.
+const trusted = 3
 
 // learn takes in the time of a draft's nth token, counted from 0. The first one
 // has the change to another graph in it.
 func (c *draftCost) learn(n int, took time.Duration) {
+	t := &c.first
 	if n > 0 {
-		c.each = blend(c.each, took.Seconds())
-	} else {
-		c.once = blend(c.once, max(took.Seconds()-c.each, 0))
+		t = &c.later
+	}
+	switch median := t.add(took.Seconds()); {
+	case t.n < trusted:
+	case n > 0:
+		c.each = median
+	default:
+		c.once = max(median-c.each, 0)
 	}
 }
 
@@ -145,7 +168,7 @@ func (c *draftCost) learn(n int, took time.Duration) {
 // tokens gives 1 + odds + … + odds^γ (the whole model's own next token is the
 // first term), in once + γ each + the time of a batch of γ+1. rate is in tokens
 // a second.
-func (p *pace) best(cost draftCost, odds float64, most int) (length int, rate float64) {
+func (p *pace) best(cost *draftCost, odds float64, most int) (length int, rate float64) {
 	tokens, reach := 1.0, 1.0
 	for n := 1; n <= most; n++ {
 		reach *= odds
@@ -160,7 +183,7 @@ func (p *pace) best(cost draftCost, odds float64, most int) (length int, rate fl
 // goOn decides whether a draft of n tokens, all of which are accepted with the
 // chance reach, should get longer: whether some longer draft brings more tokens
 // than the time that it takes would bring at rate.
-func (p *pace) goOn(n int, reach float64, cost draftCost, odds, rate float64, most int) bool {
+func (p *pace) goOn(n int, reach float64, cost *draftCost, odds, rate float64, most int) bool {
 	tokens := 0.0
 	for m := n + 1; m <= most; m++ {
 		reach *= odds

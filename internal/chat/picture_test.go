@@ -23,9 +23,9 @@ func TestCostPicture(t *testing.T) {
 	var series []report.Series
 	for _, share := range []float64{0, 0.2, 0.35, 0.5, 0.65} {
 		s := report.Series{Name: fmt.Sprintf("drafted at %g %% of the cost", 100*share)}
-		cost := draftCost{once: 0.0005, each: share * one} // and half a millisecond for a graph
+		cost := &draftCost{once: 0.0005, each: share * one} // and half a millisecond for a graph
 		if share == 0 {
-			s.Name, cost = "looked up", draftCost{}
+			s.Name, cost = "looked up", &draftCost{}
 		}
 		for percent := 0.0; percent <= 99; percent += 3 {
 			_, rate := p.best(cost, percent/100, MaxDraft)
