@@ -16,6 +16,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/gallop-llm/gallop/internal/randmodel"
+	"github.com/gallop-llm/gallop/internal/report"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -391,7 +392,5 @@ func (e *engine) switching(mask skip.Mask, pos, n int) (float64, error) {
 type summary struct{ median, low, high float64 }
 
 func summarise(values []float64) summary {
-	values = slices.Sorted(slices.Values(values))
-	n := len(values)
-	return summary{(values[(n-1)/2] + values[n/2]) / 2, values[0], values[n-1]}
+	return summary{report.Median(values), slices.Min(values), slices.Max(values)}
 }

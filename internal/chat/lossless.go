@@ -104,7 +104,6 @@ type source struct {
 	cost   draftCost
 	odds   odds
 	prior  float64 // chance of acceptance that was believed before anything was tried
-	rounds int
 }
 
 // Beliefs of before anything was tried. Low ones would keep a good source from
@@ -361,9 +360,9 @@ func (d *drafter) choose(room int) (src *source, length int) {
 	if d.steps >= remeasure {
 		return nil, 0
 	}
-	sources := d.masks
+	sources, match := d.masks, 0
 	if d.lookup != nil {
-		if _, match := d.text.draft(d.tokens[:0], 1); match > 0 {
+		if _, match = d.text.draft(d.tokens[:0], 1); match > 0 {
 			sources = append(sources[:len(sources):len(sources)], d.lookup)
 		}
 	}
@@ -372,7 +371,11 @@ func (d *drafter) choose(room int) (src *source, length int) {
 	var bestLength, promisingLength int
 	rate, promise := 1/one, 1/one
 	for _, s := range sources {
-		if n, r := d.pace.best(&s.cost, d.odds(s), most); r > rate {
+		odds := s.odds.mean(s.prior)
+		if s.lookup {
+			odds = s.odds.of(matchClass(match), s.prior)
+		}
+		if n, r := d.pace.best(&s.cost, min(odds, mostOdds), most); r > rate {
 			best, bestLength, rate = s, n, r
 		}
 		if n, r := d.pace.best(&s.cost, s.odds.hope(s.prior), most); r > promise {
@@ -400,16 +403,6 @@ func (d *drafter) choose(room int) (src *source, length int) {
 // be taken: with one of the whole model's own behind it.
 func (d *drafter) bound(room int) int {
 	return min(d.most, room-1, d.s.batch.Cap()-1, d.s.ctx.NCtx()-len(d.s.cached)-1)
-}
-
-// odds is the chance that a token of the source's next draft is accepted.
-func (d *drafter) odds(s *source) float64 {
-	if s.lookup {
-		if _, match := d.text.draft(d.tokens[:0], 1); match > 0 {
-			return min(s.odds.of(matchClass(match), s.prior), mostOdds)
-		}
-	}
-	return min(s.odds.mean(s.prior), mostOdds)
 }
 
 // round drafts after pending, the last token that was taken, and lets the whole
@@ -449,7 +442,6 @@ func (d *drafter) round(g *generation, src *source, length int, pending llama.To
 	for i, class := range d.class[:min(accepted+1, len(d.tokens))] {
 		src.odds.count(class, i < accepted)
 	}
-	src.rounds++
 	g.a.Drafting.count(src, len(d.tokens), accepted)
 	if d.drafted[src] == nil {
 		d.drafted[src] = &judged{}

@@ -246,7 +246,7 @@ func (r *Result) sum() {
 		n := float64(len(r.Prompts))
 		r.Ways[w].Summary = Summary{
 			PrefillTPS: report.Figure(prefilled / prefill), DecodeTPS: report.Figure(decoded / decode),
-			FirstTokenMS: report.Figure(median(first)), TotalMS: report.Figure(median(total)),
+			FirstTokenMS: report.Figure(report.Median(first)), TotalMS: report.Figure(report.Median(total)),
 			PrefillSpeedup: newSpeedup(prefillUp), DecodeSpeedup: newSpeedup(decodeUp), FirstTokenSpeedup: newSpeedup(firstUp),
 			LayersUsed: layers / n, Cost: report.Figure(cost / tokens), Escalated: escalated / max(tokens, 1),
 			Agreement: report.Figure(eval.Mean(agreement)), KL: report.Figure(eval.Mean(kl)), Same: same / n,
@@ -267,16 +267,7 @@ func newSpeedup(ratios []float64) Speedup {
 	for i, x := range ratios {
 		logs[i] = math.Log(x)
 	}
-	return Speedup{Median: report.Figure(median(ratios)), Mean: report.Figure(math.Exp(eval.Mean(logs)))}
-}
-
-// median is NaN without values.
-func median(values []float64) float64 {
-	if len(values) == 0 {
-		return math.NaN()
-	}
-	sorted := slices.Sorted(slices.Values(values))
-	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
+	return Speedup{Median: report.Figure(report.Median(ratios)), Mean: report.Figure(math.Exp(eval.Mean(logs)))}
 }
 
 // Table gives the summary for package report: a line for each figure, a column

@@ -146,7 +146,7 @@ func usual(runs []timed) timed {
 		for i, t := range runs {
 			all[i] = float64(of(t))
 		}
-		return time.Duration(median(all))
+		return time.Duration(report.Median(all))
 	}
 	t.total = medianOf(func(t timed) time.Duration { return t.total })
 	t.first = medianOf(func(t timed) time.Duration { return t.first })

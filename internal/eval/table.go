@@ -408,7 +408,7 @@ func (t *Table) time(mask skip.Mask) (timing, error) {
 		}
 		shares = append(shares, masked/whole)
 	}
-	return timing{median(shares), [2]float64{median(first[0]), median(first[1])}}, nil
+	return timing{report.Median(shares), [2]float64{report.Median(first[0]), report.Median(first[1])}}, nil
 }
 
 // medianPrompt is the prompt of median length.
@@ -416,9 +416,4 @@ func (t *Table) medianPrompt() []llama.Token {
 	byLength := slices.Clone(t.Cases)
 	slices.SortStableFunc(byLength, func(a, b Case) int { return cmp.Compare(len(a.Prompt), len(b.Prompt)) })
 	return byLength[len(byLength)/2].Prompt
-}
-
-func median(values []float64) float64 {
-	slices.Sort(values)
-	return values[len(values)/2]
 }

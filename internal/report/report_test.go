@@ -489,3 +489,11 @@ func TestHeatErrors(t *testing.T) {
 	require.ErrorIs(t, HeatPNG(path, Grid{Rows: []string{"a"}, Columns: []string{"0"}, Values: [][]float64{{nan}}}), ErrEmpty)
 	require.NoFileExists(t, path)
 }
+
+func TestMedian(t *testing.T) {
+	values := []float64{5, 1, 3}
+	require.InDelta(t, 3, Median(values), 0)
+	require.Equal(t, []float64{5, 1, 3}, values)
+	require.InDelta(t, 2, Median([]float64{1, 3}), 0)
+	require.True(t, math.IsNaN(Median(nil)))
+}
