@@ -27,6 +27,12 @@ type Batch struct {
 	nEmbd int                  // 0 = a batch of tokens
 
 	shared bool // a token is in several sequences
+
+	// Alone has a few tokens attend as each would in a batch of its own, in order:
+	// on CPU, flash attention else rounds otherwise for several tokens than for one,
+	// and a draft that is verified in a batch would not be judged by quite the same
+	// logits. Clear leaves it as it is.
+	Alone bool
 }
 
 // BatchOptions says what a batch can hold. nil and zero are the defaults.

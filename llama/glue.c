@@ -334,7 +334,7 @@ void gallop_free_context(struct gallop_context *c) {
 }
 
 int32_t gallop_decode(struct gallop_context *c, struct llama_context *ctx, struct llama_batch batch, const uint64_t *mask,
-                      bool causal) {
+                      bool causal, bool alone) {
     enum { ABORTED = 2 }; /* llama_decode's own number */
     if (atomic_load(&c->watch.stop)) {
         return ABORTED;
@@ -344,7 +344,7 @@ int32_t gallop_decode(struct gallop_context *c, struct llama_context *ctx, struc
         rewind_influence(c->influence); /* the decode before may have been aborted in the middle */
     }
     /* layerskip may switch causal attention off and on again, which these models must not be left with. */
-    const int32_t result = causal ? layerskip_decode(&c->skip, ctx, batch, mask) : llama_decode(ctx, batch);
+    const int32_t result = causal ? layerskip_decode(&c->skip, ctx, batch, mask, alone) : llama_decode(ctx, batch);
     if (result != 0) {
         take_error(&c->err);
     }

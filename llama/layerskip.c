@@ -1,2 +1,3 @@
 /* cgo compiles the C files of this folder only; the patch lives in third_party. */
 #include "../third_party/layerskip/layerskip.c"
+#include "../third_party/layerskip/rows.c"

@@ -43,5 +43,6 @@ compile() {
 }
 compile third_party/layerskip/layerskip.c
 compile -DLAYERSKIP_PRELOAD third_party/layerskip/layerskip.c
+compile third_party/layerskip/rows.c
 compile llama/glue.c
 compile scripts/cloop.c

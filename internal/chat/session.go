@@ -460,6 +460,7 @@ func (s *Session) decodeLast(tokens []llama.Token) error {
 // sample from.
 func (s *Session) decode(tokens []llama.Token, mask skip.Mask, outputs int) error {
 	s.batch.Clear()
+	s.batch.Alone = outputs > 1 // what is verified must come out as one at a time
 	for i, t := range tokens {
 		if err := s.batch.Add(t, len(s.cached)+i, i >= len(tokens)-outputs, 0); err != nil {
 			return err

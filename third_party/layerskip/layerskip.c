@@ -76,6 +76,7 @@ static _Thread_local struct {
     struct layerskip_report *report;
     struct layerskip_stream *stream; /* NULL = nobody reads it */
     struct ggml_cgraph *graph;       /* the last that was built; NULL = none was */
+    bool alone;
     bool refused;
 } job;
 
@@ -572,6 +573,21 @@ static void preload_begin(const void *caller);
 static void preload_end(void);
 #endif
 
+#ifndef LAYERSKIP_PRELOAD
+
+/* Has rows.c compute the rows of every flash attention one by one. */
+static void mark_rows(struct ggml_cgraph *graph) {
+    const int n = real.n_nodes(graph);
+    for (int i = 0; i < n; i++) {
+        struct ggml_tensor *node = real.node(graph, i);
+        if (strcmp(real.op_name(node->op), "FLASH_ATTN_EXT") == 0) {
+            node->op_params[LAYERSKIP_ROWS_PARAM] = LAYERSKIP_ROWS;
+        }
+    }
+}
+
+#endif
+
 __attribute__((visibility("default"))) bool ggml_backend_sched_alloc_graph(struct ggml_backend_sched *sched,
                                                                            struct ggml_cgraph *graph) {
 #ifdef LAYERSKIP_PRELOAD
@@ -588,6 +604,11 @@ __attribute__((visibility("default"))) bool ggml_backend_sched_alloc_graph(struc
     if (job.mask != NULL) {
         ok = apply_mask(graph, job.mask);
     }
+#ifndef LAYERSKIP_PRELOAD
+    if (job.alone) {
+        mark_rows(graph);
+    }
+#endif
     job.graph = graph;
 #ifdef LAYERSKIP_PRELOAD
     preload_end();
@@ -611,8 +632,9 @@ static void discard(struct ggml_cgraph *graph) {
 }
 
 int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ctx, struct llama_batch batch,
-                         const uint64_t *mask) {
-    const bool changed = state->graph != NULL && memcmp(state->built, mask, sizeof state->built) != 0;
+                         const uint64_t *mask, bool alone) {
+    const bool changed = state->graph != NULL &&
+                         (memcmp(state->built, mask, sizeof state->built) != 0 || state->built_alone != alone);
     const bool new_graph = state->graph == NULL || changed;
     if (state->failed) {
         real.set_causal_attn(ctx, false);
@@ -622,6 +644,7 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
     }
     if (new_graph) {
         memcpy(state->built, mask, sizeof state->built);
+        state->built_alone = alone;
         memset(&state->report, 0, sizeof state->report);
     }
     const bool masked = !is_empty(mask);
@@ -629,11 +652,13 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
     job.report = &state->report;
     job.stream = state->stream;
     job.graph = NULL;
+    job.alone = alone;
     job.refused = false;
     const int32_t result = real.decode(ctx, batch);
     job.mask = NULL;
     job.report = NULL;
     job.stream = NULL;
+    job.alone = false;
 
     if (job.graph != NULL) {
         state->graph = job.graph;

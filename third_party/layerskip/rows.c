@@ -1,0 +1,92 @@
+/*
+ * Tokens of a batch whose attention comes out as if each had come alone.
+ *
+ * ggml's CPU module computes flash attention in two ways. For a single token and 512 cached
+ * positions or more it gives each thread a share of the positions and adds up what they found; for
+ * several tokens each is one thread's. The sums are the same but for the order, so they differ in
+ * their last bits, which quantised models then round to another step: enough to turn an answer at a
+ * near-tie, and too much for a verified draft that is to be the plain answer.
+ *
+ * The module calls its own function through the dynamic linker, which finds the one below first.
+ * Where layerskip.c marked the operation, it hands the rows to the real function one by one, each
+ * with as many positions as a decode of that token alone would have seen. All else passes through.
+ */
+#define _GNU_SOURCE
+#include "layerskip.h"
+
+#include <dlfcn.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+/* ggml's, of v0.5.0: what a thread knows of the operation that it computes a part of. */
+struct ggml_compute_params {
+    int ith, nth; /* this thread, of how many */
+    size_t wsize;
+    void *wdata;
+    struct ggml_threadpool *threadpool;
+    bool use_ref;
+};
+
+typedef void attention(const struct ggml_compute_params *, struct ggml_tensor *);
+typedef void barrier(struct ggml_threadpool *);
+
+/* The real functions; any thread may find them first, and all find the same. */
+static struct {
+    attention *_Atomic attention;
+    barrier *_Atomic barrier;
+} cpu;
+
+static void find_real(const void *return_address) {
+    Dl_info caller;
+    void *module = dladdr(return_address, &caller) != 0 ? dlopen(caller.dli_fname, RTLD_LAZY | RTLD_NOLOAD) : NULL;
+    if (module == NULL) {
+        abort(); /* cannot be: it is running */
+    }
+    atomic_store(&cpu.barrier, (barrier *)dlsym(module, "ggml_barrier"));
+    atomic_store(&cpu.attention, (attention *)dlsym(module, "ggml_compute_forward_flash_attn_ext"));
+    dlclose(module);
+}
+
+/* llama.cpp gives a decode the used part of the KV cache, rounded up to this many cells. */
+enum { CELLS = 256 };
+
+/* How many cells a decode of the row's token alone would be given: up to the last one that it attends to. */
+static int64_t cells_alone(const struct ggml_tensor *mask, const char *row, int64_t n) {
+    enum { MINUS_INFINITY = 0xfc00 }; /* as a 16-bit float */
+    const uint16_t *weights = (const uint16_t *)row;
+    int64_t last = mask->ne[0] < n ? mask->ne[0] : n;
+    while (last > 1 && weights[last - 1] == MINUS_INFINITY) {
+        last--;
+    }
+    const int64_t cells = (last + CELLS - 1) / CELLS * CELLS;
+    return cells < n ? cells : n;
+}
+
+__attribute__((visibility("default"))) void ggml_compute_forward_flash_attn_ext(const struct ggml_compute_params *params,
+                                                                                struct ggml_tensor *dst) {
+    if (atomic_load_explicit(&cpu.attention, memory_order_relaxed) == NULL) {
+        find_real(__builtin_return_address(0));
+    }
+    attention *const real = atomic_load_explicit(&cpu.attention, memory_order_acquire);
+    barrier *const wait = atomic_load_explicit(&cpu.barrier, memory_order_relaxed);
+    const struct ggml_tensor *q = dst->src[0], *mask = dst->src[3];
+    if (dst->op_params[LAYERSKIP_ROWS_PARAM] != LAYERSKIP_ROWS || q->ne[1] == 1 || q->ne[3] != 1 || mask == NULL ||
+        mask->type != GGML_TYPE_F16 || wait == NULL) {
+        real(params, dst);
+        return;
+    }
+    for (int64_t i = 0; i < q->ne[1]; i++) {
+        struct ggml_tensor out = *dst, one = *q, k = *dst->src[1], v = *dst->src[2], seen = *mask;
+        one.ne[1] = seen.ne[1] = out.ne[2] = 1;
+        one.data = (char *)q->data + i * q->nb[1];
+        seen.data = (char *)mask->data + i * mask->nb[1];
+        out.data = (char *)dst->data + i * dst->nb[2];
+        k.ne[1] = v.ne[1] = cells_alone(mask, seen.data, k.ne[1]);
+        out.src[0] = &one;
+        out.src[1] = &k;
+        out.src[2] = &v;
+        out.src[3] = &seen;
+        real(params, &out);
+        wait(params->threadpool); /* the next row uses the same working memory */
+    }
+}
