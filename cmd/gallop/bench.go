@@ -34,6 +34,7 @@ type benchmark struct {
 	flash, cacheK, cacheV             string
 	pruned                            bool
 	faint                             float64
+	faintEnds                         bool
 
 	lossless    bool // measured in place of masks
 	draftMax    []int
@@ -78,6 +79,7 @@ shape in the cache folder: speed does not depend on the values. Shapes:
 	flags.StringVar(&f.outputErr, "oe", "", "what to print on stderr as well (default: nothing)")
 	flags.BoolVar(&f.asJSON, "json", false, "as -o json")
 	flags.Float64Var(&f.faint, "faint", 1, "scale what the inner layers of --shape contribute by this, for a model that hardly needs them")
+	flags.BoolVar(&f.faintEnds, "faint-ends", false, "with --faint, scale the first and the last layer too: the model's text then repeats itself")
 	flags.BoolVar(&f.lossless, "lossless", false, "measure lossless drafts against one token at a time, on built-in prompts, instead of masks (--skip: to draft under)")
 	flags.IntSliceVar(&f.draftMax, "draft-max", []int{chat.MaxDraft}, "tokens in a draft at most; repeatable")
 	flags.StringVar(&f.draftSource, "draft-source", "both", "where drafts come from: mask, lookup or both")
@@ -126,7 +128,7 @@ func runBench(cmd *cobra.Command, f *benchmark) error {
 	for _, j := range jobs {
 		if j.shape != "" {
 			progress, done := byteBar(cmd.ErrOrStderr(), "making "+j.shape)
-			j.path, err = randmodel.Cached(ctx, j.shape, j.typ, f.faint, progress)
+			j.path, err = randmodel.Cached(ctx, j.shape, j.typ, f.faint, f.faintEnds, progress)
 			done()
 			if err != nil {
 				return err
@@ -334,7 +336,7 @@ func (j job) measureLossless(ctx context.Context, cmd *cobra.Command, f *benchma
 		if err != nil {
 			return nil, err
 		}
-		row.Shape, row.Faint = j.shape, f.faint
+		row.Shape, row.Faint, row.Ends = j.shape, f.faint, f.faintEnds
 		rows = append(rows, row)
 	}
 	return rows, nil

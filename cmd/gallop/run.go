@@ -63,6 +63,7 @@ type runDrafts struct {
 	Lengths        []int          `json:"lengths"`          // rounds by how many tokens were accepted, from 0 on
 	Masks          map[string]int `json:"masks"`            // drafted tokens by mask
 	Speedup        float64        `json:"speedup"`          // over one token at a time, estimated
+	Rounding       float64        `json:"rounding"`         // of logits in a batch, at most, as seen at the start; 0 = to the last bit those of one token at a time
 }
 
 func draftsOf(a chat.Answer) *runDrafts {
@@ -76,7 +77,7 @@ func draftsOf(a chat.Answer) *runDrafts {
 	}
 	return &runDrafts{
 		Rounds: d.Rounds, Drafted: d.Drafted, Accepted: d.Accepted, LookedUp: d.LookedUp, Acceptance: d.Acceptance(),
-		TokensPerRound: d.TokensPerRound(), Lengths: d.Lengths[:], Masks: masks, Speedup: a.DraftSpeedup(),
+		TokensPerRound: d.TokensPerRound(), Lengths: d.Lengths[:], Masks: masks, Speedup: a.DraftSpeedup(), Rounding: d.Rounding,
 	}
 }
 

@@ -32,9 +32,10 @@ type LosslessOptions struct {
 type LosslessRow struct {
 	Model   string  `json:"model"`
 	Shape   string  `json:"shape"`
-	Faint   float64 `json:"faint"` // what the output of inner layers was scaled by; 1 = not
-	Draft   string  `json:"draft"` // where drafts came from: masks, or "looked up"
-	Gamma   int     `json:"gamma"` // tokens of a draft at most
+	Faint   float64 `json:"faint"`      // what the output of inner layers was scaled by; 1 = not
+	Ends    bool    `json:"faint_ends"` // that of the first and the last layer too
+	Draft   string  `json:"draft"`      // where drafts came from: masks, or "looked up"
+	Gamma   int     `json:"gamma"`      // tokens of a draft at most
 	Rounds  int     `json:"rounds"`
 	Threads int     `json:"threads"`
 	Device  string  `json:"device"`
@@ -50,8 +51,9 @@ type LosslessRow struct {
 	SpeedupMax float64 `json:"speedup_max"`
 	Possible   float64 `json:"possible"` // median speed-up that the cost model expects at the acceptance that was seen; at least 1
 
-	EqualTokens    int `json:"equal_tokens"` // of those compared, up to where answers part
-	ComparedTokens int `json:"compared_tokens"`
+	EqualTokens    int     `json:"equal_tokens"` // of those compared, up to where answers part
+	ComparedTokens int     `json:"compared_tokens"`
+	Rounding       float64 `json:"rounding"` // of logits in a batch, at most, as seen at the start; see [chat.Drafting]
 }
 
 // RunLossless asks prompts of a session that drafts and of one that does not, in
@@ -109,6 +111,7 @@ func RunLossless(ctx context.Context, m *llama.Model, o LosslessOptions) (row Lo
 		speedup = append(speedup, got.DecodeSpeed()/want.DecodeSpeed())
 		possible = append(possible, max(got.Drafting.Possible, 1))
 		sum.Add(got.Drafting)
+		row.Rounding = got.Drafting.Rounding
 	}
 	if len(speedup) == 0 {
 		return row, fmt.Errorf("%s ends every answer at once: nothing can be measured", m.Path)
@@ -142,8 +145,11 @@ var losslessColumns = []struct {
 	text func(LosslessRow) string
 }{
 	{report.Column{Name: "model", Left: true}, func(r LosslessRow) string {
+		if r.Ends {
+			return fmt.Sprintf("%s, all layers × %g", r.Shape, r.Faint)
+		}
 		if r.Faint != 1 {
-			return fmt.Sprintf("%s, inner layers × %g", r.Model, r.Faint)
+			return fmt.Sprintf("%s, inner layers × %g", r.Shape, r.Faint)
 		}
 		return r.Model
 	}},
@@ -165,6 +171,7 @@ var losslessColumns = []struct {
 	}},
 	{report.Column{Name: "possible"}, func(r LosslessRow) string { return decimals(r.Possible, 2) }},
 	{report.Column{Name: "equal tokens"}, func(r LosslessRow) string { return fmt.Sprintf("%d of %d", r.EqualTokens, r.ComparedTokens) }},
+	{report.Column{Name: "rounding"}, func(r LosslessRow) string { return strconv.FormatFloat(r.Rounding, 'g', 2, 64) }},
 }
 
 // WriteLossless writes rows as a Markdown table ("md") or as JSON ("json", "jsonl").

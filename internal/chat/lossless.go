@@ -3,6 +3,7 @@ package chat
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -53,10 +54,17 @@ type Drafting struct {
 	Masks    map[skip.Mask]int // drafted tokens by mask
 	Plain    time.Duration     // what generating would have taken one token at a time: their number times the time of one
 
-	// Possible is the speed-up that the cost model expects of the source that
-	// drafted most, with drafts of the best length, at the acceptance that was
-	// seen; 0 = nothing was drafted.
+	// Possible is the speed-up that the cost model expects where the source that
+	// drafted most has something to draft, with drafts of the best length, at the
+	// acceptance that was seen, and none elsewhere; 0 = nothing was drafted.
 	Possible float64
+
+	// Rounding is how far a token's logits are apart at most when it is decoded
+	// alone and in a batch, as seen at the session's start: where the whole model's
+	// likeliest tokens are closer than that, answers may part. 0 = to the last bit
+	// the same. Kernels of some types of weights add up in another order for
+	// several tokens.
+	Rounding float64
 }
 
 // Add adds the counts of another answer.
@@ -134,10 +142,12 @@ type drafter struct {
 	p       llama.Distribution // of the whole model, for one token
 	batch   []llama.Token      // (γ+1,) scratch
 
-	drafted map[*source]*judged // in this answer
+	drafted  map[*source]*judged // in this answer
+	bare     int                 // tokens of this answer for which no source had a draft
+	rounding float64             // see [Drafting]
 
-	ahead   float64 // seconds won so far over one token at a time; negative = lost
-	plain   float64 // seconds that one token at a time would have taken so far
+	ahead   float64 // tokens' time won so far over one at a time; negative = lost
+	made    int     // tokens so far
 	steps   int     // drafts since the time of a single token was last measured
 	singles int     // tokens decoded alone since the last draft
 	rounds  int
@@ -207,7 +217,7 @@ func (d *drafter) source(m DraftMask) *source {
 	if share == 0 {
 		share = 1 - float64(m.Mask.Sublayers())/float64(2*d.s.model.NLayer)
 	}
-	src.cost.each = share * d.pace.of(1)
+	src.cost.each = share
 	d.known[m.Mask] = src
 	return src
 }
@@ -221,18 +231,19 @@ func (d *drafter) Close() error {
 }
 
 // measureFor bounds the time that measuring may take at a session's start.
-const measureFor = 300 * time.Millisecond
+const measureFor = 500 * time.Millisecond
 
 // measure takes the time of batches of some sizes, on tokens that are forgotten
 // again. The rest is learned while generating.
 func (d *drafter) measure() error {
 	s := d.s
 	tokens := make([]llama.Token, MaxDraft+1)
-	sizes := []int{1, 1, 1, 1, 4, 8, 4, 8, 2, 16}
+	sizes := []int{1, 1, 1, 4, 1, 8, 1, 4, 1, 8, 2, 16}
 	const warmUp = 2 // reads the weights into memory, and makes room
 	if d.fixed {
-		sizes = []int{1, 2} // as much as finds out whether tokens can be forgotten
+		sizes = []int{1, 1, 1, 2} // as much as finds out whether tokens can be forgotten
 	}
+	var alone []float32 // (nVocab,) of the first token
 	start := time.Now()
 	for i, n := range sizes {
 		if i == warmUp {
@@ -245,8 +256,18 @@ func (d *drafter) measure() error {
 		if err := s.decode(tokens[:n], skip.Mask{}, n); err != nil {
 			return err
 		}
+		logits, err := s.ctx.Logits(0) // waits for a GPU
+		if err != nil {
+			return err
+		}
 		if i >= warmUp {
 			d.pace.saw(n, time.Since(began))
+		}
+		if n == 1 {
+			alone = append(alone[:0], logits...)
+		}
+		for j, x := range logits {
+			d.rounding = max(d.rounding, math.Abs(float64(x-alone[j])))
 		}
 		if n > 1 {
 			if err := s.forget(1); err != nil {
@@ -264,10 +285,10 @@ func (d *drafter) measure() error {
 // that is decoded alone, comes from the sampler as without drafts.
 func (d *drafter) generate(g *generation, prompt []llama.Token) error {
 	g.a.Drafting = &Drafting{Masks: map[skip.Mask]int{}}
-	d.drafted = map[*source]*judged{}
+	d.drafted, d.bare = map[*source]*judged{}, 0
 	defer func() {
-		g.a.Drafting.Plain = time.Duration(float64(g.a.Tokens-1) * d.pace.of(1) * float64(time.Second))
-		g.a.Drafting.Possible = d.possible()
+		g.a.Drafting.Plain = time.Duration(float64(g.a.Tokens-1) * d.pace.one * float64(time.Second))
+		g.a.Drafting.Possible, g.a.Drafting.Rounding = d.possible(g.a.Tokens), d.rounding
 	}()
 	seed := d.s.opts.Sampling.Seed
 	if seed == llama.RandomSeed {
@@ -319,7 +340,7 @@ func (d *drafter) single(g *generation, pending llama.Token) (next llama.Token, 
 		d.pace.saw(1, time.Since(began))
 		d.steps = 0
 	}
-	d.plain += d.pace.of(1)
+	d.made++
 	return next, nil
 }
 
@@ -356,7 +377,6 @@ func (d *drafter) choose(room int) (src *source, length int) {
 		}
 		return d.lookup, most
 	}
-	one := d.pace.of(1)
 	if d.steps >= remeasure {
 		return nil, 0
 	}
@@ -366,10 +386,13 @@ func (d *drafter) choose(room int) (src *source, length int) {
 			sources = append(sources[:len(sources):len(sources)], d.lookup)
 		}
 	}
-	allowed := min(d.ahead+lossShare*d.plain+lossTokens*one, tryTokens*one) // that may be lost
+	allowed := min(d.ahead+lossShare*float64(d.made)+lossTokens, tryTokens) // that may be lost
+	if len(sources) == 0 {
+		d.bare++
+	}
 	var best, promising *source
 	var bestLength, promisingLength int
-	rate, promise := 1/one, 1/one
+	rate, promise := 1.0, 1.0
 	for _, s := range sources {
 		odds := s.odds.mean(s.prior)
 		if s.lookup {
@@ -380,7 +403,7 @@ func (d *drafter) choose(room int) (src *source, length int) {
 		}
 		if n, r := d.pace.best(&s.cost, s.odds.hope(s.prior), most); r > promise {
 			n = min(n, tryMost)
-			for n > 0 && s.cost.once+float64(n)*s.cost.each+d.pace.of(n+1)-one > allowed {
+			for n > 0 && s.cost.once+float64(n)*s.cost.each+d.pace.of(n+1)-1 > allowed {
 				n--
 			}
 			if n > 0 {
@@ -451,7 +474,7 @@ func (d *drafter) round(g *generation, src *source, length int, pending llama.To
 	d.steps++
 	d.rounds++
 	d.singles = 0
-	d.plain += float64(accepted+1) * d.pace.of(1)
+	d.made += accepted + 1
 	d.account(&expected, accepted+1, time.Since(began))
 	return next, more, err
 }
@@ -460,8 +483,8 @@ func (d *drafter) round(g *generation, src *source, length int, pending llama.To
 // over: what comes behind one that was not accepted is not.
 type judged struct{ accepted, decided int }
 
-// possible is [Drafting].Possible.
-func (d *drafter) possible() float64 {
+// possible is [Drafting].Possible for an answer of so many tokens.
+func (d *drafter) possible(tokens int) float64 {
 	var most *source
 	for src, j := range d.drafted {
 		if most == nil || j.decided > d.drafted[most].decided {
@@ -473,7 +496,7 @@ func (d *drafter) possible() float64 {
 	}
 	j := d.drafted[most]
 	_, rate := d.pace.best(&most.cost, float64(j.accepted)/float64(j.decided), d.most)
-	return rate * d.pace.of(1)
+	return float64(tokens) / (float64(d.bare) + float64(tokens-d.bare)/max(rate, 1))
 }
 
 // interrupted is how many times its expected time a step must take for the rest to
@@ -484,9 +507,9 @@ const interrupted = 1.5
 // interruption by another program is nobody's loss.
 func (d *drafter) account(cost *draftCost, tokens int, took time.Duration) {
 	expected := cost.once + float64(len(d.tokens))*cost.each + d.pace.of(len(d.tokens)+1)
-	d.ahead += float64(tokens)*d.pace.of(1) - min(took.Seconds(), interrupted*expected)
+	d.ahead += float64(tokens) - min(d.pace.tokens(took), interrupted*expected)
 	// What was won long ago is no licence to lose it all again.
-	d.ahead = min(d.ahead, lossTokens*d.pace.of(1))
+	d.ahead = min(d.ahead, lossTokens)
 }
 
 // verify takes the drafted tokens that the whole model accepts, whose logits are
@@ -532,8 +555,8 @@ func (d *drafter) draft(g *generation, src *source, length int, pending llama.To
 		most = d.bound(g.room())
 	}
 	_, rate := d.pace.best(&src.cost, mean, d.most)
-	rate = max(rate, 1/d.pace.of(1)) // that the time could bring otherwise
-	reach := 1.0                     // chance that all tokens so far are accepted
+	rate = max(rate, 1) // that the time could bring otherwise
+	reach := 1.0        // chance that all tokens so far are accepted
 	for token := pending; len(d.tokens) < most; {
 		n, began := len(d.tokens), time.Now()
 		d.batch = append(d.batch[:0], token)
@@ -552,7 +575,7 @@ func (d *drafter) draft(g *generation, src *source, length int, pending llama.To
 		if err != nil {
 			return err
 		}
-		src.cost.learn(n, time.Since(began))
+		src.cost.learn(n, d.pace.tokens(time.Since(began)))
 		class := probabilityClass(sure)
 		chance := min(src.odds.of(class, src.prior), mostOdds)
 		ends := d.s.model.Vocab.IsEnd(token)

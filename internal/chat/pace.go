@@ -9,26 +9,29 @@ import (
 // pace is what decodes cost on this machine: the whole model's time for n tokens
 // in one batch, verification of drafts included. On a GPU it hardly grows with n;
 // on a CPU it does, in steps, because matrices are multiplied by several columns
-// at a time.
+// at a time. Costs are in the time of a token decoded alone, which they grow and
+// shrink with: the longer the context, the longer both take, and a machine that
+// has just begun to read a model, or is busy, is slow at both.
 type pace struct {
-	seconds [MaxDraft + 2]float64 // (n,) of a batch of n tokens; 0 = not measured
-	seen    [MaxDraft + 2]times   // what they are the medians of
+	one   float64               // seconds of a token decoded alone; 0 = not measured
+	alone times                 // what one is the median of
+	cost  [MaxDraft + 2]float64 // (n,) of a batch of n tokens, as many times one; 0 = not measured
+	seen  [MaxDraft + 2]times   // what they are the medians of
 }
 
-// recent is how many measurements count: few, because times grow with the
-// context, and enough for a median that interruptions by other programs, and
-// first looks at weights, do not move.
+// recent is how many measurements count: few, because they should be of now, and
+// enough for a median that interruptions by other programs do not move.
 const recent = 7
 
-// times are the last measurements of something, in seconds.
+// times are the last measurements of something.
 type times struct {
 	last [recent]float64
 	n    int // measurements so far
 }
 
 // add takes in another one and gives the median of the last.
-func (t *times) add(seconds float64) (median float64) {
-	t.last[t.n%recent] = seconds
+func (t *times) add(x float64) (median float64) {
+	t.last[t.n%recent] = x
 	t.n++
 	known := min(t.n, recent)
 	sorted := t.last
@@ -36,40 +39,43 @@ func (t *times) add(seconds float64) (median float64) {
 	return sorted[(known-1)/2]
 }
 
-// saw takes in the time of a batch of n tokens.
+// saw takes in the time of a batch of n tokens; that of a single one comes first.
 func (p *pace) saw(n int, took time.Duration) {
-	p.seconds[n] = p.seen[n].add(took.Seconds())
+	if n == 1 {
+		p.one = p.alone.add(took.Seconds())
+		return
+	}
+	p.cost[n] = p.seen[n].add(p.tokens(took))
 }
 
-// unknownSlope is what one more token is taken to add to a batch, as a share of
-// a single token's time, while nothing was measured: about a CPU's.
+// tokens is how many tokens could have been decoded alone in a time.
+func (p *pace) tokens(took time.Duration) float64 { return took.Seconds() / p.one }
+
+// unknownSlope is what one more token is taken to add to a batch while nothing
+// was measured: about a CPU's.
 const unknownSlope = 0.3
 
-// of is the time of a batch of n tokens, in seconds: measured, or on the line
-// between the neighbours that were, or beyond the last of them on its own.
+// of is the cost of a batch of n tokens: measured, or on the line between the
+// neighbours that were, or beyond the last of them on its own.
 func (p *pace) of(n int) float64 {
-	if p.seconds[n] > 0 {
-		return p.seconds[n]
-	}
-	below, above := n-1, n+1
-	for below > 0 && p.seconds[below] == 0 {
+	below, above := n, n+1
+	for below > 1 && p.cost[below] == 0 {
 		below--
 	}
-	for above < len(p.seconds) && p.seconds[above] == 0 {
+	for above < len(p.cost) && p.cost[above] == 0 {
 		above++
 	}
+	cost := max(p.cost[below], 1)
+	slope := unknownSlope
 	switch {
-	case below == 0:
-		return 0 // not even one token's is known
-	case above < len(p.seconds):
-		share := float64(n-below) / float64(above-below)
-		return p.seconds[below] + share*(p.seconds[above]-p.seconds[below])
+	case below == n:
+		return cost
+	case above < len(p.cost):
+		slope = (p.cost[above] - cost) / float64(above-below)
+	case below > 1:
+		slope = max(cost-1, 0) / float64(below-1)
 	}
-	slope := unknownSlope * p.seconds[1]
-	if below > 1 {
-		slope = max(p.seconds[below]-p.seconds[1], 0) / float64(below-1)
-	}
-	return p.seconds[below] + slope*float64(n-below)
+	return cost + slope*float64(n-below)
 }
 
 // odds are the chances that a drafted token is accepted, by how sure the draft
@@ -134,8 +140,8 @@ func probabilityClass(p float64) int {
 	return min(int(-math.Log2(max(1-p, 1e-9))), sureness-1)
 }
 
-// draftCost is what drafting takes, in seconds: once for each draft, and for
-// each token.
+// draftCost is what drafting takes, in the time of a token decoded alone: once
+// for each draft, and for each token.
 type draftCost struct {
 	once, each float64
 
@@ -147,14 +153,14 @@ type draftCost struct {
 // again.
 const trusted = 3
 
-// learn takes in the time of a draft's nth token, counted from 0. The first one
+// learn takes in the cost of a draft's nth token, counted from 0. The first one
 // has the change to another graph in it.
-func (c *draftCost) learn(n int, took time.Duration) {
+func (c *draftCost) learn(n int, cost float64) {
 	t := &c.first
 	if n > 0 {
 		t = &c.later
 	}
-	switch median := t.add(took.Seconds()); {
+	switch median := t.add(cost); {
 	case t.n < trusted:
 	case n > 0:
 		c.each = median
@@ -163,11 +169,11 @@ func (c *draftCost) learn(n int, took time.Duration) {
 	}
 }
 
-// best finds the length of drafts that gives most tokens a second when each
-// token is accepted with the chance of those before it times odds: a draft of γ
-// tokens gives 1 + odds + … + odds^γ (the whole model's own next token is the
-// first term), in once + γ each + the time of a batch of γ+1. rate is in tokens
-// a second.
+// best finds the length of drafts that brings most when each token is accepted
+// with the chance of those before it times odds: a draft of γ tokens gives
+// 1 + odds + … + odds^γ (the whole model's own next token is the first term), for
+// once + γ each + the cost of a batch of γ+1. rate is tokens by cost: the speed-up
+// over one token at a time.
 func (p *pace) best(cost *draftCost, odds float64, most int) (length int, rate float64) {
 	tokens, reach := 1.0, 1.0
 	for n := 1; n <= most; n++ {

@@ -12,29 +12,33 @@ import (
 // 4 and 8 tokens at once take 15.1, 29.3 and 48.5 ms.
 func laptop() *pace {
 	var p pace
-	for n, ms := range map[int]float64{1: 15.1, 4: 29.3, 8: 48.5} {
-		p.saw(n, time.Duration(ms*1e6))
-	}
+	p.saw(1, 15100*time.Microsecond)
+	p.saw(4, 29300*time.Microsecond)
+	p.saw(8, 48500*time.Microsecond)
 	return &p
 }
 
 func TestPaceFillsGaps(t *testing.T) {
 	p := laptop()
-	const tolerance = 1e-6 // nanoseconds are cut off
+	const tolerance = 1e-6 // of the decimals here
 	for n, ms := range map[int]float64{1: 15.1, 2: 19.8333333, 3: 24.5666667, 4: 29.3, 6: 38.9, 8: 48.5, 15: 81.9} {
-		require.InDelta(t, ms/1000, p.of(n), tolerance, "%d tokens", n)
+		require.InDelta(t, ms, p.of(n)*15.1, tolerance, "%d tokens", n)
 	}
 	var unknown pace
-	require.Zero(t, unknown.of(3))
 	unknown.saw(1, 10*time.Millisecond)
-	require.InDelta(t, 0.016, unknown.of(3), tolerance)
+	require.InDelta(t, 1.6, unknown.of(3), tolerance)
 
 	for range recent - 1 {
 		p.saw(4, 30*time.Millisecond)
 	}
 	p.saw(4, time.Second) // an interruption
 	p.saw(4, time.Second)
-	require.InDelta(t, 0.03, p.of(4), tolerance)
+	require.InDelta(t, 30, p.of(4)*15.1, tolerance)
+
+	for range recent {
+		p.saw(1, 30200*time.Microsecond) // the context has grown, and so have batches
+	}
+	require.InDelta(t, 30, p.of(4)*15.1, tolerance)
 }
 
 // TestBestDraft compares with playing rounds out.
@@ -42,7 +46,7 @@ func TestBestDraft(t *testing.T) {
 	p := laptop()
 	random := rand.New(rand.NewPCG(1, 1))
 	for _, odds := range []float64{0.1, 0.5, 0.8, 0.95} {
-		cost := &draftCost{once: 0.001, each: 0.004}
+		cost := &draftCost{once: 0.07, each: 0.27}
 		length, rate := p.best(cost, odds, MaxDraft)
 		bestPlayed, played := 0, 0.0
 		for n := 1; n <= MaxDraft; n++ {
@@ -64,15 +68,15 @@ func TestBestDraft(t *testing.T) {
 		}
 		require.InEpsilon(t, played, rate, 0.03, "%d instead of %d tokens", length, bestPlayed)
 	}
-	_, cheap := p.best(&draftCost{each: 0.002}, 0.95, MaxDraft)
-	require.Greater(t, cheap, 1.3/p.of(1), "a deep mask that is mostly right pays on two cores")
-	_, poor := p.best(&draftCost{each: 0.008}, 0.3, MaxDraft)
-	require.Less(t, poor, 1/p.of(1), "and one that is mostly wrong does not")
+	_, cheap := p.best(&draftCost{each: 0.13}, 0.95, MaxDraft)
+	require.Greater(t, cheap, 1.3, "a deep mask that is mostly right pays on two cores")
+	_, poor := p.best(&draftCost{each: 0.53}, 0.3, MaxDraft)
+	require.Less(t, poor, 1.0, "and one that is mostly wrong does not")
 }
 
 func TestDraftsGoOnWhileTheyPay(t *testing.T) {
 	p := laptop()
-	cost := &draftCost{each: 0.004}
+	cost := &draftCost{each: 0.27}
 	length, rate := p.best(cost, 0.9, MaxDraft)
 	require.True(t, p.goOn(1, 0.9, cost, 0.9, rate, MaxDraft))
 	require.False(t, p.goOn(length, 0.1, cost, 0.9, rate, MaxDraft), "hardly anything so far will be accepted")

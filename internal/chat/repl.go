@@ -186,6 +186,9 @@ func (r *Repl) stats() {
 	}
 }
 
+// noRounding is a distance of logits that practically never decides over a token.
+const noRounding = 1e-3
+
 // drafts says what drafting brought; "" = nothing was drafted.
 func drafts(a Answer) string {
 	d := a.Drafting
@@ -200,8 +203,12 @@ func drafts(a Answer) string {
 		under = append(under, fmt.Sprintf("%d looked up", d.LookedUp))
 	}
 	slices.Sort(under)
-	return fmt.Sprintf("%d of %d tokens accepted in %d verifications, %.2f × as fast as without, estimated (%s)",
+	text := fmt.Sprintf("%d of %d tokens accepted in %d verifications, %.2f × as fast as without, estimated (%s)",
 		d.Accepted, d.Drafted, d.Rounds, a.DraftSpeedup(), strings.Join(under, "; "))
+	if d.Rounding > noRounding {
+		text += fmt.Sprintf("; batches round by up to %.2g in the logits, so the answer may part from the plain one at a near-tie", d.Rounding)
+	}
+	return text
 }
 
 // weights says how much of the model is in memory; "" = not known.

@@ -376,13 +376,13 @@ func TestCached(t *testing.T) {
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	ctx, cancel := context.WithCancel(context.Background())
 	const shape = "smollm2-135m"
-	_, err := Cached(ctx, "no-model", gguf.Q4_0, 1, nil)
+	_, err := Cached(ctx, "no-model", gguf.Q4_0, 1, false, nil)
 	require.ErrorIs(t, err, ErrUnknown)
-	_, err = Cached(ctx, shape, gguf.Q2_K, 1, nil)
+	_, err = Cached(ctx, shape, gguf.Q2_K, 1, false, nil)
 	require.ErrorIs(t, err, ErrSpec)
 
 	// Stopped half-way, it leaves nothing behind.
-	_, err = Cached(ctx, shape, gguf.Q4_0, 1, func(done, total int64) { cancel() })
+	_, err = Cached(ctx, shape, gguf.Q4_0, 1, false, func(done, total int64) { cancel() })
 	require.ErrorIs(t, err, context.Canceled)
 	folder, err := CacheFolder()
 	require.NoError(t, err)
@@ -397,10 +397,10 @@ func TestCached(t *testing.T) {
 	whole, err := os.ReadFile(small)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(path, whole[:len(whole)/2], 0o644))
-	_, err = Cached(ctx, shape, gguf.Q4_0, 1, nil)
+	_, err = Cached(ctx, shape, gguf.Q4_0, 1, false, nil)
 	require.ErrorIs(t, err, context.Canceled, "it is made anew, which the ended context forbids")
 	require.NoError(t, os.WriteFile(path, whole, 0o644))
-	got, err := Cached(ctx, shape, gguf.Q4_0, 1, nil)
+	got, err := Cached(ctx, shape, gguf.Q4_0, 1, false, nil)
 	require.NoError(t, err)
 	require.Equal(t, path, got)
 }

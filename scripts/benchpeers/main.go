@@ -115,7 +115,7 @@ func bench(ctx context.Context, o options, out io.Writer) error {
 		return err
 	}
 	if o.model == "" {
-		if o.model, err = randmodel.Cached(ctx, shape, gguf.Q4_0, 1, nil); err != nil {
+		if o.model, err = randmodel.Cached(ctx, shape, gguf.Q4_0, 1, false, nil); err != nil {
 			return err
 		}
 	}
