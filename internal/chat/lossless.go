@@ -141,13 +141,13 @@ type drafter struct {
 	q       [MaxDraft]llama.Distribution
 	p       llama.Distribution // of the whole model, for one token
 	batch   []llama.Token      // (γ+1,) scratch
+	took    []float64          // (γ,) scratch: tokens' time of each token of a draft
 
 	drafted  map[*source]*judged // in this answer
 	bare     int                 // tokens of this answer for which no source had a draft
 	rounding float64             // see [Drafting]
 
-	ahead   float64 // tokens' time won so far over one at a time; negative = lost
-	made    int     // tokens so far
+	ahead   float64 // tokens' time won in this answer over one at a time; negative = lost, in earlier answers too
 	steps   int     // drafts since the time of a single token was last measured
 	singles int     // tokens decoded alone since the last draft
 	rounds  int
@@ -286,6 +286,7 @@ func (d *drafter) measure() error {
 func (d *drafter) generate(g *generation, prompt []llama.Token) error {
 	g.a.Drafting = &Drafting{Masks: map[skip.Mask]int{}}
 	d.drafted, d.bare = map[*source]*judged{}, 0
+	d.ahead = min(d.ahead, 0) // no answer pays with what another one won
 	defer func() {
 		g.a.Drafting.Plain = time.Duration(float64(g.a.Tokens-1) * d.pace.one * float64(time.Second))
 		g.a.Drafting.Possible, g.a.Drafting.Rounding = d.possible(g.a.Tokens), d.rounding
@@ -340,23 +341,20 @@ func (d *drafter) single(g *generation, pending llama.Token) (next llama.Token, 
 		d.pace.saw(1, time.Since(began))
 		d.steps = 0
 	}
-	d.made++
+	d.ahead += lossShare
 	return next, nil
 }
 
 // remeasure is after how many drafts single tokens are timed again: that time
 // grows with the context.
-const remeasure = 24
+const remeasure = 48
 
-// lossShare is the share of the time of plain decoding that trying drafts may
-// cost, and lossTokens how many tokens' time beside that, for the first tries.
+// lossShare is the share of the time of plain decoding that drafts may cost
+// where they fail, and lossTokens how many tokens' time beside that, to begin with.
 const (
-	lossShare  = 0.015
-	lossTokens = 1
+	lossShare  = 0.01
+	lossTokens = 2
 )
-
-// tryTokens bounds what one try may cost, in tokens' time.
-const tryTokens = 3
 
 // tryMost bounds drafts that are made to find out what a source is worth.
 const tryMost = 3
@@ -364,8 +362,9 @@ const tryMost = 3
 // tryEvery is how often a source other than the best one is tried, in drafts.
 const tryEvery = 16
 
-// choose decides over the next step: the source of a draft and how long it should
-// get at most, or nil for a single token.
+// choose decides over the next step: the source of a draft and how long it may
+// get, or nil for a single token. No draft gets so long that its failure would
+// cost more than was won in this answer, and what may be lost.
 func (d *drafter) choose(room int) (src *source, length int) {
 	most := d.bound(room)
 	if most < 1 {
@@ -386,7 +385,6 @@ func (d *drafter) choose(room int) (src *source, length int) {
 			sources = append(sources[:len(sources):len(sources)], d.lookup)
 		}
 	}
-	allowed := min(d.ahead+lossShare*float64(d.made)+lossTokens, tryTokens) // that may be lost
 	if len(sources) == 0 {
 		d.bare++
 	}
@@ -394,29 +392,25 @@ func (d *drafter) choose(room int) (src *source, length int) {
 	var bestLength, promisingLength int
 	rate, promise := 1.0, 1.0
 	for _, s := range sources {
+		most := d.pace.affordable(&s.cost, 1+lossTokens+d.ahead, most)
 		odds := s.odds.mean(s.prior)
 		if s.lookup {
 			odds = s.odds.of(matchClass(match), s.prior)
 		}
 		if n, r := d.pace.best(&s.cost, min(odds, mostOdds), most); r > rate {
 			best, bestLength, rate = s, n, r
+			if !s.lookup {
+				bestLength = most // it ends where the next token would not pay
+			}
 		}
-		if n, r := d.pace.best(&s.cost, s.odds.hope(s.prior), most); r > promise {
-			n = min(n, tryMost)
-			for n > 0 && s.cost.once+float64(n)*s.cost.each+d.pace.of(n+1)-1 > allowed {
-				n--
-			}
-			if n > 0 {
-				promising, promisingLength, promise = s, n, r
-			}
+		if _, r := d.pace.best(&s.cost, s.odds.hope(s.prior), most); r > promise {
+			promising, promisingLength, promise = s, d.pace.affordable(&s.cost, 1+lossTokens, min(most, tryMost)), r
 		}
 	}
 	switch {
-	case best == nil:
+	case best == nil && promisingLength > 0:
 		return promising, promisingLength
-	case allowed < 0:
-		return nil, 0
-	case promising != nil && promising != best && promise > rate && d.rounds%tryEvery == tryEvery-1:
+	case promising != nil && promising != best && promise > rate && promisingLength > 0 && d.rounds%tryEvery == tryEvery-1:
 		return promising, promisingLength
 	}
 	return best, bestLength
@@ -433,7 +427,6 @@ func (d *drafter) bound(room int) int {
 // is false when the answer has ended with one of them.
 func (d *drafter) round(g *generation, src *source, length int, pending llama.Token) (next llama.Token, more bool, err error) {
 	s, began, base := d.s, time.Now(), len(d.s.cached)
-	expected := src.cost // before this round teaches something else
 	d.tokens, d.class = d.tokens[:0], d.class[:0]
 	if src.lookup {
 		d.lookUp(length)
@@ -446,7 +439,7 @@ func (d *drafter) round(g *generation, src *source, length int, pending llama.To
 		}
 		d.singles = 0
 		next, err = d.single(g, pending)
-		d.account(&expected, 1, time.Since(began))
+		d.account(src, 1, time.Since(began))
 		return next, true, err
 	}
 	verifying := time.Now()
@@ -474,8 +467,7 @@ func (d *drafter) round(g *generation, src *source, length int, pending llama.To
 	d.steps++
 	d.rounds++
 	d.singles = 0
-	d.made += accepted + 1
-	d.account(&expected, accepted+1, time.Since(began))
+	d.account(src, accepted+1, time.Since(began))
 	return next, more, err
 }
 
@@ -499,17 +491,11 @@ func (d *drafter) possible(tokens int) float64 {
 	return float64(tokens) / (float64(d.bare) + float64(tokens-d.bare)/max(rate, 1))
 }
 
-// interrupted is how many times its expected time a step must take for the rest to
-// be somebody else's doing.
-const interrupted = 1.5
-
-// account books what a step won over one token at a time, or lost; an
-// interruption by another program is nobody's loss.
-func (d *drafter) account(cost *draftCost, tokens int, took time.Duration) {
-	expected := cost.once + float64(len(d.tokens))*cost.each + d.pace.of(len(d.tokens)+1)
-	d.ahead += float64(tokens) - min(d.pace.tokens(took), interrupted*expected)
-	// What was won long ago is no licence to lose it all again.
-	d.ahead = min(d.ahead, lossTokens)
+// account books what a step won over one token at a time, or lost. What it took
+// beyond the usual was an interruption by another program: nobody's loss.
+func (d *drafter) account(src *source, tokens int, took time.Duration) {
+	usual := src.cost.once + float64(len(d.tokens))*src.cost.each + d.pace.of(len(d.tokens)+1)
+	d.ahead += float64(tokens)*(1+lossShare) - min(d.pace.tokens(took), usual)
 }
 
 // verify takes the drafted tokens that the whole model accepts, whose logits are
@@ -544,17 +530,16 @@ func (d *drafter) lookUp(length int) {
 	}
 }
 
-// draft generates tokens under the source's mask: length of them if that is
-// fixed, else as many as pay.
-func (d *drafter) draft(g *generation, src *source, length int, pending llama.Token) error {
+// draft generates tokens under the source's mask: most of them if that is fixed,
+// else as many as pay.
+func (d *drafter) draft(g *generation, src *source, most int, pending llama.Token) error {
 	if err := d.drawing.Follow(g.sampler); err != nil {
 		return err
 	}
-	most, mean := length, min(src.odds.mean(src.prior), mostOdds)
-	if !d.fixed {
-		most = d.bound(g.room())
-	}
-	_, rate := d.pace.best(&src.cost, mean, d.most)
+	d.took = d.took[:0]
+	defer func() { src.cost.learn(d.took) }()
+	mean := min(src.odds.mean(src.prior), mostOdds)
+	_, rate := d.pace.best(&src.cost, mean, most)
 	rate = max(rate, 1) // that the time could bring otherwise
 	reach := 1.0        // chance that all tokens so far are accepted
 	for token := pending; len(d.tokens) < most; {
@@ -575,7 +560,7 @@ func (d *drafter) draft(g *generation, src *source, length int, pending llama.To
 		if err != nil {
 			return err
 		}
-		src.cost.learn(n, d.pace.tokens(time.Since(began)))
+		d.took = append(d.took, d.pace.tokens(time.Since(began)))
 		class := probabilityClass(sure)
 		chance := min(src.odds.of(class, src.prior), mostOdds)
 		ends := d.s.model.Vocab.IsEnd(token)

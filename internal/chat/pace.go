@@ -14,13 +14,13 @@ import (
 // has just begun to read a model, or is busy, is slow at both.
 type pace struct {
 	one   float64               // seconds of a token decoded alone; 0 = not measured
-	alone times                 // what one is the median of
+	alone times                 // what one follows from
 	cost  [MaxDraft + 2]float64 // (n,) of a batch of n tokens, as many times one; 0 = not measured
-	seen  [MaxDraft + 2]times   // what they are the medians of
+	seen  [MaxDraft + 2]times   // what they follow from
 }
 
 // recent is how many measurements count: few, because they should be of now, and
-// enough for a median that interruptions by other programs do not move.
+// enough that some of them were not interrupted by another program.
 const recent = 7
 
 // times are the last measurements of something.
@@ -29,14 +29,15 @@ type times struct {
 	n    int // measurements so far
 }
 
-// add takes in another one and gives the median of the last.
-func (t *times) add(x float64) (median float64) {
+// add takes in another one and gives the lower quartile of the last: what comes
+// between makes times longer, never shorter, and often several in a row.
+func (t *times) add(x float64) (usual float64) {
 	t.last[t.n%recent] = x
 	t.n++
 	known := min(t.n, recent)
 	sorted := t.last
 	slices.Sort(sorted[:known])
-	return sorted[(known-1)/2]
+	return sorted[(known-1)/4]
 }
 
 // saw takes in the time of a batch of n tokens; that of a single one comes first.
@@ -55,10 +56,27 @@ func (p *pace) tokens(took time.Duration) float64 { return took.Seconds() / p.on
 // was measured: about a CPU's.
 const unknownSlope = 0.3
 
+// trusted is how many measurements it takes to give up what was believed before:
+// one may have been interrupted, and what is taken for dear is not tried again.
+const trusted = 3
+
 // of is the cost of a batch of n tokens: measured, or on the line between the
 // neighbours that were, or beyond the last of them on its own.
 func (p *pace) of(n int) float64 {
-	below, above := n, n+1
+	switch {
+	case n == 1:
+		return 1
+	case p.seen[n].n == 0:
+		return p.between(n)
+	case p.seen[n].n < trusted:
+		return min(p.cost[n], p.between(n))
+	}
+	return p.cost[n]
+}
+
+// between is what the neighbours of n say of it.
+func (p *pace) between(n int) float64 {
+	below, above := n-1, n+1
 	for below > 1 && p.cost[below] == 0 {
 		below--
 	}
@@ -68,8 +86,6 @@ func (p *pace) of(n int) float64 {
 	cost := max(p.cost[below], 1)
 	slope := unknownSlope
 	switch {
-	case below == n:
-		return cost
 	case above < len(p.cost):
 		slope = (p.cost[above] - cost) / float64(above-below)
 	case below > 1:
@@ -148,25 +164,31 @@ type draftCost struct {
 	first, later times // that were measured
 }
 
-// trusted is how many measurements it takes to give up what was believed before:
-// one may have been interrupted, and a source that is taken for dear is not tried
-// again.
-const trusted = 3
+// learn takes in what the tokens of a draft cost, and sorts them. The first one has the change to
+// another graph in it. Of the others the median counts, as an interruption slows
+// down all that come together.
+func (c *draftCost) learn(tokens []float64) {
+	if len(tokens) > 1 {
+		later := tokens[1:]
+		slices.Sort(later)
+		if usual := c.later.add(later[len(later)/2]); c.later.n >= trusted {
+			c.each = usual
+		}
+	}
+	if len(tokens) > 0 {
+		if usual := c.first.add(tokens[0]); c.first.n >= trusted {
+			c.once = max(usual-c.each, 0)
+		}
+	}
+}
 
-// learn takes in the cost of a draft's nth token, counted from 0. The first one
-// has the change to another graph in it.
-func (c *draftCost) learn(n int, cost float64) {
-	t := &c.first
-	if n > 0 {
-		t = &c.later
+// affordable is the longest draft that costs no more than a bound, its
+// verification included, up to most tokens; 0 = none.
+func (p *pace) affordable(cost *draftCost, bound float64, most int) int {
+	for most > 0 && cost.once+float64(most)*cost.each+p.of(most+1) > bound {
+		most--
 	}
-	switch median := t.add(cost); {
-	case t.n < trusted:
-	case n > 0:
-		c.each = median
-	default:
-		c.once = max(median-c.each, 0)
-	}
+	return most
 }
 
 // best finds the length of drafts that brings most when each token is accepted
