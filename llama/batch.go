@@ -28,12 +28,24 @@ type Batch struct {
 
 	shared bool // a token is in several sequences
 
-	// Alone has a few tokens attend as each would in a batch of its own, in order:
-	// on CPU, flash attention else rounds otherwise for several tokens than for one,
-	// and a draft that is verified in a batch would not be judged by quite the same
-	// logits. Clear leaves it as it is.
-	Alone bool
+	// Alone says what of a few tokens is computed as for each in a batch of its own.
+	// Clear leaves it as it is.
+	Alone Alone
 }
+
+// Alone says what of a batch is computed token by token, on CPU; on a GPU it
+// changes nothing. Some kernels add up in another order for several tokens than
+// for one. The last bits that differ become other steps in quantised models, and
+// a draft that is verified in a batch would not be judged by quite the logits
+// that it is to be equal to.
+type Alone int32
+
+// The steps of Alone.
+const (
+	Together      Alone = C.LAYERSKIP_TOGETHER        // nothing
+	AttendAlone   Alone = C.LAYERSKIP_ATTENTION_ALONE // flash attention, which costs next to nothing
+	MultiplyAlone Alone = C.LAYERSKIP_PRODUCTS_ALONE  // and products with weights that were rearranged for the CPU: dear
+)
 
 // BatchOptions says what a batch can hold. nil and zero are the defaults.
 type BatchOptions struct {

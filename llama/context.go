@@ -339,7 +339,7 @@ func (c *Context) Decode(b *Batch, mask [MaskWords]uint64) error {
 	if err := c.Model.useWeights(&mask); err != nil {
 		return err
 	}
-	code := C.gallop_decode(c.own, c.ptr, b.c, (*C.uint64_t)(&c.mask[0]), C.bool(c.Model.causal), C.bool(b.Alone))
+	code := C.gallop_decode(c.own, c.ptr, b.c, (*C.uint64_t)(&c.mask[0]), C.bool(c.Model.causal), C.int32_t(b.Alone))
 	c.Model.weights.RUnlock()
 	switch code {
 	case 0:

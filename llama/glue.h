@@ -100,7 +100,7 @@ void gallop_free_context(struct gallop_context *c);
 /* A decode; one that does not attend causally takes no mask. alone is layerskip_decode's. Where the result is not 0, c->err holds
  * the library's error. */
 int32_t gallop_decode(struct gallop_context *c, struct llama_context *ctx, struct llama_batch batch, const uint64_t *mask,
-                      bool causal, bool alone);
+                      bool causal, int32_t alone);
 
 /* The steps that lead from logits to a token. */
 struct gallop_steps {

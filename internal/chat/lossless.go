@@ -13,6 +13,9 @@ import (
 	"github.com/gallop-llm/gallop/skip"
 )
 
+// noRounding is a distance of logits that practically never decides over a token.
+const noRounding = 1e-3
+
 // MaxDraft is the longest draft, in tokens: the bound of γ in the papers.
 const MaxDraft = 16
 
@@ -62,8 +65,7 @@ type Drafting struct {
 	// Rounding is how far a token's logits are apart at most when it is decoded
 	// alone and in a batch, as seen at the session's start: where the whole model's
 	// likeliest tokens are closer than that, answers may part. 0 = to the last bit
-	// the same. Kernels of some types of weights add up in another order for
-	// several tokens.
+	// the same.
 	Rounding float64
 }
 
@@ -233,15 +235,27 @@ func (d *drafter) Close() error {
 // measureFor bounds the time that measuring may take at a session's start.
 const measureFor = 500 * time.Millisecond
 
-// measure takes the time of batches of some sizes, on tokens that are forgotten
-// again. The rest is learned while generating.
+// measure finds out how verifications must be computed to come out as one token
+// at a time, and what they cost.
 func (d *drafter) measure() error {
+	for _, d.s.alone = range []llama.Alone{llama.AttendAlone, llama.MultiplyAlone} {
+		d.pace, d.rounding = pace{}, 0
+		if err := d.measureBatches(); err != nil || d.rounding <= noRounding {
+			return err
+		}
+	}
+	return nil
+}
+
+// measureBatches takes the time of batches of some sizes, on tokens that are
+// forgotten again. The rest is learned while generating.
+func (d *drafter) measureBatches() error {
 	s := d.s
 	tokens := make([]llama.Token, MaxDraft+1)
 	sizes := []int{1, 1, 1, 4, 1, 8, 1, 4, 1, 8, 2, 16}
 	const warmUp = 2 // reads the weights into memory, and makes room
 	if d.fixed {
-		sizes = []int{1, 1, 1, 2} // as much as finds out whether tokens can be forgotten
+		sizes = []int{1, 1, 1, 4} // as much as finds out whether tokens can be forgotten, and how batches round
 	}
 	var alone []float32 // (nVocab,) of the first token
 	start := time.Now()
@@ -268,6 +282,9 @@ func (d *drafter) measure() error {
 		}
 		for j, x := range logits {
 			d.rounding = max(d.rounding, math.Abs(float64(x-alone[j])))
+		}
+		if d.rounding > noRounding && s.alone != llama.MultiplyAlone {
+			return s.forget(0) // so these times are of no use
 		}
 		if n > 1 {
 			if err := s.forget(1); err != nil {

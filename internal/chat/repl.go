@@ -186,9 +186,6 @@ func (r *Repl) stats() {
 	}
 }
 
-// noRounding is a distance of logits that practically never decides over a token.
-const noRounding = 1e-3
-
 // drafts says what drafting brought; "" = nothing was drafted.
 func drafts(a Answer) string {
 	d := a.Drafting

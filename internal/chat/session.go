@@ -108,8 +108,9 @@ type Session struct {
 	cached   []llama.Token   // in the KV cache at positions 0, 1, …
 	under    []skip.Mask     // (len(cached),) what each was decoded under
 
-	escalated int      // tokens of this answer that the whole model decided
-	drafter   *drafter // nil = answers are not lossless
+	escalated int         // tokens of this answer that the whole model decided
+	drafter   *drafter    // nil = answers are not lossless
+	alone     llama.Alone // what of a draft's verification is computed token by token
 
 	released skip.Mask // the decode before was under it, and what of it can be was given back
 }
@@ -460,7 +461,10 @@ func (s *Session) decodeLast(tokens []llama.Token) error {
 // sample from.
 func (s *Session) decode(tokens []llama.Token, mask skip.Mask, outputs int) error {
 	s.batch.Clear()
-	s.batch.Alone = outputs > 1 // what is verified must come out as one at a time
+	s.batch.Alone = llama.Together
+	if outputs > 1 { // drafts that are verified must come out as one token at a time
+		s.batch.Alone = s.alone
+	}
 	for i, t := range tokens {
 		if err := s.batch.Add(t, len(s.cached)+i, i >= len(tokens)-outputs, 0); err != nil {
 			return err

@@ -76,7 +76,7 @@ static _Thread_local struct {
     struct layerskip_report *report;
     struct layerskip_stream *stream; /* NULL = nobody reads it */
     struct ggml_cgraph *graph;       /* the last that was built; NULL = none was */
-    bool alone;
+    int32_t alone;
     bool refused;
 } job;
 
@@ -575,12 +575,13 @@ static void preload_end(void);
 
 #ifndef LAYERSKIP_PRELOAD
 
-/* Has rows.c compute the rows of every flash attention one by one. */
+/* Has rows.c compute the rows of some operations one by one. */
 static void mark_rows(struct ggml_cgraph *graph) {
     const int n = real.n_nodes(graph);
     for (int i = 0; i < n; i++) {
         struct ggml_tensor *node = real.node(graph, i);
-        if (strcmp(real.op_name(node->op), "FLASH_ATTN_EXT") == 0) {
+        const char *op = real.op_name(node->op);
+        if (strcmp(op, "FLASH_ATTN_EXT") == 0 || (job.alone == LAYERSKIP_PRODUCTS_ALONE && strcmp(op, "MUL_MAT") == 0)) {
             node->op_params[LAYERSKIP_ROWS_PARAM] = LAYERSKIP_ROWS;
         }
     }
@@ -605,7 +606,7 @@ __attribute__((visibility("default"))) bool ggml_backend_sched_alloc_graph(struc
         ok = apply_mask(graph, job.mask);
     }
 #ifndef LAYERSKIP_PRELOAD
-    if (job.alone) {
+    if (job.alone != LAYERSKIP_TOGETHER) {
         mark_rows(graph);
     }
 #endif
@@ -632,7 +633,7 @@ static void discard(struct ggml_cgraph *graph) {
 }
 
 int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ctx, struct llama_batch batch,
-                         const uint64_t *mask, bool alone) {
+                         const uint64_t *mask, int32_t alone) {
     const bool changed = state->graph != NULL &&
                          (memcmp(state->built, mask, sizeof state->built) != 0 || state->built_alone != alone);
     const bool new_graph = state->graph == NULL || changed;
@@ -658,7 +659,7 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
     job.mask = NULL;
     job.report = NULL;
     job.stream = NULL;
-    job.alone = false;
+    job.alone = LAYERSKIP_TOGETHER;
 
     if (job.graph != NULL) {
         state->graph = job.graph;

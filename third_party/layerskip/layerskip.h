@@ -24,7 +24,10 @@ enum {
     LAYERSKIP_NOT_HOOKED = -101, /* llama.cpp built a graph that the hook never saw */
 };
 
-/* A flash attention whose last parameter, unused by ggml, is this is computed row by row. */
+/* What of a batch is computed token by token (rows.c). */
+enum { LAYERSKIP_TOGETHER, LAYERSKIP_ATTENTION_ALONE, LAYERSKIP_PRODUCTS_ALONE /* and the attention */ };
+
+/* An operation whose last parameter, unused by ggml, is this is computed row by row. */
 enum { LAYERSKIP_ROWS_PARAM = GGML_OP_PARAMS - 1, LAYERSKIP_ROWS = 0x726f7773 };
 
 /* What the last graph edit did. */
@@ -56,7 +59,7 @@ struct layerskip_stream {
  */
 struct layerskip_state {
     uint64_t built[LAYERSKIP_WORDS];
-    bool built_alone;
+    int32_t built_alone; /* LAYERSKIP_TOGETHER and so on */
     struct ggml_cgraph *graph; /* that last graph, llama.cpp's; NULL = unknown */
     bool failed;               /* the last decode did: llama.cpp's graph must not be used again */
     struct layerskip_report report;
@@ -80,18 +83,19 @@ bool layerskip_hooked(void);
 
 /*
  * llama_decode under a mask of LAYERSKIP_WORDS words, kept by the caller and read only during the
- * call. alone computes the attention of each token as in a batch of its own (rows.c). Returns llama_decode's result or one of the codes above; after LAYERSKIP_REFUSED nothing
+ * call. alone says what is computed as if each token came in a batch of its own. Returns llama_decode's result or one of the codes above; after LAYERSKIP_REFUSED nothing
  * was computed. The context must use causal attention. Contexts may decode at the same time in
  * different threads, each with its own state.
  */
 int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ctx, struct llama_batch batch,
-                         const uint64_t *mask, bool alone);
+                         const uint64_t *mask, int32_t alone);
 
 /* The function of this name in libggml-base, taken over. */
 bool ggml_backend_sched_alloc_graph(struct ggml_backend_sched *sched, struct ggml_cgraph *graph);
 
-/* The function of this name in ggml's CPU module, taken over by rows.c. */
+/* The functions of these names in ggml's CPU module, taken over by rows.c. */
 struct ggml_compute_params;
 void ggml_compute_forward_flash_attn_ext(const struct ggml_compute_params *params, struct ggml_tensor *dst);
+bool ggml_cpu_extra_compute_forward(struct ggml_compute_params *params, struct ggml_tensor *dst);
 
 #endif

@@ -1,15 +1,19 @@
 /*
- * Tokens of a batch whose attention comes out as if each had come alone.
+ * Tokens of a batch that come out as if each had come alone.
  *
- * ggml's CPU module computes flash attention in two ways. For a single token and 512 cached
- * positions or more it gives each thread a share of the positions and adds up what they found; for
- * several tokens each is one thread's. The sums are the same but for the order, so they differ in
- * their last bits, which quantised models then round to another step: enough to turn an answer at a
- * near-tie, and too much for a verified draft that is to be the plain answer.
+ * Some of ggml's CPU kernels add up in another order for several tokens than for one. The last bits
+ * that differ become other steps where quantised models round, enough to turn an answer at a
+ * near-tie, and too much for a verified draft that is to be the plain answer:
  *
- * The module calls its own function through the dynamic linker, which finds the one below first.
- * Where layerskip.c marked the operation, it hands the rows to the real function one by one, each
- * with as many positions as a decode of that token alone would have seen. All else passes through.
+ *   attention   For one token and 512 cached positions or more, flash attention gives each thread a
+ *               share of the positions and adds up what they found; for several tokens, each is one
+ *               thread's.
+ *   products    Weights rearranged for the CPU are multiplied with four tokens at a time by other
+ *               code than with one. In Q4_0 both give the same bits, in Q4_K they do not.
+ *
+ * The CPU module calls its own functions through the dynamic linker, which finds those below first.
+ * Where layerskip.c marked the operation, they hand its rows to the real function one by one. All
+ * else passes through.
  */
 #define _GNU_SOURCE
 #include "layerskip.h"
@@ -28,23 +32,36 @@ struct ggml_compute_params {
 };
 
 typedef void attention(const struct ggml_compute_params *, struct ggml_tensor *);
+typedef bool product(struct ggml_compute_params *, struct ggml_tensor *);
 typedef void barrier(struct ggml_threadpool *);
 
 /* The real functions; any thread may find them first, and all find the same. */
 static struct {
     attention *_Atomic attention;
-    barrier *_Atomic barrier;
+    product *_Atomic product;
+    barrier *_Atomic barrier; /* all threads wait for each other: the next row uses the same working memory */
+    atomic_bool found;
 } cpu;
 
 static void find_real(const void *return_address) {
+    if (atomic_load_explicit(&cpu.found, memory_order_acquire)) {
+        return;
+    }
     Dl_info caller;
     void *module = dladdr(return_address, &caller) != 0 ? dlopen(caller.dli_fname, RTLD_LAZY | RTLD_NOLOAD) : NULL;
     if (module == NULL) {
         abort(); /* cannot be: it is running */
     }
-    atomic_store(&cpu.barrier, (barrier *)dlsym(module, "ggml_barrier"));
     atomic_store(&cpu.attention, (attention *)dlsym(module, "ggml_compute_forward_flash_attn_ext"));
+    atomic_store(&cpu.product, (product *)dlsym(module, "ggml_cpu_extra_compute_forward"));
+    atomic_store(&cpu.barrier, (barrier *)dlsym(module, "ggml_barrier"));
+    atomic_store_explicit(&cpu.found, true, memory_order_release);
     dlclose(module);
+}
+
+/* Whether the rows of an operation on so many are to be computed one by one. */
+static bool by_rows(const struct ggml_tensor *dst, int64_t rows) {
+    return dst->op_params[LAYERSKIP_ROWS_PARAM] == LAYERSKIP_ROWS && rows > 1 && dst->ne[3] == 1 && cpu.barrier != NULL;
 }
 
 /* llama.cpp gives a decode the used part of the KV cache, rounded up to this many cells. */
@@ -64,15 +81,10 @@ static int64_t cells_alone(const struct ggml_tensor *mask, const char *row, int6
 
 __attribute__((visibility("default"))) void ggml_compute_forward_flash_attn_ext(const struct ggml_compute_params *params,
                                                                                 struct ggml_tensor *dst) {
-    if (atomic_load_explicit(&cpu.attention, memory_order_relaxed) == NULL) {
-        find_real(__builtin_return_address(0));
-    }
-    attention *const real = atomic_load_explicit(&cpu.attention, memory_order_acquire);
-    barrier *const wait = atomic_load_explicit(&cpu.barrier, memory_order_relaxed);
+    find_real(__builtin_return_address(0));
     const struct ggml_tensor *q = dst->src[0], *mask = dst->src[3];
-    if (dst->op_params[LAYERSKIP_ROWS_PARAM] != LAYERSKIP_ROWS || q->ne[1] == 1 || q->ne[3] != 1 || mask == NULL ||
-        mask->type != GGML_TYPE_F16 || wait == NULL) {
-        real(params, dst);
+    if (!by_rows(dst, q->ne[1]) || mask == NULL || mask->type != GGML_TYPE_F16) {
+        cpu.attention(params, dst);
         return;
     }
     for (int64_t i = 0; i < q->ne[1]; i++) {
@@ -86,7 +98,29 @@ __attribute__((visibility("default"))) void ggml_compute_forward_flash_attn_ext(
         out.src[1] = &k;
         out.src[2] = &v;
         out.src[3] = &seen;
-        real(params, &out);
-        wait(params->threadpool); /* the next row uses the same working memory */
+        cpu.attention(params, &out);
+        cpu.barrier(params->threadpool);
     }
+}
+
+/* The real function says whether the operation is its own; others go on to ggml's usual code. */
+__attribute__((visibility("default"))) bool ggml_cpu_extra_compute_forward(struct ggml_compute_params *params,
+                                                                           struct ggml_tensor *dst) {
+    find_real(__builtin_return_address(0));
+    if (!by_rows(dst, dst->ne[1]) || dst->ne[2] != 1) {
+        return cpu.product(params, dst);
+    }
+    const struct ggml_tensor *all = dst->src[1];
+    for (int64_t i = 0; i < dst->ne[1]; i++) {
+        struct ggml_tensor out = *dst, one = *all;
+        one.ne[1] = out.ne[1] = 1;
+        one.data = (char *)all->data + i * all->nb[1];
+        out.data = (char *)dst->data + i * dst->nb[1];
+        out.src[1] = &one;
+        if (!cpu.product(params, &out)) {
+            return false;
+        }
+        cpu.barrier(params->threadpool);
+    }
+    return true;
 }
