@@ -149,9 +149,10 @@ type drafter struct {
 	bare     int                 // tokens of this answer for which no source had a draft
 	rounding float64             // see [Drafting]
 
-	ahead   float64 // tokens' time won in this answer over one at a time; negative = lost, in earlier answers too
+	ahead   float64 // tokens' time won over one at a time; negative = lost
 	steps   int     // drafts since the time of a single token was last measured
 	singles int     // tokens decoded alone since the last draft
+	trying  bool    // the draft is made to find out what its source is worth
 	rounds  int
 }
 
@@ -303,7 +304,7 @@ func (d *drafter) measureBatches() error {
 func (d *drafter) generate(g *generation, prompt []llama.Token) error {
 	g.a.Drafting = &Drafting{Masks: map[skip.Mask]int{}}
 	d.drafted, d.bare = map[*source]*judged{}, 0
-	d.ahead = min(d.ahead, 0) // no answer pays with what another one won
+	d.ahead = min(d.ahead, wonBefore)
 	defer func() {
 		g.a.Drafting.Plain = time.Duration(float64(g.a.Tokens-1) * d.pace.one * float64(time.Second))
 		g.a.Drafting.Possible, g.a.Drafting.Rounding = d.possible(g.a.Tokens), d.rounding
@@ -364,14 +365,18 @@ func (d *drafter) single(g *generation, pending llama.Token) (next llama.Token, 
 
 // remeasure is after how many drafts single tokens are timed again: that time
 // grows with the context.
-const remeasure = 48
+const remeasure = 20
 
 // lossShare is the share of the time of plain decoding that drafts may cost
 // where they fail, and lossTokens how many tokens' time beside that, to begin with.
 const (
-	lossShare  = 0.01
-	lossTokens = 2
+	lossShare  = 0.005
+	lossTokens = 3
 )
+
+// wonBefore is how much of what was won in earlier answers may be lost in
+// another one, in tokens' time.
+const wonBefore = 6
 
 // tryMost bounds drafts that are made to find out what a source is worth.
 const tryMost = 3
@@ -381,7 +386,7 @@ const tryEvery = 16
 
 // choose decides over the next step: the source of a draft and how long it may
 // get, or nil for a single token. No draft gets so long that its failure would
-// cost more than was won in this answer, and what may be lost.
+// cost more than was won so far, and what may be lost.
 func (d *drafter) choose(room int) (src *source, length int) {
 	most := d.bound(room)
 	if most < 1 {
@@ -407,27 +412,26 @@ func (d *drafter) choose(room int) (src *source, length int) {
 	}
 	var best, promising *source
 	var bestLength, promisingLength int
-	rate, promise := 1.0, 1.0
+	rate, promise, hope := 1.0, 1.0, d.pace.hope()
 	for _, s := range sources {
-		most := d.pace.affordable(&s.cost, 1+lossTokens+d.ahead, most)
+		longest := d.pace.affordable(&s.cost, 1+lossTokens+d.ahead, most)
 		odds := s.odds.mean(s.prior)
 		if s.lookup {
 			odds = s.odds.of(matchClass(match), s.prior)
 		}
-		if n, r := d.pace.best(&s.cost, min(odds, mostOdds), most); r > rate {
+		if n, r := d.pace.best(&s.cost, min(odds, mostOdds), longest); r > rate {
 			best, bestLength, rate = s, n, r
 			if !s.lookup {
-				bestLength = most // it ends where the next token would not pay
+				bestLength = longest // it ends where the next token would not pay
 			}
 		}
-		if _, r := d.pace.best(&s.cost, s.odds.hope(s.prior), most); r > promise {
-			promising, promisingLength, promise = s, d.pace.affordable(&s.cost, 1+lossTokens, min(most, tryMost)), r
+		try := hope.affordable(&s.cost, 1+lossTokens+min(d.ahead, 0), min(most, tryMost))
+		if _, r := hope.best(&s.cost, s.odds.hope(s.prior), try); r > promise {
+			promising, promisingLength, promise = s, try, r
 		}
 	}
-	switch {
-	case best == nil && promisingLength > 0:
-		return promising, promisingLength
-	case promising != nil && promising != best && promise > rate && promisingLength > 0 && d.rounds%tryEvery == tryEvery-1:
+	d.trying = best == nil || promising != best && promise > rate && d.rounds%tryEvery == tryEvery-1
+	if d.trying {
 		return promising, promisingLength
 	}
 	return best, bestLength
@@ -547,15 +551,15 @@ func (d *drafter) lookUp(length int) {
 	}
 }
 
-// draft generates tokens under the source's mask: most of them if that is fixed,
-// else as many as pay.
+// draft generates tokens under the source's mask: most of them if that is fixed
+// or a try, else as many as pay.
 func (d *drafter) draft(g *generation, src *source, most int, pending llama.Token) error {
 	if err := d.drawing.Follow(g.sampler); err != nil {
 		return err
 	}
 	d.took = d.took[:0]
 	defer func() { src.cost.learn(d.took) }()
-	mean := min(src.odds.mean(src.prior), mostOdds)
+	always, mean := d.fixed || d.trying, min(src.odds.mean(src.prior), mostOdds)
 	_, rate := d.pace.best(&src.cost, mean, most)
 	rate = max(rate, 1) // that the time could bring otherwise
 	reach := 1.0        // chance that all tokens so far are accepted
@@ -581,8 +585,8 @@ func (d *drafter) draft(g *generation, src *source, most int, pending llama.Toke
 		class := probabilityClass(sure)
 		chance := min(src.odds.of(class, src.prior), mostOdds)
 		ends := d.s.model.Vocab.IsEnd(token)
-		goOn := !ends && (d.fixed || d.pace.goOn(n+1, reach*chance, &src.cost, mean, rate, most))
-		if !goOn && !ends && !d.fixed && reach*chance < rate*(d.pace.of(n+2)-d.pace.of(n+1)) {
+		goOn := !ends && (always || d.pace.goOn(n+1, reach*chance, &src.cost, mean, rate, most))
+		if !goOn && !ends && !always && reach*chance < rate*(d.pace.of(n+2)-d.pace.of(n+1)) {
 			return nil // not even this token is worth being verified
 		}
 		d.tokens, d.class = append(d.tokens, token), append(d.class, class)

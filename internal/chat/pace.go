@@ -21,7 +21,7 @@ type pace struct {
 
 // recent is how many measurements count: few, because they should be of now, and
 // enough that some of them were not interrupted by another program.
-const recent = 7
+const recent = 5
 
 // times are the last measurements of something.
 type times struct {
@@ -72,6 +72,18 @@ func (p *pace) of(n int) float64 {
 		return min(p.cost[n], p.between(n))
 	}
 	return p.cost[n]
+}
+
+// hope is a pace that what was measured so far does not rule out: where that is
+// little, batches may be as cheap as usual.
+func (p *pace) hope() *pace {
+	h := *p
+	for n := 2; n < len(h.cost); n++ {
+		if p.seen[n].n < trusted {
+			h.cost[n], h.seen[n].n = min(p.of(n), 1+unknownSlope*float64(n-1)), trusted
+		}
+	}
+	return &h
 }
 
 // between is what the neighbours of n say of it.
