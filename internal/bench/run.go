@@ -46,9 +46,9 @@ type Options struct {
 const switchesPerRound = 4
 
 // Run measures the whole model and each of the masks, none of them empty, and
-// gives a row for each, the whole model's first. With [Options].Pruned each mask
-// has rounds of its own with the whole model and its pruned file, so that no more
-// than two models are in memory at once. ctx's end stops it.
+// gives a row for each, the whole model's first. With [Options].Pruned it closes
+// m, and each mask has rounds of its own with the whole model and its pruned file,
+// no more than these two in memory at once. ctx's end stops it.
 func Run(ctx context.Context, m *llama.Model, masks []skip.Mask, o Options) ([]Row, error) {
 	r := &runner{Options: o, ctx: ctx, model: m}
 	// What a small model gets must not differ for its pruned, smaller file.
@@ -91,9 +91,8 @@ func (r *runner) run(masks []skip.Mask) ([]Row, error) {
 		return nil, err
 	}
 	defer whole.Close()
-	stock := variant{whole, skip.Mask{}}
 	all := []measured{{switching: math.NaN()}}
-	variants := []variant{stock}
+	variants := []variant{{whole, skip.Mask{}}}
 	for _, mask := range masks {
 		all = append(all, measured{mask: mask})
 		variants = append(variants, variant{whole, mask})
@@ -104,25 +103,6 @@ func (r *runner) run(masks []skip.Mask) ([]Row, error) {
 		}
 		all[i].rss, all[i].peak = resident()
 	}
-	if r.Pruned {
-		for i := range masks {
-			x := &all[i+1]
-			if err := r.besidePruned(x, stock, variants[i+1]); err != nil {
-				return nil, err
-			}
-			all[0].turns = append(all[0].turns, x.stock...)
-		}
-	}
-	if all[0].turns == nil { // nothing to be pruned
-		turns, err := r.rounds(variants...)
-		if err != nil {
-			return nil, err
-		}
-		for i := range all {
-			all[i].turns, all[i].stock = turns[i], turns[0]
-		}
-	}
-	all[0].stock = all[0].turns
 	for i := range all[1:] {
 		x := &all[i+1]
 		if x.switching, err = whole.switching(x.mask, r.Prompt, switchesPerRound*r.Rounds); err != nil {
@@ -134,6 +114,27 @@ func (r *runner) run(masks []skip.Mask) ([]Row, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !r.Pruned || len(masks) == 0 {
+		turns, err := r.rounds(variants...)
+		if err != nil {
+			return nil, err
+		}
+		for i := range all {
+			all[i].turns, all[i].stock = turns[i], turns[0]
+		}
+		return r.rows(all, route), nil
+	}
+	if err := errors.Join(whole.Close(), r.model.Close()); err != nil { // its memory is needed
+		return nil, err
+	}
+	for i := range all[1:] {
+		x := &all[i+1]
+		if err := r.besidePruned(x); err != nil {
+			return nil, err
+		}
+		all[0].turns = append(all[0].turns, x.stock...)
+	}
+	all[0].stock = all[0].turns
 	return r.rows(all, route), nil
 }
 
@@ -141,8 +142,8 @@ func (r *runner) run(masks []skip.Mask) ([]Row, error) {
 func (r *runner) steps(nMask int) int {
 	warmUp, switching := 1+nMask, nMask
 	if r.Pruned && nMask > 0 {
-		const making = 1 // the pruned file
-		return warmUp + nMask*(making+1+3*r.Rounds) + switching
+		const making, warming = 1, 2 // the pruned file; and both models, in each round
+		return warmUp + nMask*(making+(warming+3)*r.Rounds) + switching
 	}
 	return warmUp + (1+nMask)*r.Rounds + switching
 }
@@ -193,8 +194,11 @@ func (r *runner) rounds(variants ...variant) ([][]turn, error) {
 }
 
 // besidePruned measures the whole model, a mask and the file without the mask's
-// layers. The file is made for it and removed afterwards.
-func (r *runner) besidePruned(x *measured, stock, masked variant) error {
+// layers. The file is made for it and removed afterwards. Both models are loaded
+// anew for each round, in the other order each time, into memory of their own:
+// where in a machine's memory weights come to lie makes the same code up to a third
+// faster or slower for as long as they are there.
+func (r *runner) besidePruned(x *measured) error {
 	cache, err := randmodel.CacheFolder()
 	if err == nil {
 		err = os.MkdirAll(cache, 0o755)
@@ -215,40 +219,62 @@ func (r *runner) besidePruned(x *measured, stock, masked variant) error {
 	if err := skip.Prune(r.ctx, r.model.Path, path, layers, nil); err != nil {
 		return err
 	}
-	m, err := r.load(path)
-	if err != nil {
-		return err
-	}
-	defer m.Close()
-	e, err := r.newEngine(m)
-	if err != nil {
-		return err
-	}
-	defer e.Close()
 	r.step()
-	pruned := variant{e, skip.Mask{}}
-	if _, err := r.turn(pruned); err != nil {
-		return err
+	for round := range r.Rounds {
+		turns, err := r.pairOfModels(path, x.mask, round%2 == 1)
+		if err != nil {
+			return err
+		}
+		x.stock, x.turns, x.pruned = append(x.stock, turns[0]), append(x.turns, turns[1]), append(x.pruned, turns[2])
 	}
-	turns, err := r.rounds(stock, masked, pruned)
-	if err != nil {
-		return err
-	}
-	x.stock, x.turns, x.pruned = turns[0], turns[1], turns[2]
 	return nil
 }
 
-// load opens a pruned file beside the whole model, if there is memory for both.
+// pairOfModels loads the whole model and a pruned file, or the other way round,
+// and gives a turn of the whole model, of the mask and of the file.
+func (r *runner) pairOfModels(pruned string, mask skip.Mask, prunedFirst bool) (turns [3]turn, err error) {
+	paths := []string{r.model.Path, pruned}
+	if prunedFirst {
+		slices.Reverse(paths)
+	}
+	engines := map[string]*engine{}
+	for _, path := range paths {
+		m, err := r.load(path)
+		if err != nil {
+			return turns, err
+		}
+		defer m.Close()
+		if engines[path], err = r.newEngine(m); err != nil {
+			return turns, err
+		}
+		defer engines[path].Close()
+		if _, err := r.turn(variant{on: engines[path]}); err != nil { // not counted
+			return turns, err
+		}
+	}
+	variants := []variant{{on: engines[r.model.Path]}, {engines[r.model.Path], mask}, {on: engines[pruned]}}
+	for i := range variants {
+		if prunedFirst {
+			i = len(variants) - 1 - i
+		}
+		if turns[i], err = r.turn(variants[i]); err != nil {
+			return turns, err
+		}
+	}
+	return turns, nil
+}
+
+// load reads a model into memory, beside another one, if there is room.
 func (r *runner) load(path string) (*llama.Model, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
 	}
 	if free := kilobytes("/proc/meminfo", "MemAvailable:"); free != 0 && free < uint64(info.Size()) {
-		return nil, fmt.Errorf("no memory for the pruned model beside the whole one: it needs %s and %s are free; measure without it or a smaller model",
+		return nil, fmt.Errorf("no memory for the whole and the pruned model side by side: the second needs %s and %s are free; measure without it or a smaller model",
 			humanize.IBytes(uint64(info.Size())), humanize.IBytes(free))
 	}
-	return llama.LoadModel(r.ctx, path, &llama.ModelOptions{GPULayers: r.GPULayers})
+	return llama.LoadModel(r.ctx, path, &llama.ModelOptions{GPULayers: r.GPULayers, NoMmap: true})
 }
 
 // route gives the seconds that choosing layers for a prompt of the measured
