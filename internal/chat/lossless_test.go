@@ -155,6 +155,7 @@ func TestDraftOfTheWholeModelIsAccepted(t *testing.T) {
 		require.Equal(t, 8, d.Rounds)
 		require.Equal(t, 8, d.Lengths[4], "%v", d.Lengths)
 		require.InDelta(t, 1, d.Acceptance(), 0)
+		require.Less(t, d.Rounding, nearTie)
 		require.InDelta(t, 5, d.TokensPerRound(), 0)
 	}
 }

@@ -90,6 +90,39 @@ func TestDraftsGoOnWhileTheyPay(t *testing.T) {
 	require.False(t, p.goOn(MaxDraft, 1, cost, 0.9, rate, MaxDraft))
 }
 
+func TestDraftsAreAffordable(t *testing.T) {
+	p, cost := laptop(), &draftCost{once: 0.1, each: 0.2}
+	require.Zero(t, p.affordable(cost, 1, MaxDraft), "nothing is free")
+	n := p.affordable(cost, 3, MaxDraft)
+	require.Equal(t, 3, n) // 0.1 + 3 × 0.2 + 29.3 / 15.1 = 2.64
+	require.LessOrEqual(t, p.affordable(cost, 3, 2), 2)
+	require.Equal(t, MaxDraft, p.affordable(cost, 100, MaxDraft))
+}
+
+func TestHopeEndsWithMeasurements(t *testing.T) {
+	var p pace
+	p.saw(1, 10*time.Millisecond)
+	p.saw(4, 90*time.Millisecond) // interrupted, perhaps
+	require.Less(t, p.hope().of(4), 2.0)
+	for range trusted {
+		p.saw(4, 90*time.Millisecond)
+	}
+	require.InDelta(t, 9, p.hope().of(4), 1e-9)
+}
+
+func TestDraftsLearnWhatTheyCost(t *testing.T) {
+	cost := draftCost{each: 0.5}
+	slow := []float64{0.4, 0.2, 3, 0.2} // one interruption
+	cost.learn(slow)
+	require.InDelta(t, 0.5, cost.each, 1e-9, "one draft is not enough")
+	for range trusted {
+		cost.learn([]float64{0.4, 0.2, 3, 0.2})
+	}
+	require.InDelta(t, 0.2, cost.each, 1e-9)
+	require.InDelta(t, 0.2, cost.once, 1e-9)
+	cost.learn(nil)
+}
+
 func TestOddsFollowTheText(t *testing.T) {
 	var o odds
 	require.InDelta(t, 0.7, o.mean(0.7), 1e-9, "what was believed")
