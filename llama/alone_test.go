@@ -29,7 +29,7 @@ func TestAloneIsOneAtATime(t *testing.T) {
 				c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 1024, Threads: 2, Flash: llama.FlashOn})
 				const most = 17
 				parted := false
-				for _, cached := range []int{3, 250, 300, 508, 700} {
+				for _, cached := range []int{3, 250, 508} {
 					c.Clear()
 					tokens := make([]llama.Token, cached+most)
 					for i := range tokens {
@@ -43,7 +43,7 @@ func TestAloneIsOneAtATime(t *testing.T) {
 						require.NoError(t, err)
 						want[i] = append(want[i], logits...)
 					}
-					for _, n := range []int{2, 4, 5, most} {
+					for _, n := range []int{2, 5, most} {
 						for _, alone := range []llama.Alone{llama.AttendAlone, llama.Together, llama.MultiplyAlone, llama.AttendAlone} { // the same shape each time
 							require.NoError(t, c.Remove(0, cached, -1))
 							b := llamatest.Batch(t, tokens[cached:][:n], cached)
