@@ -171,6 +171,9 @@ func newDrafter(s *Session, o *Lossless) (*drafter, error) {
 	if err := d.measure(); err != nil {
 		return nil, err
 	}
+	if d.lookup != nil {
+		d.lookup.cost.once = d.pace.graph // which the token behind it needs
+	}
 	return d, nil
 }
 
@@ -220,7 +223,7 @@ func (d *drafter) source(m DraftMask) *source {
 	if share == 0 {
 		share = 1 - float64(m.Mask.Sublayers())/float64(2*d.s.model.NLayer)
 	}
-	src.cost.each = share
+	src.cost.each, src.cost.once = share, d.pace.graph
 	d.known[m.Mask] = src
 	return src
 }
@@ -253,7 +256,7 @@ func (d *drafter) measure() error {
 func (d *drafter) measureBatches() error {
 	s := d.s
 	tokens := make([]llama.Token, MaxDraft+1)
-	sizes := []int{1, 1, 1, 4, 1, 8, 1, 4, 1, 8, 2, 16}
+	sizes := []int{1, 1, 1, 1, 4, 1, 1, 8, 1, 1, 4, 1, 1, 8, 2, 16}
 	const warmUp = 2 // reads the weights into memory, and makes room
 	if d.fixed {
 		sizes = []int{1, 1, 1, 4} // as much as finds out whether tokens can be forgotten, and how batches round
@@ -275,7 +278,11 @@ func (d *drafter) measureBatches() error {
 		if err != nil {
 			return err
 		}
-		if i >= warmUp {
+		switch {
+		case i < warmUp:
+		case n == 1 && sizes[i-1] > 1:
+			d.pace.sawGraph(time.Since(began))
+		default:
 			d.pace.saw(n, time.Since(began))
 		}
 		if n == 1 {

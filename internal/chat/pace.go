@@ -14,6 +14,8 @@ import (
 // has just begun to read a model, or is busy, is slow at both.
 type pace struct {
 	one   float64               // seconds of a token decoded alone; 0 = not measured
+	graph float64               // cost of a token decoded alone, beyond one, that follows a batch of another kind; batches have it in them
+	after times                 // what graph follows from
 	alone times                 // what one follows from
 	cost  [MaxDraft + 2]float64 // (n,) of a batch of n tokens, as many times one; 0 = not measured
 	seen  [MaxDraft + 2]times   // what they follow from
@@ -49,6 +51,11 @@ func (p *pace) saw(n int, took time.Duration) {
 	p.cost[n] = p.seen[n].add(p.tokens(took))
 }
 
+// sawGraph takes in the time of a single token that followed another kind of batch.
+func (p *pace) sawGraph(took time.Duration) {
+	p.graph = max(p.after.add(p.tokens(took))-1, 0)
+}
+
 // tokens is how many tokens could have been decoded alone in a time.
 func (p *pace) tokens(took time.Duration) float64 { return took.Seconds() / p.one }
 
@@ -80,7 +87,7 @@ func (p *pace) hope() *pace {
 	h := *p
 	for n := 2; n < len(h.cost); n++ {
 		if p.seen[n].n < trusted {
-			h.cost[n], h.seen[n].n = min(p.of(n), 1+unknownSlope*float64(n-1)), trusted
+			h.cost[n], h.seen[n].n = min(p.of(n), 1+p.graph+unknownSlope*float64(n-1)), trusted
 		}
 	}
 	return &h
