@@ -16,6 +16,7 @@ type pace struct {
 	one   float64               // seconds of a token decoded alone; 0 = not measured
 	graph float64               // cost of a token decoded alone, beyond one, that follows a batch of another kind; batches have it in them
 	after times                 // what graph follows from
+	known [MaxDraft + 2]float64 // (n,) what of gives; known[1] = 0: nothing was measured
 	alone times                 // what one follows from
 	cost  [MaxDraft + 2]float64 // (n,) of a batch of n tokens, as many times one; 0 = not measured
 	seen  [MaxDraft + 2]times   // what they follow from
@@ -49,6 +50,9 @@ func (p *pace) saw(n int, took time.Duration) {
 		return
 	}
 	p.cost[n] = p.seen[n].add(p.tokens(took))
+	for n := range p.known {
+		p.known[n] = p.estimate(n)
+	}
 }
 
 // sawGraph takes in the time of a single token that followed another kind of batch.
@@ -70,8 +74,15 @@ const trusted = 3
 // of is the cost of a batch of n tokens: measured, or on the line between the
 // neighbours that were, or beyond the last of them on its own.
 func (p *pace) of(n int) float64 {
+	if p.known[1] > 0 { // asked for many times for each token
+		return p.known[n]
+	}
+	return p.estimate(n)
+}
+
+func (p *pace) estimate(n int) float64 {
 	switch {
-	case n == 1:
+	case n <= 1:
 		return 1
 	case p.seen[n].n == 0:
 		return p.between(n)
@@ -87,9 +98,12 @@ func (p *pace) hope() *pace {
 	h := *p
 	for n := 2; n < len(h.cost); n++ {
 		if p.seen[n].n < trusted {
-			h.cost[n], h.seen[n].n = min(p.of(n), 1+p.graph+unknownSlope*float64(n-1)), trusted
+			h.known[n] = min(p.of(n), 1+p.graph+unknownSlope*float64(n-1))
+		} else {
+			h.known[n] = p.of(n)
 		}
 	}
+	h.known[1] = 1
 	return &h
 }
 
