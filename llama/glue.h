@@ -97,8 +97,8 @@ void gallop_reset_influence(struct gallop_influence *in);
 /* Frees c and what it owns. */
 void gallop_free_context(struct gallop_context *c);
 
-/* A decode; one that does not attend causally takes no mask. alone is layerskip_decode's. Where the result is not 0, c->err holds
- * the library's error. */
+/* A decode; one that does not attend causally takes no mask. alone is layerskip_decode's. Where the
+ * result is not 0, c->err holds the library's error. */
 int32_t gallop_decode(struct gallop_context *c, struct llama_context *ctx, struct llama_batch batch, const uint64_t *mask,
                       bool causal, int32_t alone);
 

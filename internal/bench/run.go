@@ -179,15 +179,27 @@ func (r *runner) turn(v variant) (turn, error) {
 func (r *runner) rounds(variants ...variant) ([][]turn, error) {
 	turns := make([][]turn, len(variants))
 	for round := range r.Rounds {
-		for i := range variants {
-			if round%2 == 1 {
-				i = len(variants) - 1 - i
-			}
-			t, err := r.turn(variants[i])
-			if err != nil {
-				return nil, err
-			}
+		one, err := r.round(round%2 == 1, variants...)
+		if err != nil {
+			return nil, err
+		}
+		for i, t := range one {
 			turns[i] = append(turns[i], t)
+		}
+	}
+	return turns, nil
+}
+
+// round gives each variant a turn, (nVariants,), from the last to the first if
+// backwards.
+func (r *runner) round(backwards bool, variants ...variant) (turns []turn, err error) {
+	turns = make([]turn, len(variants))
+	for i := range variants {
+		if backwards {
+			i = len(variants) - 1 - i
+		}
+		if turns[i], err = r.turn(variants[i]); err != nil {
+			return nil, err
 		}
 	}
 	return turns, nil
@@ -232,7 +244,7 @@ func (r *runner) besidePruned(x *measured) error {
 
 // pairOfModels loads the whole model and a pruned file, or the other way round,
 // and gives a turn of the whole model, of the mask and of the file.
-func (r *runner) pairOfModels(pruned string, mask skip.Mask, prunedFirst bool) (turns [3]turn, err error) {
+func (r *runner) pairOfModels(pruned string, mask skip.Mask, prunedFirst bool) ([]turn, error) {
 	paths := []string{r.model.Path, pruned}
 	if prunedFirst {
 		slices.Reverse(paths)
@@ -241,27 +253,19 @@ func (r *runner) pairOfModels(pruned string, mask skip.Mask, prunedFirst bool) (
 	for _, path := range paths {
 		m, err := r.load(path)
 		if err != nil {
-			return turns, err
+			return nil, err
 		}
 		defer m.Close()
 		if engines[path], err = r.newEngine(m); err != nil {
-			return turns, err
+			return nil, err
 		}
 		defer engines[path].Close()
 		if _, err := r.turn(variant{on: engines[path]}); err != nil { // not counted
-			return turns, err
+			return nil, err
 		}
 	}
-	variants := []variant{{on: engines[r.model.Path]}, {engines[r.model.Path], mask}, {on: engines[pruned]}}
-	for i := range variants {
-		if prunedFirst {
-			i = len(variants) - 1 - i
-		}
-		if turns[i], err = r.turn(variants[i]); err != nil {
-			return turns, err
-		}
-	}
-	return turns, nil
+	whole := engines[r.model.Path]
+	return r.round(prunedFirst, variant{on: whole}, variant{whole, mask}, variant{on: engines[pruned]})
 }
 
 // load reads a model into memory, beside another one, if there is room.

@@ -419,7 +419,7 @@ func (d *drafter) choose(room int) (src *source, length int) {
 	}
 	var best, promising *source
 	var bestLength, promisingLength int
-	rate, promise, hope := 1.0, 1.0, d.pace.hope()
+	rate, promise, hope := 1.0, 1.0, &d.pace.hoped
 	for _, s := range sources {
 		longest := d.pace.affordable(&s.cost, 1+lossTokens+d.ahead, most)
 		odds := s.odds.mean(s.prior)

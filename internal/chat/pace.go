@@ -13,14 +13,25 @@ import (
 // shrink with: the longer the context, the longer both take, and a machine that
 // has just begun to read a model, or is busy, is slow at both.
 type pace struct {
-	one   float64               // seconds of a token decoded alone; 0 = not measured
-	graph float64               // cost of a token decoded alone, beyond one, that follows a batch of another kind; batches have it in them
-	after times                 // what graph follows from
-	known [MaxDraft + 2]float64 // (n,) what of gives; known[1] = 0: nothing was measured
-	alone times                 // what one follows from
-	cost  [MaxDraft + 2]float64 // (n,) of a batch of n tokens, as many times one; 0 = not measured
-	seen  [MaxDraft + 2]times   // what they follow from
+	curve       // measured, or on the line between the neighbours that were, or beyond the last of them on its own
+	hoped curve // what was measured so far does not rule out: where that is little, batches may be as cheap as usual
+
+	one   float64 // seconds of a token decoded alone; 0 = not measured
+	alone times   // what one follows from
+
+	graph float64 // cost of a token decoded alone, beyond one, that follows a batch of another kind; batches have it in them
+	after times   // what graph follows from
+
+	cost [MaxDraft + 2]float64 // (n,) of a batch of n tokens; 0 = not measured
+	seen [MaxDraft + 2]times   // what they follow from
 }
+
+// curve is the cost of a batch of n tokens, (n,): worked out once for each
+// measurement, as it is asked for many times for each token.
+type curve [MaxDraft + 2]float64
+
+// of is the cost of a batch of n tokens.
+func (c *curve) of(n int) float64 { return c[n] }
 
 // recent is how many measurements count: few, because they should be of now, and
 // enough that some of them were not interrupted by another program.
@@ -47,17 +58,30 @@ func (t *times) add(x float64) (usual float64) {
 func (p *pace) saw(n int, took time.Duration) {
 	if n == 1 {
 		p.one = p.alone.add(took.Seconds())
+		if p.alone.n == 1 {
+			p.draw()
+		}
 		return
 	}
 	p.cost[n] = p.seen[n].add(p.tokens(took))
-	for n := range p.known {
-		p.known[n] = p.estimate(n)
-	}
+	p.draw()
 }
 
 // sawGraph takes in the time of a single token that followed another kind of batch.
 func (p *pace) sawGraph(took time.Duration) {
 	p.graph = max(p.after.add(p.tokens(took))-1, 0)
+	p.draw()
+}
+
+// draw works out the curves.
+func (p *pace) draw() {
+	for n := range p.curve {
+		p.curve[n] = p.estimate(n)
+		p.hoped[n] = p.curve[n]
+		if n > 1 && p.seen[n].n < trusted {
+			p.hoped[n] = min(p.curve[n], 1+p.graph+unknownSlope*float64(n-1))
+		}
+	}
 }
 
 // tokens is how many tokens could have been decoded alone in a time.
@@ -71,15 +95,7 @@ const unknownSlope = 0.3
 // one may have been interrupted, and what is taken for dear is not tried again.
 const trusted = 3
 
-// of is the cost of a batch of n tokens: measured, or on the line between the
-// neighbours that were, or beyond the last of them on its own.
-func (p *pace) of(n int) float64 {
-	if p.known[1] > 0 { // asked for many times for each token
-		return p.known[n]
-	}
-	return p.estimate(n)
-}
-
+// estimate is what measurements say of a batch of n tokens.
 func (p *pace) estimate(n int) float64 {
 	switch {
 	case n <= 1:
@@ -90,21 +106,6 @@ func (p *pace) estimate(n int) float64 {
 		return min(p.cost[n], p.between(n))
 	}
 	return p.cost[n]
-}
-
-// hope is a pace that what was measured so far does not rule out: where that is
-// little, batches may be as cheap as usual.
-func (p *pace) hope() *pace {
-	h := *p
-	for n := 2; n < len(h.cost); n++ {
-		if p.seen[n].n < trusted {
-			h.known[n] = min(p.of(n), 1+p.graph+unknownSlope*float64(n-1))
-		} else {
-			h.known[n] = p.of(n)
-		}
-	}
-	h.known[1] = 1
-	return &h
 }
 
 // between is what the neighbours of n say of it.
@@ -197,9 +198,9 @@ type draftCost struct {
 	first, later times // that were measured
 }
 
-// learn takes in what the tokens of a draft cost, and sorts them. The first one has the change to
-// another graph in it. Of the others the median counts, as an interruption slows
-// down all that come together.
+// learn takes in what the tokens of a draft cost, and sorts them. The first one
+// has the change to another graph in it. Of the others the median counts, as an
+// interruption slows down all that come together.
 func (c *draftCost) learn(tokens []float64) {
 	if len(tokens) > 1 {
 		later := tokens[1:]
@@ -217,8 +218,8 @@ func (c *draftCost) learn(tokens []float64) {
 
 // affordable is the longest draft that costs no more than a bound, its
 // verification included, up to most tokens; 0 = none.
-func (p *pace) affordable(cost *draftCost, bound float64, most int) int {
-	for most > 0 && cost.once+float64(most)*cost.each+p.of(most+1) > bound {
+func (c *curve) affordable(cost *draftCost, bound float64, most int) int {
+	for most > 0 && cost.once+float64(most)*cost.each+c.of(most+1) > bound {
 		most--
 	}
 	return most
@@ -229,12 +230,12 @@ func (p *pace) affordable(cost *draftCost, bound float64, most int) int {
 // 1 + odds + … + odds^γ (the whole model's own next token is the first term), for
 // once + γ each + the cost of a batch of γ+1. rate is tokens by cost: the speed-up
 // over one token at a time.
-func (p *pace) best(cost *draftCost, odds float64, most int) (length int, rate float64) {
+func (c *curve) best(cost *draftCost, odds float64, most int) (length int, rate float64) {
 	tokens, reach := 1.0, 1.0
 	for n := 1; n <= most; n++ {
 		reach *= odds
 		tokens += reach
-		if r := tokens / (cost.once + float64(n)*cost.each + p.of(n+1)); r > rate {
+		if r := tokens / (cost.once + float64(n)*cost.each + c.of(n+1)); r > rate {
 			length, rate = n, r
 		}
 	}
@@ -244,12 +245,12 @@ func (p *pace) best(cost *draftCost, odds float64, most int) (length int, rate f
 // goOn decides whether a draft of n tokens, all of which are accepted with the
 // chance reach, should get longer: whether some longer draft brings more tokens
 // than the time that it takes would bring at rate.
-func (p *pace) goOn(n int, reach float64, cost *draftCost, odds, rate float64, most int) bool {
+func (c *curve) goOn(n int, reach float64, cost *draftCost, odds, rate float64, most int) bool {
 	tokens := 0.0
 	for m := n + 1; m <= most; m++ {
 		reach *= odds
 		tokens += reach
-		if tokens > rate*(float64(m-n)*cost.each+p.of(m+1)-p.of(n+1)) {
+		if tokens > rate*(float64(m-n)*cost.each+c.of(m+1)-c.of(n+1)) {
 			return true
 		}
 	}

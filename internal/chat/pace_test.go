@@ -103,11 +103,11 @@ func TestHopeEndsWithMeasurements(t *testing.T) {
 	var p pace
 	p.saw(1, 10*time.Millisecond)
 	p.saw(4, 90*time.Millisecond) // interrupted, perhaps
-	require.Less(t, p.hope().of(4), 2.0)
+	require.Less(t, p.hoped.of(4), 2.0)
 	for range trusted {
 		p.saw(4, 90*time.Millisecond)
 	}
-	require.InDelta(t, 9, p.hope().of(4), 1e-9)
+	require.InDelta(t, 9, p.hoped.of(4), 1e-9)
 }
 
 func TestDraftsLearnWhatTheyCost(t *testing.T) {

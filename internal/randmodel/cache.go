@@ -23,8 +23,9 @@ func CacheFolder() (string, error) {
 // names it, with weights of type typ; see [Spec.Type]. What the inner layers add
 // to the residual stream is scaled by faint, 1 for a usual model, little for one
 // whose inner layers hardly matter; with ends, the first and the last layer too,
-// so that each token hangs on the one before and texts soon repeat. It is made, into [CacheFolder], unless it is
-// there whole. ctx and progress are as in [WriteContext].
+// so that each token hangs on the one before and texts soon repeat. It is made,
+// into [CacheFolder], unless it is there whole. ctx and progress are as in
+// [WriteContext].
 func Cached(ctx context.Context, shape string, typ gguf.Type, faint float64, ends bool, progress func(done, total int64)) (string, error) {
 	spec, err := Shape(shape)
 	if err != nil {
@@ -34,13 +35,13 @@ func Cached(ctx context.Context, shape string, typ gguf.Type, faint float64, end
 	name := shape + "-" + strings.ToLower(typ.String())
 	if faint != 1 {
 		name += fmt.Sprintf("-faint-%g", faint)
-		inner := func(layer int) bool { return ends || layer > 0 && layer < spec.Layers-1 }
+		faints := func(layer int) bool { return ends || layer > 0 && layer < spec.Layers-1 }
 		if ends {
 			name += "-ends"
 		}
 		spec.Scale = Times(faint, func(tensor string) bool {
 			layer, rest, ok := gguf.SplitLayer(tensor)
-			return ok && inner(layer) && (strings.HasPrefix(rest, "attn_output.") || strings.HasPrefix(rest, "ffn_down"))
+			return ok && faints(layer) && (strings.HasPrefix(rest, "attn_output.") || strings.HasPrefix(rest, "ffn_down"))
 		})
 	}
 	folder, err := CacheFolder()

@@ -76,7 +76,7 @@ static _Thread_local struct {
     struct layerskip_report *report;
     struct layerskip_stream *stream; /* NULL = nobody reads it */
     struct ggml_cgraph *graph;       /* the last that was built; NULL = none was */
-    int32_t alone;
+    int32_t alone;                   /* what rows.c is to compute row by row */
     bool refused;
 } job;
 
@@ -573,8 +573,6 @@ static void preload_begin(const void *caller);
 static void preload_end(void);
 #endif
 
-#ifndef LAYERSKIP_PRELOAD
-
 /* Has rows.c compute the rows of some operations one by one. */
 static void mark_rows(struct ggml_cgraph *graph) {
     const int n = real.n_nodes(graph);
@@ -586,8 +584,6 @@ static void mark_rows(struct ggml_cgraph *graph) {
         }
     }
 }
-
-#endif
 
 __attribute__((visibility("default"))) bool ggml_backend_sched_alloc_graph(struct ggml_backend_sched *sched,
                                                                            struct ggml_cgraph *graph) {
@@ -605,11 +601,9 @@ __attribute__((visibility("default"))) bool ggml_backend_sched_alloc_graph(struc
     if (job.mask != NULL) {
         ok = apply_mask(graph, job.mask);
     }
-#ifndef LAYERSKIP_PRELOAD
     if (job.alone != LAYERSKIP_TOGETHER) {
         mark_rows(graph);
     }
-#endif
     job.graph = graph;
 #ifdef LAYERSKIP_PRELOAD
     preload_end();

@@ -59,7 +59,7 @@ struct layerskip_stream {
  */
 struct layerskip_state {
     uint64_t built[LAYERSKIP_WORDS];
-    int32_t built_alone; /* LAYERSKIP_TOGETHER and so on */
+    int32_t built_alone;       /* LAYERSKIP_TOGETHER and so on */
     struct ggml_cgraph *graph; /* that last graph, llama.cpp's; NULL = unknown */
     bool failed;               /* the last decode did: llama.cpp's graph must not be used again */
     struct layerskip_report report;
@@ -83,9 +83,10 @@ bool layerskip_hooked(void);
 
 /*
  * llama_decode under a mask of LAYERSKIP_WORDS words, kept by the caller and read only during the
- * call. alone says what is computed as if each token came in a batch of its own. Returns llama_decode's result or one of the codes above; after LAYERSKIP_REFUSED nothing
- * was computed. The context must use causal attention. Contexts may decode at the same time in
- * different threads, each with its own state.
+ * call. alone says what is computed as if each token came in a batch of its own: LAYERSKIP_TOGETHER
+ * and so on. Returns llama_decode's result or one of the codes above; after LAYERSKIP_REFUSED
+ * nothing was computed. The context must use causal attention. Contexts may decode at the same time
+ * in different threads, each with its own state.
  */
 int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ctx, struct llama_batch batch,
                          const uint64_t *mask, int32_t alone);
