@@ -100,10 +100,10 @@ func options() Options {
 func TestRun(t *testing.T) {
 	llamatest.Library(t)
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
-	m := llamatest.Small(t, "llama")
 	masks := []skip.Mask{skip.Layers(2, 5), skip.Layers(3)}
 	for name, pruned := range map[string]bool{"masks": false, "with pruned files": true} {
 		t.Run(name, func(t *testing.T) {
+			m := llamatest.Small(t, "llama") // with pruned files Run closes it
 			o := options()
 			o.Pruned = pruned
 			steps, total, prompts := 0, 0, 0
