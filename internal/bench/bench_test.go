@@ -105,7 +105,7 @@ func TestRun(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m := llamatest.Small(t, "llama") // with pruned files Run closes it
 			o := options()
-			o.Pruned = pruned
+			o.Pruned, o.Rounds = pruned, roundsPerLoad+1
 			steps, total, prompts := 0, 0, 0
 			o.Progress = func(done, all int) {
 				require.Equal(t, steps+1, done)
@@ -159,6 +159,8 @@ func TestRun(t *testing.T) {
 				require.NotNil(t, row.SwitchMS)
 				require.Equal(t, pruned, row.RatioPruned != nil)
 				require.Equal(t, pruned, row.RatioPrunedPrefill != nil)
+				require.Equal(t, pruned, row.RatioPrunedCI != nil)
+				require.Equal(t, pruned, row.RatioPrunedPrefillCI != nil)
 			}
 			require.Greater(t, rows[1].Depth, rows[2].Depth)
 			cache, err := randmodel.CacheFolder()
@@ -173,8 +175,9 @@ func TestRun(t *testing.T) {
 func TestRatio(t *testing.T) {
 	own := []turn{{decode: 2 * time.Second}, {decode: 20 * time.Second}, {decode: 1 * time.Second}}
 	other := []turn{{decode: 3 * time.Second}, {decode: 30 * time.Second}, {decode: 9 * time.Second}}
-	require.Equal(t, 1.5, ratio(own, other, decodeTime))
-	require.Equal(t, summary{2.5, 1, 9}, summarise([]float64{9, 3, 1, 2}))
+	require.Equal(t, 1.5, ratio(own, other, decodeTime).median)
+	require.Equal(t, summary{2.5, 4, 1, 9}, summarise([]float64{9, 3, 1, 2}))
+	require.Equal(t, summary{5, 3, 1, 9}, summarise([]float64{9, 3, 1, 2, 7, 8, 4, 6, 5})) // 96 % between the second and the eighth
 }
 
 func TestRunStops(t *testing.T) {
@@ -204,7 +207,7 @@ func TestWrite(t *testing.T) {
 	third, depth := 1.0/3, 2.0
 	rows := []Row{
 		{Model: "a|b", Type: "Q4_0", Layers: 16, PrefillTPS: 100, DecodeTPS: 10, RatioStock: 1},
-		{Model: "a|b", Type: "Q4_0", Layers: 16, Mask: skip.Layers(1, 4), Depth: depth, RatioPruned: &third, RatioPrunedPrefill: &third},
+		{Model: "a|b", Type: "Q4_0", Layers: 16, Mask: skip.Layers(1, 4), Depth: depth, RatioPruned: &third, RatioPrunedPrefill: &third, RatioPrunedCI: &third, RatioPrunedPrefillCI: &third},
 	}
 	text := func(format string) string {
 		var b bytes.Buffer

@@ -47,6 +47,12 @@ type Row struct {
 	RatioIdeal         float64  `json:"ratio_ideal"` // of RatioStock to IdealDecode
 	RatioIdealPrefill  float64  `json:"ratio_ideal_prefill"`
 
+	// The half width of the 95 % confidence interval of each.
+	RatioPrunedCI        *float64 `json:"ratio_pruned_ci"`
+	RatioPrunedPrefillCI *float64 `json:"ratio_pruned_prefill_ci"`
+	RatioIdealCI         float64  `json:"ratio_ideal_ci"`
+	RatioIdealPrefillCI  float64  `json:"ratio_ideal_prefill_ci"`
+
 	IdealDecode  float64 `json:"ideal_decode"`  // RatioStock that the weights' bytes allow
 	IdealPrefill float64 `json:"ideal_prefill"` // RatioStockPrefill that the operations allow
 	TokenBytes   uint64  `json:"token_bytes"`   // of weights, read for a decoded token
@@ -74,22 +80,25 @@ func (r *runner) rows(all []measured, route float64) []Row {
 		}
 		prefill, decode := per(r.Prompt, x.turns, prefillTime), per(r.Decode, x.turns, decodeTime)
 		own := costOf(r.model, x.mask, r.Prompt)
+		ofStock, ofStockPrefill := ratio(x.turns, x.stock, decodeTime), ratio(x.turns, x.stock, prefillTime)
 		row := Row{
 			Model: strings.TrimSuffix(filepath.Base(r.model.Path), ".gguf"), Type: mainType(r.model),
 			Mask: x.mask, Depth: sizes.Depth(x.mask), Layers: r.model.NLayer,
 			Prompt: r.Prompt, Decoded: r.Decode, Rounds: len(x.turns), Threads: r.Context.Threads, Device: device(r.GPULayers),
 			PrefillTPS: prefill.median, PrefillTPSMin: prefill.low, PrefillTPSMax: prefill.high,
 			DecodeTPS: decode.median, DecodeTPSMin: decode.low, DecodeTPSMax: decode.high,
-			RatioStock: ratio(x.turns, x.stock, decodeTime), RatioStockPrefill: ratio(x.turns, x.stock, prefillTime),
+			RatioStock: ofStock.median, RatioStockPrefill: ofStockPrefill.median,
 			IdealDecode: whole.bytes / own.bytes, IdealPrefill: whole.flops / own.flops,
 			TokenBytes: uint64(own.bytes), GBPerS: own.bytes * decode.median / 1e9,
 			TTFTMS: 1000 * float64(r.Prompt) / prefill.median, RouteMS: report.Figure(1000 * route),
 			SwitchMS: report.Figure(1000 * x.switching), RSSMB: float64(x.rss) / 1e6, PeakMB: float64(x.peak) / 1e6,
 		}
 		row.RatioIdeal, row.RatioIdealPrefill = row.RatioStock/row.IdealDecode, row.RatioStockPrefill/row.IdealPrefill
+		row.RatioIdealCI, row.RatioIdealPrefillCI = ofStock.ci/row.IdealDecode, ofStockPrefill.ci/row.IdealPrefill
 		if x.pruned != nil {
-			row.RatioPruned = report.Figure(ratio(x.turns, x.pruned, decodeTime))
-			row.RatioPrunedPrefill = report.Figure(ratio(x.turns, x.pruned, prefillTime))
+			decode, prefill := ratio(x.turns, x.pruned, decodeTime), ratio(x.turns, x.pruned, prefillTime)
+			row.RatioPruned, row.RatioPrunedCI = &decode.median, &decode.ci
+			row.RatioPrunedPrefill, row.RatioPrunedPrefillCI = &prefill.median, &prefill.ci
 		}
 		rows = append(rows, row)
 	}
@@ -101,12 +110,12 @@ func decodeTime(t turn) time.Duration  { return t.decode }
 
 // ratio gives the speed of own as a multiple of that of other, median over the
 // rounds that they shared.
-func ratio(own, other []turn, time func(turn) time.Duration) float64 {
+func ratio(own, other []turn, time func(turn) time.Duration) summary {
 	var ratios []float64
 	for i := range own {
 		ratios = append(ratios, time(other[i]).Seconds()/time(own[i]).Seconds())
 	}
-	return summarise(ratios).median
+	return summarise(ratios)
 }
 
 // mainType is the type that most of the model's bytes have.
@@ -211,9 +220,15 @@ var columns = []struct {
 	{report.Column{Name: "depth"}, func(r Row) string { return decimals(r.Depth, 1) }},
 	{report.Column{Name: "prefill, tokens/s"}, func(r Row) string { return spread(r.PrefillTPS, r.PrefillTPSMin, r.PrefillTPSMax) }},
 	{report.Column{Name: "decode, tokens/s"}, func(r Row) string { return spread(r.DecodeTPS, r.DecodeTPSMin, r.DecodeTPSMax) }},
-	{report.Column{Name: "of stock"}, func(r Row) string { return pair(&r.RatioStockPrefill, &r.RatioStock, 2) }},
-	{report.Column{Name: "of pruned"}, func(r Row) string { return pair(r.RatioPrunedPrefill, r.RatioPruned, 3) }},
-	{report.Column{Name: "of ideal"}, func(r Row) string { return pair(&r.RatioIdealPrefill, &r.RatioIdeal, 3) }},
+	{report.Column{Name: "of stock"}, func(r Row) string {
+		return decimals(r.RatioStockPrefill, 2) + " / " + decimals(r.RatioStock, 2)
+	}},
+	{report.Column{Name: "of pruned"}, func(r Row) string {
+		return exactPair(r.RatioPrunedPrefill, r.RatioPrunedPrefillCI, r.RatioPruned, r.RatioPrunedCI)
+	}},
+	{report.Column{Name: "of ideal"}, func(r Row) string {
+		return exactPair(&r.RatioIdealPrefill, &r.RatioIdealPrefillCI, &r.RatioIdeal, &r.RatioIdealCI)
+	}},
 	{report.Column{Name: "GB/s"}, func(r Row) string { return decimals(r.GBPerS, 1) }},
 	{report.Column{Name: "first token, ms"}, func(r Row) string { return decimals(r.TTFTMS, 0) }},
 	{report.Column{Name: "route, ms"}, func(r Row) string { return optional(r.RouteMS, 2) }},
@@ -238,7 +253,7 @@ func writeTable(w io.Writer, rows []Row) error {
 		return err
 	}
 	r := rows[0]
-	_, err := fmt.Fprintf(w, "\n%s, %d threads; prompt of %d tokens, %d decoded; medians (least to most) of %d turns; pairs are prefill / decode\n",
+	_, err := fmt.Fprintf(w, "\n%s, %d threads; prompt of %d tokens, %d decoded; medians (least to most) of %d turns; pairs are prefill / decode; ± is a 95 %% confidence interval\n",
 		r.Device, r.Threads, r.Prompt, r.Decoded, r.Rounds)
 	return err
 }
@@ -255,11 +270,12 @@ func optional(x *float64, n int) string {
 	return decimals(*x, n)
 }
 
-func pair(prefill, decode *float64, n int) string {
+// exactPair writes two ratios with the half widths of their confidence intervals.
+func exactPair(prefill, prefillCI, decode, decodeCI *float64) string {
 	if prefill == nil || decode == nil {
 		return missing
 	}
-	return decimals(*prefill, n) + " / " + decimals(*decode, n)
+	return fmt.Sprintf("%.3f ± %.3f / %.3f ± %.3f", *prefill, *prefillCI, *decode, *decodeCI)
 }
 
 func spread(median, low, high float64) string {

@@ -45,6 +45,11 @@ type Options struct {
 // decode is short and its time uneven.
 const switchesPerRound = 4
 
+// roundsPerLoad is how many rounds a model beside a pruned file is loaded for: where
+// its weights lie in memory counts for less than how evenly a machine runs, and
+// loading takes longer than a round.
+const roundsPerLoad = 5
+
 // Run measures the whole model and each of the masks, none of them empty, and
 // gives a row for each, the whole model's first. With [Options].Pruned it closes
 // m, and each mask has rounds of its own with the whole model and its pruned file,
@@ -115,7 +120,7 @@ func (r *runner) run(masks []skip.Mask) ([]Row, error) {
 		return nil, err
 	}
 	if !r.Pruned || len(masks) == 0 {
-		turns, err := r.rounds(variants...)
+		turns, err := r.rounds(r.Rounds, variants...)
 		if err != nil {
 			return nil, err
 		}
@@ -142,8 +147,9 @@ func (r *runner) run(masks []skip.Mask) ([]Row, error) {
 func (r *runner) steps(nMask int) int {
 	warmUp, switching := 1+nMask, nMask
 	if r.Pruned && nMask > 0 {
-		const making, warming = 1, 2 // the pruned file; and both models, in each round
-		return warmUp + nMask*(making+(warming+3)*r.Rounds) + switching
+		const making, warming = 1, 2 // the pruned file; and both models, each time
+		loads := (r.Rounds + roundsPerLoad - 1) / roundsPerLoad
+		return warmUp + nMask*(making+warming*loads+3*r.Rounds) + switching
 	}
 	return warmUp + (1+nMask)*r.Rounds + switching
 }
@@ -174,32 +180,20 @@ func (r *runner) turn(v variant) (turn, error) {
 	return v.on.turn(v.mask, r.tokens, r.Prompt)
 }
 
-// rounds lets the variants take turns, in every other round from the last to
-// the first. It gives their times, (nVariants, nRounds).
-func (r *runner) rounds(variants ...variant) ([][]turn, error) {
+// rounds lets the variants take turns n times, every other time from the last to
+// the first. It gives their times, (nVariants, n).
+func (r *runner) rounds(n int, variants ...variant) ([][]turn, error) {
 	turns := make([][]turn, len(variants))
-	for round := range r.Rounds {
-		one, err := r.round(round%2 == 1, variants...)
-		if err != nil {
-			return nil, err
-		}
-		for i, t := range one {
+	for round := range n {
+		for i := range variants {
+			if round%2 == 1 {
+				i = len(variants) - 1 - i
+			}
+			t, err := r.turn(variants[i])
+			if err != nil {
+				return nil, err
+			}
 			turns[i] = append(turns[i], t)
-		}
-	}
-	return turns, nil
-}
-
-// round gives each variant a turn, (nVariants,), from the last to the first if
-// backwards.
-func (r *runner) round(backwards bool, variants ...variant) (turns []turn, err error) {
-	turns = make([]turn, len(variants))
-	for i := range variants {
-		if backwards {
-			i = len(variants) - 1 - i
-		}
-		if turns[i], err = r.turn(variants[i]); err != nil {
-			return nil, err
 		}
 	}
 	return turns, nil
@@ -207,9 +201,9 @@ func (r *runner) round(backwards bool, variants ...variant) (turns []turn, err e
 
 // besidePruned measures the whole model, a mask and the file without the mask's
 // layers. The file is made for it and removed afterwards. Both models are loaded
-// anew for each round, in the other order each time, into memory of their own:
-// where in a machine's memory weights come to lie makes the same code up to a third
-// faster or slower for as long as they are there.
+// anew for every roundsPerLoad rounds, in the other order each time, into memory of
+// their own: where in a machine's memory weights come to lie makes the same code up
+// to a third faster or slower for as long as they are there.
 func (r *runner) besidePruned(x *measured) error {
 	cache, err := randmodel.CacheFolder()
 	if err == nil {
@@ -232,19 +226,20 @@ func (r *runner) besidePruned(x *measured) error {
 		return err
 	}
 	r.step()
-	for round := range r.Rounds {
-		turns, err := r.pairOfModels(path, x.mask, round%2 == 1)
+	for loads := 0; len(x.turns) < r.Rounds; loads++ {
+		n := min(roundsPerLoad, r.Rounds-len(x.turns))
+		turns, err := r.pairOfModels(path, x.mask, n, loads%2 == 1)
 		if err != nil {
 			return err
 		}
-		x.stock, x.turns, x.pruned = append(x.stock, turns[0]), append(x.turns, turns[1]), append(x.pruned, turns[2])
+		x.stock, x.turns, x.pruned = append(x.stock, turns[0]...), append(x.turns, turns[1]...), append(x.pruned, turns[2]...)
 	}
 	return nil
 }
 
-// pairOfModels loads the whole model and a pruned file, or the other way round,
-// and gives a turn of the whole model, of the mask and of the file.
-func (r *runner) pairOfModels(pruned string, mask skip.Mask, prunedFirst bool) ([]turn, error) {
+// pairOfModels loads the whole model and a pruned file, or the other way round, and
+// gives n turns of the whole model, of the mask and of the file, (3, n).
+func (r *runner) pairOfModels(pruned string, mask skip.Mask, n int, prunedFirst bool) ([][]turn, error) {
 	paths := []string{r.model.Path, pruned}
 	if prunedFirst {
 		slices.Reverse(paths)
@@ -265,7 +260,7 @@ func (r *runner) pairOfModels(pruned string, mask skip.Mask, prunedFirst bool) (
 		}
 	}
 	whole := engines[r.model.Path]
-	return r.round(prunedFirst, variant{on: whole}, variant{whole, mask}, variant{on: engines[pruned]})
+	return r.rounds(n, variant{on: whole}, variant{whole, mask}, variant{on: engines[pruned]})
 }
 
 // load reads a model into memory, beside another one, if there is room.
@@ -418,9 +413,14 @@ func (e *engine) switching(mask skip.Mask, pos, n int) (float64, error) {
 	return summarise(longer).median, nil
 }
 
-// summary is the median of some figures, and their range.
-type summary struct{ median, low, high float64 }
+// summary is the median of some figures, half the width of its 95 % confidence
+// interval (between order statistics, of figures that do not depend on each other;
+// of fewer than six, of the range) and the figures' range.
+type summary struct{ median, ci, low, high float64 }
 
 func summarise(values []float64) summary {
-	return summary{report.Median(values), slices.Min(values), slices.Max(values)}
+	sorted := slices.Sorted(slices.Values(values))
+	n := len(sorted)
+	first := max(0, int((float64(n)-1.96*math.Sqrt(float64(n)))/2))
+	return summary{report.Median(values), (sorted[n-1-first] - sorted[first]) / 2, sorted[0], sorted[n-1]}
 }
