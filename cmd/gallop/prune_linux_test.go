@@ -48,24 +48,30 @@ func TestPruneWithoutSpace(t *testing.T) {
 	requireNoFiles(t, dir)
 }
 
-// TestPruneInterrupted presses Ctrl-C while a large model is being written.
+// TestPruneInterrupted presses Ctrl-C, or ends the program as `timeout` does, while a
+// large model is being written.
 func TestPruneInterrupted(t *testing.T) {
 	alone(t)
-	model, dir := writeHuge(t), t.TempDir()
-	go func() {
-		for {
-			if entries, _ := os.ReadDir(dir); len(entries) > 0 {
-				_ = syscall.Kill(os.Getpid(), syscall.SIGINT)
-				return
-			}
-			time.Sleep(time.Millisecond)
-		}
-	}()
-	code, out, errOut := runGallop("prune", "-m", model, "--skip", "1", "-o", filepath.Join(dir, "out.gguf"))
-	require.Equal(t, exitInterrupted, code, errOut)
-	require.Empty(t, out)
-	require.Empty(t, errOut)
-	requireNoFiles(t, dir)
+	model := writeHuge(t)
+	for _, end := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		t.Run(end.String(), func(t *testing.T) {
+			dir := t.TempDir()
+			go func() {
+				for {
+					if entries, _ := os.ReadDir(dir); len(entries) > 0 {
+						_ = syscall.Kill(os.Getpid(), end)
+						return
+					}
+					time.Sleep(time.Millisecond)
+				}
+			}()
+			code, out, errOut := runGallop("prune", "-m", model, "--skip", "1", "-o", filepath.Join(dir, "out.gguf"))
+			require.Equal(t, exitInterrupted, code, errOut)
+			require.Empty(t, out)
+			require.Empty(t, errOut)
+			requireNoFiles(t, dir)
+		})
+	}
 }
 
 // writeHuge makes a llama model of two layers of 1 GiB each, which take no room:

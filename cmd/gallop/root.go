@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -139,13 +140,14 @@ environment before the file.`,
 	return root
 }
 
-// interruptible is cmd's context, ended by Ctrl-C.
+// interruptible is cmd's context, ended by Ctrl-C or as `timeout` and init systems
+// end programs: either way what is half written goes.
 func interruptible(cmd *cobra.Command) (context.Context, context.CancelFunc) {
 	parent := cmd.Context()
 	if parent == nil {
 		parent = context.Background()
 	}
-	return signal.NotifyContext(parent, os.Interrupt)
+	return signal.NotifyContext(parent, os.Interrupt, syscall.SIGTERM)
 }
 
 // modelPath is the model that a command works on: path, or the demo model when
