@@ -222,29 +222,24 @@ func Singles(ctx context.Context, units []Unit, examples int, losses Losses) ([]
 
 // Greedy finds what to skip: from nothing, or [SearchOptions].Start, it takes
 // again and again the unit without which the loss is lowest, until the depth is
-// reached. Step i of the path skips one unit more than step i-1; the last step may
-// have another unit in the place of one.
+// reached. Step i of the path skips one unit more than step i-1.
 //
 // This is the search of SLEB (Song et al., arXiv 2402.09025) with the task
 // losses of PuDDing (Wee et al., arXiv 2502.04348, section 5), over layers or,
 // past the papers, over sublayers by loss increase per byte. Where the papers
-// evaluate every unit on all examples in each round, this one races the units:
+// evaluate every unit on all examples in each round, here
 //
-//   - Only those that did best in the last round are tried again. They see an
-//     eighth of the examples; those that do best see the next; and so on, until
-//     the one that is left sees all.
-//   - The examples come in the order of the loss that the mask so far has there:
-//     the hard ones tell masks apart.
-//   - Beside what a unit did on the examples of this round, it counts what it did
-//     in earlier rounds on the others: what it cost is rarely much less later on.
-//   - A unit goes as soon as its examples, paired with those of the best, say that
-//     it is worse.
+//   - all units see a few examples, those that are hardest under the mask so far;
+//     the ones that look worst, in this round and the last, are out of it,
+//   - the one that looks best sees all examples,
+//   - each of the others sees one after the other, the hardest first, and is out as
+//     soon as it is so far behind that the examples it has not seen can hardly make
+//     up for it: losses lie on few examples, so that is soon. Hard are those with
+//     high losses under the units tried in this round, and under the unit itself in
+//     the last one.
 //
-// What this leaves of a third of the evaluations is spent on exchanges at the
-// end: the best units left out are tried in the place of each that was taken, as
-// in floating search (Pudil et al. 1994), and stay where the loss is lower for no
-// less depth. Where two units are nearly equal the race may take the other one,
-// and the paths part, for better or worse. Examples should be at least some dozens.
+// It nearly always takes the exhaustive search's path, at a third of the
+// evaluations. Examples should be at least some dozens.
 //
 // On any error the path so far comes back with it. Errors: [ErrSearch],
 // [ErrBudget], [ErrLosses], those of ctx and losses.
@@ -260,7 +255,6 @@ func Greedy(ctx context.Context, units []Unit, examples int, losses Losses, o *S
 			break
 		}
 		s.total = s.done + s.remaining(len(candidates))
-		s.exhaustive += len(candidates)
 		if err := s.round(ctx, candidates); err != nil {
 			if errors.Is(err, ErrBudget) {
 				err = fmt.Errorf("%w: %s have passed, it is at depth %.2f of %.2f", err, s.o.Budget, s.at.Depth, s.o.Depth)
@@ -269,61 +263,47 @@ func Greedy(ctx context.Context, units []Unit, examples int, losses Losses, o *S
 		}
 		path = append(path, s.at)
 	}
-	if !s.o.Exhaustive && len(path) > 0 {
-		for again := true; again; {
-			again, err = s.exchange(ctx)
-			s.at.Evaluations = s.evaluations()
-			if path[len(path)-1] = s.at; err != nil && !errors.Is(err, ErrBudget) { // the depth is reached in any case
-				return path, err
-			}
-		}
-	}
 	if s.o.Progress != nil {
 		s.o.Progress(s.done, s.done)
 	}
 	return path, nil
 }
 
-// rungs say how a round goes on: when the units have seen this share of the
-// examples, this share of all units stays, but not fewer than least. This and
-// what follows was chosen on the demo model's losses, those of one half of the
-// examples that BenchmarkSearch in internal/calibrate knows.
-var rungs = []struct {
-	seen, stay float64
-	least      int
-}{{1. / 8, 0.4, 4}, {2. / 8, 0.3, 3}, {3. / 8, 0.2, 2}, {4. / 8, 0.2, 2}, {6. / 8, 0.1, 1}}
+// looks say how many units see how many examples before one of them sees all.
+var looks = []struct{ units, examples int }{{math.MaxInt, 3}, {2, 8}}
 
+// These were chosen on the demo model's losses.
 const (
-	// boldest and surest are how many standard errors a unit may be behind the
-	// best, at the start of the path and at its end. Losses are small at the start
-	// and a wrong unit costs little; what the last rounds get wrong stays wrong.
-	boldest, surest = 0.8, 2.5
+	// hopeful is the share of the units that are still tried after the looks, from
+	// the second round on.
+	hopeful = 0.8
 
-	// fewest is how many examples that takes; fewer have no standard error to speak of.
-	fewest = 4
+	// slack is how much of the best unit's loss on the examples that another has
+	// not seen yet may make up for what it is behind on those that it has seen.
+	slack = 0.45
 
-	// tried is the share of units that a round tries after the first one, leastTried
-	// how many at least: those that did best so far.
-	tried, leastTried = 0.6, 6
+	// portion is the share of the examples that a unit sees at once.
+	portion = 1.0 / 32
 
 	// filtered is the share of units that their influence keeps out.
 	filtered = 1.0 / 3
 
-	// raced is the share of the exhaustive search's evaluations that a search makes.
+	// raced is about the share of the exhaustive search's evaluations that a search
+	// makes, for its progress.
 	raced = 1.0 / 3
 )
 
 // search is a greedy search under way.
 type search struct {
 	evaluator
-	units      []Unit
-	o          SearchOptions
-	at         Step
-	taken      []int    // units, in order
-	here       scored   // losses under at.Mask; nil = not known
-	deltas     []scored // (len(units),) each unit's last known loss increases; NaN = none
-	total      int      // examples to evaluate, estimated
-	exhaustive int      // masks that the exhaustive search evaluates on this path
+	units []Unit
+	o     SearchOptions
+	at    Step
+	here  scored    // losses under at.Mask; nil = not known
+	tried []scored  // (len(units),) losses in this round, each unit beside at.Mask
+	last  []scored  // (len(units),) the same in the last round; nil = this is the first
+	costs []float64 // (len(units),) what each unit loses, by what is known; per layer's worth with PerByte
+	total int       // examples to evaluate, estimated
 }
 
 func newSearch(units []Unit, examples int, losses Losses, o *SearchOptions) (*search, error) {
@@ -348,9 +328,7 @@ func newSearch(units []Unit, examples int, losses Losses, o *SearchOptions) (*se
 		return nil, fmt.Errorf("%w: %d influences for %d units", ErrSearch, len(o.Influence), len(units))
 	}
 	s.units = prefilter(units, &s.o, s.o.Depth-s.at.Depth)
-	for range s.units {
-		s.deltas = append(s.deltas, slices.Repeat(scored{math.NaN()}, examples))
-	}
+	s.costs = make([]float64, len(s.units))
 	// Per byte or not is the same for units of one size, but needs a loss to count from.
 	s.o.PerByte = o.PerByte && slices.ContainsFunc(s.units, func(u Unit) bool { return u.Depth != s.units[0].Depth })
 	if o.Budget > 0 {
@@ -430,20 +408,27 @@ func (s *search) round(ctx context.Context, candidates []int) error {
 			return fmt.Errorf("%w: mask %q, where the search starts, has no finite loss", ErrLosses, s.at.Mask)
 		}
 	}
-	r := race{search: s, order: s.hardestFirst(), tried: make([]scored, len(s.units))}
+	s.tried = make([]scored, len(s.units))
 	if !s.o.Exhaustive {
 		var err error
-		if candidates, err = r.run(ctx, candidates); err != nil {
+		if candidates, err = s.look(ctx, candidates); err != nil {
 			return err
 		}
 	}
-	for _, i := range candidates {
-		if err := r.try(ctx, i, 1); err != nil {
+	best := candidates[0]
+	if err := s.try(ctx, best, All(s.examples)); err != nil {
+		return err
+	}
+	for _, unit := range candidates[1:] {
+		better, err := s.race(ctx, unit, best)
+		if err != nil {
 			return err
 		}
+		if better {
+			best = unit
+		}
 	}
-	best := r.ranked(candidates)[0]
-	loss := mean(r.tried[best])
+	loss := mean(s.tried[best])
 	if math.IsInf(loss, 1) {
 		return fmt.Errorf("%w: beside mask %q no unit can be skipped with a finite loss", ErrLosses, s.at.Mask)
 	}
@@ -453,215 +438,109 @@ func (s *search) round(ctx context.Context, candidates []int) error {
 		Loss:        loss,
 		Evaluations: s.evaluations(),
 	}
-	s.taken = append(s.taken, best)
-	r.moveTo(best)
+	s.here, s.last = s.tried[best], s.tried
 	return nil
 }
 
-// hardestFirst orders the examples by their loss so far.
-func (s *search) hardestFirst() []int {
-	if s.here == nil {
-		return All(s.examples)
+// try evaluates a unit beside the mask so far.
+func (s *search) try(ctx context.Context, unit int, examples []int) error {
+	return s.see(ctx, s.at.Mask.Union(s.units[unit].Mask), &s.tried[unit], examples)
+}
+
+// look lets all candidates see a few examples and tells which may be the best, the
+// likeliest first.
+func (s *search) look(ctx context.Context, candidates []int) ([]int, error) {
+	hardest := All(s.examples)
+	if s.here != nil {
+		hardest = byValue(s.here)
+		slices.Reverse(hardest)
 	}
-	order := byValue(s.here)
-	slices.Reverse(order)
-	return order
-}
-
-// first gives the first share of order, at least one of it.
-func first(order []int, share float64) []int {
-	return order[:max(1, int(math.Round(share*float64(len(order)))))]
-}
-
-// race is a round of a search.
-type race struct {
-	*search
-	order []int    // (examples,) in which the units see them
-	tried []scored // (len(units),) each beside the mask so far
-}
-
-// run tells which candidates may be the best, the likeliest first.
-func (r *race) run(ctx context.Context, candidates []int) ([]int, error) {
-	list := r.ranked(candidates)
-	if r.here != nil && r.score(list[0]) != math.Inf(-1) {
-		list = list[:min(len(list), r.share(tried, leastTried))]
-	}
-	for _, rung := range rungs {
-		if len(list) == 1 {
-			break
-		}
+	seen := 0
+	for _, l := range looks {
+		until := min(l.examples, len(hardest))
+		list := candidates[:min(l.units, len(candidates))]
 		for _, unit := range list {
-			if err := r.try(ctx, unit, rung.seen); err != nil {
+			if err := s.try(ctx, unit, hardest[:until]); err != nil {
 				return nil, err
 			}
+			for _, i := range hardest[seen:until] {
+				s.costs[unit] += (s.tried[unit][i] - s.before(i)) / s.size(unit)
+			}
 		}
-		list = r.ranked(list)
-		list = slices.DeleteFunc(list[:min(len(list), r.share(rung.stay, rung.least))], func(unit int) bool {
-			return unit != list[0] && r.worse(unit, list[0], first(r.order, rung.seen))
-		})
+		slices.SortStableFunc(list, func(a, b int) int { return cmp.Compare(orInf(s.costs[a]), orInf(s.costs[b])) })
+		seen = until
 	}
-	return list, nil
+	if s.last == nil {
+		return candidates, nil
+	}
+	return candidates[:int(math.Ceil(hopeful*float64(len(candidates))))], nil
 }
 
-// share is a share of the units' number, but not less than least.
-func (s *search) share(share float64, least int) int {
-	return max(least, int(math.Round(share*float64(len(s.units)))))
+// before is an example's loss under the mask so far. Where it is not known all
+// units count as of one size, and it makes no difference.
+func (s *search) before(example int) float64 {
+	if s.here == nil {
+		return 0
+	}
+	return s.here[example]
 }
 
-// try evaluates a unit on a share of the examples.
-func (r *race) try(ctx context.Context, unit int, share float64) error {
-	examples := first(r.order, share)
-	if err := r.see(ctx, r.at.Mask.Union(r.units[unit].Mask), &r.tried[unit], examples); err != nil {
-		return err
-	}
-	for _, i := range examples {
-		r.deltas[unit][i] = r.increase(unit, i)
-	}
-	return nil
-}
-
-// increase is the loss increase of example i when unit is skipped too. In a first
-// round without a known loss to compare with it is the loss.
-func (r *race) increase(unit, i int) float64 {
-	delta := r.tried[unit][i]
-	if r.here != nil {
-		delta -= r.here[i]
-	}
-	return delta
-}
-
-// score is what the best unit is lowest in: the mean loss increase on all examples
-// where it is known, from this round or an earlier one, per layer's worth with
-// PerByte. It is -Inf for a unit that was never tried. Once all have been seen in
-// this round it is exact.
-func (s *search) score(unit int) float64 {
-	sum, n := 0.0, 0
-	for _, delta := range s.deltas[unit] {
-		if !math.IsNaN(delta) {
-			sum += delta
-			n++
-		}
-	}
-	if n == 0 {
-		return math.Inf(-1)
-	}
+// size is what a unit's loss is shared out over.
+func (s *search) size(unit int) float64 {
 	if s.o.PerByte {
-		sum /= s.units[unit].Depth
+		return s.units[unit].Depth
 	}
-	return sum / float64(n)
+	return 1
 }
 
-// ranked orders units by score, equal ones as they are.
-func (s *search) ranked(units []int) []int {
-	scores := make([]float64, len(units))
-	for i, unit := range units {
-		scores[i] = s.score(unit)
+// race tells whether a unit is better than the best so far, which has seen all
+// examples.
+func (s *search) race(ctx context.Context, unit, best int) (better bool, err error) {
+	times := s.size(unit) / s.size(best)
+	// allowed is the loss with which the unit is as good as the best.
+	allowed := func(i int) float64 { return s.before(i) + times*(s.tried[best][i]-s.before(i)) }
+	// How far the best's losses foretell those of a unit of another size is less sure.
+	reserve := slack * max(times, 1/times)
+	cost, rest := 0.0, 0.0 // of a unit as good as the best; of what is allowed, the examples not seen
+	for i := range s.examples {
+		cost += allowed(i) - s.before(i)
+		rest += math.Abs(allowed(i))
 	}
-	var list []int
-	for _, i := range byValue(scores) {
-		list = append(list, units[i])
+	order := s.hardestFirst(unit)
+	first, atOnce := looks[0].examples, max(1, int(portion*float64(s.examples)))
+	if s.o.Exhaustive {
+		first = s.examples
 	}
-	return list
-}
-
-// worse tells whether these examples say that a unit is worse than the best.
-func (r *race) worse(unit, best int, examples []int) bool {
-	if len(examples) < fewest {
-		return false
-	}
-	var gaps []float64
-	for _, i := range examples {
-		gap, other := r.increase(unit, i), r.increase(best, i)
-		if r.o.PerByte {
-			gap, other = gap/r.units[unit].Depth, other/r.units[best].Depth
+	behind := 0.0
+	for seen, next := 0, first; seen < len(order) && !(behind > reserve*rest); seen, next = next, next+atOnce {
+		next = min(next, len(order))
+		if err := s.try(ctx, unit, order[:next]); err != nil {
+			return false, err
 		}
-		gaps = append(gaps, gap-other)
+		for _, i := range order[seen:next] {
+			behind += s.tried[unit][i] - allowed(i)
+			rest -= math.Abs(allowed(i))
+		}
 	}
-	m, sum := mean(gaps), 0.0
-	for _, gap := range gaps {
-		sum += (gap - m) * (gap - m)
-	}
-	// Drawn without replacement: of all the examples, the mean has no error.
-	unseen := 1 - float64(len(gaps))/float64(r.examples)
-	variance := sum / float64(len(gaps)-1) / float64(len(gaps)) * unseen
-	reached := min((r.at.Depth+r.units[unit].Depth)/r.o.Depth, 1)
-	allowed := boldest + (surest-boldest)*reached
-	return !(m <= allowed*math.Sqrt(variance)) // also for a loss that is +Inf
+	s.costs[best], s.costs[unit] = cost/s.size(unit), (cost+behind)/s.size(unit)
+	return behind < 0, nil
 }
 
-// moveTo makes a unit's losses, which are known for all examples, those that
-// increases are counted from.
-func (r *race) moveTo(unit int) {
-	if r.here == nil { // what was counted from nothing is now counted from here
-		for u := range r.deltas {
-			for i := range r.deltas[u] {
-				r.deltas[u][i] -= r.tried[unit][i]
+// hardestFirst orders the examples for a unit.
+func (s *search) hardestFirst(unit int) []int {
+	ease := make([]float64, s.examples)
+	for i := range ease {
+		n := 0.0
+		for _, losses := range s.tried {
+			if losses != nil && !math.IsNaN(losses[i]) {
+				ease[i] -= losses[i]
+				n++
 			}
 		}
-	}
-	r.here = r.tried[unit]
-}
-
-// swaps says how an exchange goes on: when the masks have seen this share of the
-// examples, so many stay, of those that are better than the mask so far.
-var swaps = []struct {
-	seen float64
-	stay int
-}{{1. / 8, 2}, {2. / 8, 1}, {4. / 8, 1}, {1, 1}}
-
-// exchange puts another unit in the place of one that was taken, where that
-// lowers the loss for no less depth, the likeliest first. It tells whether it did,
-// and may again: it evaluates no more than what is left of a third of the
-// exhaustive search's evaluations.
-func (s *search) exchange(ctx context.Context) (bool, error) {
-	var out []int
-	for i, u := range s.units {
-		if !overlap(u.Mask, s.at.Mask) {
-			out = append(out, i)
+		ease[i] /= n
+		if s.last != nil && s.last[unit] != nil && !math.IsNaN(s.last[unit][i]) {
+			ease[i] -= s.last[unit][i]
 		}
 	}
-	order, sum := s.hardestFirst(), func(losses scored, examples []int) (sum float64) {
-		for _, i := range examples {
-			sum += losses[i]
-		}
-		return sum
-	}
-	for _, in := range s.ranked(out) {
-		type swap struct {
-			place  int // in taken
-			mask   Mask
-			losses scored
-		}
-		var list []*swap
-		for place, unit := range s.taken[:len(s.taken)-1] { // the last one was raced against it
-			u, v := s.units[unit], s.units[in]
-			if u.Depth <= v.Depth && fits(v, s.at.Depth-u.Depth, s.o.Depth) {
-				list = append(list, &swap{place: place, mask: s.at.Mask.Minus(u.Mask).Union(v.Mask)})
-			}
-		}
-		before := 0.0
-		for _, rung := range swaps {
-			examples := first(order, rung.seen)
-			for _, x := range list {
-				if float64(s.done+len(examples)) > raced*float64(s.exhaustive*s.examples) {
-					return false, nil
-				}
-				if err := s.see(ctx, x.mask, &x.losses, examples); err != nil {
-					return false, err
-				}
-			}
-			before = sum(s.here, examples)
-			list = slices.DeleteFunc(list, func(x *swap) bool { return !(sum(x.losses, examples) < before) })
-			slices.SortStableFunc(list, func(a, b *swap) int { return cmp.Compare(sum(a.losses, examples), sum(b.losses, examples)) })
-			list = list[:min(len(list), rung.stay)]
-		}
-		if len(list) > 0 {
-			x := list[0]
-			s.at.Mask, s.at.Loss = x.mask, mean(x.losses)
-			s.at.Depth += s.units[in].Depth - s.units[s.taken[x.place]].Depth
-			s.taken[x.place], s.here = in, x.losses
-			return true, nil
-		}
-	}
-	return false, nil
+	return byValue(ease)
 }

@@ -19,8 +19,7 @@ import (
 	"github.com/gallop-llm/gallop/skip"
 )
 
-// designExamples is how many of each task's 120 calibration examples the search's
-// constants were chosen on. The others tell how good it is.
+// designExamples is how many of each task's 120 calibration examples are "design".
 const designExamples = 64
 
 // BenchmarkSearch compares the search with the exhaustive one on the demo model,
@@ -28,8 +27,8 @@ const designExamples = 64
 // evaluations, and its final loss over the exhaustive search's at the same depth
 // (between steps along a line), as geometric mean and the worst; also how many of
 // the tasks are within 1 % or better. The answers are free, so there is no margin
-// to search by. "design" are the examples that the search was made on, "report" are
-// others. Losses are kept, so a benchmark's later rounds only search. It takes some
+// to search by. "design" and "report" are different examples; the search's constants
+// were chosen on whole layers, on random halves of both. Losses are kept, so a benchmark's later rounds only search. It takes some
 // ten minutes; -bench 'Search/report' leaves the design out.
 func BenchmarkSearch(b *testing.B) {
 	llamatest.Library(b)

@@ -214,10 +214,13 @@ func (r *run) search(ctx context.Context) error {
 			cases = r.mixed()
 		}
 		options := &skip.SearchOptions{
-			Depth: deepest, PerByte: r.Unit != Layers, Influence: influence, Budget: r.Budget / time.Duration(stages),
+			Depth: deepest, PerByte: r.Unit != Layers, Budget: r.Budget / time.Duration(stages),
 			Progress: func(done, total int) {
 				r.Progress("searching "+task, n*1000+done*1000/max(total, done, 1), stages*1000)
 			},
+		}
+		if r.Budget > 0 { // two thirds of the units come further in the same time, but what may be skipped is among the rest at times
+			options.Influence = influence
 		}
 		for _, margin := range []bool{false, true} {
 			name := task
