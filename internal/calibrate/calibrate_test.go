@@ -6,8 +6,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -100,6 +102,21 @@ func TestKilledRunsResume(t *testing.T) {
 	other, _, err := write(t, context.Background(), m, changed)
 	require.NoError(t, err)
 	require.NotEqual(t, want, other, "another seed, another router")
+}
+
+// TestBudget has no time to search at all: block influence then chooses what is
+// skipped, at every depth.
+func TestBudget(t *testing.T) {
+	m := small(t)
+	o := calibrate.Options{
+		Examples: examples(16, false), Unit: calibrate.FeedForwards, Prefill: skip.FullPrefill, Depths: []float64{1, 1.5},
+		PerTask: 4, Threads: 1, Folder: t.TempDir(), Budget: time.Nanosecond,
+	}
+	_, p, err := write(t, context.Background(), m, o)
+	require.NoError(t, err)
+	for _, depth := range o.Depths {
+		require.True(t, slices.ContainsFunc(p.Candidates, func(c router.Candidate) bool { return c.At(depth) }), depth)
+	}
 }
 
 func TestUnits(t *testing.T) {

@@ -67,7 +67,7 @@ func (r *run) drafts(ctx context.Context, p *router.Profile) error {
 		return err
 	}
 	for _, share := range draftShares {
-		mask, err := r.draftAt(path, units, influence, share*inner)
+		mask, err := r.maskAt(path, units, influence, share*inner)
 		if err != nil {
 			return err
 		}
@@ -78,9 +78,9 @@ func (r *run) drafts(ctx context.Context, p *router.Profile) error {
 	return r.acceptance(ctx, p)
 }
 
-// draftAt is the search's mask of about this depth or, where it did not get
-// there, its deepest one with the units of the lowest influence.
-func (r *run) draftAt(path []skip.Step, units []skip.Unit, influence []float64, depth float64) (skip.Mask, error) {
+// maskAt is a search's mask of about this depth or, where its time was up before,
+// its deepest one with the units of the lowest influence.
+func (r *run) maskAt(path []skip.Step, units []skip.Unit, influence []float64, depth float64) (skip.Mask, error) {
 	var mask skip.Mask
 	if len(path) > 0 {
 		nearest := slices.MinFunc(path, func(a, b skip.Step) int {

@@ -234,7 +234,9 @@ func (r *run) search(ctx context.Context) error {
 			if err != nil && !errors.Is(err, skip.ErrBudget) {
 				return err
 			}
-			r.take(name, path)
+			if err := r.take(name, path, units, influence); err != nil {
+				return err
+			}
 		}
 		if task == general {
 			if err := r.baseline(ctx, units, influence, cases); err != nil {
@@ -323,20 +325,14 @@ func (r *run) influence(ctx context.Context, units []skip.Unit) ([]float64, erro
 	return skip.Influences(units, c), nil
 }
 
-// take makes a task's candidates of a search's path: for each depth the step
-// nearest to it.
-func (r *run) take(task string, path []skip.Step) {
+// take makes a task's candidates of a search's path, one for each depth.
+func (r *run) take(task string, path []skip.Step, units []skip.Unit, influence []float64) error {
 	for _, depth := range r.Depths {
-		best := -1
-		for i, s := range path {
-			if d := math.Abs(s.Depth - depth); d <= router.DepthTolerance && (best < 0 || d < math.Abs(path[best].Depth-depth)) {
-				best = i
-			}
+		mask, err := r.maskAt(path, units, influence, depth)
+		if err != nil {
+			return err
 		}
-		if best < 0 {
-			continue // the time was up before
-		}
-		c := router.Candidate{Mask: path[best].Mask, Depth: path[best].Depth, Task: task}
+		c := router.Candidate{Mask: mask, Depth: r.sizes.Depth(mask), Task: task}
 		if at := slices.IndexFunc(r.candidates, func(have router.Candidate) bool { return have.Mask == c.Mask }); at < 0 {
 			r.candidates = append(r.candidates, c)
 		} else {
@@ -347,6 +343,7 @@ func (r *run) take(task string, path []skip.Step) {
 			r.baselines = append(r.baselines, c)
 		}
 	}
+	return nil
 }
 
 // baseline finds what a router has to beat: sets found without looking at tasks.
