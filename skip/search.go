@@ -201,8 +201,8 @@ func checkDepth(units []Unit, depth float64) error {
 	return nil
 }
 
-// Singles gives the mean loss of each unit skipped alone: (len(units),). A
-// [Greedy] search needs them too, so with a [Log] it gets them for nothing.
+// Singles gives the mean loss of each unit skipped alone: (len(units),). What a
+// [Greedy] search has evaluated of them costs nothing with its [Log].
 //
 // Errors: [ErrSearch], [ErrLosses], those of losses.
 func Singles(ctx context.Context, units []Unit, examples int, losses Losses) ([]float64, error) {
@@ -497,14 +497,14 @@ func (s *search) size(unit int) float64 {
 // examples.
 func (s *search) race(ctx context.Context, unit, best int) (better bool, err error) {
 	times := s.size(unit) / s.size(best)
-	// allowed is the loss with which the unit is as good as the best.
-	allowed := func(i int) float64 { return s.before(i) + times*(s.tried[best][i]-s.before(i)) }
 	// How far the best's losses foretell those of a unit of another size is less sure.
 	reserve := slack * max(times, 1/times)
-	cost, rest := 0.0, 0.0 // of a unit as good as the best; of what is allowed, the examples not seen
-	for i := range s.examples {
-		cost += allowed(i) - s.before(i)
-		rest += math.Abs(allowed(i))
+	allowed := make([]float64, s.examples) // the losses with which the unit is as good as the best
+	cost, rest := 0.0, 0.0                 // of such a unit; of what is allowed, the examples not seen
+	for i := range allowed {
+		allowed[i] = s.before(i) + times*(s.tried[best][i]-s.before(i))
+		cost += allowed[i] - s.before(i)
+		rest += math.Abs(allowed[i])
 	}
 	order := s.hardestFirst(unit)
 	first, atOnce := looks[0].examples, max(1, int(portion*float64(s.examples)))
@@ -518,8 +518,8 @@ func (s *search) race(ctx context.Context, unit, best int) (better bool, err err
 			return false, err
 		}
 		for _, i := range order[seen:next] {
-			behind += s.tried[unit][i] - allowed(i)
-			rest -= math.Abs(allowed(i))
+			behind += s.tried[unit][i] - allowed[i]
+			rest -= math.Abs(allowed[i])
 		}
 	}
 	s.costs[best], s.costs[unit] = cost/s.size(unit), (cost+behind)/s.size(unit)

@@ -1,6 +1,7 @@
 package calibrate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -78,20 +79,18 @@ func (r *run) drafts(ctx context.Context, p *router.Profile) error {
 	return r.acceptance(ctx, p)
 }
 
-// maskAt is a search's mask of about this depth or, where its time was up before,
-// its deepest one with the units of the lowest influence.
+// maskAt is the mask of a search's path that is nearest to this depth or, where its
+// time was up before, the last one with the units of the lowest influence.
 func (r *run) maskAt(path []skip.Step, units []skip.Unit, influence []float64, depth float64) (skip.Mask, error) {
 	var mask skip.Mask
 	if len(path) > 0 {
-		nearest := slices.MinFunc(path, func(a, b skip.Step) int {
-			return int(math.Copysign(1, math.Abs(a.Depth-depth)-math.Abs(b.Depth-depth)))
-		})
-		if math.Abs(nearest.Depth-depth) <= router.DepthTolerance {
-			return nearest.Mask, nil
+		last := path[len(path)-1]
+		if last.Depth >= depth-router.DepthTolerance {
+			return slices.MinFunc(path, func(a, b skip.Step) int {
+				return cmp.Compare(math.Abs(a.Depth-depth), math.Abs(b.Depth-depth))
+			}).Mask, nil
 		}
-		if last := path[len(path)-1]; last.Depth < depth {
-			mask = last.Mask
-		}
+		mask = last.Mask
 	}
 	rest := influence
 	if !mask.IsEmpty() { // what the search took comes first
