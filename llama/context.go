@@ -69,6 +69,7 @@ type ContextOptions struct {
 	NoKVOffload  bool           // the KV cache stays in main memory
 	KVUnified    bool           // one KV buffer for all sequences, for shared prefixes
 	Influence    bool           // Decode measures what [Context.Influence] gives; slower
+	LayerInputs  bool           // Decode can read what [Context.LayerInput] gives; not beside Influence
 }
 
 // Bounds beyond which sizes overflow in C, or ggml ends the process.
@@ -102,6 +103,9 @@ func (o *ContextOptions) check() error {
 	}
 	if o.Flash < FlashAuto || o.Flash > FlashOff {
 		return fmt.Errorf("%w: %d is no choice of flash attention", ErrOption, o.Flash)
+	}
+	if o.Influence && o.LayerInputs {
+		return fmt.Errorf("%w: a context measures influence or reads layer inputs, not both", ErrOption)
 	}
 	return nil
 }
@@ -181,10 +185,10 @@ func (m *Model) NewContext(opts *ContextOptions) (*Context, error) {
 	params.kv_unified = C.bool(o.KVUnified)
 
 	c := &Context{Model: m, own: (*C.struct_gallop_context)(C.calloc(1, C.sizeof_struct_gallop_context))}
-	if o.Influence && !bool(C.gallop_measure_influence(c.own, &params)) {
+	if o.Influence && !bool(C.gallop_measure_influence(c.own, &params)) || o.LayerInputs && !bool(C.gallop_read_inputs(c.own, &params)) {
 		C.gallop_free_context(c.own)
 		m.release()
-		return nil, fmt.Errorf("%w: no memory to measure influence", ErrModel)
+		return nil, fmt.Errorf("%w: no memory to read the residual stream", ErrModel)
 	}
 	c.ptr = C.gallop_new_context(m.ptr, params, &c.own.watch, &c.own.err)
 	if c.ptr == nil {

@@ -213,15 +213,16 @@ struct llama_sampler *gallop_new_grammar(const struct llama_vocab *v, const char
     return s;
 }
 
-/* ---- block influence ---- */
+/* ---- the residual stream ---- */
 
-/* Copies t's rows out of whatever device they are on; where that cannot be, they stay unknown. */
-static void read_rows(struct gallop_rows *r, const struct ggml_tensor *t) {
-    const int64_t n = t->ne[1] * t->ne[2] * t->ne[3];
-    const size_t row = (size_t)t->ne[0] * sizeof(float), size = row * (size_t)n;
+/* Copies t's rows, behind those that are there, out of whatever device they are on. Where that cannot
+ * be, nothing is known of any. */
+static void append_rows(struct gallop_rows *r, const struct ggml_tensor *t) {
+    const int64_t had = r->n, n = t->ne[1] * t->ne[2] * t->ne[3];
+    const size_t row = (size_t)t->ne[0] * sizeof(float), size = row * (size_t)(had + n);
     r->n = 0;
     if (t->type != GGML_TYPE_F32 || n == 0 || t->nb[0] != sizeof(float) || t->nb[1] != row ||
-        t->nb[2] != row * (size_t)t->ne[1] || t->nb[3] != t->nb[2] * (size_t)t->ne[2]) {
+        t->nb[2] != row * (size_t)t->ne[1] || t->nb[3] != t->nb[2] * (size_t)t->ne[2] || (had > 0 && t->ne[0] != r->width)) {
         return;
     }
     if (size > r->size) {
@@ -232,9 +233,15 @@ static void read_rows(struct gallop_rows *r, const struct ggml_tensor *t) {
         r->data = larger;
         r->size = size;
     }
-    gallop_api.ggml_backend_tensor_get(t, r->data, 0, size);
-    r->n = n;
+    gallop_api.ggml_backend_tensor_get(t, r->data + had * t->ne[0], 0, row * (size_t)n);
+    r->n = had + n;
     r->width = t->ne[0];
+}
+
+/* The same in place of those that are there. */
+static void read_rows(struct gallop_rows *r, const struct ggml_tensor *t) {
+    r->n = 0;
+    append_rows(r, t);
 }
 
 /* Adds 1 - cos(a, b) of each pair of rows. Sides that are unknown or of different rows add nothing,
@@ -323,7 +330,46 @@ void gallop_reset_influence(struct gallop_influence *in) {
     memset(in->whole, 0, sizeof in->whole);
 }
 
+/* As on_eval. The last layer's output is no other's input. */
+static bool on_layer(struct ggml_tensor *t, bool ask, void *inputs) {
+    struct gallop_inputs *in = inputs;
+    const int last = in->stream.n_layer - 1;
+    if (!in->wanted || last < 1 || t != in->stream.out[in->layer]) {
+        return !ask;
+    }
+    if (!ask) {
+        append_rows(&in->after[in->layer], t);
+        in->layer = (in->layer + 1) % last; /* what is left of the batch runs through the same graph */
+    }
+    return true;
+}
+
+bool gallop_read_inputs(struct gallop_context *c, struct llama_context_params *p) {
+    c->inputs = calloc(1, sizeof *c->inputs);
+    if (c->inputs == NULL) {
+        return false;
+    }
+    c->skip.stream = &c->inputs->stream;
+    p->cb_eval = (void *)on_layer;
+    p->cb_eval_user_data = c->inputs;
+    return true;
+}
+
+/* To the start of a batch. */
+static void rewind_inputs(struct gallop_inputs *in) {
+    in->layer = 0;
+    for (int layer = 0; layer < LAYERSKIP_MAX_LAYERS; layer++) {
+        in->after[layer].n = 0;
+    }
+}
+
 void gallop_free_context(struct gallop_context *c) {
+    if (c->inputs != NULL) {
+        for (int layer = 0; layer < LAYERSKIP_MAX_LAYERS; layer++) {
+            free(c->inputs->after[layer].data);
+        }
+        free(c->inputs);
+    }
     if (c->influence != NULL) {
         free(c->influence->before.data);
         free(c->influence->middle.data);
@@ -342,6 +388,9 @@ int32_t gallop_decode(struct gallop_context *c, struct llama_context *ctx, struc
     first_error[0] = '\0';
     if (c->influence != NULL) {
         rewind_influence(c->influence); /* the decode before may have been aborted in the middle */
+    }
+    if (c->inputs != NULL) {
+        rewind_inputs(c->inputs);
     }
     /* layerskip may switch causal attention off and on again, which these models must not be left with. */
     const int32_t result = causal ? layerskip_decode(&c->skip, ctx, batch, mask, alone) : llama_decode(ctx, batch);

@@ -80,12 +80,21 @@ struct gallop_influence {
     struct gallop_turn attention[LAYERSKIP_MAX_LAYERS], feed_forward[LAYERSKIP_MAX_LAYERS], whole[LAYERSKIP_MAX_LAYERS];
 };
 
+/* Reads what goes into each layer of unmasked decodes; owned by its gallop_context. */
+struct gallop_inputs {
+    struct layerskip_stream stream; /* of the context's last graph */
+    bool wanted;                    /* of the decodes to come */
+    int32_t layer;                  /* that the running graph is in */
+    struct gallop_rows after[LAYERSKIP_MAX_LAYERS]; /* l_out of each layer but the last, for all tokens of the last batch */
+};
+
 /* What a context needs in C memory beside llama.cpp's own part; zeroed at first, owned by Go through malloc. */
 struct gallop_context {
     struct layerskip_state skip;
     struct gallop_watch watch;
     struct gallop_text err;
     struct gallop_influence *influence; /* NULL = not measured; owned */
+    struct gallop_inputs *inputs;       /* NULL = not read; owned */
 };
 
 /* Makes c->influence and sets the callback that fills it into p, of the context to be made. False: no memory. */
@@ -93,6 +102,10 @@ bool gallop_measure_influence(struct gallop_context *c, struct llama_context_par
 
 /* Forgets what was measured. */
 void gallop_reset_influence(struct gallop_influence *in);
+
+/* Makes c->inputs and sets the callback that fills it into p, of the context to be made; not beside
+ * influence. False: no memory. */
+bool gallop_read_inputs(struct gallop_context *c, struct llama_context_params *p);
 
 /* Frees c and what it owns. */
 void gallop_free_context(struct gallop_context *c);

@@ -113,6 +113,16 @@ func (m Mask) KVComplete() bool {
 	return true
 }
 
+// First is the lowest layer that the mask names, -1 when it is empty.
+func (m Mask) First() int {
+	for w := range m {
+		if m[w] != 0 {
+			return (w*wordBits + bits.TrailingZeros64(m[w])) / 2
+		}
+	}
+	return -1
+}
+
 // Last is the highest layer that the mask names, -1 when it is empty.
 func (m Mask) Last() int {
 	for w := len(m) - 1; w >= 0; w-- {

@@ -44,20 +44,27 @@ func demoCases(b *testing.B, file, task string) (*llama.Model, []Case) {
 	return m, cases
 }
 
-// BenchmarkScore is one evaluation of a search: 120 cases of a task. With a full
-// prefill the prompts stay in the cache, except where the bench drops them first.
+// BenchmarkScore is one evaluation of a search: 120 cases of a task without one
+// layer after the other. With a full prefill the prompts stay in the cache, except
+// where the bench drops them first; held ones start at the layer that is left out.
 func BenchmarkScore(b *testing.B) {
 	llamatest.Library(b)
 	for _, task := range []string{"facts", "story"} {
 		m, cases := demoCases(b, "calibration.jsonl", task)
 		for name, run := range map[string]struct {
-			prefill skip.Prefill
-			forget  bool
+			prefill      skip.Prefill
+			forget, hold bool
 		}{
-			"masked": {skip.MaskedPrefill, false}, "full first": {skip.FullPrefill, true}, "full again": {skip.FullPrefill, false},
+			"masked": {prefill: skip.MaskedPrefill}, "full first": {prefill: skip.FullPrefill, forget: true},
+			"full again": {prefill: skip.FullPrefill}, "held": {prefill: skip.FullPrefill, hold: true},
 		} {
 			b.Run(task+"/"+name, func(b *testing.B) {
 				s := newScorer(b, m, Options{})
+				if run.hold {
+					held, err := s.Hold(b.Context(), cases)
+					require.NoError(b, err)
+					require.True(b, held)
+				}
 				for i := 0; b.Loop(); i++ {
 					if run.forget {
 						require.NoError(b, s.forget())

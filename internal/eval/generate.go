@@ -180,7 +180,7 @@ func (s *Scorer) prefill(prompts [][]llama.Token, slots []slot, mask skip.Mask, 
 			}
 		}
 	}
-	return s.flush(mask, nil)
+	return s.flush(s.batch, mask, nil)
 }
 
 // step decodes one token of each slot and chooses the next.

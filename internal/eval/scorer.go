@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
 
 	"github.com/gallop-llm/gallop/llama"
@@ -98,14 +99,23 @@ const groupTokens = 512
 // logitBytes bounds the logits of a decode: 110 rows of a vocabulary of 150,000.
 const logitBytes = 64 << 20
 
+// inputBytes bounds what [Scorer.Hold] keeps of layer inputs: 120 answers of 64
+// tokens in the shape of LLaMA-3.2-1B.
+const inputBytes = 1 << 30
+
 // Scorer measures one model. Close it after use.
 type Scorer struct {
 	model *llama.Model
 	ctx   *llama.Context
-	batch *llama.Batch
+	batch *llama.Batch // of tokens
+	fed   *llama.Batch // of layer inputs
 
 	rows   int     // of logits in a decode at most
 	places []place // of the outputs in the batch
+
+	inputs  map[string][]float32 // of held jobs, by their tokens; see job.inputs
+	keeping bool                 // inputs are being filled
+	room    int                  // bytes left for them
 
 	// What is in the KV cache. cells counts what is promised, not only what is
 	// filled: it never passes ctx.NCtx().
@@ -139,6 +149,10 @@ type job struct {
 
 	prefix *prefix
 	seqs   []int // (len(answers),) the first is the prefix's
+
+	// What the whole model has in front of layers 1 to nLayer-1 at the job's tokens:
+	// (cells, nLayer-1, nEmbd), nil = not known.
+	inputs []float32
 }
 
 // place says what an output in the batch predicts.
@@ -147,6 +161,17 @@ type place struct {
 	job    *job
 	answer int // of the job; -1 = the first token of all answers
 	token  int // of the answer
+	row    int // of job.inputs
+}
+
+// input is the token that the output comes from.
+func (p place) input() (t llama.Token, pos int, seqs []int) {
+	j := p.job
+	pos = len(j.prefix.tokens) + p.token
+	if p.answer < 0 {
+		return j.prompt[pos], pos, j.seqs
+	}
+	return j.answers[p.answer][p.token-1], pos, j.seqs[p.answer : p.answer+1]
 }
 
 // NewScorer makes a scorer for m. The error wraps [ErrOption], or is one of llama's.
@@ -162,7 +187,7 @@ func NewScorer(m *llama.Model, o *Options) (*Scorer, error) {
 		return nil, fmt.Errorf("%w: a context of %d tokens for %d sequences, want one each at least", ErrOption, nCtx, sequences)
 	}
 	c, err := m.NewContext(&llama.ContextOptions{
-		NCtx: nCtx, NBatch: min(nCtx, batchTokens), NSeqMax: sequences, Threads: o.Threads, KVUnified: true,
+		NCtx: nCtx, NBatch: min(nCtx, batchTokens), NSeqMax: sequences, Threads: o.Threads, KVUnified: true, LayerInputs: true,
 	})
 	if err != nil {
 		return nil, err
@@ -171,7 +196,11 @@ func NewScorer(m *llama.Model, o *Options) (*Scorer, error) {
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
-	s := &Scorer{model: m, ctx: c, batch: b}
+	fed, err := llama.NewBatch(min(c.NBatch(), groupTokens), &llama.BatchOptions{Sequences: sequences, Embd: m.NEmbd})
+	if err != nil {
+		return nil, errors.Join(err, b.Close(), c.Close())
+	}
+	s := &Scorer{model: m, ctx: c, batch: b, fed: fed}
 	s.rows = min(max(logitBytes/(4*m.Vocab.Size), 1), b.Cap())
 	s.free = make([]int, sequences)
 	s.reset()
@@ -180,7 +209,7 @@ func NewScorer(m *llama.Model, o *Options) (*Scorer, error) {
 
 // Close frees the scorer's context; the model stays open. Further calls do nothing.
 func (s *Scorer) Close() error {
-	return errors.Join(s.batch.Close(), s.ctx.Close())
+	return errors.Join(s.batch.Close(), s.fed.Close(), s.ctx.Close())
 }
 
 // Score measures the cases under mask. The error wraps [ErrEmpty], [ErrCase],
@@ -195,7 +224,7 @@ func (s *Scorer) Score(ctx context.Context, cases []Case, mask skip.Mask, p skip
 	}
 	scores := newScores(cases)
 	err = s.work(ctx, jobs, mask, p, s.ctx.NCtx(), func(group []job) error {
-		return s.pass(group, mask, p, func(p place, logits []float32) { note(cases, scores, p, logits) })
+		return s.pass(group, mask, p, s.start(group, mask, p), func(p place, logits []float32) { note(cases, scores, p, logits) })
 	})
 	if err != nil {
 		return nil, err
@@ -237,6 +266,10 @@ func note(cases []Case, scores []Score, p place, logits []float32) {
 // whole model. What [Scorer.Score] then gives for parts of these cases, with a
 // full prefill, hangs on nothing that was scored before, to the last bit. held is
 // false, and the cache just empty, if the prompts do not fit together.
+//
+// What goes into each layer at the answers' tokens is kept too, as far as there is
+// room: below the first layer that a mask names it is the same under all masks, so
+// [Scorer.Score] starts there. Models that this does not fit are left alone.
 func (s *Scorer) Hold(ctx context.Context, cases []Case) (held bool, err error) {
 	jobs, err := s.jobs(cases)
 	if err != nil {
@@ -244,11 +277,60 @@ func (s *Scorer) Hold(ctx context.Context, cases []Case) (held bool, err error) 
 	}
 	s.ctx.Clear()
 	s.reset()
+	s.inputs = nil
 	if !s.fit(jobs) {
 		return false, nil
 	}
-	_, err = s.Score(ctx, cases, skip.Mask{}, skip.FullPrefill)
+	s.inputs, s.room = map[string][]float32{}, inputBytes
+	fits := false
+	err = s.work(ctx, jobs, skip.Mask{}, skip.FullPrefill, s.ctx.NCtx(), func(group []job) error {
+		s.keeping = true
+		want, err := s.scoreFrom(cases, group, 0)
+		s.keeping = false
+		if err != nil || fits || len(s.inputs) == 0 {
+			return err
+		}
+		fits, err = s.inputsFit(cases, group, want)
+		if !fits {
+			s.inputs = nil
+		}
+		return err
+	})
+	if err != nil {
+		s.inputs = nil
+	}
 	return true, err
+}
+
+// inputsFit tells whether the whole model, started at layer inputs, scores a group
+// as from the start. Some architectures scale or change what comes as an embedding,
+// or use lower layers' results in layers above.
+func (s *Scorer) inputsFit(cases []Case, group []job, want []Score) (bool, error) {
+	if !known(group) {
+		return false, nil
+	}
+	for _, from := range []int{1, s.model.NLayer - 1} {
+		got, err := s.scoreFrom(cases, group, from)
+		if errors.Is(err, skip.ErrMask) {
+			for i := range group {
+				if err := s.rewind(&group[i], skip.FullPrefill); err != nil {
+					return false, err
+				}
+			}
+			return false, nil
+		}
+		if err != nil || !reflect.DeepEqual(got, want) {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// scoreFrom lets the whole model score a group, started at a layer.
+func (s *Scorer) scoreFrom(cases []Case, group []job, from int) ([]Score, error) {
+	scores := newScores(cases)
+	err := s.pass(group, skip.Mask{}, skip.FullPrefill, from, func(p place, logits []float32) { note(cases, scores, p, logits) })
+	return scores, err
 }
 
 // finish derives the losses from the log-likelihoods.
@@ -302,12 +384,12 @@ func (s *Scorer) Compare(ctx context.Context, cases []Case, masks []skip.Mask, p
 	}
 	err = s.work(ctx, jobs, skip.Mask{}, p, s.rows, func(group []job) error {
 		s.whole = s.whole[:0]
-		if err := s.pass(group, skip.Mask{}, p, keep); err != nil {
+		if err := s.pass(group, skip.Mask{}, p, 0, keep); err != nil {
 			return err
 		}
 		for k, mask := range masks {
 			rest := s.whole
-			err := s.pass(group, mask, p, func(p place, logits []float32) {
+			err := s.pass(group, mask, p, 0, func(p place, logits []float32) {
 				note(cases, scores[k], p, logits)
 				if !right(p) {
 					return
@@ -438,7 +520,9 @@ func (s *Scorer) settle(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
+	s.ctx.ReadLayerInputs(false)
 	s.batch.Clear()
+	s.fed.Clear()
 	s.places = s.places[:0]
 	s.ctx.Clear()
 	s.reset()
@@ -449,8 +533,10 @@ func (s *Scorer) settle(ctx context.Context, err error) error {
 }
 
 // pass decodes a group's prompts, unless they are in the cache, and its answers
-// under mask. read gets the logits that predict them, valid until it returns.
-func (s *Scorer) pass(group []job, mask skip.Mask, p skip.Prefill, read func(place, []float32)) error {
+// under mask. With from > 0, the answers start with what is known to go into that
+// layer; mask names none below. read gets the logits that predict the answers,
+// valid until it returns.
+func (s *Scorer) pass(group []job, mask skip.Mask, p skip.Prefill, from int, read func(place, []float32)) error {
 	under := mask
 	if p == skip.FullPrefill {
 		under = skip.Mask{}
@@ -467,27 +553,33 @@ func (s *Scorer) pass(group []job, mask skip.Mask, p skip.Prefill, read func(pla
 		}
 		j.prefix.filled = true
 	}
-	if under != mask {
-		if err := s.flush(under, read); err != nil {
+	batch := s.batch
+	if from > 0 {
+		batch, mask = s.fed, mask.Union(below(from))
+	}
+	if under != mask || s.keeping {
+		if err := s.flush(s.batch, under, read); err != nil {
 			return err
 		}
 	}
+	s.ctx.ReadLayerInputs(s.keeping)
 	for i := range group {
-		j := &group[i]
-		pos := len(j.prefix.tokens)
-		if err := s.ask(j.prompt[pos], pos, j.seqs, place{job: j, answer: -1}, mask, read); err != nil {
+		where := place{job: &group[i], answer: -1}
+		if err := s.ask(where, batch, from, mask, read); err != nil {
 			return err
 		}
-		for a, answer := range j.answers {
-			for k, t := range answer[:len(answer)-1] {
-				where := place{job: j, answer: a, token: k + 1}
-				if err := s.ask(t, pos+1+k, j.seqs[a:a+1], where, mask, read); err != nil {
+		for a, answer := range where.job.answers {
+			for k := range answer[:len(answer)-1] {
+				where.answer, where.token, where.row = a, k+1, where.row+1
+				if err := s.ask(where, batch, from, mask, read); err != nil {
 					return err
 				}
 			}
 		}
 	}
-	if err := s.flush(mask, read); err != nil {
+	err := s.flush(batch, mask, read)
+	s.ctx.ReadLayerInputs(false)
+	if err != nil {
 		return err
 	}
 	for i := range group {
@@ -498,34 +590,51 @@ func (s *Scorer) pass(group []job, mask skip.Mask, p skip.Prefill, read func(pla
 	return nil
 }
 
+// below skips the layers below one.
+func below(layer int) (m skip.Mask) {
+	for l := range layer {
+		m = m.With(l, skip.Whole)
+	}
+	return m
+}
+
 // add appends a token to the batch, after decoding what is in it if it is full.
 func (s *Scorer) add(t llama.Token, pos int, seqs []int, mask skip.Mask, read func(place, []float32)) error {
 	if s.batch.Len() == s.batch.Cap() {
-		if err := s.flush(mask, read); err != nil {
+		if err := s.flush(s.batch, mask, read); err != nil {
 			return err
 		}
 	}
 	return s.batch.Add(t, pos, false, seqs...)
 }
 
-// ask appends a token whose logits are wanted.
-func (s *Scorer) ask(t llama.Token, pos int, seqs []int, p place, mask skip.Mask, read func(place, []float32)) error {
-	if s.batch.Len() == s.batch.Cap() || len(s.places) == s.rows {
-		if err := s.flush(mask, read); err != nil {
+// ask appends the token that p's output comes from, or what goes into layer from
+// there, if that is > 0.
+func (s *Scorer) ask(p place, batch *llama.Batch, from int, mask skip.Mask, read func(place, []float32)) error {
+	if batch.Len() == batch.Cap() || len(s.places) == s.rows {
+		if err := s.flush(batch, mask, read); err != nil {
 			return err
 		}
 	}
-	p.at = s.batch.Len()
+	p.at = batch.Len()
 	s.places = append(s.places, p)
-	return s.batch.Add(t, pos, true, seqs...)
+	t, pos, seqs := p.input()
+	if from == 0 {
+		return batch.Add(t, pos, true, seqs...)
+	}
+	return batch.AddEmbedding(s.input(p, from), pos, true, seqs...)
 }
 
-// flush decodes the batch, if there is one, and reads its outputs.
-func (s *Scorer) flush(mask skip.Mask, read func(place, []float32)) error {
-	if s.batch.Len() == 0 {
+// flush decodes the batch, if there is anything in it, and reads its outputs.
+func (s *Scorer) flush(batch *llama.Batch, mask skip.Mask, read func(place, []float32)) error {
+	if batch.Len() == 0 {
 		return nil
 	}
-	if err := s.ctx.Decode(s.batch, mask); err != nil {
+	defer func() {
+		batch.Clear()
+		s.places = s.places[:0]
+	}()
+	if err := s.ctx.Decode(batch, mask); err != nil {
 		return err
 	}
 	for _, p := range s.places {
@@ -534,10 +643,83 @@ func (s *Scorer) flush(mask skip.Mask, read func(place, []float32)) error {
 			return err
 		}
 		read(p, logits)
+		if s.keeping {
+			s.keep(p)
+		}
 	}
-	s.batch.Clear()
-	s.places = s.places[:0]
 	return nil
+}
+
+// ---- Layer inputs ----
+
+// input is the place's part of its job's layer inputs, (nEmbd,).
+func (s *Scorer) input(p place, layer int) []float32 {
+	n := s.model.NEmbd
+	return p.job.inputs[(p.row*(s.model.NLayer-1)+layer-1)*n:][:n]
+}
+
+// keep copies what went into the layers at a place, if there is room for its job.
+func (s *Scorer) keep(p place) {
+	j := p.job
+	if p.row == 0 {
+		n := j.cells * (s.model.NLayer - 1) * s.model.NEmbd
+		if s.room -= 4 * n; s.room >= 0 && s.inputs != nil {
+			j.inputs = make([]float32, n)
+		}
+	}
+	if j.inputs == nil {
+		return
+	}
+	for l := 1; l < s.model.NLayer; l++ {
+		row, err := s.ctx.LayerInput(l, p.at)
+		if err != nil { // this architecture's cannot be read
+			j.inputs = nil
+			return
+		}
+		copy(s.input(p, l), row)
+	}
+	if p.row == j.cells-1 {
+		s.inputs[s.name(j)] = j.inputs
+	}
+}
+
+// look finds the layer inputs of jobs.
+func (s *Scorer) look(group []job) {
+	for i := range group {
+		group[i].inputs = s.inputs[s.name(&group[i])]
+	}
+}
+
+// known tells whether the layer inputs of all jobs were found.
+func known(group []job) bool {
+	return !slices.ContainsFunc(group, func(j job) bool { return j.inputs == nil })
+}
+
+// start is the layer at which a pass can start, 0 = with the tokens.
+func (s *Scorer) start(group []job, mask skip.Mask, p skip.Prefill) int {
+	first := mask.First()
+	if len(s.inputs) == 0 || p != skip.FullPrefill || first < 1 {
+		return 0
+	}
+	if s.look(group); !known(group) {
+		return 0
+	}
+	if mask.Union(below(first)) == below(s.model.NLayer) { // one has to run
+		first--
+	}
+	return first
+}
+
+// name is a job's tokens.
+func (s *Scorer) name(j *job) string {
+	s.key = s.key[:0]
+	for _, tokens := range append([][]llama.Token{j.prompt}, j.answers...) {
+		s.key = binary.LittleEndian.AppendUint32(s.key, uint32(len(tokens)))
+		for _, t := range tokens {
+			s.key = binary.LittleEndian.AppendUint32(s.key, uint32(t))
+		}
+	}
+	return string(s.key)
 }
 
 // ---- The KV cache ----

@@ -503,3 +503,88 @@ func BenchmarkLogSumExp(b *testing.B) {
 		logSumExp(logits)
 	}
 }
+
+// TestHold starts answers at the first layer that a mask names, with cases that
+// have few answers, many, and more than fit at once.
+func TestHold(t *testing.T) {
+	llamatest.Library(t)
+	for _, name := range []string{"llama", "gemma3", "qwen3", "llama-moe"} {
+		t.Run(name, func(t *testing.T) {
+			m := llamatest.Small(t, name)
+			r := newReference(t, m)
+			s := newScorer(t, m, Options{})
+			cases := randomCases(rand.New(rand.NewPCG(8, 8)), 9)
+			held, err := s.Hold(t.Context(), cases)
+			require.NoError(t, err)
+			require.True(t, held)
+			last := skip.Layers(m.NLayer - 1)
+			for _, mask := range append(masks, last, skip.Layers(0, 3)) {
+				jobs, err := s.jobs(cases[2:7])
+				require.NoError(t, err)
+				want := max(mask.First(), 0)
+				if mask == last {
+					want--
+				}
+				require.Equal(t, want, s.start(jobs, mask, skip.FullPrefill))
+				requireScores(t, r, s, cases[2:7], mask, skip.FullPrefill)
+				requireScores(t, r, s, cases[2:7], mask, skip.MaskedPrefill)
+				_, err = s.Hold(t.Context(), cases)
+				require.NoError(t, err)
+			}
+			other := randomCases(rand.New(rand.NewPCG(9, 9)), 2)
+			requireScores(t, r, s, append(other, cases[0]), masks[1], skip.FullPrefill)
+
+			s.inputs = nil
+			requireScores(t, r, s, cases, masks[1], skip.FullPrefill)
+		})
+	}
+}
+
+// TestHeldInputsAreChecked has layer inputs that do not lead to the model's own
+// results, as those of an architecture that changes embeddings would not.
+func TestHeldInputsAreChecked(t *testing.T) {
+	llamatest.Library(t)
+	m := llamatest.Open(t, llamatest.Tiny(t, 6))
+	s := newScorer(t, m, Options{})
+	cases := randomCases(rand.New(rand.NewPCG(8, 8)), 3)
+	_, err := s.Hold(t.Context(), cases)
+	require.NoError(t, err)
+	require.Len(t, s.inputs, len(cases))
+	for _, change := range []float32{1, 1 + 1e-6} {
+		for _, inputs := range s.inputs {
+			inputs[0] *= change // of layer 1
+		}
+		jobs, err := s.jobs(cases)
+		require.NoError(t, err)
+		require.NoError(t, s.work(t.Context(), jobs, skip.Mask{}, skip.FullPrefill, s.ctx.NCtx(), func(group []job) error {
+			s.look(group)
+			want, err := s.scoreFrom(cases, group, 0)
+			require.NoError(t, err)
+			fits, err := s.inputsFit(cases, group, want)
+			require.Equal(t, change == 1, fits)
+			return err
+		}))
+	}
+}
+
+// TestHeldInputsHaveTheirRoom goes on without those that find none.
+func TestHeldInputsHaveTheirRoom(t *testing.T) {
+	llamatest.Library(t)
+	m := llamatest.Open(t, llamatest.Tiny(t, 6))
+	s := newScorer(t, m, Options{})
+	cases := randomCases(rand.New(rand.NewPCG(8, 8)), 5)
+	jobs, err := s.jobs(cases)
+	require.NoError(t, err)
+	s.inputs, s.keeping = map[string][]float32{}, true
+	s.room = 4 * (jobs[0].cells + jobs[1].cells) * (m.NLayer - 1) * m.NEmbd
+	_, err = s.Score(t.Context(), cases, skip.Mask{}, skip.FullPrefill)
+	s.keeping = false
+	require.NoError(t, err)
+	require.Len(t, s.inputs, 2)
+	require.Equal(t, 3, s.start(jobs[:2], skip.Layers(3), skip.FullPrefill))
+	require.Zero(t, s.start(jobs[:3], skip.Layers(3), skip.FullPrefill))
+	fits, err := s.inputsFit(cases, jobs[:3], nil)
+	require.NoError(t, err)
+	require.False(t, fits)
+	requireScores(t, newReference(t, m), s, cases, masks[1], skip.FullPrefill)
+}
