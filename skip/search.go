@@ -227,19 +227,16 @@ func Singles(ctx context.Context, units []Unit, examples int, losses Losses) ([]
 // This is the search of SLEB (Song et al., arXiv 2402.09025) with the task
 // losses of PuDDing (Wee et al., arXiv 2502.04348, section 5), over layers or,
 // past the papers, over sublayers by loss increase per byte. Where the papers
-// evaluate every unit on all examples in each round, here
-//
-//   - all units see a few examples, those that are hardest under the mask so far;
-//     the ones that look worst, in this round and the last, are out of it,
-//   - the one that looks best sees all examples,
-//   - each of the others sees one after the other, the hardest first, and is out as
-//     soon as it is so far behind that the examples it has not seen can hardly make
-//     up for it: losses lie on few examples, so that is soon. Hard are those with
-//     high losses under the units tried in this round, and under the unit itself in
-//     the last one.
+// evaluate every unit on all examples in each round, here the units race. Losses
+// lie on few examples, so all units see them in one order, the hardest first, and
+// the next to go on is always the one that can still come to the least: to what
+// it has lost so far, and on what others have seen and it has not, to what the
+// front-runner lost on that, less some slack. Whichever has seen all examples and
+// is still the one is taken. Hard are examples with high losses under the mask so
+// far, and under the units tried in the last round.
 //
 // It nearly always takes the exhaustive search's path, at a third of the
-// evaluations. Examples should be at least some dozens.
+// evaluations or fewer. Examples should be at least some dozens.
 //
 // On any error the path so far comes back with it. Errors: [ErrSearch],
 // [ErrBudget], [ErrLosses], those of ctx and losses.
@@ -269,21 +266,19 @@ func Greedy(ctx context.Context, units []Unit, examples int, losses Losses, o *S
 	return path, nil
 }
 
-// looks say how many units see how many examples before one of them sees all.
-var looks = []struct{ units, examples int }{{math.MaxInt, 3}, {2, 8}}
-
 // These were chosen on the demo model's losses.
 const (
-	// hopeful is the share of the units that are still tried after the looks, from
-	// the second round on.
-	hopeful = 0.8
+	// glance is how many examples every unit sees.
+	glance = 2
 
-	// slack is how much of the best unit's loss on the examples that another has
-	// not seen yet may make up for what it is behind on those that it has seen.
-	slack = 0.45
+	// growth is how many examples a unit sees at once then, at least one, as a share
+	// of those that it has seen: more at once take less time each, but may be more
+	// than it takes.
+	growth = 0.25
 
-	// portion is the share of the examples that a unit sees at once.
-	portion = 1.0 / 32
+	// slack is how much less a unit may lose on what it has not seen than the
+	// front-runner did: that many times the root of the sum of the squared losses.
+	slack = 2.1
 
 	// filtered is the share of units that their influence keeps out.
 	filtered = 1.0 / 3
@@ -299,11 +294,17 @@ type search struct {
 	units []Unit
 	o     SearchOptions
 	at    Step
-	here  scored    // losses under at.Mask; nil = not known
-	tried []scored  // (len(units),) losses in this round, each unit beside at.Mask
-	last  []scored  // (len(units),) the same in the last round; nil = this is the first
-	costs []float64 // (len(units),) what each unit loses, by what is known; per layer's worth with PerByte
-	total int       // examples to evaluate, estimated
+	here  scored  // losses under at.Mask; nil = not known
+	last  []racer // of the last round; nil = this is the first
+	total int     // examples to evaluate, estimated
+}
+
+// racer is a unit that may be taken.
+type racer struct {
+	unit   int
+	losses scored  // beside the mask so far
+	seen   int     // how many of the examples, the hardest first
+	cost   float64 // loss increase on them; per layer's worth with PerByte
 }
 
 func newSearch(units []Unit, examples int, losses Losses, o *SearchOptions) (*search, error) {
@@ -328,7 +329,6 @@ func newSearch(units []Unit, examples int, losses Losses, o *SearchOptions) (*se
 		return nil, fmt.Errorf("%w: %d influences for %d units", ErrSearch, len(o.Influence), len(units))
 	}
 	s.units = prefilter(units, &s.o, s.o.Depth-s.at.Depth)
-	s.costs = make([]float64, len(s.units))
 	// Per byte or not is the same for units of one size, but needs a loss to count from.
 	s.o.PerByte = o.PerByte && slices.ContainsFunc(s.units, func(u Unit) bool { return u.Depth != s.units[0].Depth })
 	if o.Budget > 0 {
@@ -399,7 +399,7 @@ func (s *search) remaining(candidates int) int {
 
 // round takes the best of the candidates.
 func (s *search) round(ctx context.Context, candidates []int) error {
-	if s.o.PerByte && s.here == nil {
+	if s.here == nil && (s.o.PerByte || !s.o.Exhaustive) {
 		if err := s.see(ctx, s.at.Mask, &s.here, All(s.examples)); err != nil {
 			s.here = nil
 			return err
@@ -408,72 +408,120 @@ func (s *search) round(ctx context.Context, candidates []int) error {
 			return fmt.Errorf("%w: mask %q, where the search starts, has no finite loss", ErrLosses, s.at.Mask)
 		}
 	}
-	s.tried = make([]scored, len(s.units))
-	if !s.o.Exhaustive {
-		var err error
-		if candidates, err = s.look(ctx, candidates); err != nil {
-			return err
-		}
-	}
-	best := candidates[0]
-	if err := s.try(ctx, best, All(s.examples)); err != nil {
+	best, err := s.race(ctx, candidates)
+	if err != nil {
 		return err
 	}
-	for _, unit := range candidates[1:] {
-		better, err := s.race(ctx, unit, best)
-		if err != nil {
-			return err
-		}
-		if better {
-			best = unit
-		}
-	}
-	loss := mean(s.tried[best])
-	if math.IsInf(loss, 1) {
-		return fmt.Errorf("%w: beside mask %q no unit can be skipped with a finite loss", ErrLosses, s.at.Mask)
-	}
+	u := s.units[best.unit]
 	s.at = Step{
-		Mask:        s.at.Mask.Union(s.units[best].Mask),
-		Depth:       s.at.Depth + s.units[best].Depth,
-		Loss:        loss,
+		Mask:        s.at.Mask.Union(u.Mask),
+		Depth:       s.at.Depth + u.Depth,
+		Loss:        mean(best.losses),
 		Evaluations: s.evaluations(),
 	}
-	s.here, s.last = s.tried[best], s.tried
+	s.here = best.losses
 	return nil
 }
 
-// try evaluates a unit beside the mask so far.
-func (s *search) try(ctx context.Context, unit int, examples []int) error {
-	return s.see(ctx, s.at.Mask.Union(s.units[unit].Mask), &s.tried[unit], examples)
+// race finds the best of the candidates, which has then seen all examples.
+func (s *search) race(ctx context.Context, candidates []int) (*racer, error) {
+	order, first := s.hardestFirst(), min(glance, s.examples)
+	if s.o.Exhaustive {
+		first = s.examples
+	}
+	racers := make([]racer, len(candidates))
+	for i, unit := range candidates {
+		racers[i].unit = unit
+		if err := s.advance(ctx, &racers[i], order[:first]); err != nil {
+			return nil, err
+		}
+	}
+	for {
+		best := s.best(racers, order)
+		if best == nil {
+			return nil, fmt.Errorf("%w: beside mask %q no unit can be skipped with a finite loss", ErrLosses, s.at.Mask)
+		}
+		if best.seen == s.examples {
+			s.last = racers
+			return best, nil
+		}
+		next := min(best.seen+max(1, int(growth*float64(best.seen))), s.examples)
+		if err := s.advance(ctx, best, order[:next]); err != nil {
+			return nil, err
+		}
+	}
 }
 
-// look lets all candidates see a few examples and tells which may be the best, the
-// likeliest first.
-func (s *search) look(ctx context.Context, candidates []int) ([]int, error) {
-	hardest := All(s.examples)
-	if s.here != nil {
-		hardest = byValue(s.here)
-		slices.Reverse(hardest)
-	}
-	seen := 0
-	for _, l := range looks {
-		until := min(l.examples, len(hardest))
-		list := candidates[:min(l.units, len(candidates))]
-		for _, unit := range list {
-			if err := s.try(ctx, unit, hardest[:until]); err != nil {
-				return nil, err
-			}
-			for _, i := range hardest[seen:until] {
-				s.costs[unit] += (s.tried[unit][i] - s.before(i)) / s.size(unit)
+// hardestFirst orders the examples.
+func (s *search) hardestFirst() []int {
+	hard := make([]float64, s.examples)
+	for i := range hard {
+		hard[i] = s.before(i)
+		sum, n := 0.0, 0.0
+		for _, r := range s.last {
+			if loss := r.losses[i]; !math.IsNaN(loss) {
+				sum += loss
+				n++
 			}
 		}
-		slices.SortStableFunc(list, func(a, b int) int { return cmp.Compare(orInf(s.costs[a]), orInf(s.costs[b])) })
-		seen = until
+		if n > 0 {
+			hard[i] += sum / n
+		}
 	}
-	if s.last == nil {
-		return candidates, nil
+	order := byValue(hard)
+	slices.Reverse(order)
+	return order
+}
+
+// advance lets a racer see the examples up to the end of order.
+func (s *search) advance(ctx context.Context, r *racer, order []int) error {
+	if err := s.see(ctx, s.at.Mask.Union(s.units[r.unit].Mask), &r.losses, order); err != nil {
+		return err
 	}
-	return candidates[:int(math.Ceil(hopeful*float64(len(candidates))))], nil
+	for _, i := range order[r.seen:] {
+		r.cost += (r.losses[i] - s.before(i)) / s.size(r.unit)
+	}
+	r.seen = len(order)
+	return nil
+}
+
+// best is the racer that can still come to the lowest cost; nil = all costs are
+// infinite.
+func (s *search) best(racers []racer, order []int) *racer {
+	var front *racer // the one that has seen most
+	for i := range racers {
+		r := &racers[i]
+		if !math.IsInf(r.cost, 1) && (front == nil || r.seen > front.seen || r.seen == front.seen && r.cost < front.cost) {
+			front = r
+		}
+	}
+	if front == nil {
+		return nil
+	}
+	best, lowest := front, front.cost
+	for i := range racers {
+		r := &racers[i]
+		if r.cost < math.Inf(1) {
+			if hope := s.hope(r, front, order); hope < lowest {
+				best, lowest = r, hope
+			}
+		}
+	}
+	return best
+}
+
+// hope is the least cost that a racer can come to on what the front one has seen.
+func (s *search) hope(r, front *racer, order []int) float64 {
+	times := s.size(r.unit) / s.size(front.unit)
+	cost, squares := 0.0, 0.0 // of what it has not seen, as the front-runner has it
+	for _, i := range order[r.seen:max(r.seen, front.seen)] {
+		increase := times * (front.losses[i] - s.before(i))
+		cost += increase
+		squares += math.Pow(s.before(i)+increase, 2)
+	}
+	// How far losses foretell those of a unit of another size is less sure.
+	spare := slack * max(times, 1/times) * math.Sqrt(squares)
+	return r.cost + (cost-spare)/s.size(r.unit)
 }
 
 // before is an example's loss under the mask so far. Where it is not known all
@@ -491,56 +539,4 @@ func (s *search) size(unit int) float64 {
 		return s.units[unit].Depth
 	}
 	return 1
-}
-
-// race tells whether a unit is better than the best so far, which has seen all
-// examples.
-func (s *search) race(ctx context.Context, unit, best int) (better bool, err error) {
-	times := s.size(unit) / s.size(best)
-	// How far the best's losses foretell those of a unit of another size is less sure.
-	reserve := slack * max(times, 1/times)
-	allowed := make([]float64, s.examples) // the losses with which the unit is as good as the best
-	cost, rest := 0.0, 0.0                 // of such a unit; of what is allowed, the examples not seen
-	for i := range allowed {
-		allowed[i] = s.before(i) + times*(s.tried[best][i]-s.before(i))
-		cost += allowed[i] - s.before(i)
-		rest += math.Abs(allowed[i])
-	}
-	order := s.hardestFirst(unit)
-	first, atOnce := looks[0].examples, max(1, int(portion*float64(s.examples)))
-	if s.o.Exhaustive {
-		first = s.examples
-	}
-	behind := 0.0
-	for seen, next := 0, first; seen < len(order) && !(behind > reserve*rest); seen, next = next, next+atOnce {
-		next = min(next, len(order))
-		if err := s.try(ctx, unit, order[:next]); err != nil {
-			return false, err
-		}
-		for _, i := range order[seen:next] {
-			behind += s.tried[unit][i] - allowed[i]
-			rest -= math.Abs(allowed[i])
-		}
-	}
-	s.costs[best], s.costs[unit] = cost/s.size(unit), (cost+behind)/s.size(unit)
-	return behind < 0, nil
-}
-
-// hardestFirst orders the examples for a unit.
-func (s *search) hardestFirst(unit int) []int {
-	ease := make([]float64, s.examples)
-	for i := range ease {
-		n := 0.0
-		for _, losses := range s.tried {
-			if losses != nil && !math.IsNaN(losses[i]) {
-				ease[i] -= losses[i]
-				n++
-			}
-		}
-		ease[i] /= n
-		if s.last != nil && s.last[unit] != nil && !math.IsNaN(s.last[unit][i]) {
-			ease[i] -= s.last[unit][i]
-		}
-	}
-	return byValue(ease)
 }

@@ -28,8 +28,8 @@ const designExamples = 64
 // (between steps along a line), as geometric mean and the worst; also how many of
 // the tasks are within 1 % or better. The answers are free, so there is no margin
 // to search by. "design" and "report" are different examples; the search's constants
-// were chosen on whole layers, on random halves of both. Losses are kept, so a benchmark's later rounds only search. It takes some
-// ten minutes; -bench 'Search/report' leaves the design out.
+// were chosen on both. Losses are kept, so a benchmark's later rounds only search.
+// It takes some ten minutes; -bench 'Search/report' leaves the design out.
 func BenchmarkSearch(b *testing.B) {
 	llamatest.Library(b)
 	file, err := demo.Path()
