@@ -61,8 +61,11 @@ type Row struct {
 	TTFTMS   float64  `json:"ttft_ms"`   // from the prompt's tokens to the first logits
 	RouteMS  *float64 `json:"route_ms"`  // that choosing layers adds to that
 	SwitchMS *float64 `json:"switch_ms"` // that a change of masks adds to a decode
-	RSSMB    float64  `json:"rss_mb"`    // resident memory of the process after its first turn, 10^6 bytes
-	PeakMB   float64  `json:"peak_mb"`   // the most so far, loading included
+
+	SwitchMSCI *float64 `json:"switch_ms_ci"` // half width of its 95 % confidence interval
+
+	RSSMB  float64 `json:"rss_mb"`  // resident memory of the process after its first turn, 10^6 bytes
+	PeakMB float64 `json:"peak_mb"` // the most so far, loading included
 }
 
 // rows sums up all that was measured.
@@ -91,7 +94,8 @@ func (r *runner) rows(all []measured, route float64) []Row {
 			IdealDecode: whole.bytes / own.bytes, IdealPrefill: whole.flops / own.flops,
 			TokenBytes: uint64(own.bytes), GBPerS: own.bytes * decode.median / 1e9,
 			TTFTMS: 1000 * float64(r.Prompt) / prefill.median, RouteMS: report.Figure(1000 * route),
-			SwitchMS: report.Figure(1000 * x.switching), RSSMB: float64(x.rss) / 1e6, PeakMB: float64(x.peak) / 1e6,
+			SwitchMS: report.Figure(1000 * x.switching.median), SwitchMSCI: report.Figure(1000 * x.switching.ci),
+			RSSMB: float64(x.rss) / 1e6, PeakMB: float64(x.peak) / 1e6,
 		}
 		row.RatioIdeal, row.RatioIdealPrefill = row.RatioStock/row.IdealDecode, row.RatioStockPrefill/row.IdealPrefill
 		row.RatioIdealCI, row.RatioIdealPrefillCI = ofStock.ci/row.IdealDecode, ofStockPrefill.ci/row.IdealPrefill
@@ -232,7 +236,12 @@ var columns = []struct {
 	{report.Column{Name: "GB/s"}, func(r Row) string { return decimals(r.GBPerS, 1) }},
 	{report.Column{Name: "first token, ms"}, func(r Row) string { return decimals(r.TTFTMS, 0) }},
 	{report.Column{Name: "route, ms"}, func(r Row) string { return optional(r.RouteMS, 2) }},
-	{report.Column{Name: "switch, ms"}, func(r Row) string { return optional(r.SwitchMS, 2) }},
+	{report.Column{Name: "switch, ms"}, func(r Row) string {
+		if r.SwitchMS == nil {
+			return missing
+		}
+		return fmt.Sprintf("%.2f ± %.2f", *r.SwitchMS, *r.SwitchMSCI)
+	}},
 	{report.Column{Name: "memory, MB"}, func(r Row) string { return decimals(r.RSSMB, 0) }},
 }
 

@@ -85,7 +85,7 @@ type measured struct {
 	mask          skip.Mask
 	turns         []turn  // (nRounds,) under the mask
 	stock, pruned []turn  // (nRounds,) of the same rounds; pruned may be nil
-	switching     float64 // seconds that a change of masks adds; NaN = not measured
+	switching     summary // seconds that a change of masks adds; NaN = not measured
 	rss, peak     uint64  // bytes
 }
 
@@ -96,7 +96,7 @@ func (r *runner) run(masks []skip.Mask) ([]Row, error) {
 		return nil, err
 	}
 	defer whole.Close()
-	all := []measured{{switching: math.NaN()}}
+	all := []measured{{switching: summary{median: math.NaN(), ci: math.NaN()}}}
 	variants := []variant{{whole, skip.Mask{}}}
 	for _, mask := range masks {
 		all = append(all, measured{mask: mask})
@@ -381,7 +381,7 @@ func (e *engine) decode(mask skip.Mask) error {
 // switching gives the seconds by which a token's decode takes longer when the
 // token before it was decoded under another mask: the median over n changes, from
 // the whole model to mask and back. The cache holds pos positions at least.
-func (e *engine) switching(mask skip.Mask, pos, n int) (float64, error) {
+func (e *engine) switching(mask skip.Mask, pos, n int) (summary, error) {
 	var last time.Duration
 	once := func(mask skip.Mask) error {
 		if err := e.context.Remove(0, pos, -1); err != nil {
@@ -393,7 +393,7 @@ func (e *engine) switching(mask skip.Mask, pos, n int) (float64, error) {
 		return err
 	}
 	if err := once(skip.Mask{}); err != nil { // whatever was before
-		return 0, err
+		return summary{}, err
 	}
 	var longer []float64
 	for i := range n {
@@ -402,15 +402,15 @@ func (e *engine) switching(mask skip.Mask, pos, n int) (float64, error) {
 			to = skip.Mask{}
 		}
 		if err := once(to); err != nil {
-			return 0, err
+			return summary{}, err
 		}
 		first := last
 		if err := once(to); err != nil {
-			return 0, err
+			return summary{}, err
 		}
 		longer = append(longer, (first - last).Seconds())
 	}
-	return summarise(longer).median, nil
+	return summarise(longer), nil
 }
 
 // summary is the median of some figures, half the width of its 95 % confidence
