@@ -133,7 +133,7 @@ llama_token gallop_sample(const struct gallop_steps *s, const float *logits, str
 int32_t gallop_distribute(const struct gallop_steps *s, const float *logits, struct llama_token_data *items, int32_t n_vocab);
 
 /* The likeliest token of a row of logits (n_vocab,), n_vocab > 0, and its softmax probability p, which is
- * off by less than 1e-6. */
+ * off by less than a millionth of it. */
 struct gallop_top {
     llama_token token;
     double p;

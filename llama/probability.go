@@ -8,7 +8,7 @@ import "C"
 import "unsafe"
 
 // TopProbability is the likeliest token of logits (nVocab,) and its softmax
-// probability, 0 to 1, which is off by less than 1e-6. It does not allocate.
+// probability, 0 to 1, which is off by less than a millionth of it. It does not allocate.
 // Without logits it is [NoToken] and 0.
 func TopProbability(logits []float32) (token Token, p float64) {
 	if len(logits) == 0 {

@@ -51,7 +51,7 @@ func TestTopProbabilityIsExact(t *testing.T) {
 		}
 		token, p := llama.TopProbability(logits)
 		require.Equal(t, llama.Token(best), token)
-		require.InDelta(t, 1/sum, p, 1e-6)
+		require.InEpsilon(t, 1/sum, p, 1e-6)
 	}
 }
 

@@ -113,9 +113,11 @@ type Scorer struct {
 	rows   int     // of logits in a decode at most
 	places []place // of the outputs in the batch
 
-	inputs  map[string][]float32 // of held jobs, by their tokens; see job.inputs
-	keeping bool                 // inputs are being filled
+	inputs  map[string][]float32 // of held jobs, by their tokens; see job.inputs; nil = not kept
+	keeping bool                 // inputs are being filled, if there is room
 	room    int                  // bytes left for them
+	tried   bool                 // whether the model can start at them
+	starts  bool                 // it can
 
 	// What is in the KV cache. cells counts what is promised, not only what is
 	// filled: it never passes ctx.NCtx().
@@ -281,22 +283,23 @@ func (s *Scorer) Hold(ctx context.Context, cases []Case) (held bool, err error) 
 	if !s.fit(jobs) {
 		return false, nil
 	}
-	s.inputs, s.room = map[string][]float32{}, inputBytes
-	fits := false
+	if s.room = inputBytes; s.starts || !s.tried {
+		s.inputs = map[string][]float32{}
+	}
 	err = s.work(ctx, jobs, skip.Mask{}, skip.FullPrefill, s.ctx.NCtx(), func(group []job) error {
-		s.keeping = true
+		s.keeping = true // also when nothing is kept, so that every hold decodes in the same steps
 		want, err := s.scoreFrom(cases, group, 0)
 		s.keeping = false
-		if err != nil || fits || len(s.inputs) == 0 {
+		if err != nil || s.tried || !known(group) {
 			return err
 		}
-		fits, err = s.inputsFit(cases, group, want)
-		if !fits {
+		s.starts, err = s.inputsFit(cases, group, want)
+		if s.tried = err == nil; !s.starts {
 			s.inputs = nil
 		}
 		return err
 	})
-	if err != nil {
+	if err != nil || !s.tried {
 		s.inputs = nil
 	}
 	return true, err
@@ -306,9 +309,6 @@ func (s *Scorer) Hold(ctx context.Context, cases []Case) (held bool, err error) 
 // as from the start. Some architectures scale or change what comes as an embedding,
 // or use lower layers' results in layers above.
 func (s *Scorer) inputsFit(cases []Case, group []job, want []Score) (bool, error) {
-	if !known(group) {
-		return false, nil
-	}
 	for _, from := range []int{1, s.model.NLayer - 1} {
 		got, err := s.scoreFrom(cases, group, from)
 		if errors.Is(err, skip.ErrMask) {
@@ -534,7 +534,7 @@ func (s *Scorer) settle(ctx context.Context, err error) error {
 
 // pass decodes a group's prompts, unless they are in the cache, and its answers
 // under mask. With from > 0, the answers start with what is known to go into that
-// layer; mask names none below. read gets the logits that predict the answers,
+// layer, below which mask names none. read gets the logits that predict the answers,
 // valid until it returns.
 func (s *Scorer) pass(group []job, mask skip.Mask, p skip.Prefill, from int, read func(place, []float32)) error {
 	under := mask
@@ -663,7 +663,7 @@ func (s *Scorer) keep(p place) {
 	j := p.job
 	if p.row == 0 {
 		n := j.cells * (s.model.NLayer - 1) * s.model.NEmbd
-		if s.room -= 4 * n; s.room >= 0 && s.inputs != nil {
+		if s.room -= 4 * n; n > 0 && s.room >= 0 && s.inputs != nil {
 			j.inputs = make([]float32, n)
 		}
 	}
@@ -697,14 +697,15 @@ func known(group []job) bool {
 
 // start is the layer at which a pass can start, 0 = with the tokens.
 func (s *Scorer) start(group []job, mask skip.Mask, p skip.Prefill) int {
-	first := mask.First()
-	if len(s.inputs) == 0 || p != skip.FullPrefill || first < 1 {
+	if len(s.inputs) == 0 || p != skip.FullPrefill || mask.First() == 0 {
 		return 0
 	}
 	if s.look(group); !known(group) {
 		return 0
 	}
-	if mask.Union(below(first)) == below(s.model.NLayer) { // one has to run
+	// One layer has to run.
+	first := s.model.NLayer - 1
+	for !mask.IsEmpty() && (first > mask.First() || first > 0 && mask.Union(below(first)) == below(s.model.NLayer)) {
 		first--
 	}
 	return first
@@ -890,12 +891,8 @@ func (s *Scorer) reset() {
 // logSumExp is the likeliest token of logits (nVocab,), the first of equals, and
 // ln of the sum of their exponentials: a token's ln p is its logit minus that.
 func logSumExp(logits []float32) (top llama.Token, lse float64) {
-	top = argMax(logits)
-	most, sum := float64(logits[top]), 0.0
-	for _, v := range logits {
-		sum += math.Exp(float64(v) - most)
-	}
-	return top, most + math.Log(sum)
+	top, p := llama.TopProbability(logits)
+	return top, float64(logits[top]) - math.Log(p)
 }
 
 // divergence compares the distributions with these logits (nVocab,): p is the

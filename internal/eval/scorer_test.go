@@ -482,14 +482,14 @@ func TestDivergence(t *testing.T) {
 	d := divergence([]float32{0, 0}, []float32{0, float32(math.Log(3))})
 	require.InDelta(t, math.Log(2)-math.Log(3)/2, d.KL, 1e-7) // ½ ln(½/¼) + ½ ln(½/¾)
 	require.False(t, d.Agree)
-	require.InDelta(t, 0.75, d.Top, 1e-7)
+	require.InDelta(t, 0.75, d.Top, 1e-6)
 	d = divergence([]float32{5, inf}, []float32{5, inf})
 	require.Zero(t, d.KL, "what is impossible in both counts nothing")
 	require.True(t, d.Agree)
 	d = divergence([]float32{0, 0}, []float32{0, inf})
 	require.True(t, math.IsInf(d.KL, 1))
 	_, lse := logSumExp([]float32{1000, 1000})
-	require.InDelta(t, 1000+math.Log(2), lse, 1e-9)
+	require.InDelta(t, 1000+math.Log(2), lse, 1e-6)
 }
 
 func BenchmarkLogSumExp(b *testing.B) {
@@ -521,9 +521,12 @@ func TestHold(t *testing.T) {
 			for _, mask := range append(masks, last, skip.Layers(0, 3)) {
 				jobs, err := s.jobs(cases[2:7])
 				require.NoError(t, err)
-				want := max(mask.First(), 0)
+				want := mask.First()
 				if mask == last {
-					want--
+					want-- // something has to run
+				}
+				if mask.IsEmpty() {
+					want = m.NLayer - 1
 				}
 				require.Equal(t, want, s.start(jobs, mask, skip.FullPrefill))
 				requireScores(t, r, s, cases[2:7], mask, skip.FullPrefill)
@@ -583,8 +586,5 @@ func TestHeldInputsHaveTheirRoom(t *testing.T) {
 	require.Len(t, s.inputs, 2)
 	require.Equal(t, 3, s.start(jobs[:2], skip.Layers(3), skip.FullPrefill))
 	require.Zero(t, s.start(jobs[:3], skip.Layers(3), skip.FullPrefill))
-	fits, err := s.inputsFit(cases, jobs[:3], nil)
-	require.NoError(t, err)
-	require.False(t, fits)
 	requireScores(t, newReference(t, m), s, cases, masks[1], skip.FullPrefill)
 }
