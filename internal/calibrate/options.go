@@ -67,7 +67,7 @@ const (
 	quickTrain    = 20
 	quickAnswer   = 16
 	quickClusters = 4
-	quickBudget   = 3 * time.Minute
+	quickBudget   = 4 * time.Minute
 )
 
 // Quick makes o finish on a model of a billion parameters in under 15 minutes

@@ -35,6 +35,8 @@ type run struct {
 
 	unsearched []int // the other cases
 
+	turned *llama.Context // has measured block influence; nil = not yet
+
 	held []eval.Case // whose prompts the scorer's cache holds; nil = none for sure
 
 	features *router.Features
@@ -62,6 +64,11 @@ func Run(ctx context.Context, m *llama.Model, o Options) (*router.Profile, error
 		return nil, err
 	}
 	defer r.scorer.Close()
+	defer func() {
+		if r.turned != nil {
+			r.turned.Close()
+		}
+	}()
 	if r.log, err = skip.OpenLog(filepath.Join(r.Folder, LogFile), r.key()); errors.Is(err, skip.ErrLogKey) || errors.Is(err, skip.ErrLog) { // other settings, or an older version's
 		r.log, err = skip.CreateLog(filepath.Join(r.Folder, LogFile), r.key())
 	}

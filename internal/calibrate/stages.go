@@ -284,8 +284,17 @@ func (r *run) mixed() (cases []eval.Case) {
 // some thousand tokens has long settled.
 const influenceTokens = 4096
 
-// influence measures ShortGPT's block influence of every unit.
+// influence gives ShortGPT's block influence of every unit. It is measured once.
 func (r *run) influence(ctx context.Context, units []skip.Unit) ([]float64, error) {
+	if r.turned == nil {
+		if err := r.measureInfluence(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return skip.Influences(units, r.turned), nil
+}
+
+func (r *run) measureInfluence(ctx context.Context) error {
 	longest := 0
 	cases := r.mixed()
 	for _, c := range cases {
@@ -293,12 +302,12 @@ func (r *run) influence(ctx context.Context, units []skip.Unit) ([]float64, erro
 	}
 	c, err := r.model.NewContext(&llama.ContextOptions{NCtx: longest, NBatch: longest, Threads: r.Threads, Influence: true})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer c.Close()
+	r.turned = c // Run closes it
 	b, err := llama.NewBatch(longest, nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer b.Close()
 	tokens := 0
@@ -307,22 +316,23 @@ func (r *run) influence(ctx context.Context, units []skip.Unit) ([]float64, erro
 			break
 		}
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return err
 		}
 		r.Progress("measuring block influence", i, len(cases))
 		b.Clear()
 		for pos, t := range k.Prompt {
-			if err := b.Add(t, pos, true, 0); err != nil {
-				return nil, err
+			// Only the last layer, which is never a unit, is measured at outputs alone.
+			if err := b.Add(t, pos, pos == len(k.Prompt)-1, 0); err != nil {
+				return err
 			}
 		}
 		c.Clear()
 		if err := c.Decode(b, skip.Mask{}); err != nil {
-			return nil, err
+			return err
 		}
 		tokens += len(k.Prompt)
 	}
-	return skip.Influences(units, c), nil
+	return nil
 }
 
 // take makes a task's candidates of a search's path, one for each depth.
