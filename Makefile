@@ -51,7 +51,7 @@ preload: need-$(CC) ## build build/libgallop-skip.so, which skips layers in any 
 bench: build setup ## measure speed: Go's benchmarks, our loop against the plain C loop, masks against stock and pruned files
 	go test -run '^$$' -bench . ./...
 	scripts/bench-peers
-	$(BUILD)/gallop bench --shape llama-3.2-1b --percent 10,20,30,40 --pruned -p 256 -n 64 -o json -oe md >$(BUILD)/bench.json.part
+	$(BUILD)/gallop bench --shape llama-3.2-1b --percent 10,20,30,40 --pruned -p 128 -n 32 -r 20 -o json -oe md >$(BUILD)/bench.json.part
 	mv $(BUILD)/bench.json.part $(BUILD)/bench.json
 
 bench-shapes: build setup ## measure masks on the shapes of a 1B and an 8B model in three types; goes on where it was stopped
