@@ -39,7 +39,7 @@ func TestLayerInputsStandForTokens(t *testing.T) {
 					}
 				}
 				for layer, rows := range inputs {
-					for _, mask := range []skip.Mask{none, skip.Mask{}.With(layer, skip.FeedForward), skip.Layers(n - 2).Minus(below(layer))} {
+					for _, mask := range []skip.Mask{none, skip.Mask{}.With(layer, skip.FeedForward), skip.Layers(n - 2).Minus(from(0, layer))} {
 						c.Clear()
 						want := logits(t, c, llamatest.Batch(t, tokens, 0), mask)
 						b, err := llama.NewBatch(len(tokens), &llama.BatchOptions{Embd: m.NEmbd})
@@ -48,7 +48,7 @@ func TestLayerInputsStandForTokens(t *testing.T) {
 							require.NoError(t, b.AddEmbedding(row, i, true, 0))
 						}
 						c.Clear()
-						got := logits(t, c, b, mask.Union(below(layer)))
+						got := logits(t, c, b, mask.Union(from(0, layer)))
 						require.NoError(t, b.Close())
 						requireSameBits(t, want, got, fmt.Sprint(name, layer, mask))
 					}
@@ -56,14 +56,6 @@ func TestLayerInputsStandForTokens(t *testing.T) {
 			}
 		})
 	}
-}
-
-// below skips the layers below one.
-func below(layer int) (m skip.Mask) {
-	for l := range layer {
-		m = m.With(l, skip.Whole)
-	}
-	return m
 }
 
 // logits decodes the batch under mask and returns the logits of all its tokens.

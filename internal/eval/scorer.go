@@ -127,7 +127,7 @@ type Scorer struct {
 	prompts map[string]*prefix // those of kept, by their tokens
 	call    int                // counts the calls
 
-	key   []byte    // of a prompt in prompts, reused
+	key   []byte    // of a prompt in prompts, or a job in inputs; reused
 	whole []float32 // (rows of a group, nVocab) logits of the whole model, reused
 }
 
@@ -703,9 +703,11 @@ func (s *Scorer) start(group []job, mask skip.Mask, p skip.Prefill) int {
 	if s.look(group); !known(group) {
 		return 0
 	}
-	// One layer has to run.
-	first := s.model.NLayer - 1
-	for !mask.IsEmpty() && (first > mask.First() || first > 0 && mask.Union(below(first)) == below(s.model.NLayer)) {
+	first := mask.First()
+	if mask.IsEmpty() {
+		first = s.model.NLayer
+	}
+	if mask.Union(below(first)) == below(s.model.NLayer) { // one has to run
 		first--
 	}
 	return first
@@ -713,24 +715,27 @@ func (s *Scorer) start(group []job, mask skip.Mask, p skip.Prefill) int {
 
 // name is a job's tokens.
 func (s *Scorer) name(j *job) string {
-	s.key = s.key[:0]
-	for _, tokens := range append([][]llama.Token{j.prompt}, j.answers...) {
-		s.key = binary.LittleEndian.AppendUint32(s.key, uint32(len(tokens)))
-		for _, t := range tokens {
-			s.key = binary.LittleEndian.AppendUint32(s.key, uint32(t))
-		}
+	s.key = binary.LittleEndian.AppendUint32(s.key[:0], uint32(len(j.prompt)))
+	s.key = appendTokens(s.key, j.prompt)
+	for _, answer := range j.answers {
+		s.key = binary.LittleEndian.AppendUint32(s.key, uint32(len(answer)))
+		s.key = appendTokens(s.key, answer)
 	}
 	return string(s.key)
+}
+
+func appendTokens(key []byte, tokens []llama.Token) []byte {
+	for _, t := range tokens {
+		key = binary.LittleEndian.AppendUint32(key, uint32(t))
+	}
+	return key
 }
 
 // ---- The KV cache ----
 
 // find is the kept prompt of a job, now the most recently used; nil = none.
 func (s *Scorer) find(j *job) *prefix {
-	s.key = s.key[:0]
-	for _, t := range j.prompt[:len(j.prompt)-1] {
-		s.key = binary.LittleEndian.AppendUint32(s.key, uint32(t))
-	}
+	s.key = appendTokens(s.key[:0], j.prompt[:len(j.prompt)-1])
 	p := s.prompts[string(s.key)]
 	if p != nil {
 		i := slices.Index(s.kept, p)
