@@ -99,22 +99,41 @@ func BenchmarkDecode(b *testing.B) {
 // BenchmarkHook is the edit of a graph alone, a quarter of the layers skipped.
 func BenchmarkHook(b *testing.B) {
 	llamatest.Library(b)
-	lib, err := llama.FindLibrary([]string{llama.Dir()})
-	require.NoError(b, err)
-	program := filepath.Join(b.TempDir(), "hook")
-	out, err := exec.Command("cc", "testdata/hook.c", "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-rdynamic",
-		"-I../third_party/llama.cpp/include", "-I../third_party/layerskip", "-o", program, "-ldl").CombinedOutput()
-	require.NoError(b, err, "cc: %s", out)
+	program := hookProgram(b)
 	for _, layers := range []int{32, 100} {
 		model := llamatest.Tiny(b, layers)
 		b.Run(fmt.Sprintf("%d layers", layers), func(b *testing.B) {
-			out, err := exec.Command(program, lib, model, strconv.Itoa(layers/4), strconv.Itoa(b.N)).Output()
-			require.NoError(b, err)
-			ns, err := strconv.ParseFloat(strings.TrimSpace(string(out)), 64)
-			require.NoError(b, err)
-			b.ReportMetric(ns, "ns/op") // in place of the program's whole time
+			b.ReportMetric(timeHook(b, program, model, layers/4, b.N), "ns/op") // in place of the program's whole time
 		})
 	}
+}
+
+// TestHookProgram keeps what the benchmark builds in step with the hook.
+func TestHookProgram(t *testing.T) {
+	llamatest.Library(t)
+	require.Positive(t, timeHook(t, hookProgram(t), llamatest.Tiny(t, 8), 2, 3))
+}
+
+// hookProgram builds testdata/hook.c.
+func hookProgram(t testing.TB) (program string) {
+	t.Helper()
+	program = filepath.Join(t.TempDir(), "hook")
+	out, err := exec.Command("cc", "testdata/hook.c", "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-rdynamic",
+		"-I../third_party/llama.cpp/include", "-I../third_party/layerskip", "-o", program, "-ldl").CombinedOutput()
+	require.NoError(t, err, "cc: %s", out)
+	return program
+}
+
+// timeHook runs it: the mean nanoseconds of an edit.
+func timeHook(t testing.TB, program, model string, layers, rounds int) float64 {
+	t.Helper()
+	lib, err := llama.FindLibrary([]string{llama.Dir()})
+	require.NoError(t, err)
+	out, err := exec.Command(program, lib, model, strconv.Itoa(layers), strconv.Itoa(rounds)).Output()
+	require.NoError(t, err)
+	ns, err := strconv.ParseFloat(strings.TrimSpace(string(out)), 64)
+	require.NoError(t, err)
+	return ns
 }
 
 // BenchmarkTokenLoop is all that a generation does for a token, in a model with
