@@ -7,6 +7,7 @@ package llama
 import "C"
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -133,14 +134,8 @@ func (m *Model) NewSampler(s Sampling) (*Sampler, error) {
 		}
 		add(C.llama_sampler_init_logit_bias(nVocab, C.int32_t(len(bias)), &bias[0]))
 	}
-	if (s.RepeatPenalty != 0 && s.RepeatPenalty != 1) || s.FrequencyPenalty != 0 || s.PresencePenalty != 0 {
-		lastN, repeat := s.RepeatLastN, s.RepeatPenalty
-		if lastN == 0 {
-			lastN = defaultLastN
-		}
-		if repeat == 0 {
-			repeat = 1
-		}
+	if lastN := s.LookBack(); lastN > 0 {
+		repeat := cmp.Or(s.RepeatPenalty, 1)
 		add(C.llama_sampler_init_penalties(nVocab, C.int32_t(lastN), C.float(repeat),
 			C.float(s.FrequencyPenalty), C.float(s.PresencePenalty)))
 	}
@@ -161,6 +156,15 @@ func (m *Model) NewSampler(s Sampling) (*Sampler, error) {
 		p.items = newItems(nVocab)
 	}
 	return p, nil
+}
+
+// LookBack is how many tokens of what was said before a sampler can make use of:
+// 0 without penalties.
+func (s *Sampling) LookBack() int {
+	if (s.RepeatPenalty == 0 || s.RepeatPenalty == 1) && s.FrequencyPenalty == 0 && s.PresencePenalty == 0 {
+		return 0
+	}
+	return cmp.Or(s.RepeatLastN, defaultLastN)
 }
 
 func newItems(nVocab C.int32_t) *C.struct_llama_token_data {

@@ -39,7 +39,8 @@ the best choice for each prompt. Accuracy is exact match, or the likeliest choic
 where there are choices; its 95 % confidence interval is bootstrapped. Choices
 are counted as lm-evaluation-harness does, too: acc and acc_norm. Lines of plain
 text, {"text": "..."}, give perplexity. The time to the first token is that of
-routing and decoding a prompt of median length.`,
+decoding a prompt of median length, and of routing where that comes before, with
+a masked prefill.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runEval(cmd, &f) },
 	}

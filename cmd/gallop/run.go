@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -40,12 +41,16 @@ type runResult struct {
 	LayersUsed   float64     `json:"layers_used"`
 	PromptTokens int         `json:"prompt_tokens"`
 	Tokens       int         `json:"tokens"`
-	PrefillMS    float64     `json:"prefill_ms"`
+	FirstTokenMS float64     `json:"first_token_ms"` // from the question to the first token's choice
+	TemplateMS   float64     `json:"template_ms"`    // of these: writing the conversation in the model's format,
+	TokenizeMS   float64     `json:"tokenize_ms"`    // turning that into tokens,
+	SamplerMS    float64     `json:"sampler_ms"`     // making the sampler,
+	PrefillMS    float64     `json:"prefill_ms"`     // decoding the prompt
 	PrefillTPS   float64     `json:"prefill_tps"`
 	DecodeMS     float64     `json:"decode_ms"`
 	DecodeTPS    float64     `json:"decode_tps"`
 	Prefill      string      `json:"prefill"`                          // masked or full
-	Escalated    int         `json:"escalated"`                        // tokens that the whole model decided
+	Escalated    int         `json:"escalated"`                        // tokens that the mask left in doubt and the whole model decided
 	Weights      uint64      `json:"weights_bytes"`                    // of the whole model
 	Resident     uint64      `json:"resident_weights_bytes,omitempty"` // in main memory after the answer; absent when not known
 	Route        *runChoice  `json:"route,omitempty"`                  // absent when nothing was chosen
@@ -83,11 +88,12 @@ func draftsOf(a chat.Answer) *runDrafts {
 
 // runChoice is what the router chose for the prompt.
 type runChoice struct {
-	Task    string  `json:"task"`    // whose omission set it is; "" = the whole model
-	Reason  string  `json:"reason"`  // one sentence
-	Quality float64 `json:"quality"` // predicted share of the whole model's probability per token
-	Novelty float64 `json:"novelty"` // above 1: unlike the calibration data
-	MS      float64 `json:"ms"`      // that choosing took
+	Task    string  `json:"task"`      // whose omission set it is; "" = the whole model
+	Reason  string  `json:"reason"`    // one sentence
+	Quality float64 `json:"quality"`   // predicted share of the whole model's probability per token
+	Novelty float64 `json:"novelty"`   // above 1: unlike the calibration data
+	MS      float64 `json:"ms"`        // that choosing took
+	Waited  float64 `json:"waited_ms"` // of these, for which the answer waited: before a masked prefill, or after the first token; 0 = none
 }
 
 func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error {
@@ -114,15 +120,17 @@ func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error
 	if asJSON {
 		var route *runChoice
 		if r := answer.Routed; r != nil {
-			route = &runChoice{r.Task, r.Reason, r.Quality, r.Novelty, answer.Routing.Seconds() * 1000}
+			route = &runChoice{r.Task, r.Reason, r.Quality, r.Novelty, ms(answer.Routing), ms(answer.Timing.Waited)}
 		}
 		resident, _ := model.ResidentWeights() // 0 where the system does not tell
 		return json.NewEncoder(out).Encode(runResult{
 			Text: answer.Text, Finish: answer.Finish, Model: model.Path, Skip: answer.Mask.String(),
 			Layers: model.NLayer, LayersUsed: chat.LayersUsed(answer.Mask, model.NLayer),
 			PromptTokens: answer.PromptTokens, Tokens: answer.Tokens,
-			PrefillMS: answer.Prefill.Seconds() * 1000, PrefillTPS: answer.PrefillSpeed(),
-			DecodeMS: answer.Decode.Seconds() * 1000, DecodeTPS: answer.DecodeSpeed(),
+			FirstTokenMS: ms(answer.Timing.FirstToken), TemplateMS: ms(answer.Timing.Template),
+			TokenizeMS: ms(answer.Timing.Tokenize), SamplerMS: ms(answer.Timing.Sampler),
+			PrefillMS: ms(answer.Prefill), PrefillTPS: answer.PrefillSpeed(),
+			DecodeMS: ms(answer.Decode), DecodeTPS: answer.DecodeSpeed(),
 			Prefill: session.Prefill().String(), Escalated: answer.Escalated, Weights: model.Size, Resident: resident, Route: route, Drafts: draftsOf(answer),
 		})
 	}
@@ -130,6 +138,8 @@ func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error
 	fmt.Fprintln(cmd.ErrOrStderr(), chat.Summary(answer, model.NLayer))
 	return ctx.Err()
 }
+
+func ms(d time.Duration) float64 { return d.Seconds() * 1000 }
 
 // wholePrompt is the prompt of -p with what a pipe brings below it.
 func wholePrompt(prompt string, in io.Reader) (string, error) {

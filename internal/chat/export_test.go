@@ -8,5 +8,8 @@ func (s *Session) Cached() []llama.Token { return s.cached }
 // Context is the session's own.
 func (s *Session) Context() *llama.Context { return s.ctx }
 
+// SetIdleCore says whether the router runs beside the prompt.
+func (s *Session) SetIdleCore(idle bool) { s.idleCore = idle }
+
 // Long says that tests may take minutes.
 func Long() bool { return long() }

@@ -191,20 +191,15 @@ func (d *drafter) setMasks(first skip.Mask) {
 	}
 }
 
-// route lists the profile's masks to draft under, with what is expected of them
+// list takes the profile's masks to draft under, with what is expected of them
 // for a prompt, in place of the options'.
-func (d *drafter) route(p *router.Profile, x router.Prompt) error {
-	drafts, err := p.PredictDrafts(x)
-	if err != nil {
-		return err
-	}
+func (d *drafter) list(drafts []router.Draft) {
 	d.listed = nil
 	for _, draft := range drafts {
 		m := DraftMask{Mask: draft.Mask, Cost: 1 - draft.Depth/float64(d.s.model.NLayer), Acceptance: draft.Acceptance}
 		d.source(m).prior = min(max(m.Acceptance, leastPrior), mostOdds)
 		d.listed = append(d.listed, m)
 	}
-	return nil
 }
 
 // leastPrior is the lowest acceptance that is believed beforehand: predictions err.
@@ -306,16 +301,11 @@ func (d *drafter) measureBatches() error {
 	return nil
 }
 
-// generate answers a prompt that is prefilled. Its first token, like every one
-// that is decoded alone, comes from the sampler as without drafts.
-func (d *drafter) generate(g *generation, prompt []llama.Token) error {
+// begin prepares for the answer to a prompt whose first token is not sampled yet.
+func (d *drafter) begin(g *generation, prompt []llama.Token) (err error) {
 	g.a.Drafting = &Drafting{Masks: map[skip.Mask]int{}}
 	d.drafted, d.bare = map[*source]*judged{}, 0
 	d.ahead = min(d.ahead, wonBefore)
-	defer func() {
-		g.a.Drafting.Plain = time.Duration(float64(g.a.Tokens-1) * d.pace.one * float64(time.Second))
-		g.a.Drafting.Possible, g.a.Drafting.Rounding = d.possible(g.a.Tokens), d.rounding
-	}()
 	seed := d.s.opts.Sampling.Seed
 	if seed == llama.RandomSeed {
 		seed = rand.Uint32()
@@ -325,25 +315,32 @@ func (d *drafter) generate(g *generation, prompt []llama.Token) error {
 		d.text.reset(prompt)
 	}
 	if d.drawing == nil {
-		var err error
-		if d.drawing, err = g.sampler.Clone(); err != nil {
+		d.drawing, err = g.sampler.Clone()
+	}
+	return err
+}
+
+// end sums up what drafts brought for the answer.
+func (d *drafter) end(g *generation) {
+	g.a.Drafting.Plain = time.Duration(float64(g.a.Tokens-1) * d.pace.one * float64(time.Second))
+	g.a.Drafting.Possible, g.a.Drafting.Rounding = d.possible(g.a.Tokens), d.rounding
+}
+
+// generate goes on with the answer after its first token. A token that is
+// decoded alone comes from the sampler as without drafts.
+func (d *drafter) generate(g *generation, pending llama.Token) (err error) {
+	for {
+		d.remember(pending)
+		more := true
+		if src, length := d.choose(g.room()); src == nil {
+			pending, err = d.single(g, pending)
+		} else {
+			pending, more, err = d.round(g, src, length, pending)
+		}
+		if err != nil || !more || !g.take(pending) {
 			return err
 		}
 	}
-	pending, err := g.sampler.Sample(d.s.ctx, -1)
-	for err == nil && g.take(pending) {
-		d.remember(pending)
-		src, length := d.choose(g.room())
-		if src == nil {
-			pending, err = d.single(g, pending)
-			continue
-		}
-		var more bool
-		if pending, more, err = d.round(g, src, length, pending); !more {
-			break
-		}
-	}
-	return err
 }
 
 func (d *drafter) remember(t llama.Token) {

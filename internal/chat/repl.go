@@ -167,6 +167,7 @@ func (r *Repl) stats() {
 		value string
 	}{
 		{"prompt", fmt.Sprintf("%d tokens, %d of them cached", a.PromptTokens, a.CachedTokens)},
+		{"start", fmt.Sprintf("first token after %.1f ms", a.Timing.FirstToken.Seconds()*1000)},
 		{"prefill", fmt.Sprintf("%.1f ms, %.0f tokens/s", a.Prefill.Seconds()*1000, a.PrefillSpeed())},
 		{"decode", fmt.Sprintf("%d tokens in %.1f ms, %.0f tokens/s", a.Tokens, a.Decode.Seconds()*1000, a.DecodeSpeed())},
 		{"layers", fmt.Sprintf("%g of %d", LayersUsed(a.Mask, r.Model.NLayer), r.Model.NLayer)},
@@ -226,7 +227,7 @@ func routing(a Answer) string {
 	if a.Routed.Task != "" {
 		text += ", set of " + a.Routed.Task
 	}
-	return fmt.Sprintf("%s (%.2f ms)", text, a.Routing.Seconds()*1000)
+	return fmt.Sprintf("%s (%.2f ms, of which the answer waited %.2f)", text, a.Routing.Seconds()*1000, a.Timing.Waited.Seconds()*1000)
 }
 
 // save writes the conversation as JSONL's chat form: {"messages": [...]}.
