@@ -72,7 +72,8 @@ type Model struct {
 	Vocab        *Vocab
 
 	template    string // Jinja source, "" = the file has none
-	causal      bool   // masks need causal attention
+	chat        chatTemplate
+	causal      bool // masks need causal attention
 	sampling    Sampling
 	vocabOnly   bool   // loaded without weights
 	fingerprint uint64 // of the file, for saved states

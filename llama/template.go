@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"time"
 	"unsafe"
 
@@ -139,6 +140,33 @@ func numbers(bounds ...int) ([]int, error) {
 	return list, nil
 }
 
+// chatTemplate is a model's template, parsed at its first use: that takes longer
+// than writing a short conversation by it.
+type chatTemplate struct {
+	mu     sync.Mutex // also while it is at work
+	tried  bool
+	parsed *exec.Template
+	err    error
+}
+
+// parse gives the parsed template. mu must be held.
+func (t *chatTemplate) parse(source string) (*exec.Template, error) {
+	if t.tried {
+		return t.parsed, t.err
+	}
+	t.tried, t.err = true, errors.New("it cannot be parsed") // unless it can
+	conf := config.New()
+	conf.TrimBlocks, conf.LeftStripBlocks = true, true
+	// Held in memory, and nothing beside it: a template must not include files.
+	const name = "/chat"
+	loader, err := loaders.NewMemoryLoader(map[string]string{name: source})
+	if err == nil {
+		t.parsed, err = exec.NewTemplate(name, conf, onceLoader{loader, new(bool)}, gonja.DefaultEnvironment)
+	}
+	t.err = err
+	return t.parsed, t.err
+}
+
 // jinja renders the model's template with the names that Hugging Face's
 // templates may use.
 func (m *Model) jinja(messages []Message, answer bool) (text string, err error) {
@@ -152,15 +180,9 @@ func (m *Model) jinja(messages []Message, answer bool) (text string, err error) 
 			text, err = "", refusal
 		}
 	}()
-	conf := config.New()
-	conf.TrimBlocks, conf.LeftStripBlocks = true, true
-	// Held in memory, and nothing beside it: a template must not include files.
-	const name = "/chat"
-	loader, err := loaders.NewMemoryLoader(map[string]string{name: m.template})
-	if err != nil {
-		return "", err
-	}
-	template, err := exec.NewTemplate(name, conf, onceLoader{loader, new(bool)}, gonja.DefaultEnvironment)
+	m.chat.mu.Lock()
+	defer m.chat.mu.Unlock()
+	template, err := m.chat.parse(m.template)
 	if err != nil {
 		return "", err
 	}

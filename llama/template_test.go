@@ -4,11 +4,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/gallop-llm/gallop/demo"
 	"github.com/gallop-llm/gallop/internal/gguf"
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/llama"
@@ -144,9 +146,12 @@ func TestTemplateLanguage(t *testing.T) {
 		"{# a remark #}z":                "z",
 		"{{ bos_token }}{{ eos_token }}": "<|begin|><|endoftext|>",
 	} {
-		got, err := withTemplate(t, template).ApplyTemplate(conversation, false)
-		if err != nil || got != want {
-			t.Errorf("%s: %q, want %q (%v)", template, got, want, err)
+		m := withTemplate(t, template)
+		for range 2 { // parsed at the first, and no trace of it in the second
+			got, err := m.ApplyTemplate(conversation, false)
+			if err != nil || got != want {
+				t.Errorf("%s: %q, want %q (%v)", template, got, want, err)
+			}
 		}
 	}
 }
@@ -175,13 +180,50 @@ func TestTemplateRefuses(t *testing.T) {
 		"zero byte":               {"", []llama.Message{{Role: "user", Content: "a\x00b"}}, "zero byte"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			text, err := withTemplate(t, c.template).ApplyTemplate(c.messages, true)
-			require.NotContains(t, text, "hunter2")
-			require.ErrorIs(t, err, llama.ErrTemplate, text)
-			require.ErrorContains(t, err, c.says)
-			require.NotContains(t, err.Error(), "\n")
-			require.NotContains(t, err.Error(), "hunter2")
-			require.Less(t, len(err.Error()), 350)
+			m := withTemplate(t, c.template)
+			for range 2 {
+				text, err := m.ApplyTemplate(c.messages, true)
+				require.NotContains(t, text, "hunter2")
+				require.ErrorIs(t, err, llama.ErrTemplate, text)
+				require.ErrorContains(t, err, c.says)
+				require.NotContains(t, err.Error(), "\n")
+				require.NotContains(t, err.Error(), "hunter2")
+				require.Less(t, len(err.Error()), 350)
+			}
 		})
+	}
+}
+
+// TestTemplateIsShared by goroutines that write different conversations.
+func TestTemplateIsShared(t *testing.T) {
+	llamatest.Library(t)
+	m := withTemplate(t, headers)
+	var want [2]string
+	for i, messages := range [][]llama.Message{question, conversation} {
+		var err error
+		want[i], err = m.ApplyTemplate(messages, true)
+		require.NoError(t, err)
+	}
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			for range 20 {
+				got, err := m.ApplyTemplate([][]llama.Message{question, conversation}[i%2], true)
+				if err != nil || got != want[i%2] {
+					t.Errorf("%q, want %q (%v)", got, want[i%2], err)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+func BenchmarkTemplate(b *testing.B) {
+	path, err := demo.Path()
+	require.NoError(b, err)
+	m := llamatest.Open(b, path)
+	for b.Loop() {
+		_, err := m.ApplyTemplate(question, true)
+		require.NoError(b, err)
 	}
 }

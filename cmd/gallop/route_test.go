@@ -26,6 +26,8 @@ func TestPromptsTakeTheirOwnLayers(t *testing.T) {
 		require.NotNil(t, r.Route)
 		require.NotEmpty(t, r.Skip)
 		require.NotEmpty(t, r.Route.Task)
+		require.Positive(t, r.Route.MS)
+		require.Greater(t, r.FirstTokenMS, r.TemplateMS+r.TokenizeMS+r.SamplerMS+r.PrefillMS)
 		skips[r.Skip] = true
 
 		code, out, notes = gallop(t, "", "route", "--json", "--depth", "3", "-p", prompt)
