@@ -70,7 +70,7 @@ func main() {
 	flag.StringVar(&o.model, "m", "", "GGUF file (default: the demo model)")
 	flag.StringVar(&o.profile, "profile", "", "profile to route by (default: the model's, else a made-up one)")
 	flag.IntVar(&o.threads, "t", 0, "threads; 0 = as `gallop run`")
-	flag.DurationVar(&o.budget, "budget", 100*time.Second, "time for all pairs; one of each length is measured in any case")
+	flag.DurationVar(&o.budget, "budget", 75*time.Second, "time for all pairs; one of each length is measured in any case")
 	flag.IntVar(&o.pairs, "pairs", 60, "pairs of each length at most")
 	flag.Parse()
 	r, err := o.measure(context.Background())
