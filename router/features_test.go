@@ -178,7 +178,7 @@ func TestTableUnpacksEachType(t *testing.T) {
 		t.Run(typ.String(), func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "m.gguf")
 			writeTable(t, path, typ, nEmbd, nVocab)
-			table, err := openTable(path, nEmbd, 0)
+			table, err := openTable(&Sources{Model: path}, nEmbd, 0)
 			require.NoError(t, err)
 			defer table.close()
 			tensor, _ := table.file.Tensor(tableName)
@@ -213,7 +213,7 @@ func TestProjectionKeepsInnerProducts(t *testing.T) {
 	const nEmbd, width, pairs = 2048, 256, 200
 	path := filepath.Join(t.TempDir(), "m.gguf")
 	writeTable(t, path, gguf.F32, nEmbd, 1)
-	table, err := openTable(path, width, 7)
+	table, err := openTable(&Sources{Model: path}, width, 7)
 	require.NoError(t, err)
 	defer table.close()
 	random := rand.New(rand.NewPCG(1, 2))

@@ -42,15 +42,17 @@ type table struct {
 }
 
 // openTable opens the embeddings of a model file.
-func openTable(path string, width int, seed uint64) (*table, error) {
-	f, err := gguf.Open(path)
-	if err != nil {
-		return nil, err
+func openTable(from *Sources, width int, seed uint64) (*table, error) {
+	t := &table{file: from.file}
+	if t.file == nil {
+		var err error
+		if t.file, err = gguf.Open(from.Model); err != nil {
+			return nil, err
+		}
 	}
-	t := &table{file: f}
 	if err := t.init(width, seed); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("%s: %w", path, err)
+		t.close()
+		return nil, fmt.Errorf("%s: %w", from.Model, err)
 	}
 	return t, nil
 }
