@@ -120,7 +120,7 @@ func TestBenchMistakes(t *testing.T) {
 		"delete":         {[]string{"--delete"}, exitUsage, "no model of your own is deleted"},
 		"no profile":     {[]string{"--profile", "/none.gguf"}, exitError, "/none.gguf"},
 		"no model":       {[]string{"-m", "/none.gguf"}, exitError, "there is no file /none.gguf"},
-		"argument":       {[]string{"model.gguf"}, exitUsage, "model.gguf"},
+		"argument":       {[]string{"model.gguf"}, exitError, "there is no file model.gguf"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			code, out, notes := gallop(t, "", append([]string{"bench", "-m", model}, test.args...)...)

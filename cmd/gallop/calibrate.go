@@ -33,7 +33,7 @@ type calibration struct {
 func newCalibrateCommand() *cobra.Command {
 	var f calibration
 	cmd := &cobra.Command{
-		Use:   "calibrate [-m model.gguf] [--data prompts.jsonl]",
+		Use:   "calibrate [model.gguf] [--data prompts.jsonl]",
 		Short: "Find which layers which prompts can spare, and train the router",
 		Long: `Find which layers which prompts can spare, train the router that chooses among
 them, and write the model's profile beside it. chat and run use it from then on.
@@ -45,8 +45,13 @@ ARC, BoolQ, HellaSwag, PIQA, WinoGrande, OpenBookQA, SciQ, MathQA and GSM8K are
 read as they are.
 
 A run that was stopped goes on where it was when it is started again.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runCalibrate(cmd, &f) },
+		Args: oneModel,
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if f.model, err = namedModel(cmd, f.model, args); err != nil {
+				return err
+			}
+			return runCalibrate(cmd, &f)
+		},
 	}
 	flags := cmd.Flags()
 	flags.StringVarP(&f.model, "model", "m", "", "GGUF file (default: the demo model)")

@@ -17,7 +17,7 @@ func newDoctorCommand() *cobra.Command {
 		Long: `Check libraries, processor, devices and memory, and name the command that brings
 what is missing (✗); with -m also how much memory a model's weights need. The
 exit code is 1 when something needed is missing.`,
-		Args: cobra.NoArgs,
+		Args: noArgument,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runDoctor(cmd, model, asJSON) },
 	}
 	cmd.Flags().StringVarP(&model, "model", "m", "", "GGUF file whose memory to tell")

@@ -31,7 +31,7 @@ type evaluation struct {
 func newEvalCommand() *cobra.Command {
 	var f evaluation
 	cmd := &cobra.Command{
-		Use:   "eval --data test.jsonl [-m model.gguf] [--profile file]",
+		Use:   "eval [model.gguf] --data test.jsonl [--profile file]",
 		Short: "Compare ways to choose layers: accuracy, loss, agreement and speed on test data",
 		Long: `Compare ways to choose layers on test data with known answers: the whole model,
 sets that serve every prompt, each task's own set, what the router chooses, and
@@ -40,8 +40,13 @@ where there are choices; its 95 % confidence interval is bootstrapped. Choices
 are counted as lm-evaluation-harness does, too: acc and acc_norm. Lines of plain
 text, {"text": "..."}, give perplexity. The time to the first token is that of
 routing and decoding a prompt of median length.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runEval(cmd, &f) },
+		Args: oneModel,
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if f.model, err = namedModel(cmd, f.model, args); err != nil {
+				return err
+			}
+			return runEval(cmd, &f)
+		},
 	}
 	flags := cmd.Flags()
 	flags.StringVarP(&f.model, "model", "m", "", "GGUF file (default: the demo model)")

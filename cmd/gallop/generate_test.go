@@ -59,8 +59,10 @@ func TestRunTakesAPipeAndLlamaFlags(t *testing.T) {
 	require.NotEmpty(t, out)
 
 	_, alone, _ := gallop(t, "", "run", "-t", "1", "-p", "Sort these numbers:\n\n3 1 2")
-	_, joined, _ := gallop(t, "3 1 2\n", "run", "-t", "1", "-p", "Sort these numbers:")
-	require.Equal(t, alone, joined, "what the pipe brings comes below -p")
+	for _, args := range [][]string{{"-p", "Sort these numbers:", "-"}, {"Sort", "these", "numbers:", "-"}} {
+		_, joined, _ := gallop(t, "\ufeff3 1 2\r\n", append([]string{"run", "-t", "1"}, args...)...)
+		require.Equal(t, alone, joined, "what the pipe brings comes below the prompt, without a byte order mark")
+	}
 }
 
 func TestRunFollowsAGrammar(t *testing.T) {
@@ -77,6 +79,7 @@ func TestGenerationMistakes(t *testing.T) {
 	folder := t.TempDir()
 	text := filepath.Join(folder, "text.gguf")
 	require.NoError(t, os.WriteFile(text, []byte("this is no model at all, but a text"), 0o644))
+	notes := writeFile(t, "notes.txt", "What is the capital of France?")
 	for _, c := range []struct {
 		name string
 		args []string
@@ -98,7 +101,15 @@ func TestGenerationMistakes(t *testing.T) {
 		{"no tokens", []string{"run", "-p", "x", "-n", "0"}, exitUsage, "-n is 0"},
 		{"a bias", []string{"run", "-p", "x", "-l", "5"}, exitUsage, "TOKEN+BIAS"},
 		{"no adapter", []string{"run", "-p", "x", "--lora", text}, exitError, "not a GGUF file"},
-		{"an argument", []string{"chat", "hello"}, exitUsage, "hello"},
+		{"a word for chat", []string{"chat", "hello"}, exitUsage, `"hello" is no GGUF file; to say it first, write -p "hello"`},
+		{"a text for chat", []string{"chat", notes}, exitUsage, "is no GGUF file"},
+		{"two models for chat", []string{"chat", "a.gguf", "b.gguf"}, exitUsage, `takes one argument, the model, and not "b.gguf" too`},
+		{"two models", []string{"run", "-m", text, text, "x"}, exitUsage, "the model is named twice"},
+		{"no model for run", []string{"run", text, "x"}, exitError, "not a GGUF file"},
+		{"no such file for run", []string{"run", filepath.Join(folder, "none.gguf"), "x"}, exitError, "there is no file"},
+		{"two prompts", []string{"run", "-p", "a", "b", "c"}, exitUsage, `the prompt is given twice, -p "a" and "b c": leave one out`},
+		{"an empty -p", []string{"run", "-p", ""}, exitUsage, "nothing to answer"},
+		{"blanks", []string{"run", " "}, exitUsage, "nothing to answer"},
 		{"release without a mapping", []string{"run", "-p", "x", "--release-skipped", "--no-mmap"}, exitUsage, "leave out --no-mmap"},
 		{"release and cascade", []string{"run", "-p", "x", "--release-skipped", "--escalate", "0.9"}, exitError, "leave out one of the two"},
 	} {

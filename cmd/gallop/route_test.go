@@ -170,6 +170,7 @@ func TestRoutingMistakes(t *testing.T) {
 		{"a preset of another model", []string{"calibrate", "--preset", "pudding-llama-3.1-8b"}, exitError, "32 layers"},
 		{"too deep", []string{"calibrate", "--data", bad, "--skip-bad", "--depths", "11"}, exitError, "the first and the last"},
 		{"no profile", []string{"route", "-m", unrouted, "-p", "x"}, exitError, "gallop calibrate"},
+		{"no model for route", []string{"route", filepath.Join(folder, "none.gguf"), "x"}, exitError, "none.gguf"},
 		{"a depth without a profile", []string{"run", "-m", unrouted, "--depth", "2", "-p", "x"}, exitError, "gallop calibrate"},
 		{"depth and quality", []string{"run", "--depth", "2", "--quality", "0.9", "-p", "x"}, exitUsage, "exclude each other"},
 		{"skip and depth", []string{"run", "--skip", "2", "--depth", "2", "-p", "x"}, exitUsage, "by hand"},

@@ -2,10 +2,8 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -17,12 +15,25 @@ func newRunCommand() *cobra.Command {
 	var prompt string
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   `run -p "..."`,
+		Use:   `run [-m model.gguf] "prompt"`,
 		Short: "Answer one prompt",
-		Long: `Answer one prompt. What comes through a pipe is added below -p, or is the prompt
-when there is no -p: gallop run -p "Summarise:" < notes.txt`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runRun(cmd, &g, prompt, asJSON) },
+		Long: `Answer one prompt.
+
+` + promptHelp,
+		Example: `  gallop run "Why is the sky blue?"
+  gallop run -m model.gguf "Why is the sky blue?"
+  gallop run model.gguf "Summarise:" - < notes.txt`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			words, err := modelAndWords(cmd, &g.model, args)
+			if err != nil {
+				return err
+			}
+			if prompt, err = wholePrompt(cmd, prompt, words); err != nil {
+				return err
+			}
+			defer tellUnread(cmd, words)
+			return runRun(cmd, &g, prompt, asJSON)
+		},
 	}
 	g.add(cmd)
 	cmd.Flags().StringVarP(&prompt, "prompt", "p", "", "the prompt")
@@ -91,10 +102,6 @@ type runChoice struct {
 }
 
 func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error {
-	prompt, err := wholePrompt(prompt, cmd.InOrStdin())
-	if err != nil {
-		return err
-	}
 	ctx, stop := interruptible(cmd)
 	defer stop()
 	session, model, closeAll, err := g.open(ctx, cmd)
@@ -129,23 +136,4 @@ func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error
 	fmt.Fprintln(out)
 	fmt.Fprintln(cmd.ErrOrStderr(), chat.Summary(answer, model.NLayer))
 	return ctx.Err()
-}
-
-// wholePrompt is the prompt of -p with what a pipe brings below it.
-func wholePrompt(prompt string, in io.Reader) (string, error) {
-	if isTerminal(in) {
-		if prompt == "" {
-			return "", usageError{errors.New(`nothing to answer: say it with -p "..." or through a pipe`)}
-		}
-		return prompt, nil
-	}
-	piped, err := io.ReadAll(in)
-	if err != nil {
-		return "", fmt.Errorf("read the prompt: %w", err)
-	}
-	parts := strings.TrimSpace(prompt + "\n\n" + strings.TrimRight(string(piped), "\r\n"))
-	if parts == "" {
-		return "", usageError{errors.New(`nothing to answer: say it with -p "..." or through a pipe`)}
-	}
-	return parts, nil
 }
