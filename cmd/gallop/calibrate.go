@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -175,7 +176,7 @@ func parseDepths(text string) (depths []float64, err error) {
 	}
 	for part := range strings.SplitSeq(text, ",") {
 		depth, err := strconv.ParseFloat(strings.TrimSpace(part), 64)
-		if err != nil {
+		if err != nil || !(depth > 0) || math.IsInf(depth, 0) {
 			return nil, usageError{fmt.Errorf("--depths %q: write numbers of layers, as in 2,3,4", text)}
 		}
 		depths = append(depths, depth)

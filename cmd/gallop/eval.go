@@ -69,6 +69,7 @@ routing and decoding a prompt of median length.`,
 type named struct {
 	name string
 	*router.Profile
+	depths []float64 // that are measured
 }
 
 func runEval(cmd *cobra.Command, f *evaluation) error {
@@ -81,6 +82,9 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 	}
 	profiles, err := f.read(path)
 	if err != nil {
+		return err
+	}
+	if err := f.chooseDepths(cmd, profiles); err != nil {
 		return err
 	}
 	examples, err := readData(cmd.ErrOrStderr(), f.data, f.skipBad)
@@ -137,16 +141,9 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 				prefills = append(prefills, prefill)
 			}
 		}
-		depths, err := parseDepths(f.depths)
-		if err != nil {
-			return err
-		}
-		if depths == nil {
-			depths = p.Depths()
-		}
 		t.Progress = func(done, total int) { progress("measuring "+p.name, done, total) }
 		for _, prefill := range prefills {
-			for _, depth := range depths {
+			for _, depth := range p.depths {
 				more, err := t.Fixed(ctx, p.Profile, p.name, prefill, depth)
 				if err != nil {
 					return err
@@ -204,9 +201,62 @@ func (f *evaluation) read(model string) ([]named, error) {
 		if err != nil {
 			return nil, err
 		}
-		profiles = append(profiles, named{name, p})
+		profiles = append(profiles, named{name: name, Profile: p})
 	}
 	return profiles, nil
+}
+
+// chooseDepths finds the depths to measure each profile at, and says which of
+// --depths it has no sets for. The error is for where that leaves nothing.
+func (f *evaluation) chooseDepths(cmd *cobra.Command, profiles []named) error {
+	wanted, err := parseDepths(f.depths)
+	if err != nil {
+		return err
+	}
+	var lacking []error
+	left := 0
+	for i := range profiles {
+		p := &profiles[i]
+		if wanted == nil {
+			p.depths = p.Depths()
+			continue
+		}
+		var missing []float64
+		for _, depth := range wanted {
+			if slices.ContainsFunc(p.Candidates[1:], func(c router.Candidate) bool { return c.At(depth) }) {
+				p.depths = append(p.depths, depth)
+			} else {
+				missing = append(missing, depth)
+			}
+		}
+		if missing != nil {
+			lacking = append(lacking, fmt.Errorf("%s has no sets of layers at depth %s: there are sets at %s",
+				p.name, list(missing, "or"), list(p.Depths(), "and")))
+		}
+		left += len(p.depths)
+	}
+	if wanted != nil && left == 0 && len(f.qualities) == 0 {
+		return lacking[0]
+	}
+	for _, err := range lacking {
+		fmt.Fprintln(cmd.ErrOrStderr(), "gallop:", err)
+	}
+	return nil
+}
+
+// list writes numbers as in "2, 3 and 4".
+func list(numbers []float64, last string) string {
+	var text strings.Builder
+	for i, n := range numbers {
+		switch {
+		case i > 0 && i == len(numbers)-1:
+			text.WriteString(" " + last + " ")
+		case i > 0:
+			text.WriteString(", ")
+		}
+		fmt.Fprintf(&text, "%g", n)
+	}
+	return text.String()
 }
 
 // nameProfile takes NAME=FILE apart; a file alone gives its name.

@@ -115,8 +115,9 @@ func TestCalibrateRouteEval(t *testing.T) {
 	require.NoError(t, os.WriteFile(data, []byte(`{"prompt": "Which?", "choices": ["no", "yes yes"], "answer": 1}
 {"text": "One and one and one and one."}
 `), 0o644))
-	code, out, notes = gallop(t, "", "eval", "-t", "1", "-m", model, "--data", data, "--depths", "2", "--prefill", "full,masked", "--json")
+	code, out, notes = gallop(t, "", "eval", "-t", "1", "-m", model, "--data", data, "--depths", "2,9", "--prefill", "full,masked", "--json")
 	require.Equal(t, exitOK, code, notes)
+	require.Contains(t, notes, "no sets of layers at depth 9: there are sets at 1 and 2")
 	require.NoError(t, json.Unmarshal([]byte(out), &rows))
 	for _, r := range rows {
 		require.NotNil(t, r.AccNorm, r.Method)
@@ -153,6 +154,8 @@ func TestRoutingMistakes(t *testing.T) {
 	folder := t.TempDir()
 	bad := filepath.Join(folder, "bad.jsonl")
 	require.NoError(t, os.WriteFile(bad, []byte("{\"prompt\": \"a\", \"answer\": \"b\"}\n{\"prompt\": \"a\", \"choices\": [\"b\", \"c\"], \"answer\": 7}\n"), 0o644))
+	good := filepath.Join(folder, "good.jsonl")
+	require.NoError(t, os.WriteFile(good, []byte(`{"prompt": "What is 1 + 1?", "answer": "2"}`), 0o644))
 	empty := filepath.Join(folder, "empty.jsonl")
 	require.NoError(t, os.WriteFile(empty, nil, 0o644))
 	unrouted := llamatest.Write(t, randmodel.Small("llama"))
@@ -164,6 +167,8 @@ func TestRoutingMistakes(t *testing.T) {
 	}{
 		{"a choice out of range", []string{"calibrate", "--data", bad}, exitError, "bad.jsonl:2: answer 7 is out of range"},
 		{"an empty file", []string{"eval", "--data", empty}, exitError, "empty.jsonl"},
+		{"depths that the profile lacks", []string{"eval", "--data", good, "--depths", "9,0.1"}, exitError, "no sets of layers at depth 9 or 0.1: there are sets at 2.5, 3 and 4"},
+		{"a depth that is no number", []string{"eval", "--data", good, "--depths", "nan"}, exitUsage, "--depths"},
 		{"no data", []string{"eval"}, exitUsage, "--data"},
 		{"no such unit", []string{"calibrate", "--unit", "word"}, exitUsage, "layer, sublayer or feed-forward"},
 		{"no such preset", []string{"calibrate", "--preset", "x"}, exitUsage, "pudding-llama-3.1-8b"},
