@@ -22,13 +22,13 @@ import (
 
 // calibration holds the flags of `gallop calibrate`.
 type calibration struct {
-	model, out, unit, prefill, features, depths, preset string
-	data                                                []string
-	quick, skipBad                                      bool
-	threads, gpuLayers, perTask                         int
-	quality                                             float64
-	budget                                              time.Duration
-	seed                                                uint64
+	model, template, out, unit, prefill, features, depths, preset string
+	data                                                          []string
+	quick, skipBad                                                bool
+	threads, gpuLayers, perTask                                   int
+	quality                                                       float64
+	budget                                                        time.Duration
+	seed                                                          uint64
 }
 
 func newCalibrateCommand() *cobra.Command {
@@ -56,6 +56,7 @@ A run that was stopped goes on where it was when it is started again.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVarP(&f.model, "model", "m", "", "GGUF file (default: the demo model)")
+	addTemplate(flags, &f.template)
 	flags.StringArrayVar(&f.data, "data", nil, "file with calibration data; repeatable (default: built-in prompts)")
 	flags.BoolVar(&f.skipBad, "skip-bad", false, "leave out lines that cannot be used instead of stopping at them")
 	flags.StringVarP(&f.out, "output", "o", "", "profile to write (default: model.gallop.gguf beside the model)")
@@ -101,6 +102,9 @@ func runCalibrate(cmd *cobra.Command, f *calibration) error {
 		return err
 	}
 	defer m.Close()
+	if err := useTemplate(cmd, m, f.template, ""); err != nil {
+		return err
+	}
 	report, done := stageProgress(cmd.ErrOrStderr())
 	o.Progress = report
 	start := time.Now()

@@ -20,12 +20,12 @@ import (
 
 // evaluation holds the flags of `gallop eval`.
 type evaluation struct {
-	model, depths, prefills, out string
-	data, profiles               []string
-	qualities, thresholds        []float64
-	skipBad, asJSON              bool
-	threads, gpuLayers           int
-	seed                         uint64
+	model, template, depths, prefills, out string
+	data, profiles                         []string
+	qualities, thresholds                  []float64
+	skipBad, asJSON                        bool
+	threads, gpuLayers                     int
+	seed                                   uint64
 }
 
 func newEvalCommand() *cobra.Command {
@@ -50,6 +50,7 @@ routing and decoding a prompt of median length.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVarP(&f.model, "model", "m", "", "GGUF file (default: the demo model)")
+	addTemplate(flags, &f.template)
 	flags.StringArrayVar(&f.data, "data", nil, "file with test data; repeatable")
 	flags.BoolVar(&f.skipBad, "skip-bad", false, "leave out lines that cannot be used instead of stopping at them")
 	flags.StringArrayVar(&f.profiles, "profile", nil, "profile to measure; repeatable; NAME=FILE names its rows (default: the model's)")
@@ -98,6 +99,9 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 		return err
 	}
 	defer m.Close()
+	if err := useTemplate(cmd, m, f.template, ""); err != nil {
+		return err
+	}
 	t := &eval.Table{Model: m, Seed: f.seed}
 	for _, e := range examples {
 		if !e.Labelled() {

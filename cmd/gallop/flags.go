@@ -24,19 +24,19 @@ import (
 // generation holds the flags of the commands that generate: llama.cpp's names,
 // and its defaults.
 type generation struct {
-	model, system, mask, flash, cacheK, cacheV, grammar, grammarFile string
-	ctx, threads, threadsBatch, batch, ubatch, gpuLayers, predict    int
-	topK, repeatLastN                                                int
-	seed                                                             int64
-	temp, topP, minP, repeat, presence, frequency                    float32
-	noMmap, mlock, noRepack, releaseSkipped                          bool
-	lora, logitBias                                                  []string
-	profile, route, prefill                                          string
-	depth, quality, escalate                                         float64
-	lossless                                                         bool
-	draftMax                                                         int
-	draftSource                                                      string
-	stop                                                             []string
+	model, system, template, mask, flash, cacheK, cacheV, grammar, grammarFile string
+	ctx, threads, threadsBatch, batch, ubatch, gpuLayers, predict              int
+	topK, repeatLastN                                                          int
+	seed                                                                       int64
+	temp, topP, minP, repeat, presence, frequency                              float32
+	noMmap, mlock, noRepack, releaseSkipped                                    bool
+	lora, logitBias                                                            []string
+	profile, route, prefill                                                    string
+	depth, quality, escalate                                                   float64
+	lossless                                                                   bool
+	draftMax                                                                   int
+	draftSource                                                                string
+	stop                                                                       []string
 
 	closeProfile func() error // frees what routing opened
 }
@@ -62,6 +62,7 @@ func (g *generation) addOthers(cmd *cobra.Command) {
 	f.StringVar(&g.draftSource, "draft-source", "both", "where drafts come from: mask (layers are skipped), lookup (what was said before) or both")
 	f.StringArrayVar(&g.stop, "reverse-prompt", nil, "end the answer in front of this text; repeatable")
 	f.StringVar(&g.system, "sys", "", "system prompt")
+	addTemplate(f, &g.template)
 	f.IntVarP(&g.predict, "n-predict", "n", -1, "tokens in an answer at most; -1 = until the model ends it")
 	f.IntVarP(&g.ctx, "ctx-size", "c", 0, "context in tokens; 0 = what the model was trained on, at most "+strconv.Itoa(defaultCtx))
 	f.IntVarP(&g.threads, "threads", "t", -1, "threads for generation; -1 = physical cores, or 1 for a tiny model")
@@ -139,7 +140,13 @@ func (g *generation) load(ctx context.Context, cmd *cobra.Command) (mask skip.Ma
 	m, err = openModel(ctx, cmd, path, &llama.ModelOptions{
 		GPULayers: gpuLayers(g.gpuLayers), NoMmap: g.noMmap, Mlock: g.mlock, NoRepack: g.noRepack,
 	})
-	return mask, m, err
+	if err != nil {
+		return mask, nil, err
+	}
+	if err := useTemplate(cmd, m, g.template, g.system); err != nil {
+		return mask, nil, errors.Join(err, m.Close())
+	}
+	return mask, m, nil
 }
 
 // session turns the flags into a session's options. It opens the profile, which
