@@ -15,6 +15,7 @@ import (
 
 	"github.com/gallop-llm/gallop/internal/calibrate"
 	"github.com/gallop-llm/gallop/internal/dataset"
+	"github.com/gallop-llm/gallop/internal/eval"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -103,6 +104,9 @@ func runCalibrate(cmd *cobra.Command, f *calibration) error {
 	}
 	defer m.Close()
 	if err := useTemplate(cmd, m, f.template, ""); err != nil {
+		return err
+	}
+	if o.Examples, err = leaveOut(cmd.ErrOrStderr(), o.Examples, f.skipBad, fits(m)); err != nil {
 		return err
 	}
 	report, done := stageProgress(cmd.ErrOrStderr())
@@ -200,7 +204,38 @@ func readData(w io.Writer, paths []string, skipBad bool) ([]dataset.Example, err
 	return examples, err
 }
 
-func tellProblems(w io.Writer, problems []dataset.Problem) {
+// leaveOut gives the examples that check has nothing against. The first other one
+// is the error; with skipBad they are left out and told of.
+func leaveOut(w io.Writer, examples []dataset.Example, skipBad bool, check func(dataset.Example) error) ([]dataset.Example, error) {
+	var usable []dataset.Example
+	var problems []error
+	for _, e := range examples {
+		err := check(e)
+		switch {
+		case err == nil:
+			usable = append(usable, e)
+		case !skipBad:
+			return nil, err
+		default:
+			problems = append(problems, err)
+		}
+	}
+	tellProblems(w, problems)
+	if len(usable) == 0 {
+		return nil, fmt.Errorf("%w: none can be used", dataset.ErrEmpty)
+	}
+	return usable, nil
+}
+
+// fits finds out whether an example has room in the model's context.
+func fits(m *llama.Model) func(dataset.Example) error {
+	return func(e dataset.Example) error {
+		_, err := eval.Encode(m, []dataset.Example{e})
+		return err
+	}
+}
+
+func tellProblems[E error](w io.Writer, problems []E) {
 	for i, problem := range problems {
 		if i == mostProblems {
 			fmt.Fprintf(w, "gallop: left out %d more lines\n", len(problems)-i)

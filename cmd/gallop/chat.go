@@ -49,7 +49,7 @@ func runChat(cmd *cobra.Command, g *generation, first []string) error {
 	defer closeAll()
 	notes := cmd.ErrOrStderr()
 	repl := &chat.Repl{
-		Session: session, Model: model, Out: cmd.OutOrStdout(), Notes: notes,
+		Session: session, Model: model, Out: answers(cmd.OutOrStdout()), Notes: notes,
 		Interrupt: func(ctx context.Context) (context.Context, context.CancelFunc) {
 			return signal.NotifyContext(ctx, os.Interrupt)
 		},

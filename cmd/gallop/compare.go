@@ -107,6 +107,20 @@ func runCompare(cmd *cobra.Command, f *comparison) error {
 	if err != nil {
 		return err
 	}
+	room := ways[0].Options.Context.NCtx
+	examples, err = leaveOut(cmd.ErrOrStderr(), examples, f.skipBad, func(e dataset.Example) error {
+		tokens, err := tokensOf(m, f.system, e.Prompt)
+		if err == nil && tokens >= room {
+			err = fmt.Errorf("%w: %d tokens, the context holds %d; choose a larger context with -c", chat.ErrTooLong, tokens, room)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", e.Where, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
 	progress, done := stageProgress(cmd.ErrOrStderr())
 	defer done()
 	result, err := compare.Run(ctx, m, ways, examples, &compare.Options{Rounds: f.rounds, Progress: progress})
@@ -117,6 +131,20 @@ func runCompare(cmd *cobra.Command, f *comparison) error {
 	s := &result.Settings
 	s.Data, s.Fingerprint, s.Version, s.Command = from, fingerprint.String(), version, commandLine(cmd)
 	return f.write(cmd, result)
+}
+
+// tokensOf counts what a prompt without a history has.
+func tokensOf(m *llama.Model, system, prompt string) (int, error) {
+	messages := []llama.Message{{Role: "user", Content: prompt}}
+	if system != "" {
+		messages = append([]llama.Message{{Role: "system", Content: system}}, messages...)
+	}
+	text, err := m.ApplyTemplate(messages, true)
+	if err != nil {
+		return 0, err
+	}
+	tokens, err := m.Vocab.Tokenize(text, true)
+	return len(tokens), err
 }
 
 // check finds mistakes before anything takes time.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/gallop-llm/gallop/internal/dataset"
 	"github.com/gallop-llm/gallop/internal/eval"
 	"github.com/gallop-llm/gallop/internal/report"
 	"github.com/gallop-llm/gallop/llama"
@@ -103,10 +104,16 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 		return err
 	}
 	t := &eval.Table{Model: m, Seed: f.seed}
-	for _, e := range examples {
+	examples, err = leaveOut(cmd.ErrOrStderr(), examples, f.skipBad, func(e dataset.Example) error {
 		if !e.Labelled() {
 			return fmt.Errorf("%s: the prompt has no answer to compare with", e.Where)
 		}
+		return fits(m)(e)
+	})
+	if err != nil {
+		return err
+	}
+	for _, e := range examples {
 		x, err := router.NewPrompt(m, e.Prompt)
 		if err != nil {
 			return fmt.Errorf("%s: %w", e.Where, err)

@@ -194,3 +194,31 @@ func TestRoutingMistakes(t *testing.T) {
 		})
 	}
 }
+
+// TestSkipBadLeavesOutWhatDoesNotFit has a prompt that is longer than any context.
+func TestSkipBadLeavesOutWhatDoesNotFit(t *testing.T) {
+	llamatest.Library(t)
+	t.Setenv("GALLOP_LIB", llama.Dir())
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	t.Chdir(t.TempDir())
+	model := llamatest.Write(t, randmodel.Small("llama"))
+	long, err := json.Marshal(map[string]string{"prompt": strings.Repeat("hello ", 2000), "answer": "2", "task": "a"})
+	require.NoError(t, err)
+	data := writeFile(t, "data.jsonl", string(long)+`
+{"prompt": "What is 1 + 1?", "answer": "2", "task": "a"}
+{"prompt": "What is 1 + 2?", "answer": "3", "task": "b"}
+`)
+	eval := []string{"eval", "--data", data, "--depths", "3"}
+	calibrate := []string{"calibrate", "-t", "1", "-m", model, "--data", data, "--depths", "1", "--per-task", "1", "-o", "x.gallop.gguf"}
+	compare := []string{"compare", "-t", "1", "--data", data, "-n", "2"}
+	for _, args := range [][]string{eval, calibrate, compare} {
+		code, out, notes := gallop(t, "", args...)
+		require.Equal(t, exitError, code, args)
+		require.Empty(t, out)
+		require.Contains(t, notes, data+":1: ")
+		code, out, notes = gallop(t, "", append(args, "--skip-bad")...)
+		require.Equal(t, exitOK, code, notes)
+		require.NotEmpty(t, out)
+		require.Contains(t, notes, "left out "+data+":1: ")
+	}
+}

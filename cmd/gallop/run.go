@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -110,9 +111,15 @@ func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error
 	}
 	defer closeAll()
 	out := cmd.OutOrStdout()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	text := answers(out)
 	answer, err := session.Ask(ctx, prompt, func(piece string) {
-		if !asJSON {
-			io.WriteString(out, piece)
+		if asJSON {
+			return
+		}
+		if _, err := io.WriteString(text, piece); err != nil {
+			cancel(fmt.Errorf("write the answer: %w", err)) // nobody reads on
 		}
 	})
 	if err != nil {
@@ -133,7 +140,9 @@ func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error
 			Prefill: session.Prefill().String(), Escalated: answer.Escalated, Weights: model.Size, Resident: resident, Route: route, Drafts: draftsOf(answer),
 		})
 	}
-	fmt.Fprintln(out)
+	if _, err := fmt.Fprintln(out); err != nil {
+		return fmt.Errorf("write the answer: %w", err)
+	}
 	fmt.Fprintln(cmd.ErrOrStderr(), chat.Summary(answer, model.NLayer))
-	return ctx.Err()
+	return context.Cause(ctx)
 }

@@ -8,5 +8,8 @@ func (s *Session) Cached() []llama.Token { return s.cached }
 // Context is the session's own.
 func (s *Session) Context() *llama.Context { return s.ctx }
 
+// IsCommand tells commands from text.
+func IsCommand(line string) bool { return commandLine.MatchString(line) }
+
 // Long says that tests may take minutes.
 func Long() bool { return long() }
