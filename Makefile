@@ -23,7 +23,7 @@ get-git  := with `apt install git`
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: build setup ## build, fetch llama.cpp, and chat with the demo model
+demo: build setup ## build, fetch llama.cpp, show an answer whole and routed, and chat with the demo model
 	@scripts/demo $(BUILD)/gallop
 
 build: need-go need-$(CC) ## build the program into build/gallop

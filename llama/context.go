@@ -402,7 +402,8 @@ func (c *Context) Stats() Stats {
 
 // Logits gives the logits (nVocab,) of the token at place i of the last batch,
 // -1 for its last output. The slice is C's memory: it is valid until the next
-// Decode or Close, and must not be kept.
+// Decode or Close, and must not be kept. The error is [ErrNaN] where they are NaN:
+// one NaN in what the output matrix reads makes every logit NaN.
 func (c *Context) Logits(i int) ([]float32, error) {
 	p, err := c.output(i)
 	if err != nil {
@@ -412,7 +413,11 @@ func (c *Context) Logits(i int) ([]float32, error) {
 	if row == nil {
 		return nil, fmt.Errorf("logits %d: %w", i, ErrNoOutput)
 	}
-	return unsafe.Slice((*float32)(unsafe.Pointer(row)), c.nVocab()), nil
+	logits := unsafe.Slice((*float32)(unsafe.Pointer(row)), c.nVocab())
+	if math.IsNaN(float64(logits[0])) {
+		return nil, fmt.Errorf("logits %d: %w", i, ErrNaN)
+	}
+	return logits, nil
 }
 
 // Embedding gives the final hidden state (nEmbd,) of the token at place i of

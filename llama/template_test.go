@@ -93,8 +93,9 @@ func TestTemplates(t *testing.T) {
 			"<start_of_turn>user\nBe brief.\n\nOne?<end_of_turn>\n<start_of_turn>model\nTwo.<end_of_turn>\n<start_of_turn>user\nThree?<end_of_turn>\n<start_of_turn>model\n"},
 		"phi": {phi, "<|user|>\n Hi! <|end|>\n<|assistant|>\n",
 			"<|system|>\nBe brief.<|end|>\n<|user|>\nOne?<|end|>\n<|assistant|>\nTwo.<|end|>\n<|user|>\nThree?<|end|>\n<|assistant|>\n"},
-		"inst": {inst, "[INST] Hi! [/INST]", "[INST] Be brief.\n\nOne? [/INST] Two.<|endoftext|>[INST] Three? [/INST]"},
-		"none is chatml": {"", "<|im_start|>user\n Hi! <|im_end|>\n<|im_start|>assistant\n",
+		"inst":                    {inst, "[INST] Hi! [/INST]", "[INST] Be brief.\n\nOne? [/INST] Two.<|endoftext|>[INST] Three? [/INST]"},
+		"none continues the text": {"", " Hi! ", "Be brief.\n\nOne?Two.\n\nThree?"},
+		"a format's name": {"chatml", "<|im_start|>user\n Hi! <|im_end|>\n<|im_start|>assistant\n",
 			"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nOne?<|im_end|>\n<|im_start|>assistant\nTwo.<|im_end|>\n<|im_start|>user\nThree?<|im_end|>\n<|im_start|>assistant\n"},
 		"broken, but of a family that llama.cpp knows": {"{% if %} <|im_start|> {% nonsense", "<|im_start|>user\n Hi! <|im_end|>\n<|im_start|>assistant\n",
 			"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nOne?<|im_end|>\n<|im_start|>assistant\nTwo.<|im_end|>\n<|im_start|>user\nThree?<|im_end|>\n<|im_start|>assistant\n"},
@@ -109,6 +110,30 @@ func TestTemplates(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, c.conversation, got)
 		})
+	}
+}
+
+func TestSetTemplate(t *testing.T) {
+	llamatest.Library(t)
+	for _, own := range []string{"", turns} {
+		m := withTemplate(t, own)
+		before, err := m.ApplyTemplate(question, true)
+		require.NoError(t, err)
+		err = m.SetTemplate("no-such-format")
+		require.ErrorIs(t, err, llama.ErrTemplate)
+		require.ErrorContains(t, err, `no format "no-such-format"`)
+		got, err := m.ApplyTemplate(question, true)
+		require.NoError(t, err)
+		require.Equal(t, before, got, "a refusal changes nothing")
+		for template, want := range map[string]string{
+			"chatml": "<|im_start|>user\n Hi! <|im_end|>\n<|im_start|>assistant\n",
+			phi:      "<|user|>\n Hi! <|end|>\n<|assistant|>\n",
+		} {
+			require.NoError(t, m.SetTemplate(template))
+			got, err := m.ApplyTemplate(question, true)
+			require.NoError(t, err)
+			require.Equal(t, want, got)
+		}
 	}
 }
 
@@ -177,7 +202,7 @@ func TestTemplateRefuses(t *testing.T) {
 		"without end":             {"{% for i in range(1000000000) %}xxxxxxxxxxxxxxxx{% endfor %}", question, "range of over"},
 		"endless output":          {"{% for i in range(60000) %}" + strings.Repeat("x", 20000) + "{% endfor %}", question, "no end"},
 		"empty conversation":      {"", nil, "empty"},
-		"zero byte":               {"", []llama.Message{{Role: "user", Content: "a\x00b"}}, "zero byte"},
+		"zero byte":               {"chatml", []llama.Message{{Role: "user", Content: "a\x00b"}}, "zero byte"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := withTemplate(t, c.template)

@@ -18,13 +18,21 @@ func newChatCommand() *cobra.Command {
 	var g generation
 	var first []string
 	cmd := &cobra.Command{
-		Use:   "chat [-m model.gguf]",
+		Use:   "chat [model.gguf]",
 		Short: "Chat with a model; /help in the chat lists its commands",
 		Long: `Chat with a model. Lines come from the terminal, with editing and a history, or
 from a pipe. Each -p is a line said before those; commands such as "/skip 4,6"
 work there too.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runChat(cmd, &g, first) },
+		Args: oneModel,
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if len(args) > 0 && !isModelFile(args[0]) {
+				return usageError{fmt.Errorf("%q is no GGUF file; to say it first, write -p %[1]q", args[0])}
+			}
+			if g.model, err = namedModel(cmd, g.model, args); err != nil {
+				return err
+			}
+			return runChat(cmd, &g, first)
+		},
 	}
 	g.add(cmd)
 	cmd.Flags().StringArrayVarP(&first, "prompt", "p", nil, "say this first; repeatable")
@@ -41,7 +49,7 @@ func runChat(cmd *cobra.Command, g *generation, first []string) error {
 	defer closeAll()
 	notes := cmd.ErrOrStderr()
 	repl := &chat.Repl{
-		Session: session, Model: model, Out: cmd.OutOrStdout(), Notes: notes,
+		Session: session, Model: model, Out: answers(cmd.OutOrStdout()), Notes: notes,
 		Interrupt: func(ctx context.Context) (context.Context, context.CancelFunc) {
 			return signal.NotifyContext(ctx, os.Interrupt)
 		},

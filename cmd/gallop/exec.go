@@ -52,7 +52,7 @@ func runExec(cmd *cobra.Command, text string, args []string) error {
 		Mask:    mask,
 		Args:    args,
 		In:      cmd.InOrStdin(),
-		Out:     cmd.OutOrStdout(),
+		Out:     stdout(cmd),
 		Err:     cmd.ErrOrStderr(),
 	})
 	switch {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/gallop-llm/gallop/internal/chat"
+	"github.com/gallop-llm/gallop/internal/files"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -24,19 +25,19 @@ import (
 // generation holds the flags of the commands that generate: llama.cpp's names,
 // and its defaults.
 type generation struct {
-	model, system, mask, flash, cacheK, cacheV, grammar, grammarFile string
-	ctx, threads, threadsBatch, batch, ubatch, gpuLayers, predict    int
-	topK, repeatLastN                                                int
-	seed                                                             int64
-	temp, topP, minP, repeat, presence, frequency                    float32
-	noMmap, mlock, noRepack, releaseSkipped                          bool
-	lora, logitBias                                                  []string
-	profile, route, prefill                                          string
-	depth, quality, escalate                                         float64
-	lossless                                                         bool
-	draftMax                                                         int
-	draftSource                                                      string
-	stop                                                             []string
+	model, system, template, mask, flash, cacheK, cacheV, grammar, grammarFile string
+	ctx, threads, threadsBatch, batch, ubatch, gpuLayers, predict              int
+	topK, repeatLastN                                                          int
+	seed                                                                       int64
+	temp, topP, minP, repeat, presence, frequency                              float32
+	noMmap, mlock, noRepack, releaseSkipped                                    bool
+	lora, logitBias                                                            []string
+	profile, route, prefill                                                    string
+	depth, quality, escalate                                                   float64
+	lossless                                                                   bool
+	draftMax                                                                   int
+	draftSource                                                                string
+	stop                                                                       []string
 
 	closeProfile func() error // frees what routing opened
 }
@@ -62,6 +63,7 @@ func (g *generation) addOthers(cmd *cobra.Command) {
 	f.StringVar(&g.draftSource, "draft-source", "both", "where drafts come from: mask (layers are skipped), lookup (what was said before) or both")
 	f.StringArrayVar(&g.stop, "reverse-prompt", nil, "end the answer in front of this text; repeatable")
 	f.StringVar(&g.system, "sys", "", "system prompt")
+	addTemplate(f, &g.template)
 	f.IntVarP(&g.predict, "n-predict", "n", -1, "tokens in an answer at most; -1 = until the model ends it")
 	f.IntVarP(&g.ctx, "ctx-size", "c", 0, "context in tokens; 0 = what the model was trained on, at most "+strconv.Itoa(defaultCtx))
 	f.IntVarP(&g.threads, "threads", "t", -1, "threads for generation; -1 = physical cores, or 1 for a tiny model")
@@ -78,11 +80,11 @@ func (g *generation) addOthers(cmd *cobra.Command) {
 	f.BoolVar(&g.releaseSkipped, "release-skipped", false, "give the memory of skipped weights back to the system; turns the calibrated cascade off")
 	f.StringArrayVar(&g.lora, "lora", nil, "LoRA adapter (GGUF), with its scale behind a colon if that is not 1; repeatable")
 	f.Float32Var(&g.temp, "temp", d.Temp, "temperature; 0 = always the likeliest token (default: the model's own advice, else this)")
-	f.IntVar(&g.topK, "top-k", d.TopK, "keep the k likeliest tokens; 0 = all")
+	f.IntVar(&g.topK, "top-k", d.TopK, "keep the k likeliest tokens; 0 or less = all")
 	f.Float32Var(&g.topP, "top-p", d.TopP, "keep the likeliest tokens with this share together; 1 = all")
 	f.Float32Var(&g.minP, "min-p", d.MinP, "keep tokens at least this likely against the likeliest; 0 = all")
 	f.Float32Var(&g.repeat, "repeat-penalty", d.RepeatPenalty, "penalty on recent tokens; 1 = none")
-	f.IntVar(&g.repeatLastN, "repeat-last-n", d.RepeatLastN, "how many tokens count as recent")
+	f.IntVar(&g.repeatLastN, "repeat-last-n", d.RepeatLastN, "how many tokens count as recent; 0 = none, -1 = all")
 	f.Float32Var(&g.presence, "presence-penalty", 0, "penalty on every token that occurred")
 	f.Float32Var(&g.frequency, "frequency-penalty", 0, "penalty on a token for each time that it occurred")
 	f.Int64VarP(&g.seed, "seed", "s", -1, "seed of the sampling; -1 = a new one each time")
@@ -139,7 +141,13 @@ func (g *generation) load(ctx context.Context, cmd *cobra.Command) (mask skip.Ma
 	m, err = openModel(ctx, cmd, path, &llama.ModelOptions{
 		GPULayers: gpuLayers(g.gpuLayers), NoMmap: g.noMmap, Mlock: g.mlock, NoRepack: g.noRepack,
 	})
-	return mask, m, err
+	if err != nil {
+		return mask, nil, err
+	}
+	if err := useTemplate(cmd, m, g.template, g.system); err != nil {
+		return mask, nil, errors.Join(err, m.Close())
+	}
+	return mask, m, nil
 }
 
 // session turns the flags into a session's options. It opens the profile, which
@@ -327,10 +335,6 @@ func choose[T any](flag, word string, words map[string]T) (T, error) {
 
 // sampling puts the flags that were given over the model's advice in s.
 func (g *generation) sampling(cmd *cobra.Command, s *llama.Sampling) error {
-	given := func(flag string) bool {
-		f := cmd.Flags().Lookup(flag)
-		return f.Changed || f.Value.String() != f.DefValue // the environment and the file do not set Changed
-	}
 	for flag, set := range map[string]func(){
 		"temp":           func() { s.Temp = g.temp },
 		"top-k":          func() { s.TopK = g.topK },
@@ -339,20 +343,28 @@ func (g *generation) sampling(cmd *cobra.Command, s *llama.Sampling) error {
 		"repeat-penalty": func() { s.RepeatPenalty = g.repeat },
 		"repeat-last-n":  func() { s.RepeatLastN = g.repeatLastN },
 	} {
-		if given(flag) {
+		if given(cmd, flag) {
 			set()
 		}
 	}
 	s.PresencePenalty, s.FrequencyPenalty, s.Grammar = g.presence, g.frequency, g.grammar
+	if given(cmd, "repeat-last-n") && g.repeatLastN == 0 { // no token counts as recent
+		s.RepeatPenalty, s.PresencePenalty, s.FrequencyPenalty = 1, 0, 0
+	}
+	if g.seed < -1 || g.seed >= llama.RandomSeed {
+		return usageError{fmt.Errorf("--seed is %d, want 0 to %d, or -1 for a new one each time", g.seed, llama.RandomSeed-1)}
+	}
 	if g.seed >= 0 {
-		s.Seed = uint32(min(g.seed, math.MaxUint32-1))
+		s.Seed = uint32(g.seed)
 	}
 	if g.grammarFile != "" {
 		text, err := os.ReadFile(g.grammarFile)
 		if err != nil {
 			return fmt.Errorf("--grammar-file: %w", err)
 		}
-		s.Grammar = string(text)
+		if s.Grammar, err = files.Text(text); err != nil {
+			return fmt.Errorf("--grammar-file: %s %w", g.grammarFile, err)
+		}
 	}
 	for _, entry := range g.logitBias {
 		at := strings.LastIndexAny(entry, "+-")
@@ -378,7 +390,7 @@ func (g *generation) loadLoRA(m *llama.Model, s *chat.Session) (loaded []*llama.
 	for _, entry := range g.lora {
 		path, scale := entry, 1.0
 		if at := strings.LastIndexByte(entry, ':'); at > 0 {
-			if v, err := strconv.ParseFloat(entry[at+1:], 32); err == nil {
+			if v, err := strconv.ParseFloat(entry[at+1:], 32); err == nil && !math.IsNaN(v) && !math.IsInf(v, 0) {
 				path, scale = entry[:at], v
 			}
 		}
@@ -422,6 +434,9 @@ func loadProgress(w io.Writer) (report func(share float32), done func()) {
 }
 
 func isTerminal(stream any) bool {
+	if o, ok := stream.(*output); ok {
+		stream = o.Writer
+	}
 	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }

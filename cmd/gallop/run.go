@@ -1,11 +1,10 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,12 +17,25 @@ func newRunCommand() *cobra.Command {
 	var prompt string
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   `run -p "..."`,
+		Use:   `run [-m model.gguf] "prompt"`,
 		Short: "Answer one prompt",
-		Long: `Answer one prompt. What comes through a pipe is added below -p, or is the prompt
-when there is no -p: gallop run -p "Summarise:" < notes.txt`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runRun(cmd, &g, prompt, asJSON) },
+		Long: `Answer one prompt.
+
+` + promptHelp,
+		Example: `  gallop run "Why is the sky blue?"
+  gallop run -m model.gguf "Why is the sky blue?"
+  gallop run model.gguf "Summarise:" - < notes.txt`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			words, err := modelAndWords(cmd, &g.model, args)
+			if err != nil {
+				return err
+			}
+			if prompt, err = wholePrompt(cmd, prompt, words); err != nil {
+				return err
+			}
+			defer tellUnread(cmd, words)
+			return runRun(cmd, &g, prompt, asJSON)
+		},
 	}
 	g.add(cmd)
 	cmd.Flags().StringVarP(&prompt, "prompt", "p", "", "the prompt")
@@ -97,10 +109,6 @@ type runChoice struct {
 }
 
 func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error {
-	prompt, err := wholePrompt(prompt, cmd.InOrStdin())
-	if err != nil {
-		return err
-	}
 	ctx, stop := interruptible(cmd)
 	defer stop()
 	session, model, closeAll, err := g.open(ctx, cmd)
@@ -109,9 +117,15 @@ func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error
 	}
 	defer closeAll()
 	out := cmd.OutOrStdout()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	text := answers(out)
 	answer, err := session.Ask(ctx, prompt, func(piece string) {
-		if !asJSON {
-			io.WriteString(out, piece)
+		if asJSON {
+			return
+		}
+		if _, err := io.WriteString(text, piece); err != nil {
+			cancel(fmt.Errorf("write the answer: %w", err)) // nobody reads on
 		}
 	})
 	if err != nil {
@@ -134,28 +148,11 @@ func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error
 			Prefill: session.Prefill().String(), Escalated: answer.Escalated, Weights: model.Size, Resident: resident, Route: route, Drafts: draftsOf(answer),
 		})
 	}
-	fmt.Fprintln(out)
+	if _, err := fmt.Fprintln(out); err != nil {
+		return fmt.Errorf("write the answer: %w", err)
+	}
 	fmt.Fprintln(cmd.ErrOrStderr(), chat.Summary(answer, model.NLayer))
-	return ctx.Err()
+	return context.Cause(ctx)
 }
 
 func ms(d time.Duration) float64 { return d.Seconds() * 1000 }
-
-// wholePrompt is the prompt of -p with what a pipe brings below it.
-func wholePrompt(prompt string, in io.Reader) (string, error) {
-	if isTerminal(in) {
-		if prompt == "" {
-			return "", usageError{errors.New(`nothing to answer: say it with -p "..." or through a pipe`)}
-		}
-		return prompt, nil
-	}
-	piped, err := io.ReadAll(in)
-	if err != nil {
-		return "", fmt.Errorf("read the prompt: %w", err)
-	}
-	parts := strings.TrimSpace(prompt + "\n\n" + strings.TrimRight(string(piped), "\r\n"))
-	if parts == "" {
-		return "", usageError{errors.New(`nothing to answer: say it with -p "..." or through a pipe`)}
-	}
-	return parts, nil
-}

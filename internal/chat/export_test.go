@@ -11,5 +11,8 @@ func (s *Session) Context() *llama.Context { return s.ctx }
 // SetIdleCore says whether the router runs beside the prompt.
 func (s *Session) SetIdleCore(idle bool) { s.idleCore = idle }
 
+// IsCommand tells commands from text.
+func IsCommand(line string) bool { return commandLine.MatchString(line) }
+
 // Long says that tests may take minutes.
 func Long() bool { return long() }

@@ -1,11 +1,13 @@
 package chat
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -26,8 +28,12 @@ const help = `/skip 4,6,9-11,a5,f7  skip these layers from now on (a: attention 
 /save FILE            write the conversation to FILE as one line of JSON
 /help                 this list
 /exit                 leave, as Ctrl-D does
-Ctrl-C stops an answer.
+Ctrl-C stops an answer. A space in front of a / makes the line text.
 `
+
+// commandLine matches what is a command, known or not: one line whose first word
+// is a / and letters. Paths, comments and pasted code are text.
+var commandLine = regexp.MustCompile(`^/[a-z]+\s*$|^/[a-z]+[ \t][^\n]*$`)
 
 // Repl is a conversation with a person: lines in, answers out.
 type Repl struct {
@@ -45,11 +51,12 @@ type Repl struct {
 // Line answers one line or carries out a command. more is false when the person
 // wants to leave. Errors are the line's own: the conversation can go on.
 func (r *Repl) Line(ctx context.Context, line string) (more bool, err error) {
+	isCommand := commandLine.MatchString(line)
 	line = strings.TrimSpace(line)
 	if line == "" {
 		return true, nil
 	}
-	if !strings.HasPrefix(line, "/") {
+	if !isCommand {
 		return true, r.ask(ctx, line)
 	}
 	command, argument, _ := strings.Cut(line, " ")
@@ -74,7 +81,7 @@ func (r *Repl) Line(ctx context.Context, line string) (more bool, err error) {
 	case "/exit", "/quit":
 		return false, nil
 	default:
-		return true, fmt.Errorf("there is no command %s: /help lists them", command)
+		return true, fmt.Errorf("there is no command %s: /help lists them; a space in front makes a line text", command)
 	}
 	return true, nil
 }
@@ -82,11 +89,20 @@ func (r *Repl) Line(ctx context.Context, line string) (more bool, err error) {
 func (r *Repl) ask(ctx context.Context, question string) error {
 	ctx, stop := r.Interrupt(ctx)
 	defer stop()
-	answer, err := r.Session.Ask(ctx, question, func(piece string) { io.WriteString(r.Out, piece) })
-	if answer.Text != "" {
-		fmt.Fprintln(r.Out)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var unwritten error
+	write := func(piece string) {
+		if _, err := io.WriteString(r.Out, piece); err != nil && unwritten == nil {
+			unwritten = fmt.Errorf("write the answer: %w", err)
+			cancel() // nobody reads on
+		}
 	}
-	if err != nil {
+	answer, err := r.Session.Ask(ctx, question, write)
+	if answer.Text != "" {
+		write("\n")
+	}
+	if err = cmp.Or(err, unwritten); err != nil {
 		return err
 	}
 	r.last = answer

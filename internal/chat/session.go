@@ -70,8 +70,13 @@ type Answer struct {
 }
 
 // PrefillSpeed is the rate of decoding the prompt, in tokens/s; 0 when all of
-// it was cached.
-func (a Answer) PrefillSpeed() float64 { return rate(a.PromptTokens-a.CachedTokens, a.Prefill) }
+// it was cached, or it was not read to its end.
+func (a Answer) PrefillSpeed() float64 {
+	if a.Tokens == 0 && a.Finish == FinishCancelled {
+		return 0
+	}
+	return rate(a.PromptTokens-a.CachedTokens, a.Prefill)
+}
 
 // DecodeSpeed is the rate of generation in tokens/s. The first token comes out
 // of the prefill and is not counted.
@@ -127,6 +132,9 @@ func New(m *llama.Model, opts *Options) (*Session, error) {
 	}
 	if slices.Contains(s.opts.Stop, "") {
 		return nil, fmt.Errorf("%w: an empty text to stop at", llama.ErrOption)
+	}
+	if e := s.opts.Escalate; !(e >= 0) { // NaN is not
+		return nil, fmt.Errorf("%w: the cascade's threshold is %g, want 0 to 1", llama.ErrOption, e)
 	}
 	if err := s.SetMask(s.opts.Mask); err != nil {
 		return nil, err
