@@ -119,7 +119,7 @@ bool gallop_read_inputs(struct gallop_context *c, struct llama_context_params *p
 /* Sets the threads for single tokens and for batches, and has as many ready. Between decodes only. */
 void gallop_set_threads(struct gallop_context *c, struct llama_context *ctx, int32_t n, int32_t n_batch);
 
-/* How long, in ns, threads have waited so far for others that had no core to run on. */
+/* How long, in ns, threads have slept so far while they waited for others: those had no core to run on. */
 int64_t gallop_stalled(const struct gallop_context *c);
 
 /* Frees c and what it owns, after its llama_context. */

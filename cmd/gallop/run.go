@@ -48,6 +48,8 @@ type runResult struct {
 	Escalated    int         `json:"escalated"`                        // tokens that the whole model decided
 	Weights      uint64      `json:"weights_bytes"`                    // of the whole model
 	Resident     uint64      `json:"resident_weights_bytes,omitempty"` // in main memory after the answer; absent when not known
+	Threads      int         `json:"threads,omitempty"`                // for single tokens, at the answer's end; absent when fixed
+	Changes      int         `json:"thread_changes,omitempty"`         // of their number
 	Route        *runChoice  `json:"route,omitempty"`                  // absent when nothing was chosen
 	Drafts       *runDrafts  `json:"drafts,omitempty"`                 // absent when not lossless
 }
@@ -123,7 +125,8 @@ func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error
 			PromptTokens: answer.PromptTokens, Tokens: answer.Tokens,
 			PrefillMS: answer.Prefill.Seconds() * 1000, PrefillTPS: answer.PrefillSpeed(),
 			DecodeMS: answer.Decode.Seconds() * 1000, DecodeTPS: answer.DecodeSpeed(),
-			Prefill: session.Prefill().String(), Escalated: answer.Escalated, Weights: model.Size, Resident: resident, Route: route, Drafts: draftsOf(answer),
+			Prefill: session.Prefill().String(), Escalated: answer.Escalated, Weights: model.Size, Resident: resident,
+			Threads: answer.Threads.Now, Changes: answer.Threads.Changes, Route: route, Drafts: draftsOf(answer),
 		})
 	}
 	fmt.Fprintln(out)

@@ -165,9 +165,9 @@ static void wait_for_all(struct ggml_threadpool *pool, int before) {
     const int64_t start = now();
     sleep_until_passed(pool, before, w);
     const int64_t slept = now() - start;
+    atomic_fetch_add_explicit(&w->stalled, slept, memory_order_relaxed);
     if (slept > STALL) {
         atomic_store_explicit(&w->patience, HASTY, memory_order_relaxed);
-        atomic_fetch_add_explicit(&w->stalled, slept, memory_order_relaxed);
     }
 }
 

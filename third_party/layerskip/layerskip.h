@@ -103,7 +103,7 @@ bool ggml_cpu_extra_compute_forward(struct ggml_compute_params *params, struct g
 struct ggml_threadpool;
 void ggml_barrier(struct ggml_threadpool *pool);
 
-/* How long, in ns, threads of a pool have waited so far for others of it that did not run. */
+/* How long, in ns, threads of a pool have slept so far while they waited for others of it. */
 int64_t layerskip_stalled(const struct ggml_threadpool *pool);
 
 #endif
