@@ -292,9 +292,10 @@ func (c *Context) SetThreads(decode, batch int) error {
 	return nil
 }
 
-// Stalled is how long, in all, threads of this context's decodes have waited for
-// others of them that another program kept from running. It stays 0 where that
-// cannot be seen: on one thread, on a GPU, and on systems other than Linux.
+// Stalled is how long, in all, threads of this context's decodes have slept while
+// they waited for others, as they do for those that another program keeps from
+// running. It starts anew when [Context.SetThreads] asks for more threads than
+// there were so far. It is 0 on one thread and on a GPU.
 func (c *Context) Stalled() time.Duration {
 	if c.ptr == nil {
 		return 0

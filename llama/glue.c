@@ -396,6 +396,7 @@ void gallop_set_threads(struct gallop_context *c, struct llama_context *ctx, int
         free(larger);
         return;
     }
+    larger->stalled = layerskip_stalled(larger->pool);
     llama_attach_threadpool(ctx, larger->pool, larger->pool);
     c->pools = larger;
 }
@@ -410,7 +411,9 @@ static void free_pools(struct gallop_pool *p) {
     }
 }
 
-int64_t gallop_stalled(const struct gallop_context *c) { return c->pools == NULL ? 0 : layerskip_stalled(c->pools->pool); }
+int64_t gallop_stalled(const struct gallop_context *c) { 
+    return c->pools == NULL ? 0 : layerskip_stalled(c->pools->pool) - c->pools->stalled;
+}
 
 void gallop_free_context(struct gallop_context *c) {
     free_pools(c->pools);

@@ -93,6 +93,7 @@ struct gallop_inputs {
 struct gallop_pool {
     struct ggml_threadpool *pool; /* owned */
     int32_t n_threads;            /* the one that decodes included */
+    int64_t stalled;              /* ns; what layerskip_stalled gave when it was made */
     struct gallop_pool *smaller;  /* owned; NULL = none */
 };
 

@@ -27,15 +27,24 @@ func newPacer(s *Session) *pacer {
 	return &pacer{Controller: *threads.New(most), batch: cmp.Or(o.ThreadsBatch, most)}
 }
 
+// sameUpTo is how many cached tokens there may be for a token to get the same
+// logits on any number of threads. llama.cpp rounds them up to 256, and from 512 on
+// its flash attention gives each thread a share of them and adds up the results.
+const sameUpTo = 256
+
 // compute decodes the session's batch. A draft that is verified is as short of
-// work for many threads as a single token.
+// work for many threads as a single token. What is to be the plain answer bit for
+// bit has one number wherever that could change the bits.
 func (s *Session) compute(mask skip.Mask) error {
 	p, n := s.pacer, s.batch.Len()
 	if p == nil {
 		return s.ctx.Decode(s.batch, mask)
 	}
-	want := p.batch
-	if n <= MaxDraft+1 {
+	want, chosen := p.batch, n <= MaxDraft+1
+	switch {
+	case chosen && s.drafter != nil && len(s.cached)+n > sameUpTo:
+		want, chosen = p.Most(), false
+	case chosen:
 		want = p.Threads()
 	}
 	if want != p.now {
@@ -46,7 +55,7 @@ func (s *Session) compute(mask skip.Mask) error {
 	}
 	start, stalled := time.Now(), s.ctx.Stalled()
 	err := s.ctx.Decode(s.batch, mask)
-	if n == 1 && err == nil {
+	if chosen && n == 1 && err == nil {
 		work := LayersUsed(mask, s.model.NLayer) / float64(s.model.NLayer)
 		p.Observe(work, time.Since(start), s.ctx.Stalled()-stalled)
 	}
