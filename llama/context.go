@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 	"unsafe"
 )
 
@@ -196,6 +197,7 @@ func (m *Model) NewContext(opts *ContextOptions) (*Context, error) {
 		m.release()
 		return nil, fmt.Errorf("make a context of %d tokens for %s: %w", o.NCtx, m.Path, cause(ErrModel, &c.own.err))
 	}
+	C.gallop_set_threads(c.own, c.ptr, params.n_threads, params.n_threads_batch)
 	c.mem = C.llama_get_memory(c.ptr)
 	c.nSeq = int(C.llama_n_seq_max(c.ptr))
 	c.nUBatch = int(C.llama_n_ubatch(c.ptr))
@@ -286,8 +288,19 @@ func (c *Context) SetThreads(decode, batch int) error {
 		return err
 	}
 	single, many := c.Model.threads(decode, batch)
-	C.llama_set_n_threads(c.ptr, single, many)
+	C.gallop_set_threads(c.own, c.ptr, single, many)
 	return nil
+}
+
+// Stalled is how long, in all, threads of this context's decodes have slept while
+// they waited for others, as they do for those that another program keeps from
+// running. It starts anew when [Context.SetThreads] asks for more threads than
+// there were so far. It is 0 on one thread and on a GPU.
+func (c *Context) Stalled() time.Duration {
+	if c.ptr == nil {
+		return 0
+	}
+	return time.Duration(C.gallop_stalled(c.own))
 }
 
 // AbortOn makes ctx's end stop the decode that is running and all later ones,

@@ -65,6 +65,8 @@ type runResult struct {
 	Escalated    int         `json:"escalated"`                        // tokens that the mask left in doubt and the whole model decided
 	Weights      uint64      `json:"weights_bytes"`                    // of the whole model
 	Resident     uint64      `json:"resident_weights_bytes,omitempty"` // in main memory after the answer; absent when not known
+	Threads      int         `json:"threads,omitempty"`                // for single tokens, at the answer's end; absent when fixed
+	Changes      int         `json:"thread_changes,omitempty"`         // of their number
 	Route        *runChoice  `json:"route,omitempty"`                  // absent when nothing was chosen
 	Drafts       *runDrafts  `json:"drafts,omitempty"`                 // absent when not lossless
 }
@@ -145,7 +147,8 @@ func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error
 			TokenizeMS: ms(answer.Timing.Tokenize), SamplerMS: ms(answer.Timing.Sampler),
 			PrefillMS: ms(answer.Prefill), PrefillTPS: answer.PrefillSpeed(),
 			DecodeMS: ms(answer.Decode), DecodeTPS: answer.DecodeSpeed(),
-			Prefill: session.Prefill().String(), Escalated: answer.Escalated, Weights: model.Size, Resident: resident, Route: route, Drafts: draftsOf(answer),
+			Prefill: session.Prefill().String(), Escalated: answer.Escalated, Weights: model.Size, Resident: resident,
+			Threads: answer.Threads.Now, Changes: answer.Threads.Changes, Route: route, Drafts: draftsOf(answer),
 		})
 	}
 	if _, err := fmt.Fprintln(out); err != nil {

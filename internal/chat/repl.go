@@ -192,6 +192,7 @@ func (r *Repl) stats() {
 		{"escalated", fmt.Sprintf("%d tokens, %.1f %%, decided by the whole model", a.Escalated, 100*a.EscalatedShare())},
 		{"drafts", drafts(a)},
 		{"graph", fmt.Sprintf("%d of %d nodes removed", removed.NodesRemoved, removed.Nodes)},
+		{"threads", a.Threads.String()},
 		{"weights", r.weights()},
 		{"context", fmt.Sprintf("%d of %d tokens", a.PromptTokens+a.Tokens, r.Session.NCtx())},
 	} {

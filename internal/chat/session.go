@@ -67,6 +67,7 @@ type Answer struct {
 	Routing      time.Duration // choosing
 	Drafting     *Drafting     // what drafts brought; nil = not lossless
 	Generated    []llama.Token // (Tokens,) the answer
+	Threads      Threads       // at the answer's end
 }
 
 // PrefillSpeed is the rate of decoding the prompt, in tokens/s; 0 when all of
@@ -120,6 +121,8 @@ type Session struct {
 	drafter   *drafter    // nil = answers are not lossless
 	alone     llama.Alone // what of a draft's verification is computed token by token
 
+	pacer *pacer // chooses the number of threads; nil = it is fixed
+
 	released skip.Mask // the decode before was under it, and what of it can be was given back
 }
 
@@ -151,6 +154,7 @@ func New(m *llama.Model, opts *Options) (*Session, error) {
 	if s.batch, err = llama.NewBatch(s.ctx.NBatch(), nil); err != nil {
 		return nil, errors.Join(err, s.ctx.Close())
 	}
+	s.pacer = newPacer(s)
 	if s.opts.Lossless != nil {
 		if s.drafter, err = newDrafter(s, s.opts.Lossless); err != nil {
 			return nil, errors.Join(err, s.Close())
@@ -300,7 +304,7 @@ func (s *Session) answer(ctx context.Context, emit func(string)) (Answer, error)
 		err = s.generate(&g, prompt, chosen, began)
 		a.Decode = time.Since(start) - a.Timing.Waited
 	}
-	a.Text, a.Escalated = g.end(), s.escalated
+	a.Text, a.Escalated, a.Threads = g.end(), s.escalated, s.threads()
 	if errors.Is(err, llama.ErrAborted) && ctx.Err() != nil {
 		a.Finish, err = FinishCancelled, nil
 	}
@@ -519,7 +523,7 @@ func (s *Session) decode(tokens []llama.Token, mask skip.Mask, outputs int) erro
 	if err := s.releaseWeights(mask); err != nil {
 		return err
 	}
-	if err := s.ctx.Decode(s.batch, mask); err != nil {
+	if err := s.compute(mask); err != nil {
 		return err
 	}
 	s.cached = append(s.cached, tokens...)

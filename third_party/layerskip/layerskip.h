@@ -99,4 +99,11 @@ struct ggml_compute_params;
 void ggml_compute_forward_flash_attn_ext(const struct ggml_compute_params *params, struct ggml_tensor *dst);
 bool ggml_cpu_extra_compute_forward(struct ggml_compute_params *params, struct ggml_tensor *dst);
 
+/* The same, taken over by barrier.c. */
+struct ggml_threadpool;
+void ggml_barrier(struct ggml_threadpool *pool);
+
+/* How long, in ns, threads of a pool have slept so far while they waited for others of it. */
+int64_t layerskip_stalled(const struct ggml_threadpool *pool);
+
 #endif

@@ -65,6 +65,18 @@ typedef int32_t llama_seq_id;
 
 enum { LLAMA_TOKEN_NULL = -1 };
 
+enum { GGML_MAX_THREADS = 512 };
+
+struct ggml_threadpool;
+struct ggml_threadpool_params {
+    bool cpumask[GGML_MAX_THREADS]; /* all false = any CPU */
+    int32_t n_threads;
+    int32_t prio;
+    uint32_t poll; /* how long threads look for the next graph before they sleep, 0 to 100 */
+    bool strict_cpu;
+    bool paused;
+};
+
 struct llama_model;
 struct llama_context;
 struct llama_vocab;
@@ -191,6 +203,8 @@ struct llama_sampler_chain_params {
     R(struct llama_sampler_chain_params, llama_sampler_chain_default_params, (void), ())                                            \
     /* devices */                                                                                                                   \
     R(void, ggml_backend_load_all_from_path, (const char *dir), (dir))                                                              \
+    R(struct ggml_backend_reg *, ggml_backend_reg_by_name, (const char *name), (name))                                              \
+    R(void *, ggml_backend_reg_get_proc_address, (struct ggml_backend_reg * reg, const char *name), (reg, name))                    \
     R(struct ggml_backend_reg *, ggml_backend_load, (const char *path), (path))                                                     \
     R(size_t, ggml_backend_dev_count, (void), ())                                                                                   \
     R(struct ggml_backend_device *, ggml_backend_dev_get, (size_t i), (i))                                                          \
@@ -255,6 +269,9 @@ struct llama_sampler_chain_params {
     R(uint32_t, llama_n_seq_max, (const struct llama_context *c), (c))                                                              \
     R(int, llama_pooling_type, (const struct llama_context *c), (c))                                                                \
     R(void, llama_set_n_threads, (struct llama_context * c, int32_t n, int32_t n_batch), (c, n, n_batch))                           \
+    R(void, ggml_threadpool_params_init, (struct ggml_threadpool_params * p, int n_threads), (p, n_threads))                        \
+    R(void, llama_attach_threadpool,                                                                                                \
+      (struct llama_context * c, struct ggml_threadpool * pool, struct ggml_threadpool * batch), (c, pool, batch))                  \
     R(void, llama_set_embeddings, (struct llama_context * c, bool on), (c, on))                                                     \
     R(void, llama_set_causal_attn, (struct llama_context * c, bool on), (c, on))                                                    \
     R(void, llama_synchronize, (struct llama_context * c), (c))                                                                     \
