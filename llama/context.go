@@ -19,7 +19,8 @@ import (
 )
 
 // MaskWords is the length of a skip mask in 64-bit words: two bits for each of
-// up to 512 layers. Bit 2L skips layer L's attention, bit 2L+1 its feed-forward.
+// up to 512 layers, and [ShortlistWord]. Bit 2L skips layer L's attention, bit
+// 2L+1 its feed-forward.
 const MaskWords = C.LAYERSKIP_WORDS
 
 // CacheType is the number format of cached keys or values.
@@ -127,6 +128,10 @@ type Context struct {
 	unified bool    // sequences share one KV buffer
 	loras   []*LoRA // in use, each kept alive
 	release func()  // of AbortOn; nil = none
+
+	shortlist *Shortlist // in use, kept alive; nil = none
+	listed    ShortlistUse
+	measure   func(row int, try func(size int) ShortlistTrial) // of MeasureShortlist; nil = none
 }
 
 // Stats tells what a mask removed from the graph of the last decode.
@@ -256,6 +261,10 @@ func (c *Context) Close() error {
 	C.gallop_free_context(c.own)
 	c.ptr, c.mem, c.own = nil, nil, nil
 	c.useLoRAs(nil)
+	if c.shortlist != nil {
+		c.shortlist.release()
+		c.shortlist = nil
+	}
 	live.Add(-1)
 	c.Model.release()
 	return nil
@@ -338,7 +347,8 @@ func (c *Context) AbortOn(ctx context.Context) (release func()) {
 // A mask changes what is computed, never how well: the result is that of the
 // model with the skipped sublayers' output projections set to zero, bit for
 // bit on CPU. What cannot be done exactly is refused with [ErrMask]. Positions
-// that were cached under another mask are used as they are.
+// that were cached under another mask are used as they are. A mask with a shortlist
+// gives exact logits to the tokens of the list and leaves a preview's to the others.
 //
 // Errors: [ErrBatch], [ErrFull], [ErrMask], [ErrAborted], [ErrDecode].
 func (c *Context) Decode(b *Batch, mask [MaskWords]uint64) error {
@@ -352,6 +362,9 @@ func (c *Context) Decode(b *Batch, mask [MaskWords]uint64) error {
 	if !c.Model.causal && mask != [MaskWords]uint64{} {
 		return fmt.Errorf("%w: %s attends in both directions", ErrMask, c.Model.Path)
 	}
+	if err := c.checkShortlist(b, mask[ShortlistWord]); err != nil {
+		return err
+	}
 	c.mask = mask
 	if err := c.Model.useWeights(&mask); err != nil {
 		return err
@@ -361,6 +374,9 @@ func (c *Context) Decode(b *Batch, mask [MaskWords]uint64) error {
 	switch code {
 	case 0:
 		c.nOut = b.Len()
+		if size := mask[ShortlistWord]; size > 0 {
+			return c.listOutputs(b, int(size))
+		}
 		return nil
 	case 1:
 		return fmt.Errorf("%w: %d more tokens do not fit into %d", ErrFull, b.Len(), c.NCtx())

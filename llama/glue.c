@@ -1,5 +1,7 @@
 #define _GNU_SOURCE
 #include "glue.h"
+#include "lanes.h"
+#include "shortlist.h"
 
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -375,7 +377,7 @@ static void rewind_inputs(struct gallop_inputs *in) {
 typedef struct ggml_threadpool *new_pool(struct ggml_threadpool_params *);
 typedef void free_pool(struct ggml_threadpool *);
 
-static void *cpu_function(const char *name) {
+void *gallop_cpu_function(const char *name) {
     struct ggml_backend_reg *cpu_module = ggml_backend_reg_by_name("CPU");
     return cpu_module == NULL ? NULL : ggml_backend_reg_get_proc_address(cpu_module, name);
 }
@@ -383,7 +385,7 @@ static void *cpu_function(const char *name) {
 void gallop_set_threads(struct gallop_context *c, struct llama_context *ctx, int32_t n, int32_t n_batch) {
     llama_set_n_threads(ctx, n, n_batch);
     const int32_t most = n > n_batch ? n : n_batch;
-    new_pool *make = (new_pool *)cpu_function("ggml_threadpool_new");
+    new_pool *make = (new_pool *)gallop_cpu_function("ggml_threadpool_new");
     struct gallop_pool *larger = make == NULL || (c->pools != NULL && most <= c->pools->n_threads) ? NULL : malloc(sizeof *larger);
     if (larger == NULL) {
         return; /* what there is serves, or llama.cpp makes threads for each graph */
@@ -402,7 +404,7 @@ void gallop_set_threads(struct gallop_context *c, struct llama_context *ctx, int
 }
 
 static void free_pools(struct gallop_pool *p) {
-    free_pool *const release = (free_pool *)cpu_function("ggml_threadpool_free");
+    free_pool *const release = (free_pool *)gallop_cpu_function("ggml_threadpool_free");
     while (p != NULL) {
         struct gallop_pool *smaller = p->smaller;
         release(p->pool);
@@ -411,12 +413,13 @@ static void free_pools(struct gallop_pool *p) {
     }
 }
 
-int64_t gallop_stalled(const struct gallop_context *c) { 
+int64_t gallop_stalled(const struct gallop_context *c) {
     return c->pools == NULL ? 0 : layerskip_stalled(c->pools->pool) - c->pools->stalled;
 }
 
 void gallop_free_context(struct gallop_context *c) {
     free_pools(c->pools);
+    gallop_use_shortlist(c, NULL);
     if (c->inputs != NULL) {
         for (int layer = 0; layer < LAYERSKIP_MAX_LAYERS; layer++) {
             free(c->inputs->after[layer].data);
@@ -455,33 +458,8 @@ int32_t gallop_decode(struct gallop_context *c, struct llama_context *ctx, struc
 
 /* ---- sampling ---- */
 
-/* Some numbers at once: the compiler makes of them what the processor has. */
-typedef float floats __attribute__((vector_size(16)));
-typedef int32_t ints __attribute__((vector_size(16)));
-enum { LANES = sizeof(floats) / sizeof(float) };
-
-/* The first n of the numbers at v; beyond them -infinity. */
-static floats load(const float *v, int32_t n) {
-    floats x = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
-    if (n >= LANES) {
-        memcpy(&x, v, sizeof x);
-    } else {
-        memcpy(&x, v, (size_t)n * sizeof(float));
-    }
-    return x;
-}
-
 static llama_token most_likely(const float *logits, int32_t n_vocab) {
-    floats tops = load(logits, n_vocab);
-    for (int32_t i = LANES; i < n_vocab; i += LANES) {
-        const floats x = load(logits + i, n_vocab - i);
-        const ints higher = x > tops;
-        tops = (floats)(((ints)x & higher) | ((ints)tops & ~higher));
-    }
-    float top = tops[0];
-    for (int lane = 1; lane < LANES; lane++) {
-        top = tops[lane] > top ? tops[lane] : top;
-    }
+    const float top = largest(logits, n_vocab);
     for (int32_t i = 0; i < n_vocab; i++) {
         if (logits[i] == top) {
             return i;

@@ -29,6 +29,9 @@ struct gallop_text {
 /* Opens libllama at path and fills gallop_api. False: err says why. Once per process. */
 bool gallop_open(const char *path, struct gallop_text *err);
 
+/* A function of the CPU module's that is in its registry under this name; NULL = it has none. */
+void *gallop_cpu_function(const char *name);
+
 /* Sends llama.cpp's log to Go. */
 void gallop_log_to_go(void);
 
@@ -104,6 +107,7 @@ struct gallop_context {
     struct gallop_text err;
     struct gallop_influence *influence; /* NULL = not measured; owned */
     struct gallop_inputs *inputs;       /* NULL = not read; owned */
+    struct gallop_listing *listing;     /* of shortlist.c; NULL = no shortlist; owned */
     struct gallop_pool *pools;          /* the first is in use; NULL = llama.cpp makes threads for each graph; owned */
 };
 
