@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gallop-llm/gallop/internal/chat"
+	"github.com/gallop-llm/gallop/internal/shortlist"
 )
 
 func newChatCommand() *cobra.Command {
@@ -57,8 +58,22 @@ func runChat(cmd *cobra.Command, g *generation, first []string) error {
 	lines, interactive := chat.NewLines(cmd.InOrStdin(), notes)
 	fmt.Fprintf(notes, "%s: %d layers, context of %d tokens; /help lists the commands\n",
 		filepath.Base(model.Path), model.NLayer, session.NCtx())
+	var known *shortlist.Made
+	if g.learner != nil {
+		known = g.learner.Made()
+	}
 	for {
+		if g.learner != nil {
+			g.learner.Idle()
+		}
 		line, spoken, err := nextLine(&first, lines)
+		if g.learner != nil {
+			g.learner.Busy()
+			if made := g.learner.Made(); made != nil && made != known {
+				known = made
+				fmt.Fprintln(notes, madeNote(made))
+			}
+		}
 		if errors.Is(err, io.EOF) {
 			if interactive {
 				fmt.Fprintln(notes) // the shell's prompt belongs on a line of its own
@@ -82,6 +97,15 @@ func runChat(cmd *cobra.Command, g *generation, first []string) error {
 			return nil
 		}
 	}
+}
+
+// madeNote says what was learnt while nobody waited.
+func madeNote(m *shortlist.Made) string {
+	if !m.Pays() {
+		return fmt.Sprintf("[vocabulary shortlist: learnt in %.0f s, but it makes decoding no faster here, so it stays off]", m.Took.Seconds())
+	}
+	return fmt.Sprintf("[vocabulary shortlist: on, learnt in %.0f s from %d tokens; %d tokens get exact logits, decoding is %.2f times as fast]",
+		m.Took.Seconds(), m.States, m.Size, m.Gain)
 }
 
 // nextLine takes the lines of -p first; spoken tells that it is one of those.

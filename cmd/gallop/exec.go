@@ -43,6 +43,9 @@ func runExec(cmd *cobra.Command, text string, args []string) error {
 	if mask.IsEmpty() {
 		return usageError{preload.ErrNoMask}
 	}
+	if mask.Shortlist() != 0 {
+		return usageError{fmt.Errorf("--skip %s: a vocabulary shortlist works in gallop's own commands only; leave out v%d", mask, mask.Shortlist())}
+	}
 	library, err := preload.FindLibrary(preload.SearchPath())
 	if err != nil {
 		return err

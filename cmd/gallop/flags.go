@@ -17,6 +17,7 @@ import (
 
 	"github.com/gallop-llm/gallop/internal/chat"
 	"github.com/gallop-llm/gallop/internal/files"
+	"github.com/gallop-llm/gallop/internal/shortlist"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -36,10 +37,11 @@ type generation struct {
 	depth, quality, escalate                                                   float64
 	lossless                                                                   bool
 	draftMax                                                                   int
-	draftSource                                                                string
+	draftSource, shortlist                                                     string
 	stop                                                                       []string
 
-	closeProfile func() error // frees what routing opened
+	closeProfile func() error       // frees what routing opened
+	learner      *shortlist.Learner // of the model's vocabulary shortlist; nil = off
 }
 
 // add declares the flags on a command.
@@ -52,7 +54,7 @@ func (g *generation) add(cmd *cobra.Command) {
 func (g *generation) addOthers(cmd *cobra.Command) {
 	f, d := cmd.Flags(), llama.DefaultSampling()
 	f.StringVarP(&g.model, "model", "m", "", "GGUF file (default: the demo model)")
-	f.StringVar(&g.mask, "skip", "", "layers to skip, as in 4,6,9-11,a5,f7 (a: attention alone, f: feed-forward alone)")
+	f.StringVar(&g.mask, "skip", "", "layers to skip, as in 4,6,9-11,a5,f7 (a: attention alone, f: feed-forward alone); v1024: a vocabulary shortlist, as --shortlist")
 	f.StringVar(&g.route, "route", string(chat.EachTurn), "when to choose layers: turn, chat (at the first question) or off")
 	f.Float64Var(&g.depth, "depth", 0, "always skip this many layers' worth of weights; 0 = by --quality")
 	f.Float64Var(&g.quality, "quality", 0, "skip as much as keeps this share of the whole model's probability per token, above 0 to 1; 0 = the profile's")
@@ -61,6 +63,7 @@ func (g *generation) addOthers(cmd *cobra.Command) {
 	f.BoolVar(&g.lossless, "lossless", false, "answer as the whole model would: layers are skipped for drafts only, which it verifies")
 	f.IntVar(&g.draftMax, "draft-max", chat.MaxDraft, "tokens in a draft at most")
 	f.StringVar(&g.draftSource, "draft-source", "both", "where drafts come from: mask (layers are skipped), lookup (what was said before) or both")
+	f.StringVar(&g.shortlist, "shortlist", "auto", "tokens that get exact logits from the output matrix, the others from a preview of it: a number, off, or auto (where it was measured to pay)")
 	f.StringArrayVar(&g.stop, "reverse-prompt", nil, "end the answer in front of this text; repeatable")
 	f.StringVar(&g.system, "sys", "", "system prompt")
 	addTemplate(f, &g.template)
@@ -105,14 +108,25 @@ func (g *generation) open(ctx context.Context, cmd *cobra.Command) (s *chat.Sess
 	}
 	opts, err := g.session(cmd, m, mask)
 	if err == nil {
+		err = g.listing(ctx, cmd, m, opts)
+	}
+	if err == nil {
 		s, err = chat.New(m, opts)
 	}
 	if err != nil {
+		if g.learner != nil {
+			err = errors.Join(err, g.learner.Close())
+		}
 		return nil, nil, nil, errors.Join(err, g.closeProfile(), m.Close())
 	}
 	loras, err := g.loadLoRA(m, s)
 	closeAll = func() {
 		s.Close()
+		if g.learner != nil {
+			if err := g.learner.Close(); err != nil {
+				fmt.Fprintln(cmd.ErrOrStderr(), "gallop:", err)
+			}
+		}
 		g.closeProfile()
 		for _, l := range loras {
 			l.Close()
@@ -227,6 +241,42 @@ func (g *generation) routing(cmd *cobra.Command, m *llama.Model, o *chat.Options
 		o.Routing.Policy, o.Routing.Escalate = router.Policy{Depth: c.Depth, Guard: true}, c.Threshold
 	}
 	return nil
+}
+
+// listing turns --shortlist into the session's vocabulary shortlist. One that was asked
+// for by a number is learnt at once, if that is still to be done.
+func (g *generation) listing(ctx context.Context, cmd *cobra.Command, m *llama.Model, o *chat.Options) error {
+	size := o.Mask.Shortlist()
+	switch word := strings.ToLower(g.shortlist); word {
+	case "auto":
+	case "off":
+		o.Mask = o.Mask.WithShortlist(0)
+		return nil
+	default:
+		n, err := strconv.Atoi(word)
+		if err != nil || n < skip.MinShortlist || n > skip.MaxShortlist {
+			return usageError{fmt.Errorf("--shortlist is %q, want auto, off or a number of tokens, %d to %d", g.shortlist, skip.MinShortlist, skip.MaxShortlist)}
+		}
+		size = n
+	}
+	dir, err := shortlist.Dir()
+	if err != nil {
+		return err
+	}
+	g.learner = shortlist.Open(m, dir, o.Context.Threads, func(err error) { fmt.Fprintln(cmd.ErrOrStderr(), "gallop:", err) })
+	o.Shortlist = g.learner
+	if size == 0 {
+		return nil
+	}
+	o.Mask = o.Mask.WithShortlist(size)
+	if most := m.Vocab.Size / 4; size > most {
+		return fmt.Errorf("%w: a shortlist of %d tokens saves nothing with a vocabulary of %d: take up to %d", skip.ErrMask, size, m.Vocab.Size, most)
+	}
+	if g.learner.Made() != nil {
+		return nil
+	}
+	fmt.Fprintln(cmd.ErrOrStderr(), "learning the vocabulary shortlist, which takes a minute or less and is done once for a model")
+	return g.learner.Learn(ctx)
 }
 
 // drafts turns the flags into how the session drafts.

@@ -69,6 +69,15 @@ type runResult struct {
 	Changes      int         `json:"thread_changes,omitempty"`         // of their number
 	Route        *runChoice  `json:"route,omitempty"`                  // absent when nothing was chosen
 	Drafts       *runDrafts  `json:"drafts,omitempty"`                 // absent when not lossless
+	Shortlist    runListed   `json:"shortlist"`
+}
+
+// runListed is what the vocabulary shortlist did.
+type runListed struct {
+	Size  int    `json:"size"`          // tokens with exact logits; 0 = all
+	Rows  int    `json:"rows"`          // tokens that were chosen from a shortlist
+	Whole int    `json:"whole"`         // of these, those that the whole output matrix decided
+	Why   string `json:"why,omitempty"` // there was none
 }
 
 // runDrafts is what lossless drafting brought.
@@ -148,7 +157,7 @@ func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error
 			PrefillMS: ms(answer.Prefill), PrefillTPS: answer.PrefillSpeed(),
 			DecodeMS: ms(answer.Decode), DecodeTPS: answer.DecodeSpeed(),
 			Prefill: session.Prefill().String(), Escalated: answer.Escalated, Weights: model.Size, Resident: resident,
-			Threads: answer.Threads.Now, Changes: answer.Threads.Changes, Route: route, Drafts: draftsOf(answer),
+			Threads: answer.Threads.Now, Changes: answer.Threads.Changes, Route: route, Drafts: draftsOf(answer), Shortlist: runListed(answer.Listed),
 		})
 	}
 	if _, err := fmt.Fprintln(out); err != nil {

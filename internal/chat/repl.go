@@ -128,8 +128,11 @@ func Summary(a Answer, nLayer int) string {
 		fmt.Fprintf(&s, ", %d of them cached", a.CachedTokens)
 	}
 	fmt.Fprintf(&s, " · %g of %d layers", LayersUsed(a.Mask, nLayer), nLayer)
-	if !a.Mask.IsEmpty() {
-		fmt.Fprintf(&s, ", without %s", a.Mask)
+	if layers := a.Mask.WithShortlist(0); !layers.IsEmpty() {
+		fmt.Fprintf(&s, ", without %s", layers)
+	}
+	if n := a.Mask.Shortlist(); n > 0 {
+		fmt.Fprintf(&s, " · shortlist v%d", n)
 	}
 	if a.Escalated > 0 {
 		fmt.Fprintf(&s, " · %.0f %% of tokens by the whole model", 100*a.EscalatedShare())
@@ -189,6 +192,7 @@ func (r *Repl) stats() {
 		{"layers", fmt.Sprintf("%g of %d", LayersUsed(a.Mask, r.Model.NLayer), r.Model.NLayer)},
 		{"skipped", a.Mask.String()},
 		{"routed", routing(a)},
+		{"shortlist", listed(a)},
 		{"escalated", fmt.Sprintf("%d tokens, %.1f %%, decided by the whole model", a.Escalated, 100*a.EscalatedShare())},
 		{"drafts", drafts(a)},
 		{"graph", fmt.Sprintf("%d of %d nodes removed", removed.NodesRemoved, removed.Nodes)},
@@ -224,6 +228,14 @@ func drafts(a Answer) string {
 		text += fmt.Sprintf("; batches round by up to %.2g in the logits, so the answer may part from the plain one at a near-tie", d.Rounding)
 	}
 	return text
+}
+
+// listed says what the vocabulary shortlist did, or why there was none.
+func listed(a Answer) string {
+	if l := a.Listed; l.Size > 0 {
+		return fmt.Sprintf("%d tokens with exact logits; %d of %d choices by the whole output matrix", l.Size, l.Whole, l.Rows)
+	}
+	return "none: " + a.Listed.Why
 }
 
 // weights says how much of the model is in memory; "" = not known.

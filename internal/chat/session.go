@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gallop-llm/gallop/internal/shortlist"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -33,6 +34,11 @@ type Options struct {
 	// Lossless drafts and verifies; nil = never. The answer is the whole model's
 	// then: Mask is what drafts are made under, before those of Lossless.
 	Lossless *Lossless
+
+	// Shortlist makes the vocabulary shortlist; nil = the whole output matrix for every
+	// token. The session does not close it. A size in Mask, as in v1024, is the number of
+	// tokens with exact logits; 0 = what was measured to be best, where it pays.
+	Shortlist *shortlist.Learner
 
 	// ReleaseSkipped gives the weights that each mask skips back to the operating
 	// system while it is in use. Otherwise that happens only to weights that no
@@ -66,6 +72,7 @@ type Answer struct {
 	Routed       *Routed       // what was chosen, and why; nil = nothing
 	Routing      time.Duration // choosing
 	Drafting     *Drafting     // what drafts brought; nil = not lossless
+	Listed       Listed        // what the vocabulary shortlist did
 	Generated    []llama.Token // (Tokens,) the answer
 	Threads      Threads       // at the answer's end
 }
@@ -121,7 +128,8 @@ type Session struct {
 	drafter   *drafter    // nil = answers are not lossless
 	alone     llama.Alone // what of a draft's verification is computed token by token
 
-	pacer *pacer // chooses the number of threads; nil = it is fixed
+	list  listing // the vocabulary shortlist
+	pacer *pacer  // chooses the number of threads; nil = it is fixed
 
 	released skip.Mask // the decode before was under it, and what of it can be was given back
 }
@@ -133,6 +141,7 @@ func New(m *llama.Model, opts *Options) (*Session, error) {
 	if opts != nil {
 		s.opts = *opts
 	}
+	s.list.learner = s.opts.Shortlist
 	if slices.Contains(s.opts.Stop, "") {
 		return nil, fmt.Errorf("%w: an empty text to stop at", llama.ErrOption)
 	}
@@ -179,7 +188,8 @@ func (s *Session) SetMask(mask skip.Mask) error {
 			return err
 		}
 	}
-	s.mask, s.fixed, s.routed = mask, true, nil
+	s.list.wanted = mask.Shortlist()
+	s.mask, s.fixed, s.routed = mask.WithShortlist(0), true, nil
 	return nil
 }
 
@@ -290,6 +300,7 @@ func (s *Session) answer(ctx context.Context, emit func(string)) (Answer, error)
 		}
 	}
 	s.escalated = 0
+	s.list.begin(s)
 	start = time.Now()
 	a.CachedTokens, err = s.prefill(prompt)
 	a.Prefill = time.Since(start)
@@ -304,7 +315,10 @@ func (s *Session) answer(ctx context.Context, emit func(string)) (Answer, error)
 		err = s.generate(&g, prompt, chosen, began)
 		a.Decode = time.Since(start) - a.Timing.Waited
 	}
-	a.Text, a.Escalated, a.Threads = g.end(), s.escalated, s.threads()
+	a.Text, a.Escalated, a.Threads, a.Listed = g.end(), s.escalated, s.threads(), s.list.end(s.ctx)
+	if a.Listed.Rows > 0 && s.drafter == nil {
+		a.Mask = a.Mask.WithShortlist(a.Listed.Size)
+	}
 	if errors.Is(err, llama.ErrAborted) && ctx.Err() != nil {
 		a.Finish, err = FinishCancelled, nil
 	}
@@ -523,8 +537,20 @@ func (s *Session) decode(tokens []llama.Token, mask skip.Mask, outputs int) erro
 	if err := s.releaseWeights(mask); err != nil {
 		return err
 	}
-	if err := s.compute(mask); err != nil {
+	run := mask
+	single := len(tokens) == 1 && outputs == 1
+	if single && (s.drafter == nil || !mask.IsEmpty()) { // lossless mode verifies with the whole matrix
+		run = s.list.mask(mask)
+	}
+	err := s.compute(run)
+	if err != nil && s.list.refused(err) {
+		err = s.compute(mask)
+	}
+	if err != nil {
 		return err
+	}
+	if single {
+		s.list.see(s.ctx)
 	}
 	s.cached = append(s.cached, tokens...)
 	for range tokens {
@@ -545,5 +571,9 @@ func (s *Session) forget(n int) error {
 // SetLoRA makes the session use these adapters from the next answer on.
 func (s *Session) SetLoRA(adapters ...llama.ScaledLoRA) error {
 	s.cached, s.under = nil, nil // keys and values change with the weights
+	s.list.learner = s.opts.Shortlist
+	if len(adapters) > 0 {
+		s.list.learner = nil // so do hidden states, which it was fitted to
+	}
 	return s.ctx.SetLoRA(adapters...)
 }

@@ -56,8 +56,7 @@ func (s *Session) compute(mask skip.Mask) error {
 	start, stalled := time.Now(), s.ctx.Stalled()
 	err := s.ctx.Decode(s.batch, mask)
 	if chosen && n == 1 && err == nil {
-		work := LayersUsed(mask, s.model.NLayer) / float64(s.model.NLayer)
-		p.Observe(work, time.Since(start), s.ctx.Stalled()-stalled)
+		p.Observe(s.list.work(mask, LayersUsed(mask, s.model.NLayer)/float64(s.model.NLayer)), time.Since(start), s.ctx.Stalled()-stalled)
 	}
 	return err
 }
