@@ -352,6 +352,9 @@ func (f *benchmark) allMasks(nLayer int, p *router.Profile) (masks []skip.Mask, 
 		if err == nil && mask.IsEmpty() {
 			err = errors.New("it names no layers; the whole model is measured anyway")
 		}
+		if err == nil && mask.Shortlist() != 0 {
+			err = fmt.Errorf("%s: bench measures layers; compare --shortlist %d measures a vocabulary shortlist", mask, mask.Shortlist())
+		}
 		if err == nil {
 			err = mask.Check(nLayer)
 		}

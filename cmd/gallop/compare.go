@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -226,6 +227,12 @@ func (f *comparison) ways(cmd *cobra.Command, m *llama.Model, mask skip.Mask) (w
 		o, err := g.session(cmd, m, mask)
 		open = append(open, g.closeProfile)
 		if err == nil {
+			err = g.listing(cmd.Context(), cmd, m, o)
+		}
+		if g.learner != nil {
+			open = append(open, g.learner.Close)
+		}
+		if err == nil {
 			o.Sampling.Temp = f.temp // not the model's advice
 			if profile != "" {
 				profile = filepath.Base(profile)
@@ -239,8 +246,11 @@ func (f *comparison) ways(cmd *cobra.Command, m *llama.Model, mask skip.Mask) (w
 	}
 	if len(f.profiles) == 0 {
 		found, ok := router.Find(m.Path)
+		if size, err := strconv.Atoi(f.shortlist); !ok && err == nil {
+			return ways, closeAll, add(fmt.Sprintf("shortlist v%d", size), "")
+		}
 		if !ok {
-			return nil, closeAll, fmt.Errorf("%s has no profile to compare the whole model with: make one with `gallop calibrate -m %s`, or name layers with --skip", m.Path, m.Path)
+			return nil, closeAll, fmt.Errorf("%s has no profile to compare the whole model with: make one with `gallop calibrate -m %s`, name layers with --skip, or tokens with --shortlist", m.Path, m.Path)
 		}
 		return ways, closeAll, add("routed", found)
 	}
