@@ -16,9 +16,10 @@ get-$(CC) := with `apt install build-essential`
 get-npm  := with `apt install npm` or from https://nodejs.org
 get-node := $(get-npm)
 get-git  := with `apt install git`
+get-python3 := with `apt install python3-pip`
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build setup test test-long lint preload bench bench-shapes bench-peers bench-lossless bench-compare eval profile install fuzz clean need-browser
+.PHONY: help demo build setup test test-long lint preload bench bench-shapes bench-peers bench-lossless bench-compare eval profile install fuzz clean models need-browser
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +76,10 @@ eval: build setup ## compare ways to choose layers on the demo model; table, pic
 
 profile: build setup ## make the demo model's profile anew
 	$(BUILD)/gallop calibrate -t 1 --data demo/calibration.jsonl --unit feed-forward --prefill full --depths 2,3,4 --quality 0.995 -o demo/gallop-demo.gallop.gguf
+
+models: need-go need-python3 ## fetch real pretrained models (2 GB), for measurements; MODELS= names some
+	@go build -o $(BUILD)/models ./scripts/models
+	@$(BUILD)/models $(MODELS)
 
 fuzz: need-go need-$(CC) ## feed made-up input to each parser for FUZZTIME=30s
 	scripts/fuzz.sh '$(FUZZTIME)'
