@@ -19,7 +19,7 @@ get-git  := with `apt install git`
 get-python3 := with `apt install python3-pip`
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build setup test test-long lint preload bench bench-shapes bench-peers bench-lossless bench-compare eval profile install fuzz clean models need-browser
+.PHONY: help demo build setup test test-long test-cpus lint preload bench bench-shapes bench-peers bench-lossless bench-compare eval profile install fuzz clean models need-browser
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ test: build setup preload need-browser ## run the tests, then once more with the
 
 test-long: build setup preload need-node need-browser ## run the tests that take long, with foreign programs among them
 	GALLOP_LONG=1 go test -timeout 2h ./...
+
+test-cpus: build setup ## run the numeric tests under each of llama.cpp's CPU modules, MODULES= names some; writes docs/cpus.md
+	@go build -o $(BUILD)/testcpus ./scripts/testcpus
+	@$(BUILD)/testcpus --build '$(BUILD)' --docs docs/cpus.md --modules '$(MODULES)'
 
 lint: build setup ## check format, Go, C, scripts, and that llama.cpp is the one that our header describes
 	@CC='$(CC)' scripts/lint.sh

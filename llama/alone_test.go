@@ -147,8 +147,9 @@ func testAlone(t *testing.T, path string, typ gguf.Type, flash llama.FlashAttent
 			}
 		}
 	}
-	t.Logf("logits apart: together %.2g, attention alone %.2g, products untiled %.2g, products alone %.2g",
-		apart[llama.Together], apart[llama.AttendAlone], apart[llama.MultiplyUntiled], apart[llama.MultiplyAlone])
+	// scripts/testcpus reads this line.
+	t.Logf("logits apart when decoded alone, %s: together %.2g, attention %.2g, untiled %.2g, rows %.2g",
+		typ, apart[llama.Together], apart[llama.AttendAlone], apart[llama.MultiplyUntiled], apart[llama.MultiplyAlone])
 	if flash == llama.FlashOn {
 		require.Positive(t, apart[llama.Together], "batches round like single tokens by themselves now: Alone can go")
 	}
