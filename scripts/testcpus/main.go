@@ -350,9 +350,9 @@ func document(path, work, tests string, names []string) error {
 	if !ok || !ok2 {
 		return fmt.Errorf("%s lacks the lines %q and %q, between which the table goes", path, begin, end)
 	}
-	heads := []report.Column{{Name: "module"}, {Name: "instruction sets"}, {Name: "tests"}}
-	for _, typ := range types {
-		heads = append(heads, report.Column{Name: typ})
+	var heads []report.Column
+	for _, name := range append([]string{"module", "instruction sets", "tests"}, types...) {
+		heads = append(heads, report.Column{Name: name, Left: true})
 	}
 	var cells [][]string
 	for _, name := range names {
