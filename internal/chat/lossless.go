@@ -235,21 +235,25 @@ func (d *drafter) Close() error {
 const measureFor = 500 * time.Millisecond
 
 // measure finds out how verifications must be computed to come out as one token
-// at a time, and what they cost.
+// at a time, and what they cost: the least of the steps of [llama.Alone] at which
+// a batch gives the very logits of single tokens. Where none does, as on a GPU,
+// they only cost time.
 func (d *drafter) measure() error {
-	for _, d.s.alone = range []llama.Alone{llama.AttendAlone, llama.MultiplyAlone} {
-		d.pace, d.rounding = pace{}, 0
-		if err := d.measureBatches(); err != nil || d.rounding <= noRounding {
+	for _, d.s.alone = range []llama.Alone{llama.AttendAlone, llama.MultiplyUntiled, llama.MultiplyAlone} {
+		if err := d.measureBatches(true); err != nil || d.rounding == 0 {
 			return err
 		}
 	}
-	return nil
+	d.s.alone = llama.AttendAlone
+	return d.measureBatches(false)
 }
 
 // measureBatches takes the time of batches of some sizes, on tokens that are
-// forgotten again. The rest is learned while generating.
-func (d *drafter) measureBatches() error {
+// forgotten again. The rest is learned while generating. With equal, it ends at a
+// batch that does not give the logits of a single token.
+func (d *drafter) measureBatches(equal bool) error {
 	s := d.s
+	d.pace, d.rounding = pace{}, 0
 	tokens := make([]llama.Token, MaxDraft+1)
 	sizes := []int{1, 1, 1, 1, 4, 1, 1, 8, 1, 1, 4, 1, 1, 8, 2, 16}
 	const warmUp = 2 // reads the weights into memory, and makes room
@@ -286,7 +290,7 @@ func (d *drafter) measureBatches() error {
 		for j, x := range logits {
 			d.rounding = max(d.rounding, math.Abs(float64(x-alone[j])))
 		}
-		if d.rounding > noRounding && s.alone != llama.MultiplyAlone {
+		if equal && d.rounding > 0 {
 			return s.forget(0) // so these times are of no use
 		}
 		if n > 1 {

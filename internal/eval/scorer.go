@@ -77,6 +77,8 @@ type Options struct {
 	// Sequences is how many texts are in the cache at once, 1 to 256; 0 = 128. Each
 	// takes room for a row of logits in llama.cpp, and a kept prompt for one here.
 	Sequences int
+
+	attention llama.ContextOptions // its types of keys and values and its kernel; tests want none that rounds
 }
 
 // Defaults and bounds of [Options].
@@ -191,6 +193,7 @@ func NewScorer(m *llama.Model, o *Options) (*Scorer, error) {
 	}
 	c, err := m.NewContext(&llama.ContextOptions{
 		NCtx: nCtx, NBatch: min(nCtx, batchTokens), NSeqMax: sequences, Threads: o.Threads, KVUnified: true, LayerInputs: true,
+		KType: o.attention.KType, VType: o.attention.VType, Flash: o.attention.Flash,
 	})
 	if err != nil {
 		return nil, err
