@@ -561,7 +561,7 @@ func TestHeldInputsAreChecked(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, s.work(t.Context(), jobs, skip.Mask{}, skip.FullPrefill, s.ctx.NCtx(), func(group []job) error {
 			s.look(group)
-			want, err := s.scoreFrom(cases, group, 0)
+			want, err := s.scoreFrom(cases, group, 0, nil)
 			require.NoError(t, err)
 			fits, err := s.inputsFit(cases, group, want)
 			require.Equal(t, change == 1, fits)
