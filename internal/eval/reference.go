@@ -79,18 +79,22 @@ func (r *distribution) divergence(logits []float32, lse float64) (kl float64) {
 
 // Refer notes what the whole model expects at each token of its own answers
 // ([Case].Own), so that [Scorer.Score] can tell how far from that it is under a
-// mask. Until the next call of Refer or [Scorer.Hold] that is kept, 1 KiB a token.
+// mask. That is kept, 1 KiB a token, until Refer
+// or [Scorer.Hold] are called with others.
 // The cache is empty afterwards. The error is one of [Scorer.Score]'s.
 func (s *Scorer) Refer(ctx context.Context, cases []Case) error {
-	s.inputs = nil
-	s.references = map[string][]distribution{}
 	own := slices.DeleteFunc(slices.Clone(cases), func(c Case) bool { return !c.Own })
 	jobs, err := s.jobs(own)
 	if err != nil {
 		return err
 	}
+	s.inputs = nil
 	s.ctx.Clear()
 	s.reset()
+	if !slices.ContainsFunc(jobs, func(j job) bool { return s.references[s.name(&j)] == nil }) {
+		return nil // as when the same cases are asked for again
+	}
+	s.references = map[string][]distribution{}
 	err = s.work(ctx, jobs, skip.Mask{}, skip.FullPrefill, s.ctx.NCtx(), func(group []job) error {
 		return s.pass(group, skip.Mask{}, skip.FullPrefill, 0, func(p place, logits []float32) { s.refer(own, p, logits) })
 	})
