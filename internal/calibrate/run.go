@@ -50,6 +50,7 @@ type run struct {
 	candidates []router.Candidate // the empty mask first
 	baselines  []router.Candidate // Task is the method
 	saving     saving             // of the last profile
+	searched   time.Duration      // that the search for all prompts took
 	measured   time.Duration      // that the candidates took to be measured
 	heat       [][]float64        // (len(tasks), 2 layers) loss increase of each sublayer skipped alone; NaN = not searched
 	losses     [][]float64        // (len(cases), len(candidates)) loss increase over the empty mask
@@ -156,7 +157,7 @@ func (r *run) defaults() error {
 	if r.Depths == nil {
 		shares := []float64{1. / 12, 1. / 6, 1. / 4, 1. / 3}
 		if r.quick {
-			shares = shares[1:]
+			shares = shares[:len(shares)-1]
 		}
 		for _, share := range shares {
 			r.Depths = append(r.Depths, max(1, math.Round(share*float64(r.model.NLayer))))

@@ -295,11 +295,12 @@ func (r *run) searchAll(ctx context.Context) error {
 	if r.Time > 0 {
 		budget = max(r.left()-time.Duration((1-searchShare)*float64(r.Time)), time.Nanosecond)
 	}
-	cases := r.mixed()
+	cases, start := r.mixed(), time.Now()
 	path, err := skip.Greedy(ctx, units, len(cases), r.lossesOf(general, cases, false), r.options("searching "+general, influence, budget))
 	if err != nil && !errors.Is(err, skip.ErrBudget) {
 		return err
 	}
+	r.searched = time.Since(start)
 	r.take(general, path)
 	return r.baseline(ctx, units, influence, cases)
 }
@@ -314,9 +315,10 @@ func (r *run) searchTasks(ctx context.Context) (more bool, err error) {
 	}
 	budget := r.Budget / time.Duration(len(r.tasks)+1)
 	if r.Time > 0 {
-		// The new sets are measured on all prompts afterwards, like those so far.
-		room := r.left() - r.measured*time.Duration(len(r.tasks))
-		if budget = room / time.Duration(len(r.tasks)); budget < r.measured/2 {
+		// Half as many examples as for all prompts take half of that time, and the new
+		// sets are measured on all prompts afterwards, like those so far.
+		budget = r.left()/time.Duration(len(r.tasks)) - r.measured
+		if budget < r.searched/2 {
 			return false, nil
 		}
 	}
@@ -395,9 +397,12 @@ func (r *run) mixed() (cases []eval.Case) {
 	return cases
 }
 
-// influenceTokens is how much text block influence is measured on: the mean over
-// some thousand tokens has long settled.
-const influenceTokens = 4096
+// How much text block influence is measured on: the mean over some thousand tokens
+// has long settled, and that over fewer orders the layers nearly the same.
+const (
+	influenceTokens = 4096
+	fewTokens       = 768 // with a limit of time
+)
 
 // influence gives ShortGPT's block influence of every unit. It is measured once.
 func (r *run) influence(ctx context.Context, units []skip.Unit) ([]float64, error) {
@@ -425,9 +430,12 @@ func (r *run) measureInfluence(ctx context.Context) error {
 		return err
 	}
 	defer b.Close()
-	tokens := 0
+	tokens, most := 0, influenceTokens
+	if r.Time > 0 {
+		most = fewTokens
+	}
 	for i, k := range cases {
-		if tokens >= influenceTokens {
+		if tokens >= most {
 			break
 		}
 		if err := ctx.Err(); err != nil {
