@@ -37,27 +37,24 @@ func (r *run) contest(ctx context.Context) error {
 	if len(unseen) == 0 {
 		return nil
 	}
-	losses := r.lossesFrom(from)
-	mean := func(mask skip.Mask) (float64, error) {
-		values, err := losses(ctx, mask, unseen)
-		return eval.Mean(values), err
-	}
+	losses, chunk := r.lossesFrom(from), skip.All(min(lossChunk, len(r.cases)-from))
 	for c := 1; c < len(r.candidates); c++ {
 		r.Progress("comparing with sets that nobody searched", c-1, len(r.candidates)-1)
 		found := r.candidates[c]
-		least, err := mean(found.Mask)
+		values, err := losses(ctx, found.Mask, chunk) // all are measured soon anyway, at once
 		if err != nil {
 			return err
 		}
+		least := eval.Mean(pick(values, unseen))
 		for _, b := range r.baselines {
 			if b.Task == router.BaselineGreedy || !b.At(found.Depth) || slices.ContainsFunc(r.candidates, func(have router.Candidate) bool { return have.Mask == b.Mask }) {
 				continue
 			}
-			value, err := mean(b.Mask)
+			values, err := losses(ctx, b.Mask, unseen)
 			if err != nil {
 				return err
 			}
-			if value < least {
+			if value := eval.Mean(values); value < least {
 				least = value
 				r.candidates[c].Mask, r.candidates[c].Depth = b.Mask, b.Depth
 			}

@@ -59,7 +59,7 @@ func (r *run) profile(ctx context.Context) (*router.Profile, error) {
 		{Key: "seed", Value: fmt.Sprint(r.Seed)},
 		{Key: "validation regret, routed", Value: fmt.Sprintf("%.4f", report.Regret)},
 		{Key: "validation regret, best single set", Value: fmt.Sprintf("%.4f", report.Static)},
-		{Key: "saved on held-out prompts by default, share of a token's bytes", Value: fmt.Sprintf("%.4f", r.saving.bytes)},
+		{Key: "saved by default, share of bytes", Value: fmt.Sprintf("%.4f", r.saving.bytes)},
 	}
 	return p, nil
 }

@@ -401,7 +401,7 @@ func (r *run) mixed() (cases []eval.Case) {
 // has long settled, and that over fewer orders the layers nearly the same.
 const (
 	influenceTokens = 4096
-	fewTokens       = 768 // with a limit of time
+	fewTokens       = 512 // with a limit of time
 )
 
 // influence gives ShortGPT's block influence of every unit. It is measured once.
