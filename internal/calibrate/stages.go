@@ -163,11 +163,23 @@ func (r *run) answer(ctx context.Context) error {
 	return nil
 }
 
+// searchedShare is the share of a limited time's prompts that searches look at:
+// the others judge what they find.
+const searchedShare = 0.6
+
 // split picks the cases that the searches look at.
 func (r *run) split(context.Context) error {
+	tasks := map[string]bool{}
+	for _, c := range r.cases {
+		tasks[c.Task] = true
+	}
+	most := r.PerTask
+	if r.Time > 0 {
+		most = min(most, max(1, int(searchedShare*float64(len(r.cases))/float64(len(tasks)))))
+	}
 	r.byTask = map[string][]eval.Case{}
 	for i, c := range r.cases {
-		if len(r.byTask[c.Task]) < r.PerTask {
+		if len(r.byTask[c.Task]) < most {
 			r.byTask[c.Task] = append(r.byTask[c.Task], c)
 		} else {
 			r.unsearched = append(r.unsearched, i)
