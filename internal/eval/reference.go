@@ -11,8 +11,8 @@ import (
 )
 
 // referenceTokens is how many of the whole model's likeliest tokens are kept of a
-// distribution; the others count together. On SmolLM2 they hold 99.6 % of the
-// probability, and the divergence comes to 0.99 of that over all tokens.
+// distribution; the others count together. On SmolLM2 a divergence of 0.79 over all
+// tokens comes to 0.76.
 const referenceTokens = 128
 
 // distribution is what the whole model expects at a token of an answer: 1 KiB.
