@@ -72,8 +72,8 @@ func TestNgramsAllocateNothing(t *testing.T) {
 }
 
 func TestFeaturesRefuse(t *testing.T) {
-	model := filepath.Join(t.TempDir(), "q4_1.gguf")
-	writeTable(t, model, gguf.Q4_1, 32, 2)
+	model := filepath.Join(t.TempDir(), "iq4_nl.gguf")
+	writeTable(t, model, gguf.IQ4NL, 32, 2)
 	hidden := func([]llama.Token) ([]float32, error) { return nil, nil }
 	for name, c := range map[string]struct {
 		spec FeatureSpec
@@ -84,8 +84,8 @@ func TestFeaturesRefuse(t *testing.T) {
 		"twice":        {FeatureSpec{Kind: "ngram+ngram"}, nil, "twice"},
 		"no model":     {FeatureSpec{}, nil, "model's file"},
 		"no function":  {FeatureSpec{Kind: Hidden}, &Sources{Model: model}, "hidden states"},
-		"type":         {FeatureSpec{Kind: Embedding}, &Sources{Model: model}, "Q4_1, read are F32"},
-		"hidden type":  {FeatureSpec{Kind: Hidden}, &Sources{Model: model, Hidden: hidden}, "Q4_1"},
+		"type":         {FeatureSpec{Kind: Embedding}, &Sources{Model: model}, "IQ4_NL, read are F32"},
+		"hidden type":  {FeatureSpec{Kind: Hidden}, &Sources{Model: model, Hidden: hidden}, "IQ4_NL"},
 		"size":         {FeatureSpec{Kind: Ngrams, Buckets: -1}, nil, "buckets"},
 		"fit":          {FeatureSpec{Kind: Ngrams, Scale: make([]float32, 3)}, nil, "fitted"},
 	} {
@@ -120,7 +120,7 @@ func writeTable(t testing.TB, path string, typ gguf.Type, nEmbd, nVocab int) {
 			b[bytes-1] = 0x20
 		default:
 			b[1] = 0x20
-			if elems == superBlock {
+			if elems == superBlock || typ == gguf.Q4_1 || typ == gguf.Q5_1 {
 				b[3] = 0x20
 			}
 		}
@@ -145,6 +145,12 @@ func reference(typ gguf.Type, b []byte, i int) float32 {
 		return half(b) * float32(int8(b[2+i]))
 	case gguf.Q4_0:
 		return half(b) * float32(int(b[2+i%16]>>(i/16*4)&15)-8)
+	case gguf.Q4_1:
+		return half(b)*float32(b[4+i%16]>>(i/16*4)&15) + half(b[2:])
+	case gguf.Q5_0:
+		return half(b) * float32(int(b[6+i%16]>>(i/16*4)&15|b[2+i/8]>>(i%8)&1<<4)-16)
+	case gguf.Q5_1:
+		return half(b)*float32(b[8+i%16]>>(i/16*4)&15|b[4+i/8]>>(i%8)&1<<4) + half(b[2:])
 	case gguf.Q4_K:
 		sub, bits := i/32, func(k int) uint32 { return uint32(b[4+k]) }
 		scale, least := bits(sub%4)&63, bits(sub%4+4)&63

@@ -64,7 +64,7 @@ func (t *table) init(width int, seed uint64) error {
 		return fmt.Errorf("%w: %s has the shape %v, want n_embd by n_vocab", ErrFeatures, tableName, tensor.Shape)
 	}
 	if _, ok := unpackers[tensor.Type]; !ok {
-		return fmt.Errorf("%w: %s is in %s, read are F32, F16, BF16, Q4_0, Q8_0, Q4_K and Q6_K; use the kind %q", ErrFeatures, tableName, tensor.Type, Ngrams)
+		return fmt.Errorf("%w: %s is in %s, read are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K and Q6_K; use the kind %q", ErrFeatures, tableName, tensor.Type, Ngrams)
 	}
 	t.typ, t.nEmbd, t.nVocab = tensor.Type, int(tensor.Shape[0]), int(tensor.Shape[1])
 	t.rows = t.file.Reader(tensor)
@@ -139,6 +139,9 @@ var unpackers = map[gguf.Type]func(dst []float32, b []byte){
 	gguf.F16:  unpackF16,
 	gguf.BF16: unpackBF16,
 	gguf.Q4_0: unpackQ4_0,
+	gguf.Q4_1: unpackQ4_1,
+	gguf.Q5_0: unpackQ5_0,
+	gguf.Q5_1: unpackQ5_1,
 	gguf.Q8_0: unpackQ8_0,
 	gguf.Q4_K: unpackQ4_K,
 	gguf.Q6_K: unpackQ6_K,
@@ -164,9 +167,12 @@ func unpackBF16(dst []float32, b []byte) {
 
 // Block sizes: elements, and bytes where they are not obvious.
 const (
-	smallBlock = 32  // Q4_0, Q8_0
+	smallBlock = 32  // Q4_0, Q4_1, Q5_0, Q5_1, Q8_0
 	superBlock = 256 // Q4_K, Q6_K
 	q4Bytes    = 2 + smallBlock/2
+	q41Bytes   = 2 + 2 + smallBlock/2
+	q5Bytes    = 2 + 4 + smallBlock/2
+	q51Bytes   = 2 + 2 + 4 + smallBlock/2
 	q8Bytes    = 2 + smallBlock
 	q4KBytes   = 2 + 2 + 12 + superBlock/2
 	q6KBytes   = superBlock/2 + superBlock/4 + superBlock/16 + 2
@@ -180,6 +186,42 @@ func unpackQ4_0(dst []float32, b []byte) {
 			y[i] = scale * float32(int(v&15)-8)
 			y[i+smallBlock/2] = scale * float32(int(v>>4)-8)
 		}
+	}
+}
+
+// unpackQ4_1: scale, minimum, 32 × 4 bits; the low halves come first.
+func unpackQ4_1(dst []float32, b []byte) {
+	for ; len(dst) > 0; dst, b = dst[smallBlock:], b[q41Bytes:] {
+		scale, least, y := half(b), half(b[2:]), dst[:smallBlock]
+		for i, v := range b[4:q41Bytes] {
+			y[i] = scale*float32(v&15) + least
+			y[i+smallBlock/2] = scale*float32(v>>4) + least
+		}
+	}
+}
+
+// unpackQ5_0: scale, 32 fifth bits, 32 × 4 bits; all less 16.
+func unpackQ5_0(dst []float32, b []byte) {
+	for ; len(dst) > 0; dst, b = dst[smallBlock:], b[q5Bytes:] {
+		scale := half(b)
+		fiveBits(dst, b[2:q5Bytes], func(q int) float32 { return scale * float32(q-16) })
+	}
+}
+
+// unpackQ5_1: scale, minimum, 32 fifth bits, 32 × 4 bits.
+func unpackQ5_1(dst []float32, b []byte) {
+	for ; len(dst) > 0; dst, b = dst[smallBlock:], b[q51Bytes:] {
+		scale, least := half(b), half(b[2:])
+		fiveBits(dst, b[4:q51Bytes], func(q int) float32 { return scale*float32(q) + least })
+	}
+}
+
+// fiveBits unpacks 32 fifth bits and, the low halves first, 32 × 4 bits.
+func fiveBits(dst []float32, b []byte, value func(q int) float32) {
+	fifth := binary.LittleEndian.Uint32(b)
+	for i, v := range b[4 : 4+smallBlock/2] {
+		dst[i] = value(int(v&15) | int(fifth>>i&1)<<4)
+		dst[i+smallBlock/2] = value(int(v>>4) | int(fifth>>(i+smallBlock/2)&1)<<4)
 	}
 }
 
