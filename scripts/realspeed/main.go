@@ -69,6 +69,7 @@ type options struct {
 	rows     int
 	sampled  int
 	rounds   int
+	parts    string
 	names    []string
 }
 
@@ -79,6 +80,7 @@ func main() {
 	flag.IntVar(&o.rows, "rows", 10_000, "tokens compared with the whole matrix")
 	flag.IntVar(&o.sampled, "sampled", 2000, "tokens whose distributions are compared")
 	flag.IntVar(&o.rounds, "rounds", 20, "pairs of answers")
+	flag.StringVar(&o.parts, "parts", "tokens,first,lossless,busy", "what to measure; the rest of a model's row stays as it is in the file")
 	table := flag.String("table", "", "print the README's table of this file, and measure nothing")
 	flag.Parse()
 	o.names = flag.Args()
@@ -113,7 +115,10 @@ func (o *options) run(ctx context.Context) error {
 	}
 	for i, name := range o.names {
 		fmt.Fprintf(os.Stderr, "%s (%d of %d)\n", name, i+1, len(o.names))
-		r, err := o.model(ctx, name, paths[i])
+		r, err := o.earlier(name)
+		if err == nil {
+			err = o.model(ctx, paths[i], &r)
+		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
@@ -146,6 +151,18 @@ func pathOf(name string) (string, error) {
 	return realmodel.Path(name)
 }
 
+// earlier is the model's row in the file, or an empty one.
+func (o *options) earlier(name string) (row, error) {
+	file, err := read(o.out)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return row{}, err
+	}
+	if i := slices.IndexFunc(file.Models, func(m row) bool { return m.Name == name }); i >= 0 {
+		return file.Models[i], nil
+	}
+	return row{Name: name, ShortlistRatio: 1, ShortlistEqual: 1}, nil
+}
+
 // keep puts a row in the file in place of the model's earlier one.
 func (o *options) keep(r row) error {
 	file, err := read(o.out)
@@ -165,40 +182,37 @@ func (o *options) keep(r row) error {
 	return files.Write(o.out, append(data, '\n'))
 }
 
-func (o *options) model(ctx context.Context, name, path string) (row, error) {
+func (o *options) model(ctx context.Context, path string, r *row) error {
 	began := time.Now()
-	r := row{Name: name, ShortlistRatio: 1, ShortlistEqual: 1}
-	if err := o.inProcess(ctx, path, &r); err != nil {
-		return r, err
-	}
-	step := func(what string, into any, command string, args ...string) {
-		fmt.Fprintln(os.Stderr, "  "+what)
+	r.Failed = nil
+	step := func(part string, take func(figures row), command string, args ...string) {
+		if !strings.Contains(o.parts, part) {
+			return
+		}
+		fmt.Fprintln(os.Stderr, "  "+part)
 		cmd := exec.CommandContext(ctx, filepath.Join(o.bin, command), args...)
 		cmd.Stderr = os.Stderr
 		out, err := cmd.Output()
+		var figures row // the command's JSON has the row's names for what the row takes
 		if err == nil {
-			err = json.Unmarshal(out, into)
+			err = json.Unmarshal(out, &figures)
 		}
 		if err != nil {
-			r.Failed = append(r.Failed, fmt.Sprintf("%s: %v", what, err))
+			r.Failed = append(r.Failed, fmt.Sprintf("%s: %v", part, err))
+			return
+		}
+		take(figures)
+	}
+	if strings.Contains(o.parts, "tokens") {
+		if err := o.inProcess(ctx, path, r); err != nil {
+			return err
 		}
 	}
-	var first struct {
-		Ratio float64 `json:"first_token_ratio"`
-	}
-	step("first token", &first, "firsttoken", "-m", path, "-budget", "40s")
-	var lossless struct {
-		Ratio float64 `json:"lossless_ratio"`
-		Equal bool    `json:"lossless_equal"`
-	}
-	step("lossless", &lossless, "losslessratio", "-m", path, "-for", "80s")
-	var busy struct {
-		Ratio float64 `json:"busy_ratio"`
-	}
-	step("busy machine", &busy, "benchbusy", "-gallop", filepath.Join(o.bin, "gallop"), "-m", path, "-r", "2", "-limit", "5s")
-	r.FirstToken, r.Lossless, r.LosslessEqual, r.Busy = first.Ratio, lossless.Ratio, lossless.Equal, busy.Ratio
-	r.Seconds = time.Since(began).Seconds()
-	return r, nil
+	step("first", func(f row) { r.FirstToken = f.FirstToken }, "firsttoken", "-m", path, "-budget", "40s")
+	step("lossless", func(f row) { r.Lossless, r.LosslessEqual = f.Lossless, f.LosslessEqual }, "losslessratio", "-m", path, "-for", "80s")
+	step("busy", func(f row) { r.Busy = f.Busy }, "benchbusy", "-gallop", filepath.Join(o.bin, "gallop"), "-m", path, "-r", "2", "-limit", "5s")
+	r.Seconds += time.Since(began).Seconds()
+	return nil
 }
 
 // inProcess measures what two sessions in turns show, and the shortlist's tokens.
