@@ -164,7 +164,29 @@ func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error
 		return fmt.Errorf("write the answer: %w", err)
 	}
 	fmt.Fprintln(cmd.ErrOrStderr(), chat.Summary(answer, model.NLayer))
-	return context.Cause(ctx)
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	return g.learn(ctx, cmd)
+}
+
+// learn makes the model's vocabulary shortlist after an answer, where a person can see what
+// takes time and end it.
+func (g *generation) learn(ctx context.Context, cmd *cobra.Command) error {
+	notes := cmd.ErrOrStderr()
+	if g.learner == nil || g.learner.Why() != "" || g.learner.Made() != nil || !isTerminal(notes) {
+		return nil
+	}
+	fmt.Fprintln(notes, "[learning this model's vocabulary shortlist, once, in a minute or less; Ctrl-C leaves it for later]")
+	err := g.learner.Learn(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return nil
+	case err != nil:
+		return err
+	}
+	fmt.Fprintln(notes, madeNote(g.learner.Made()))
+	return nil
 }
 
 func ms(d time.Duration) float64 { return d.Seconds() * 1000 }

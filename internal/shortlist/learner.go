@@ -66,13 +66,15 @@ type Learner struct {
 	threads int
 	share   float64 // of the output matrix in a token's bytes
 	path    string  // of the file that it is kept in
-	why     string  // there can be none; "" = there can
 
 	made atomic.Pointer[Made]
 
-	mu      sync.Mutex
-	moments *Moments
-	seen    []float32 // states not yet in moments, (n, nEmbd)
+	learning sync.Mutex // one at a time: work that was stopped may still be ending when the next begins
+	moments  *Moments   // guarded by learning
+
+	mu      sync.Mutex // guards what follows
+	why     string     // there can be none; "" = there can
+	seen    []float32  // states not yet in moments, (n, nEmbd)
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 	started time.Time
@@ -151,7 +153,11 @@ func share(m *llama.Model, o *llama.OutputMatrix) float64 {
 func (l *Learner) Share() float64 { return l.share }
 
 // Why says why the model gets no shortlist; "" = it has one or will have.
-func (l *Learner) Why() string { return l.why }
+func (l *Learner) Why() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.why
+}
 
 // Made is the shortlist, nil while there is none.
 func (l *Learner) Made() *Made { return l.made.Load() }
@@ -169,13 +175,10 @@ func (l *Learner) Use(c *llama.Context) (*Made, error) {
 
 // See takes in the hidden state of the last decode's first output row.
 func (l *Learner) See(c *llama.Context) {
-	if l.why != "" {
-		return
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := len(l.seen)
-	if n >= keptStates*l.matrix.NEmbd {
+	if l.why != "" || n >= keptStates*l.matrix.NEmbd {
 		return
 	}
 	l.seen = slices.Grow(l.seen, l.matrix.NEmbd)[:n+l.matrix.NEmbd]
@@ -213,13 +216,13 @@ func (l *Learner) Close() error {
 	l.Busy()
 	l.running.Wait()
 	l.mu.Lock()
-	made := l.made.Swap(nil)
+	made, open := l.made.Swap(nil), l.why == ""
+	l.why = "closed"
 	l.mu.Unlock()
 	var err error
-	if l.why == "" && made == nil && l.absorb() > 0 {
+	if open && made == nil && l.absorb() > 0 {
 		err = writeMoments(l.path, l.model, l.moments)
 	}
-	l.why = "closed"
 	if made != nil {
 		err = errors.Join(err, made.List.Close())
 	}
@@ -227,6 +230,7 @@ func (l *Learner) Close() error {
 }
 
 // absorb adds the states that were seen to the moments and returns how many there are in all.
+// learning is held, or nothing else is at work.
 func (l *Learner) absorb() int {
 	l.mu.Lock()
 	seen := l.seen
@@ -239,11 +243,13 @@ func (l *Learner) absorb() int {
 }
 
 // Learn works until the shortlist is as good as it gets from the states at hand, or
-// ctx ends. One goroutine at a time may do so.
+// ctx ends.
 func (l *Learner) Learn(ctx context.Context) error {
-	if l.why != "" {
-		return fmt.Errorf("%w: %s", llama.ErrShortlist, l.why)
+	if why := l.Why(); why != "" {
+		return fmt.Errorf("%w: %s", llama.ErrShortlist, why)
 	}
+	l.learning.Lock()
+	defer l.learning.Unlock()
 	states := l.absorb()
 	made := l.made.Load()
 	if made != nil && states < refitStates*made.States {
