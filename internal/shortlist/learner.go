@@ -48,8 +48,9 @@ const (
 	// smallerSaves is the share of rows that a smaller size must save to be taken in place
 	// of a larger one, which errs less.
 	smallerSaves = 0.2
-	// leastGain is the speed-up below which a shortlist is not used.
-	leastGain = 1.01
+	// leastGain is the speed-up below which a shortlist is not used: what is measured is
+	// off by a percent or two.
+	leastGain = 1.03
 )
 
 // sizes are the numbers of exact tokens that are tried.
@@ -486,7 +487,7 @@ func (s *student) measure(made *Made, m *Moments) error {
 	}
 	s.choose(made, trials)
 	// Time both in turns, each several tokens in a row: the first after a change builds a new graph.
-	const turns, run = 4, 6
+	const turns, run = 8, 6
 	token, _, err := s.next()
 	if err != nil {
 		return err
@@ -512,7 +513,9 @@ func (s *student) measure(made *Made, m *Moments) error {
 			}
 		}
 	}
-	made.Gain = float64(median(whole)) / float64(median(short))
+	all := float64(median(whole))
+	// A token in doubt costs about the matrix's share of a token more.
+	made.Gain = all / (float64(median(short)) + made.Whole*share(s.model, s.matrix)*all)
 	return nil
 }
 
