@@ -46,4 +46,5 @@ compile -DLAYERSKIP_PRELOAD third_party/layerskip/layerskip.c
 compile third_party/layerskip/rows.c
 compile third_party/layerskip/barrier.c
 compile llama/glue.c
+compile llama/shortlist.c
 compile scripts/cloop.c

@@ -101,7 +101,7 @@ func spin() {
 		os.Exit(0)
 	}()
 	runtime.LockOSThread()
-	for {
+	for time.Since(time.Time{}) > 0 { // always
 	}
 }
 
