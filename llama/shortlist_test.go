@@ -164,6 +164,29 @@ func TestShortlistOfSeveralRows(t *testing.T) {
 	}
 }
 
+// The embedding is the hidden state that the shortlist reads.
+func TestShortlistBesideEmbeddings(t *testing.T) {
+	llamatest.Library(t)
+	m := llamatest.Small(t, "qwen3")
+	c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 64, Embeddings: true, Threads: 1})
+	list, _ := newShortlist(t, m, 1e9)
+	require.NoError(t, c.SetShortlist(list))
+	whole := logitsOf(t, c, skip.Mask{})
+	embedding, err := c.Embedding(-1)
+	require.NoError(t, err)
+	want := slices.Clone(embedding)
+	hidden := make([]float32, m.NEmbd)
+	require.NoError(t, c.Hidden(0, hidden))
+	require.Equal(t, want, hidden)
+	short := logitsOf(t, c, skip.Mask{}.WithShortlist(listSize))
+	embedding, err = c.Embedding(-1)
+	require.NoError(t, err)
+	require.Equal(t, want, embedding)
+	for i := range whole {
+		require.True(t, near(whole[i], short[i]))
+	}
+}
+
 func TestShortlistRefusals(t *testing.T) {
 	llamatest.Library(t)
 	m := llamatest.Small(t, "llama")
