@@ -43,6 +43,9 @@ const (
 	learnAnswer = 48
 	// measuredTokens is how many tokens of other prompts' answers a preview is measured on.
 	measuredTokens = 96
+	// doubtCosts is what a token in doubt is taken to cost, in whole matrices: other texts
+	// leave more in doubt than those that were measured.
+	doubtCosts = 2
 	// smallerSaves is the share of rows that a smaller size must save to be taken in place
 	// of a larger one, which errs less.
 	smallerSaves = 0.2
@@ -536,7 +539,7 @@ func (s *student) choose(made *Made, trials [][]llama.ShortlistTrial) {
 			}
 		}
 		share := float64(whole) / float64(len(tokens))
-		if rows := float64(sizes[i]) + share*float64(s.matrix.NVocab); rows < (1-smallerSaves)*least {
+		if rows := float64(sizes[i]) + doubtCosts*share*float64(s.matrix.NVocab); rows < (1-smallerSaves)*least {
 			least = rows
 			made.Size, made.List.Margin, made.Whole = sizes[i], margin, share
 		}
