@@ -36,7 +36,7 @@ const (
 	// kind is what these files say in general.type.
 	kind = "gallop-shortlist"
 	// version is that of the files' meaning: others are made anew.
-	version = 2
+	version = 3
 )
 
 var (

@@ -1,6 +1,7 @@
 package shortlist
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,6 +47,8 @@ const (
 	// doubtCosts is what a token in doubt is taken to cost, in whole matrices: other texts
 	// leave more in doubt than those that were measured.
 	doubtCosts = 2
+	// freeDoubt is the share of tokens that may be in doubt without being missed.
+	freeDoubt = 0.02
 	// smallerSaves is the share of rows that a smaller size must save to be taken in place
 	// of a larger one, which errs less.
 	smallerSaves = 0.2
@@ -521,24 +524,19 @@ func (s *student) measure(made *Made, m *Moments) error {
 }
 
 // choose finds the size that costs the fewest rows, those of tokens sent to the whole
-// matrix included, and the margin that would have sent there whatever a list lacked.
+// matrix included, and the margin that would have sent there whatever a list lacked. Where
+// that is little, the margin is as large as costs little: other texts are harder.
 func (s *student) choose(made *Made, trials [][]llama.ShortlistTrial) {
 	least := math.Inf(1)
 	for i, tokens := range trials {
 		if sizes[i] > s.matrix.NVocab/4 {
 			continue
 		}
-		margin := float32(0)
-		for _, t := range tokens {
-			margin = max(margin, t.Missed)
-		}
-		whole := 0
-		for _, t := range tokens {
-			if t.Gap < margin {
-				whole++
-			}
-		}
-		share := float64(whole) / float64(len(tokens))
+		margin := slices.MaxFunc(tokens, func(a, b llama.ShortlistTrial) int { return cmp.Compare(a.Missed, b.Missed) }).Missed
+		slices.SortFunc(tokens, func(a, b llama.ShortlistTrial) int { return cmp.Compare(a.Gap, b.Gap) })
+		margin = max(margin, tokens[int(freeDoubt*float64(len(tokens)))].Gap)
+		doubt, _ := slices.BinarySearchFunc(tokens, margin, func(t llama.ShortlistTrial, m float32) int { return cmp.Compare(t.Gap, m) })
+		share := float64(doubt) / float64(len(tokens))
 		if rows := float64(sizes[i]) + doubtCosts*share*float64(s.matrix.NVocab); rows < (1-smallerSaves)*least {
 			least = rows
 			made.Size, made.List.Margin, made.Whole = sizes[i], margin, share
