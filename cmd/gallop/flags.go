@@ -230,12 +230,14 @@ func (g *generation) drafts(m *llama.Model, o *chat.Options) (err error) {
 	if g.escalate > 0 {
 		return usageError{errors.New("--escalate and --lossless exclude each other: lossless answers are all the whole model's")}
 	}
-	return setDrafts(o, m, g.draftSource)
+	// Without a folder for the cache what batches cost is found out each time.
+	o.Lossless.Learned, _ = chat.LearnedPath(m, &o.Context, gpuLayers(g.gpuLayers), !g.noRepack)
+	return setDrafts(o, g.draftSource)
 }
 
-// setDrafts sets where drafts come from: under the session's own mask, those of
-// its profile, or what a look at the model suggests; by looking up; or both.
-func setDrafts(o *chat.Options, m *llama.Model, source string) error {
+// setDrafts sets where drafts come from: under the session's own mask or those of
+// its profile; by looking up; or both.
+func setDrafts(o *chat.Options, source string) error {
 	masks, err := choose("--draft-source", source, map[string]bool{"both": true, "mask": true, "lookup": false})
 	if err != nil {
 		return err
@@ -245,10 +247,7 @@ func setDrafts(o *chat.Options, m *llama.Model, source string) error {
 		o.Mask, o.Routing = skip.Mask{}, nil
 		return nil
 	}
-	if o.Mask.IsEmpty() && (o.Routing == nil || len(o.Routing.Profile.Drafts) == 0) {
-		o.Lossless.Masks, err = chat.DraftMasks(m, o.Context.Threads)
-	}
-	return err
+	return nil
 }
 
 // openModel loads the library and a model, with a progress bar.

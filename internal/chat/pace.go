@@ -15,6 +15,7 @@ import (
 type pace struct {
 	curve       // measured, or on the line between the neighbours that were, or beyond the last of them on its own
 	hoped curve // what was measured so far does not rule out: where that is little, batches may be as cheap as usual
+	dear  curve // what they cost at most: where little was measured, as much as their tokens alone
 
 	one   float64 // seconds of a token decoded alone; 0 = not measured
 	alone times   // what one follows from
@@ -22,13 +23,17 @@ type pace struct {
 	graph float64 // cost of a token decoded alone, beyond one, that follows a batch of another kind; batches have it in them
 	after times   // what graph follows from
 
-	cost [MaxDraft + 2]float64 // (n,) of a batch of n tokens; 0 = not measured
-	seen [MaxDraft + 2]times   // what they follow from
+	cost [mostRows + 1]float64 // (n,) of a batch of n tokens; 0 = not measured
+	seen [mostRows + 1]times   // what they follow from
 }
+
+// mostRows is the longest batch, in tokens: the one before the draft that is
+// decoded again to compare with, the last one taken, and the draft.
+const mostRows = MaxDraft + 2
 
 // curve is the cost of a batch of n tokens, (n,): worked out once for each
 // measurement, as it is asked for many times for each token.
-type curve [MaxDraft + 2]float64
+type curve [mostRows + 1]float64
 
 // of is the cost of a batch of n tokens.
 func (c *curve) of(n int) float64 { return c[n] }
@@ -54,7 +59,8 @@ func (t *times) add(x float64) (usual float64) {
 	return sorted[(known-1)/4]
 }
 
-// saw takes in the time of a batch of n tokens; that of a single one comes first.
+// saw takes in the time of a batch of n tokens; before that of a single one is
+// known, nothing.
 func (p *pace) saw(n int, took time.Duration) {
 	if n == 1 {
 		p.one = p.alone.add(took.Seconds())
@@ -63,13 +69,34 @@ func (p *pace) saw(n int, took time.Duration) {
 		}
 		return
 	}
-	p.cost[n] = p.seen[n].add(p.tokens(took))
-	p.draw()
+	if p.one > 0 {
+		p.cost[n] = p.seen[n].add(p.tokens(took))
+		p.draw()
+	}
 }
 
 // sawGraph takes in the time of a single token that followed another kind of batch.
 func (p *pace) sawGraph(took time.Duration) {
 	p.graph = max(p.after.add(p.tokens(took))-1, 0)
+	p.draw()
+}
+
+// forgetBatches forgets what batches cost: they are computed in another way now.
+func (p *pace) forgetBatches() {
+	p.cost, p.seen = [mostRows + 1]float64{}, [mostRows + 1]times{}
+	p.draw()
+}
+
+// recall takes in costs that were measured earlier, as often as it takes to trust
+// them; new measurements take their place.
+func (p *pace) recall(graph float64, costs map[int]float64) {
+	p.graph = graph
+	for range trusted {
+		p.after.add(1 + graph)
+		for n, cost := range costs {
+			p.cost[n] = p.seen[n].add(cost)
+		}
+	}
 	p.draw()
 }
 
@@ -82,10 +109,28 @@ func (p *pace) draw() {
 			p.hoped[n] = min(p.curve[n], 1+p.graph+unknownSlope*float64(n-1))
 		}
 	}
+	most := math.Inf(1)
+	for n := len(p.dear) - 1; n >= 0; n-- { // a longer batch costs no less
+		p.dear[n] = max(float64(n), 1)
+		if n > 1 {
+			p.dear[n] += p.graph
+		}
+		if n > 1 && p.seen[n].n >= trusted {
+			most = p.cost[n]
+			p.dear[n] = most
+		}
+		p.dear[n] = min(p.dear[n], most)
+	}
 }
 
-// tokens is how many tokens could have been decoded alone in a time.
-func (p *pace) tokens(took time.Duration) float64 { return took.Seconds() / p.one }
+// tokens is how many tokens could have been decoded alone in a time; 0 while
+// that of one is not known.
+func (p *pace) tokens(took time.Duration) float64 {
+	if p.one == 0 {
+		return 0
+	}
+	return took.Seconds() / p.one
+}
 
 // unknownSlope is what one more token is taken to add to a batch while nothing
 // was measured: about a CPU's.
@@ -184,6 +229,15 @@ func (o *odds) of(class int, prior float64) float64 {
 	return (o.kept[class] + priorTries*mean) / (o.tried[class] + priorTries)
 }
 
+// sure is the chance of a class that its tries show, whatever was believed: as if
+// one more had failed. atLeast is the same over all classes.
+func (o *odds) sure(class int) float64 { return o.kept[class] / (o.tried[class] + 1) }
+
+func (o *odds) atLeast() float64 {
+	tried, kept := o.sums()
+	return kept / (tried + 1)
+}
+
 // probabilityClass is the class of a token that the draft gave probability p:
 // each class halves what is missing to 1.
 func probabilityClass(p float64) int {
@@ -216,30 +270,55 @@ func (c *draftCost) learn(tokens []float64) {
 	}
 }
 
-// affordable is the longest draft that costs no more than a bound, its
-// verification included, up to most tokens; 0 = none.
-func (c *curve) affordable(cost *draftCost, bound float64, most int) int {
-	for most > 0 && cost.once+float64(most)*cost.each+c.of(most+1) > bound {
-		most--
+// affordable is the longest draft of at most len(chances) tokens that is expected
+// to lose no more than budget, in the time of tokens decoded alone; 0 = none. Each
+// token is accepted with its chance, (γ,), where those before it are. extra is how
+// many tokens beside the draft and the one before it the batch has.
+func (c *curve) affordable(cost *draftCost, chances []float64, budget float64, extra int) int {
+	n := len(chances)
+	for n > 0 && c.risk(cost, chances[:n], extra) > budget {
+		n--
 	}
-	return most
+	return n
+}
+
+// risk is the expected loss of a draft: what it costs beyond the tokens that it
+// gives, wherever it does.
+func (c *curve) risk(cost *draftCost, chances []float64, extra int) (loss float64) {
+	n := len(chances)
+	price := cost.once + float64(n)*cost.each + c.of(n+1+extra)
+	reach := 1.0
+	for accepted, chance := range chances {
+		loss += reach * (1 - chance) * max(price-float64(accepted+1), 0)
+		reach *= chance
+	}
+	return loss + reach*max(price-float64(n+1), 0)
 }
 
 // best finds the length of drafts that brings most when each token is accepted
-// with the chance of those before it times odds: a draft of γ tokens gives
-// 1 + odds + … + odds^γ (the whole model's own next token is the first term), for
-// once + γ each + the cost of a batch of γ+1. rate is tokens by cost: the speed-up
-// over one token at a time.
-func (c *curve) best(cost *draftCost, odds float64, most int) (length int, rate float64) {
+// with its chance, (γ,), where those before it are: a draft of γ tokens gives
+// 1 + a₁ + a₁a₂ + … + a₁a₂…a_γ (the whole model's own next token is the first
+// term), for once + γ each + the cost of a batch of γ+1. rate is tokens by cost:
+// the speed-up over one token at a time.
+func (c *curve) best(cost *draftCost, chances []float64) (length int, rate float64) {
 	tokens, reach := 1.0, 1.0
-	for n := 1; n <= most; n++ {
-		reach *= odds
+	for i, chance := range chances {
+		n := i + 1
+		reach *= chance
 		tokens += reach
 		if r := tokens / (cost.once + float64(n)*cost.each + c.of(n+1)); r > rate {
 			length, rate = n, r
 		}
 	}
 	return length, rate
+}
+
+// fill sets all of dst to x.
+func fill(dst []float64, x float64) []float64 {
+	for i := range dst {
+		dst[i] = x
+	}
+	return dst
 }
 
 // goOn decides whether a draft of n tokens, all of which are accepted with the

@@ -54,7 +54,7 @@ func TestBestDraft(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 1))
 	for _, odds := range []float64{0.1, 0.5, 0.8, 0.95} {
 		cost := &draftCost{once: 0.07, each: 0.27}
-		length, rate := p.best(cost, odds, MaxDraft)
+		length, rate := p.best(cost, fill(make([]float64, MaxDraft), odds))
 		bestPlayed, played := 0, 0.0
 		for n := 1; n <= MaxDraft; n++ {
 			tokens := 0
@@ -75,16 +75,16 @@ func TestBestDraft(t *testing.T) {
 		}
 		require.InEpsilon(t, played, rate, 0.03, "%d instead of %d tokens", length, bestPlayed)
 	}
-	_, cheap := p.best(&draftCost{each: 0.13}, 0.95, MaxDraft)
+	_, cheap := p.best(&draftCost{each: 0.13}, fill(make([]float64, MaxDraft), 0.95))
 	require.Greater(t, cheap, 1.3, "a deep mask that is mostly right pays on two cores")
-	_, poor := p.best(&draftCost{each: 0.53}, 0.3, MaxDraft)
+	_, poor := p.best(&draftCost{each: 0.53}, fill(make([]float64, MaxDraft), 0.3))
 	require.Less(t, poor, 1.0, "and one that is mostly wrong does not")
 }
 
 func TestDraftsGoOnWhileTheyPay(t *testing.T) {
 	p := laptop()
 	cost := &draftCost{each: 0.27}
-	length, rate := p.best(cost, 0.9, MaxDraft)
+	length, rate := p.best(cost, fill(make([]float64, MaxDraft), 0.9))
 	require.True(t, p.goOn(1, 0.9, cost, 0.9, rate, MaxDraft))
 	require.False(t, p.goOn(length, 0.1, cost, 0.9, rate, MaxDraft), "hardly anything so far will be accepted")
 	require.False(t, p.goOn(MaxDraft, 1, cost, 0.9, rate, MaxDraft))
@@ -92,11 +92,16 @@ func TestDraftsGoOnWhileTheyPay(t *testing.T) {
 
 func TestDraftsAreAffordable(t *testing.T) {
 	p, cost := laptop(), &draftCost{once: 0.1, each: 0.2}
-	require.Zero(t, p.affordable(cost, 1, MaxDraft), "nothing is free")
-	n := p.affordable(cost, 3, MaxDraft)
-	require.Equal(t, 3, n) // 0.1 + 3 × 0.2 + 29.3 / 15.1 = 2.64
-	require.LessOrEqual(t, p.affordable(cost, 3, 2), 2)
-	require.Equal(t, MaxDraft, p.affordable(cost, 100, MaxDraft))
+	never := make([]float64, MaxDraft)
+	require.Zero(t, p.affordable(cost, never, 0, 0), "nothing is free")
+	n := p.affordable(cost, never, 2, 0)
+	require.Equal(t, 3, n) // 0.1 + 3 × 0.2 + 29.3 / 15.1 = 2.64, of which its own token brings 1
+	require.Equal(t, 3, p.affordable(cost, never, 1.9, 0))
+	require.Equal(t, 2, p.affordable(cost, never, 1.9, 1), "a batch that is compared has a row more")
+	require.LessOrEqual(t, p.affordable(cost, never[:2], 2, 0), 2)
+	require.Equal(t, MaxDraft, p.affordable(cost, never, 100, 0))
+	mostly := fill(make([]float64, MaxDraft), 0.95)
+	require.Greater(t, p.affordable(cost, mostly, 0.5, 0), 3, "what mostly wins may be longer")
 }
 
 func TestHopeEndsWithMeasurements(t *testing.T) {
