@@ -53,7 +53,7 @@ func LearnedPath(m *llama.Model, o *llama.ContextOptions, gpuLayers int, repack 
 		threads = m.DefaultThreads()
 	}
 	machine := fnv.New64a()
-	fmt.Fprintln(machine, llama.Release, llama.Version(), threads, o.ThreadsBatch, o.NUBatch, o.KType, o.VType, o.Flash, gpuLayers, repack)
+	fmt.Fprintln(machine, llama.Release, llama.Version(), llama.SystemInfo(), threads, o.ThreadsBatch, o.NUBatch, o.KType, o.VType, o.Flash, gpuLayers, repack)
 	for _, d := range llama.Devices() {
 		fmt.Fprintln(machine, d.Name, d.Description, d.Kind)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"time"
 
@@ -164,6 +165,7 @@ type drafter struct {
 	steps    int           // drafts since the time of a single token was last measured
 	singles  int           // tokens decoded alone since the last batch
 	switched time.Duration // time of the first of them, which has a graph to build; 0 = booked
+	probing  bool          // no draft, but a batch of two is to be measured
 	trying   bool          // the draft is made to find out what its source is worth
 	rounds   int
 
@@ -292,13 +294,20 @@ func (d *drafter) generate(g *generation, prompt []llama.Token) error {
 		d.remember(pending)
 		src, length := d.choose(g.room())
 		if src == nil {
-			pending, err = d.single(g, pending)
+			if d.probing {
+				pending, err = d.probe(g, pending)
+			} else {
+				pending, err = d.single(g, pending)
+			}
 			continue
 		}
 		var more bool
 		if pending, more, err = d.round(g, src, length, pending); !more {
 			break
 		}
+	}
+	if os.Getenv("GDEBUG") != "" && d.lookup != nil {
+		fmt.Fprintf(os.Stderr, "DEBUG tried %.0f kept %.0f ahead %.2f cost %.2f one %.5f graph %.2f lengths %v\n", d.lookup.odds.tried, d.lookup.odds.kept, d.ahead, d.pace.cost, d.pace.one, d.pace.graph, g.a.Drafting.Lengths)
 	}
 	return err
 }
@@ -356,11 +365,11 @@ const remeasure = 20
 
 // lossShare is the share of the time of plain decoding that drafts may cost where
 // they fail: finding out what they are worth included.
-const lossShare = 0.01
+const lossShare = 0.018
 
 // wonBefore is how much of what was won in earlier answers, or not spent on
 // finding out, may be lost in another one, in tokens' time.
-const wonBefore = 1
+const wonBefore = 0.5
 
 // tryMost bounds drafts that are made to find out what a source is worth.
 const tryMost = 3
@@ -374,6 +383,7 @@ const tryEvery = 16
 // shown; while that is nothing, it is expected to fail.
 func (d *drafter) choose(room int) (src *source, length int) {
 	most := d.bound(room)
+	d.probing = false
 	if most < 1 || !d.comparable() {
 		return nil, 0
 	}
@@ -393,14 +403,11 @@ func (d *drafter) choose(room int) (src *source, length int) {
 	var best, promising *source
 	var bestLength, promisingLength int
 	rate, promise := 1.0, 1.0
+	wish := false // some draft would pay, if batches are cheap
 	consider := func(s *source) {
 		cost := d.costOf(s)
 		d.setChances(s, most)
-		extra := 0
-		if !d.same.all(most + 1) {
-			extra = 1
-		}
-		longest := d.pace.dear.affordable(&cost, d.sure[:most], d.ahead, extra)
+		longest := d.pace.dear.affordable(&cost, d.sure[:most], d.ahead, d.extra)
 		if n, r := d.pace.best(&cost, d.mean[:longest]); r > rate {
 			best, bestLength, rate = s, n, r
 			if !s.lookup {
@@ -408,8 +415,15 @@ func (d *drafter) choose(room int) (src *source, length int) {
 			}
 		}
 		try := min(longest, tryMost)
-		if _, r := d.pace.hoped.best(&cost, d.hope[:try]); r > promise {
-			promising, promisingLength, promise = s, try, r
+		if s.lookup {
+			try = longest
+		}
+		n, r := d.pace.hoped.best(&cost, d.hope[:try])
+		if r > promise {
+			promising, promisingLength, promise = s, n, r
+		}
+		if _, r := d.pace.hoped.best(&cost, d.hope[:most]); r > 1 {
+			wish = true
 		}
 	}
 	for _, s := range d.masks {
@@ -418,11 +432,22 @@ func (d *drafter) choose(room int) (src *source, length int) {
 	if d.match > 0 {
 		consider(d.lookup)
 	}
+	if d.probing = wish && best == nil && promising == nil && d.pace.seen[2].n == 0 && d.pace.dear.of(2)-1 <= d.ahead; d.probing {
+		return nil, 0
+	}
 	d.trying = best == nil || promising != best && promise > rate && d.rounds%tryEvery == tryEvery-1
 	if d.trying {
 		return promising, promisingLength
 	}
 	return best, bestLength
+}
+
+// extra is how many tokens more a batch has that is compared; see [compared].
+func (d *drafter) extra(n int) int {
+	if d.same.known(n + 1) {
+		return 0
+	}
+	return 1
 }
 
 // costOf is what drafts of a source cost. Where it is not known yet, a draft costs
@@ -439,11 +464,14 @@ func (d *drafter) costOf(s *source) draftCost {
 // accepted. How often what is looked up is right is counted without drafts, so
 // nothing is hoped for there.
 func (d *drafter) setChances(s *source, most int) {
-	mean, sure, hope := s.odds.mean(s.prior), s.odds.atLeast(), s.odds.hope(s.prior)
+	mean, hope := s.odds.mean(s.prior), s.odds.hope(s.prior)
+	tried, kept := s.odds.sums()
+	sure := kept / (tried + 1)
 	for i := range most {
 		if s.lookup {
 			class := matchClass(d.match + i)
-			mean, sure = s.odds.of(class, s.prior), s.odds.sure(class)
+			sure = s.odds.sure(class)
+			mean = max(s.odds.of(class, s.prior), sure)
 			hope = mean
 		}
 		d.mean[i], d.sure[i], d.hope[i] = min(mean, mostOdds), min(sure, mostOdds), min(hope, mostOdds)
@@ -481,8 +509,8 @@ func (d *drafter) round(g *generation, src *source, length int, pending llama.To
 		return next, true, err
 	}
 	verifying := time.Now()
-	lead, err := d.verifiable(pending, base)
-	if err != nil {
+	lead := d.lead()
+	if err := d.verifiable(pending, base, lead); err != nil {
 		return llama.NoToken, false, err
 	}
 	accepted, next, more, err := d.verify(g, lead)
@@ -541,7 +569,13 @@ func (d *drafter) saw(n int, took time.Duration) {
 // another program: nobody's loss.
 func (d *drafter) account(src *source, n, tokens int, took time.Duration) {
 	cost := d.costOf(src)
-	most := cost.once + float64(len(d.took))*max(cost.each, src.unknownEach()) + d.pace.dear.of(n)
+	d.book(tokens, took, cost.once+float64(len(d.took))*max(cost.each, src.unknownEach())+d.dearest(n))
+}
+
+// dearest is what a batch of n tokens costs at most.
+func (d *drafter) dearest(n int) float64 { return max(d.pace.dear.of(n), d.pace.cost[n]) }
+
+func (d *drafter) book(tokens int, took time.Duration, most float64) {
 	d.ahead += float64(tokens)*(1+lossShare) - min(d.pace.tokens(took), most)
 }
 

@@ -15,7 +15,7 @@ import (
 type pace struct {
 	curve       // measured, or on the line between the neighbours that were, or beyond the last of them on its own
 	hoped curve // what was measured so far does not rule out: where that is little, batches may be as cheap as usual
-	dear  curve // what they cost at most: where little was measured, as much as their tokens alone
+	dear  curve // what they cost where they are dear: where little was measured, nearly as much as their tokens alone
 
 	one   float64 // seconds of a token decoded alone; 0 = not measured
 	alone times   // what one follows from
@@ -105,21 +105,26 @@ func (p *pace) draw() {
 	for n := range p.curve {
 		p.curve[n] = p.estimate(n)
 		p.hoped[n] = p.curve[n]
-		if n > 1 && p.seen[n].n < trusted {
-			p.hoped[n] = min(p.curve[n], 1+p.graph+unknownSlope*float64(n-1))
+		if n > 1 && p.seen[n].n < trusted { // one time may be twice too long
+			p.hoped[n] = min(p.curve[n], max(1+p.graph+unknownSlope*float64(n-1), p.cost[n]/2))
 		}
 	}
-	most := math.Inf(1)
-	for n := len(p.dear) - 1; n >= 0; n-- { // a longer batch costs no less
-		p.dear[n] = max(float64(n), 1)
-		if n > 1 {
-			p.dear[n] += p.graph
+	p.dear[0], p.dear[1] = 1, 1
+	for n := 2; n < len(p.dear); n++ {
+		p.dear[n] = dearOnce + p.graph + dearSlope*float64(n)
+		if below := p.dear[n-1]; n > 2 && p.seen[n-1].n > 0 {
+			p.dear[n] = min(p.dear[n], below+dearSlope)
 		}
-		if n > 1 && p.seen[n].n >= trusted {
-			most = p.cost[n]
-			p.dear[n] = most
+		if p.seen[n].n >= trusted {
+			p.dear[n] = p.cost[n]
+		} else if p.seen[n].n > 0 {
+			p.dear[n] = min(p.dear[n], p.cost[n])
 		}
-		p.dear[n] = min(p.dear[n], most)
+	}
+	for n := len(p.dear) - 2; n > 1; n-- { // a shorter batch costs no more
+		if p.seen[n].n < trusted {
+			p.dear[n] = min(p.dear[n], p.dear[n+1])
+		}
 	}
 }
 
@@ -135,6 +140,15 @@ func (p *pace) tokens(took time.Duration) float64 {
 // unknownSlope is what one more token is taken to add to a batch while nothing
 // was measured: about a CPU's.
 const unknownSlope = 0.3
+
+// A batch of n tokens that was not measured is expected to cost dearOnce and n
+// times dearSlope where it is dear. Some processors have fast code for one token
+// and none for a few: two cost as much as 2.7 to 3.7 there, eight 6 to 7.5 and
+// sixteen 8 to 13 (three models in 4 and 5 bits on an AMD EPYC with AVX-512).
+const (
+	dearOnce  = 1.6
+	dearSlope = 0.8
+)
 
 // trusted is how many measurements it takes to give up what was believed before:
 // one may have been interrupted, and what is taken for dear is not tried again.
@@ -229,13 +243,15 @@ func (o *odds) of(class int, prior float64) float64 {
 	return (o.kept[class] + priorTries*mean) / (o.tried[class] + priorTries)
 }
 
-// sure is the chance of a class that its tries show, whatever was believed: as if
-// one more had failed. atLeast is the same over all classes.
-func (o *odds) sure(class int) float64 { return o.kept[class] / (o.tried[class] + 1) }
-
-func (o *odds) atLeast() float64 {
-	tried, kept := o.sums()
-	return kept / (tried + 1)
+// sure is the chance of a class that tries show, whatever was believed: as if one
+// more had failed. Classes below it count where that makes it surer.
+func (o *odds) sure(class int) (chance float64) {
+	tried, kept := 1.0, 0.0
+	for c := class; c >= 0; c-- {
+		tried, kept = tried+o.tried[c], kept+o.kept[c]
+		chance = max(chance, kept/tried)
+	}
+	return chance
 }
 
 // probabilityClass is the class of a token that the draft gave probability p:
@@ -273,10 +289,10 @@ func (c *draftCost) learn(tokens []float64) {
 // affordable is the longest draft of at most len(chances) tokens that is expected
 // to lose no more than budget, in the time of tokens decoded alone; 0 = none. Each
 // token is accepted with its chance, (γ,), where those before it are. extra is how
-// many tokens beside the draft and the one before it the batch has.
-func (c *curve) affordable(cost *draftCost, chances []float64, budget float64, extra int) int {
+// many tokens the batch of a draft of n has beside it and the one before it.
+func (c *curve) affordable(cost *draftCost, chances []float64, budget float64, extra func(n int) int) int {
 	n := len(chances)
-	for n > 0 && c.risk(cost, chances[:n], extra) > budget {
+	for n > 0 && c.risk(cost, chances[:n], extra(n)) > budget {
 		n--
 	}
 	return n

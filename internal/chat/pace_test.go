@@ -92,16 +92,16 @@ func TestDraftsGoOnWhileTheyPay(t *testing.T) {
 
 func TestDraftsAreAffordable(t *testing.T) {
 	p, cost := laptop(), &draftCost{once: 0.1, each: 0.2}
-	never := make([]float64, MaxDraft)
-	require.Zero(t, p.affordable(cost, never, 0, 0), "nothing is free")
-	n := p.affordable(cost, never, 2, 0)
+	never, none := make([]float64, MaxDraft), func(int) int { return 0 }
+	require.Zero(t, p.affordable(cost, never, 0, none), "nothing is free")
+	n := p.affordable(cost, never, 2, none)
 	require.Equal(t, 3, n) // 0.1 + 3 × 0.2 + 29.3 / 15.1 = 2.64, of which its own token brings 1
-	require.Equal(t, 3, p.affordable(cost, never, 1.9, 0))
-	require.Equal(t, 2, p.affordable(cost, never, 1.9, 1), "a batch that is compared has a row more")
-	require.LessOrEqual(t, p.affordable(cost, never[:2], 2, 0), 2)
-	require.Equal(t, MaxDraft, p.affordable(cost, never, 100, 0))
+	require.Equal(t, 3, p.affordable(cost, never, 1.9, none))
+	require.Equal(t, 2, p.affordable(cost, never, 1.9, func(int) int { return 1 }), "a batch that is compared has a row more")
+	require.LessOrEqual(t, p.affordable(cost, never[:2], 2, none), 2)
+	require.Equal(t, MaxDraft, p.affordable(cost, never, 100, none))
 	mostly := fill(make([]float64, MaxDraft), 0.95)
-	require.Greater(t, p.affordable(cost, mostly, 0.5, 0), 3, "what mostly wins may be longer")
+	require.Greater(t, p.affordable(cost, mostly, 0.5, none), 3, "what mostly wins may be longer")
 }
 
 func TestHopeEndsWithMeasurements(t *testing.T) {

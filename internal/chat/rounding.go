@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"time"
 
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
@@ -45,7 +46,7 @@ func (c *compared) add(n int, batch, alone []float32) (distance float64) {
 // keepReference keeps the logits that pending was sampled from, if a batch may be
 // compared with them.
 func (d *drafter) keepReference() error {
-	if d.same.all(d.most + 1) {
+	if d.same.all(d.most+1) && !d.probing {
 		return nil
 	}
 	logits, err := d.s.ctx.Logits(d.row)
@@ -59,39 +60,66 @@ func (d *drafter) keepReference() error {
 // last token came in a batch of its own kind.
 func (d *drafter) comparable() bool { return d.follows || d.same.all(d.most+1) }
 
+// lead is how many tokens before pending go into the draft's batch. A draft may
+// lose its last token, so that the batch is of the class in question.
+func (d *drafter) lead() int {
+	n := len(d.tokens) + 1
+	if d.same.known(n) {
+		return 0
+	}
+	if d.same.class(n+1) != d.same.class(n) {
+		d.cut(len(d.tokens) - 1)
+	}
+	return 1
+}
+
 // verifiable decodes pending and the draft behind it, which stand at base, by the
 // whole model, so that each token comes out as if it had been decoded alone. lead
-// is how many tokens before pending are in the batch.
-func (d *drafter) verifiable(pending llama.Token, base int) (lead int, err error) {
-	s, n := d.s, len(d.tokens)+1
-	d.batch = d.batch[:0]
-	if !d.same.known(n) {
-		lead = 1
-		d.batch = append(d.batch, s.cached[base-1])
-		if d.same.class(n+1) != d.same.class(n) { // a batch of the class in question
-			d.cut(len(d.tokens) - 1)
-		}
-	}
-	d.batch = append(append(d.batch, pending), d.tokens...)
+// is how many tokens before pending are in the batch, to be compared.
+func (d *drafter) verifiable(pending llama.Token, base, lead int) error {
+	s := d.s
+	d.batch = append(append(append(d.batch[:0], s.cached[base-lead:base]...), pending), d.tokens...)
 	for {
 		if err := s.forget(base - lead); err != nil { // what a draft left in the KV cache lacks layers
-			return lead, err
+			return err
 		}
 		if err := s.decode(d.batch, skip.Mask{}, len(d.batch)); err != nil || lead == 0 {
-			return lead, err
+			return err
 		}
 		logits, err := s.ctx.Logits(0)
 		if err != nil {
-			return lead, err
+			return err
 		}
 		d.learned = true
 		if d.same.add(len(d.batch), logits, d.reference) <= noRounding || s.alone == llama.MultiplyAlone {
-			return lead, nil
+			return nil
 		}
 		s.alone = llama.MultiplyAlone // and what was learnt of batches is of no use
 		d.same = compared{}
 		d.pace.forgetBatches()
 	}
+}
+
+// probe decodes pending together with the token before it, which is there already:
+// that shows what a batch of two costs, and how it rounds, where no draft is cheap
+// enough to find that out.
+func (d *drafter) probe(g *generation, pending llama.Token) (next llama.Token, err error) {
+	began, base := time.Now(), len(d.s.cached)
+	d.cut(0)
+	if err := d.keepReference(); err != nil {
+		return llama.NoToken, err
+	}
+	if err := d.verifiable(pending, base, 1); err != nil {
+		return llama.NoToken, err
+	}
+	if next, err = g.sampler.Sample(d.s.ctx, 1); err != nil {
+		return llama.NoToken, err
+	}
+	took := time.Since(began)
+	d.saw(2, took)
+	d.book(1, took, d.dearest(2))
+	d.row, d.singles = 1, 0
+	return next, nil
 }
 
 // cut shortens the draft.
