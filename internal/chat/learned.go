@@ -17,7 +17,7 @@ import (
 type learned struct {
 	Version  int             `json:"version"`
 	Alone    llama.Alone     `json:"alone"`    // how batches come out as one token at a time
-	Compared uint            `json:"compared"` // see [compared].classes
+	Compared uint            `json:"compared"` // sizes of batches; see [compared]
 	Rounding float64         `json:"rounding"` // of logits, at most
 	Graph    float64         `json:"graph"`    // cost of a new graph, in the time of a token decoded alone
 	Costs    map[int]float64 `json:"costs"`    // of batches, by their tokens, likewise
@@ -29,7 +29,7 @@ const learnedVersion = 1
 // valid tells whether what a file says can be.
 func (l *learned) valid() bool {
 	ok := l.Version == learnedVersion && (l.Alone == llama.AttendAlone || l.Alone == llama.MultiplyAlone) &&
-		l.Compared < 1<<(new(compared).class(mostRows)+1) && l.Rounding >= 0 && l.Graph >= 0
+		l.Compared < 1<<(mostRows+1) && l.Rounding >= 0 && l.Graph >= 0
 	for n, cost := range l.Costs {
 		ok = ok && n > 1 && n <= mostRows && cost > 0
 	}
@@ -76,7 +76,7 @@ func (d *drafter) recall(path string) {
 	if json.Unmarshal(data, &l) != nil || !l.valid() {
 		return
 	}
-	d.s.alone, d.same = l.Alone, compared{classes: l.Compared, most: l.Rounding}
+	d.s.alone, d.same = l.Alone, compared{sizes: l.Compared, most: l.Rounding}
 	d.pace.recall(l.Graph, l.Costs)
 }
 
@@ -87,7 +87,7 @@ func (d *drafter) keep() {
 		return
 	}
 	d.learned = false
-	l := learned{Version: learnedVersion, Alone: d.s.alone, Compared: d.same.classes, Rounding: d.same.most, Graph: d.pace.graph, Costs: map[int]float64{}}
+	l := learned{Version: learnedVersion, Alone: d.s.alone, Compared: d.same.sizes, Rounding: d.same.most, Graph: d.pace.graph, Costs: map[int]float64{}}
 	for n, cost := range d.pace.cost {
 		if d.pace.seen[n].n >= trusted {
 			l.Costs[n] = cost

@@ -156,7 +156,7 @@ type drafter struct {
 	same      compared
 	reference []float32 // (nVocab,) logits that pending was sampled from
 	row       int       // of the last batch, that pending was sampled from; -1 = its last output
-	follows   bool      // pending follows a token that the whole model decoded alone, or as if alone
+	first     int       // place of the answer's first token
 
 	expected llama.Token // what was looked up for the next token, whether it is drafted or not
 	match    int         // of expected; 0 = nothing was found
@@ -168,6 +168,7 @@ type drafter struct {
 	probing  bool          // no draft, but a batch of two is to be measured
 	trying   bool          // the draft is made to find out what its source is worth
 	rounds   int
+	emitted  time.Duration // in which a draft's tokens were given to the caller
 
 	kept    string // file for what is learnt; "" = none
 	learned bool   // something that is not in it
@@ -276,7 +277,7 @@ func (d *drafter) generate(g *generation, prompt []llama.Token) error {
 	g.a.Drafting = &Drafting{Masks: map[skip.Mask]int{}}
 	d.drafted, d.bare = map[*source]*judged{}, 0
 	d.ahead = min(d.ahead, wonBefore)
-	d.singles, d.switched, d.row, d.follows, d.match = 0, 0, -1, false, 0
+	d.singles, d.switched, d.row, d.first, d.match = 0, 0, -1, len(d.s.cached), 0
 	defer func() {
 		g.a.Drafting.Plain = time.Duration(float64(g.a.Tokens-1) * d.pace.one * float64(time.Second))
 		g.a.Drafting.Possible, g.a.Drafting.Rounding = d.possible(g.a.Tokens), d.same.most
@@ -339,7 +340,7 @@ func (d *drafter) single(g *generation, pending llama.Token) (next llama.Token, 
 		return llama.NoToken, err
 	}
 	took := time.Since(began)
-	d.row, d.follows = -1, true
+	d.row = -1
 	d.ahead += lossShare
 	switch d.singles++; {
 	case d.singles == 1: // it has a graph to build
@@ -384,7 +385,8 @@ const tryEvery = 16
 func (d *drafter) choose(room int) (src *source, length int) {
 	most := d.bound(room)
 	d.probing = false
-	if most < 1 || !d.comparable() {
+	since := len(d.s.cached) - d.first
+	if most < 1 || since < 1 {
 		return nil, 0
 	}
 	if d.fixed {
@@ -393,7 +395,7 @@ func (d *drafter) choose(room int) (src *source, length int) {
 		}
 		return d.lookup, most
 	}
-	if d.pace.one == 0 || d.steps >= remeasure {
+	if since < leastLead || d.pace.one == 0 || d.steps >= remeasure {
 		return nil, 0
 	}
 	if len(d.masks) == 0 && d.match == 0 {
@@ -444,7 +446,7 @@ func (d *drafter) choose(room int) (src *source, length int) {
 
 // extra is how many tokens more a batch has that is compared; see [compared].
 func (d *drafter) extra(n int) int {
-	if d.same.known(n + 1) {
+	if d.same.known(batchSize(n + 1)) {
 		return 0
 	}
 	return 1
@@ -481,7 +483,11 @@ func (d *drafter) setChances(s *source, most int) {
 // bound is the longest draft that there is room for, when room more tokens may
 // be taken: with one of the whole model's own behind it.
 func (d *drafter) bound(room int) int {
-	return min(d.most, room-1, d.s.batch.Cap()-2, d.s.ctx.NCtx()-len(d.s.cached)-1)
+	most := d.most
+	if !d.fixed {
+		most = min(most, MaxDraft/columns*columns-1) // and the token before it
+	}
+	return min(most, room-1, d.s.batch.Cap()-columns, d.s.ctx.NCtx()-len(d.s.cached)-1)
 }
 
 // round drafts after pending, the last token that was taken, and lets the whole
@@ -490,8 +496,8 @@ func (d *drafter) bound(room int) int {
 func (d *drafter) round(g *generation, src *source, length int, pending llama.Token) (next llama.Token, more bool, err error) {
 	s, began, base := d.s, time.Now(), len(d.s.cached)
 	d.cut(0)
-	d.took = d.took[:0]
-	if err := d.keepReference(); err != nil {
+	d.took, d.emitted = d.took[:0], 0
+	if err := d.keepReference(length); err != nil {
 		return llama.NoToken, false, err
 	}
 	if src.lookup {
@@ -517,8 +523,8 @@ func (d *drafter) round(g *generation, src *source, length int, pending llama.To
 	if err == nil {
 		err = s.forget(base + 1 + accepted)
 	}
-	d.row, d.follows = lead+accepted, true
-	d.saw(len(d.batch), time.Since(verifying))
+	d.row = lead + accepted
+	d.saw(len(d.batch), time.Since(verifying)-d.emitted)
 	if !src.lookup { // what is looked up is counted when it is remembered
 		for i, class := range d.class[:min(accepted+1, len(d.tokens))] {
 			src.odds.count(class, i < accepted)
@@ -533,7 +539,7 @@ func (d *drafter) round(g *generation, src *source, length int, pending llama.To
 	d.steps++
 	d.rounds++
 	d.singles = 0
-	d.account(src, len(d.batch), accepted+1, time.Since(began))
+	d.account(src, len(d.batch), accepted+1, time.Since(began)-d.emitted)
 	return next, more, err
 }
 
@@ -600,7 +606,9 @@ func (d *drafter) verify(g *generation, lead int) (accepted int, next llama.Toke
 			return i, next, true, nil
 		}
 		g.sampler.Take(t)
-		if !g.take(t) {
+		emitting := time.Now()
+		more := g.take(t)
+		if d.emitted += time.Since(emitting); !more {
 			return i + 1, llama.NoToken, false, nil
 		}
 		d.remember(t)

@@ -27,16 +27,29 @@ type pace struct {
 	seen [mostRows + 1]times   // what they follow from
 }
 
-// mostRows is the longest batch, in tokens: the one before the draft that is
-// decoded again to compare with, the last one taken, and the draft.
+// mostRows is the longest batch, in tokens: the longest draft, the last token
+// taken, and one before it that is decoded again to compare with.
 const mostRows = MaxDraft + 2
 
 // curve is the cost of a batch of n tokens, (n,): worked out once for each
 // measurement, as it is asked for many times for each token.
 type curve [mostRows + 1]float64
 
-// of is the cost of a batch of n tokens.
-func (c *curve) of(n int) float64 { return c[n] }
+// of is the cost of a batch of n tokens, filled up to the next size.
+func (c *curve) of(n int) float64 { return c[batchSize(n)] }
+
+// batchSize is how many tokens a batch of n is filled up to: CPUs multiply by four
+// or eight columns at a time, and some take several times as long for seven as for
+// eight.
+func batchSize(n int) int {
+	if n <= 2 {
+		return n
+	}
+	return min((n+columns-1)/columns*columns, mostRows)
+}
+
+// columns is what sizes of batches are multiples of, beyond two.
+const columns = 4
 
 // recent is how many measurements count: few, because they should be of now, and
 // enough that some of them were not interrupted by another program.

@@ -23,16 +23,18 @@ func laptop() *pace {
 func TestPaceFillsGaps(t *testing.T) {
 	p := laptop()
 	const tolerance = 1e-6 // of the decimals here
-	for n, ms := range map[int]float64{1: 15.1, 2: 19.8333333, 3: 24.5666667, 4: 29.3, 6: 38.9, 8: 48.5, 15: 81.9} {
+	for n, ms := range map[int]float64{1: 15.1, 2: 19.8333333, 3: 29.3, 4: 29.3, 6: 48.5, 8: 48.5, 15: 86.6714286} {
 		require.InDelta(t, ms, p.of(n)*15.1, tolerance, "%d tokens", n)
 	}
 	var unknown pace
 	unknown.saw(1, 10*time.Millisecond)
-	require.InDelta(t, 1.6, unknown.of(3), tolerance)
-	unknown.saw(3, time.Second)
-	require.InDelta(t, 1.6, unknown.of(3), tolerance, "one measurement may have been interrupted")
-	unknown.saw(3, 15*time.Millisecond)
+	require.InDelta(t, 1.9, unknown.of(3), tolerance)
+	require.InDelta(t, 4.8, unknown.dear.of(3), tolerance)
+	unknown.saw(4, time.Second)
+	require.InDelta(t, 1.9, unknown.of(3), tolerance, "one measurement may have been interrupted")
+	unknown.saw(4, 15*time.Millisecond)
 	require.InDelta(t, 1.5, unknown.of(3), tolerance)
+	require.InDelta(t, 1.5, unknown.dear.of(3), tolerance)
 
 	for range recent - 1 {
 		p.saw(4, 30*time.Millisecond)
@@ -96,8 +98,7 @@ func TestDraftsAreAffordable(t *testing.T) {
 	require.Zero(t, p.affordable(cost, never, 0, none), "nothing is free")
 	n := p.affordable(cost, never, 2, none)
 	require.Equal(t, 3, n) // 0.1 + 3 × 0.2 + 29.3 / 15.1 = 2.64, of which its own token brings 1
-	require.Equal(t, 3, p.affordable(cost, never, 1.9, none))
-	require.Equal(t, 2, p.affordable(cost, never, 1.9, func(int) int { return 1 }), "a batch that is compared has a row more")
+	require.Equal(t, 2, p.affordable(cost, never, 2, func(int) int { return 1 }), "a batch that is compared has a row more")
 	require.LessOrEqual(t, p.affordable(cost, never[:2], 2, none), 2)
 	require.Equal(t, MaxDraft, p.affordable(cost, never, 100, none))
 	mostly := fill(make([]float64, MaxDraft), 0.95)

@@ -3,7 +3,6 @@ package chat
 import (
 	"fmt"
 	"math"
-	"math/bits"
 	"time"
 
 	"github.com/gallop-llm/gallop/llama"
@@ -14,63 +13,63 @@ import (
 const noRounding = 1e-3
 
 // compared is what is known of how batches round beside tokens decoded alone. The
-// first batch of a class of lengths has the token before it in front, whose logits
-// are there: that costs a row once, and no decode of its own.
+// first batch of each size has the token before it in front, whose logits are
+// there: that costs a row once, and no decode of its own.
 type compared struct {
-	classes uint    // bit i: a batch of 2^i to 2^(i+1)-1 tokens was compared
-	most    float64 // distance of logits at most
+	sizes uint    // bit n: a batch of n tokens was compared
+	most  float64 // distance of logits at most
 }
-
-// class is the class of batches of n tokens: kernels take 2, 4, 8 or 16 at a time.
-func (c *compared) class(n int) int { return bits.Len(uint(n)) - 1 }
 
 // known tells whether a batch of n tokens was compared.
-func (c *compared) known(n int) bool { return c.classes&(1<<c.class(n)) != 0 }
+func (c *compared) known(n int) bool { return c.sizes&(1<<n) != 0 }
 
-// all tells whether every batch of up to n tokens was.
-func (c *compared) all(n int) bool {
-	wanted := uint(1)<<(c.class(n)+1) - 1<<1
-	return c.classes&wanted == wanted
-}
-
-// add compares the logits of a batch's token with those of the same token alone.
-func (c *compared) add(n int, batch, alone []float32) (distance float64) {
+// add compares the logits of a token of a batch of n with those of the same one alone.
+func (c *compared) add(n int, batch, alone []float32) {
 	for i, x := range batch {
-		distance = max(distance, math.Abs(float64(x-alone[i])))
+		c.most = max(c.most, math.Abs(float64(x-alone[i])))
 	}
-	c.classes |= 1 << c.class(n)
-	c.most = max(c.most, distance)
-	return distance
+	c.sizes |= 1 << n
 }
 
-// keepReference keeps the logits that pending was sampled from, if a batch may be
-// compared with them.
-func (d *drafter) keepReference() error {
-	if d.same.all(d.most+1) && !d.probing {
-		return nil
+// keepReference keeps the logits that pending was sampled from, which a batch of a
+// draft of at most length tokens may be compared with.
+func (d *drafter) keepReference(length int) error {
+	for n := 2; n <= length+2; n++ {
+		if d.same.known(batchSize(n)) {
+			continue
+		}
+		logits, err := d.s.ctx.Logits(d.row)
+		if err == nil {
+			d.reference = append(d.reference[:0], logits...)
+		}
+		return err
 	}
-	logits, err := d.s.ctx.Logits(d.row)
-	if err == nil {
-		d.reference = append(d.reference[:0], logits...)
-	}
-	return err
+	return nil
 }
 
-// comparable tells whether a batch can be compared, or need not be: the prompt's
-// last token came in a batch of its own kind.
-func (d *drafter) comparable() bool { return d.follows || d.same.all(d.most+1) }
+// leastLead is how many tokens must lie between the prompt and a draft: as many may
+// be decoded again with it. The prompt's own came in batches of another kind.
+const leastLead = columns - 1
 
-// lead is how many tokens before pending go into the draft's batch. A draft may
-// lose its last token, so that the batch is of the class in question.
+// lead is how many tokens before pending, which is one of them, fill up the draft's
+// batch. Where its size was not compared yet, that is one at least, and the draft
+// may lose its last token for that.
 func (d *drafter) lead() int {
 	n := len(d.tokens) + 1
-	if d.same.known(n) {
+	size := batchSize(n)
+	switch {
+	case d.fixed && d.same.sizes != 0:
 		return 0
-	}
-	if d.same.class(n+1) != d.same.class(n) {
+	case d.fixed:
+		return 1
+	case d.same.known(size) || size > n:
+	case n == 2:
+		size = columns
+	default:
 		d.cut(len(d.tokens) - 1)
+		n--
 	}
-	return 1
+	return size - n
 }
 
 // verifiable decodes pending and the draft behind it, which stand at base, by the
@@ -83,15 +82,16 @@ func (d *drafter) verifiable(pending llama.Token, base, lead int) error {
 		if err := s.forget(base - lead); err != nil { // what a draft left in the KV cache lacks layers
 			return err
 		}
-		if err := s.decode(d.batch, skip.Mask{}, len(d.batch)); err != nil || lead == 0 {
+		if err := s.decode(d.batch, skip.Mask{}, len(d.batch)); err != nil || lead == 0 || d.same.known(len(d.batch)) {
 			return err
 		}
-		logits, err := s.ctx.Logits(0)
+		logits, err := s.ctx.Logits(lead - 1)
 		if err != nil {
 			return err
 		}
 		d.learned = true
-		if d.same.add(len(d.batch), logits, d.reference) <= noRounding || s.alone == llama.MultiplyAlone {
+		d.same.add(len(d.batch), logits, d.reference)
+		if d.same.most <= noRounding || s.alone == llama.MultiplyAlone {
 			return nil
 		}
 		s.alone = llama.MultiplyAlone // and what was learnt of batches is of no use
@@ -106,7 +106,7 @@ func (d *drafter) verifiable(pending llama.Token, base, lead int) error {
 func (d *drafter) probe(g *generation, pending llama.Token) (next llama.Token, err error) {
 	began, base := time.Now(), len(d.s.cached)
 	d.cut(0)
-	if err := d.keepReference(); err != nil {
+	if err := d.keepReference(1); err != nil {
 		return llama.NoToken, err
 	}
 	if err := d.verifiable(pending, base, 1); err != nil {
