@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"time"
 
@@ -186,7 +185,9 @@ func newDrafter(s *Session, o *Lossless) (*drafter, error) {
 		d.lookup = &source{lookup: true, prior: priorLookup}
 	}
 	d.judge.excess = make([]float32, s.model.Vocab.Size)
-	s.alone = llama.AttendAlone
+	if s.alone = llama.AttendAlone; roundsApart(s.model) {
+		s.alone = llama.MultiplyAlone
+	}
 	d.recall(o.Learned)
 	return d, nil
 }
@@ -307,9 +308,6 @@ func (d *drafter) generate(g *generation, prompt []llama.Token) error {
 			break
 		}
 	}
-	if os.Getenv("GDEBUG") != "" && d.lookup != nil {
-		fmt.Fprintf(os.Stderr, "DEBUG tried %.0f kept %.0f ahead %.2f cost %.2f one %.5f graph %.2f lengths %v\n", d.lookup.odds.tried, d.lookup.odds.kept, d.ahead, d.pace.cost, d.pace.one, d.pace.graph, g.a.Drafting.Lengths)
-	}
 	return err
 }
 
@@ -370,7 +368,7 @@ const lossShare = 0.018
 
 // wonBefore is how much of what was won in earlier answers, or not spent on
 // finding out, may be lost in another one, in tokens' time.
-const wonBefore = 0.5
+const wonBefore = 0.8
 
 // tryMost bounds drafts that are made to find out what a source is worth.
 const tryMost = 3
@@ -497,7 +495,7 @@ func (d *drafter) round(g *generation, src *source, length int, pending llama.To
 	s, began, base := d.s, time.Now(), len(d.s.cached)
 	d.cut(0)
 	d.took, d.emitted = d.took[:0], 0
-	if err := d.keepReference(length); err != nil {
+	if err := d.keepReference(); err != nil {
 		return llama.NoToken, false, err
 	}
 	if src.lookup {

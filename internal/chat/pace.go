@@ -125,6 +125,9 @@ func (p *pace) draw() {
 	p.dear[0], p.dear[1] = 1, 1
 	for n := 2; n < len(p.dear); n++ {
 		p.dear[n] = dearOnce + p.graph + dearSlope*float64(n)
+		if n == 2 {
+			p.dear[n] = dearPair + p.graph
+		}
 		if below := p.dear[n-1]; n > 2 && p.seen[n-1].n > 0 {
 			p.dear[n] = min(p.dear[n], below+dearSlope)
 		}
@@ -155,10 +158,11 @@ func (p *pace) tokens(took time.Duration) float64 {
 const unknownSlope = 0.3
 
 // A batch of n tokens that was not measured is expected to cost dearOnce and n
-// times dearSlope where it is dear. Some processors have fast code for one token
+// times dearSlope where it is dear, and one of two dearPair. Some processors have fast code for one token
 // and none for a few: two cost as much as 2.7 to 3.7 there, eight 6 to 7.5 and
 // sixteen 8 to 13 (three models in 4 and 5 bits on an AMD EPYC with AVX-512).
 const (
+	dearPair  = 3.7
 	dearOnce  = 1.6
 	dearSlope = 0.8
 )

@@ -3,6 +3,8 @@ package chat
 import (
 	"fmt"
 	"math"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/gallop-llm/gallop/llama"
@@ -31,20 +33,21 @@ func (c *compared) add(n int, batch, alone []float32) {
 	c.sizes |= 1 << n
 }
 
-// keepReference keeps the logits that pending was sampled from, which a batch of a
-// draft of at most length tokens may be compared with.
-func (d *drafter) keepReference(length int) error {
-	for n := 2; n <= length+2; n++ {
-		if d.same.known(batchSize(n)) {
-			continue
-		}
-		logits, err := d.s.ctx.Logits(d.row)
-		if err == nil {
-			d.reference = append(d.reference[:0], logits...)
-		}
-		return err
+// roundsApart tells whether products of several tokens at once may come out
+// otherwise than of one on a CPU: k-quants' activations are quantised by other code
+// for four tokens than for one, which differs now and then.
+func roundsApart(m *llama.Model) bool {
+	return slices.ContainsFunc(m.Tensors, func(t llama.Tensor) bool { return strings.HasSuffix(t.Type, "_K") })
+}
+
+// keepReference keeps the logits that pending was sampled from: those of the token
+// before it in a batch must be the same.
+func (d *drafter) keepReference() error {
+	logits, err := d.s.ctx.Logits(d.row)
+	if err == nil {
+		d.reference = append(d.reference[:0], logits...)
 	}
-	return nil
+	return err
 }
 
 // leastLead is how many tokens must lie between the prompt and a draft: as many may
@@ -82,14 +85,14 @@ func (d *drafter) verifiable(pending llama.Token, base, lead int) error {
 		if err := s.forget(base - lead); err != nil { // what a draft left in the KV cache lacks layers
 			return err
 		}
-		if err := s.decode(d.batch, skip.Mask{}, len(d.batch)); err != nil || lead == 0 || d.same.known(len(d.batch)) {
+		if err := s.decode(d.batch, skip.Mask{}, len(d.batch)); err != nil || lead == 0 {
 			return err
 		}
 		logits, err := s.ctx.Logits(lead - 1)
 		if err != nil {
 			return err
 		}
-		d.learned = true
+		d.learned = d.learned || !d.same.known(len(d.batch))
 		d.same.add(len(d.batch), logits, d.reference)
 		if d.same.most <= noRounding || s.alone == llama.MultiplyAlone {
 			return nil
@@ -106,7 +109,7 @@ func (d *drafter) verifiable(pending llama.Token, base, lead int) error {
 func (d *drafter) probe(g *generation, pending llama.Token) (next llama.Token, err error) {
 	began, base := time.Now(), len(d.s.cached)
 	d.cut(0)
-	if err := d.keepReference(1); err != nil {
+	if err := d.keepReference(); err != nil {
 		return llama.NoToken, err
 	}
 	if err := d.verifiable(pending, base, 1); err != nil {
