@@ -330,7 +330,7 @@ func (j job) measureLossless(ctx context.Context, cmd *cobra.Command, f *benchma
 		if err := setDrafts(&s, f.draftSource); err != nil {
 			return nil, err
 		}
-		if !strings.EqualFold(f.draftSource, "lookup") && s.Mask.IsEmpty() && (s.Routing == nil || len(s.Routing.Profile.Drafts) == 0) {
+		if !strings.EqualFold(f.draftSource, "lookup") && !knowsMasks(&s) {
 			if s.Lossless.Masks, err = chat.DraftMasks(m, s.Context.Threads); err != nil {
 				return nil, err
 			}

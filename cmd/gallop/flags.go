@@ -154,7 +154,7 @@ func (g *generation) session(cmd *cobra.Command, m *llama.Model, mask skip.Mask)
 	if err := g.routing(cmd, m, opts); err != nil || !g.lossless {
 		return opts, err
 	}
-	return opts, g.drafts(m, opts)
+	return opts, g.drafts(cmd, m, opts)
 }
 
 // routing finds the model's profile and turns the flags into how the session
@@ -222,7 +222,7 @@ func (g *generation) routing(cmd *cobra.Command, m *llama.Model, o *chat.Options
 }
 
 // drafts turns the flags into how the session drafts.
-func (g *generation) drafts(m *llama.Model, o *chat.Options) (err error) {
+func (g *generation) drafts(cmd *cobra.Command, m *llama.Model, o *chat.Options) (err error) {
 	o.Lossless = &chat.Lossless{MaxDraft: g.draftMax}
 	if g.draftMax < 1 {
 		return usageError{fmt.Errorf("--draft-max is %d, want 1 to %d", g.draftMax, chat.MaxDraft)}
@@ -232,7 +232,18 @@ func (g *generation) drafts(m *llama.Model, o *chat.Options) (err error) {
 	}
 	// Without a folder for the cache what batches cost is found out each time.
 	o.Lossless.Learned, _ = chat.LearnedPath(m, &o.Context, gpuLayers(g.gpuLayers), !g.noRepack)
-	return setDrafts(o, g.draftSource)
+	if err := setDrafts(o, g.draftSource); err != nil {
+		return err
+	}
+	if o.Lossless.NoLookup && !knowsMasks(o) {
+		fmt.Fprintf(cmd.ErrOrStderr(), "gallop: decodes one token at a time: no mask to draft under is known; name one with --skip, or make a profile with `gallop calibrate -m %s`\n", m.Path)
+	}
+	return nil
+}
+
+// knowsMasks tells whether there is a mask to draft under.
+func knowsMasks(o *chat.Options) bool {
+	return !o.Mask.IsEmpty() || o.Routing != nil && len(o.Routing.Profile.Drafts) > 0
 }
 
 // setDrafts sets where drafts come from: under the session's own mask or those of

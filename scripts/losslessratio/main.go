@@ -103,7 +103,7 @@ func main() {
 	flag.StringVar(&o.model, "m", "", "GGUF file")
 	flag.IntVar(&o.threads, "t", 2, "threads")
 	flag.IntVar(&o.tokens, "n", 100, "tokens of an answer at most")
-	flag.DurationVar(&o.time, "for", 3*time.Minute, "start no round after this time")
+	flag.DurationVar(&o.time, "for", 2*time.Minute, "start no round after this time")
 	flag.StringVar(&o.only, "only", "", "only this kind of text: prose, rewrite or list")
 	flag.StringVar(&o.skip, "skip", "", "mask to draft under (default: by block influence)")
 	flag.BoolVar(&o.cpu, "cpu", false, "measure the process's CPU time: with -t 1 other programs hardly disturb that")
