@@ -91,15 +91,15 @@ func TestLearnedPathTellsMachinesApart(t *testing.T) {
 func TestNothingIsTriedBeyondItsShare(t *testing.T) {
 	d := &drafter{most: MaxDraft, lookup: &source{lookup: true, prior: priorLookup}}
 	d.pace.saw(1, 10*time.Millisecond)
-	d.ahead = 100 * lossShare
+	budget := min(100*lossShare+wonBefore, mostRisk)
 	d.match = 20
 	d.setChances(d.lookup, MaxDraft)
 	cost := d.costOf(d.lookup)
-	require.Zero(t, d.pace.dear.affordable(&cost, d.sure[:], d.ahead, d.extra), "nothing is known of what is looked up")
+	require.Zero(t, d.pace.dear.affordable(&cost, d.sure[:], budget, d.extra), "nothing is known of what is looked up")
 	for range 40 {
 		d.lookup.odds.count(matchClass(d.match), true)
 	}
 	d.setChances(d.lookup, MaxDraft)
-	require.GreaterOrEqual(t, d.pace.dear.affordable(&cost, d.sure[:], d.ahead, d.extra), 6, "looking up was right 40 times, without a draft")
-	require.Greater(t, d.pace.dear.of(2)-1, d.ahead+wonBefore, "a batch that is only measured needs a longer answer")
+	require.GreaterOrEqual(t, d.pace.dear.affordable(&cost, d.sure[:], budget, d.extra), 6, "looking up was right 40 times, without a draft")
+	require.Zero(t, d.pace.dear.affordable(&cost, d.sure[:3], budget, d.extra), "a short draft can hardly win where batches are dear")
 }

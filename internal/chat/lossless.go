@@ -364,11 +364,19 @@ const remeasure = 20
 
 // lossShare is the share of the time of plain decoding that drafts may cost where
 // they fail: finding out what they are worth included.
-const lossShare = 0.018
+const lossShare = 0.014
 
 // wonBefore is how much of what was won in earlier answers, or not spent on
 // finding out, may be lost in another one, in tokens' time.
-const wonBefore = 0.8
+const wonBefore = 0.6
+
+// mostRisk bounds the expected loss of one draft, in tokens' time: it leaves out
+// drafts that can hardly win, like one token where batches of two are dear.
+const mostRisk = 1.7
+
+// probeAfter is how many tokens an answer must have before a batch is measured for
+// its own sake: one of two costs the time of 0.1 to 3 more.
+const probeAfter = 120
 
 // tryMost bounds drafts that are made to find out what a source is worth.
 const tryMost = 3
@@ -407,7 +415,7 @@ func (d *drafter) choose(room int) (src *source, length int) {
 	consider := func(s *source) {
 		cost := d.costOf(s)
 		d.setChances(s, most)
-		longest := d.pace.dear.affordable(&cost, d.sure[:most], d.ahead, d.extra)
+		longest := d.pace.dear.affordable(&cost, d.sure[:most], min(d.ahead, mostRisk), d.extra)
 		if n, r := d.pace.best(&cost, d.mean[:longest]); r > rate {
 			best, bestLength, rate = s, n, r
 			if !s.lookup {
@@ -432,7 +440,7 @@ func (d *drafter) choose(room int) (src *source, length int) {
 	if d.match > 0 {
 		consider(d.lookup)
 	}
-	if d.probing = wish && best == nil && promising == nil && d.pace.seen[2].n == 0 && d.pace.dear.of(2)-1 <= d.ahead; d.probing {
+	if d.probing = wish && best == nil && promising == nil && d.pace.seen[2].n == 0 && since >= probeAfter && d.ahead > 1; d.probing {
 		return nil, 0
 	}
 	d.trying = best == nil || promising != best && promise > rate && d.rounds%tryEvery == tryEvery-1
