@@ -39,8 +39,7 @@ type curve [mostRows + 1]float64
 func (c *curve) of(n int) float64 { return c[batchSize(n)] }
 
 // batchSize is how many tokens a batch of n is filled up to: CPUs multiply by four
-// or eight columns at a time, and some take several times as long for seven as for
-// eight.
+// or eight columns at a time, and some take as long for five as for eight.
 func batchSize(n int) int {
 	if n <= 2 {
 		return n
