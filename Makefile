@@ -18,12 +18,12 @@ get-node := $(get-npm)
 get-git  := with `apt install git`
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build setup test test-long lint preload bench bench-shapes bench-peers bench-lossless bench-compare eval profile install fuzz clean need-browser
+.PHONY: real-speed help demo build setup test test-long lint preload bench bench-shapes bench-peers bench-lossless bench-compare eval profile install fuzz clean need-browser
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: build setup ## build, fetch llama.cpp, and chat with the demo model
+demo: build setup ## build, fetch llama.cpp, show an answer whole and routed, and chat with the demo model
 	@scripts/demo $(BUILD)/gallop
 
 build: need-go need-$(CC) ## build the program into build/gallop
@@ -63,6 +63,10 @@ bench-peers: build setup ## measure speed beside stock llama.cpp from C and yzma
 
 bench-lossless: build setup ## measure lossless drafts; rows go to build/lossless.json
 	@scripts/bench-lossless '$(BUILD)'
+
+real-speed: build setup ## measure real models beside stock decoding (MODELS= by name, after `make models`); rows go to build/real.json
+	go build -o $(BUILD)/ ./scripts/firsttoken ./scripts/losslessratio ./scripts/benchbusy ./scripts/realspeed
+	$(BUILD)/realspeed -bin $(BUILD) -o $(BUILD)/real.json demo $(MODELS)
 
 bench-compare: build setup need-git ## compare Go's benchmarks with those of a git REF=
 	scripts/bench-compare '$(REF)'

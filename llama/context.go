@@ -14,11 +14,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 	"unsafe"
 )
 
 // MaskWords is the length of a skip mask in 64-bit words: two bits for each of
-// up to 512 layers. Bit 2L skips layer L's attention, bit 2L+1 its feed-forward.
+// up to 512 layers, and [ShortlistWord]. Bit 2L skips layer L's attention, bit
+// 2L+1 its feed-forward.
 const MaskWords = C.LAYERSKIP_WORDS
 
 // CacheType is the number format of cached keys or values.
@@ -126,6 +128,10 @@ type Context struct {
 	unified bool    // sequences share one KV buffer
 	loras   []*LoRA // in use, each kept alive
 	release func()  // of AbortOn; nil = none
+
+	shortlist *Shortlist // in use, kept alive; nil = none
+	listed    ShortlistUse
+	measure   func(row int, try func(size int) ShortlistTrial) // of MeasureShortlist; nil = none
 }
 
 // Stats tells what a mask removed from the graph of the last decode.
@@ -196,6 +202,7 @@ func (m *Model) NewContext(opts *ContextOptions) (*Context, error) {
 		m.release()
 		return nil, fmt.Errorf("make a context of %d tokens for %s: %w", o.NCtx, m.Path, cause(ErrModel, &c.own.err))
 	}
+	C.gallop_set_threads(c.own, c.ptr, params.n_threads, params.n_threads_batch)
 	c.mem = C.llama_get_memory(c.ptr)
 	c.nSeq = int(C.llama_n_seq_max(c.ptr))
 	c.nUBatch = int(C.llama_n_ubatch(c.ptr))
@@ -254,6 +261,10 @@ func (c *Context) Close() error {
 	C.gallop_free_context(c.own)
 	c.ptr, c.mem, c.own = nil, nil, nil
 	c.useLoRAs(nil)
+	if c.shortlist != nil {
+		c.shortlist.release()
+		c.shortlist = nil
+	}
 	live.Add(-1)
 	c.Model.release()
 	return nil
@@ -286,8 +297,19 @@ func (c *Context) SetThreads(decode, batch int) error {
 		return err
 	}
 	single, many := c.Model.threads(decode, batch)
-	C.llama_set_n_threads(c.ptr, single, many)
+	C.gallop_set_threads(c.own, c.ptr, single, many)
 	return nil
+}
+
+// Stalled is how long, in all, threads of this context's decodes have slept while
+// they waited for others, as they do for those that another program keeps from
+// running. It starts anew when [Context.SetThreads] asks for more threads than
+// there were so far. It is 0 on one thread and on a GPU.
+func (c *Context) Stalled() time.Duration {
+	if c.ptr == nil {
+		return 0
+	}
+	return time.Duration(C.gallop_stalled(c.own))
 }
 
 // AbortOn makes ctx's end stop the decode that is running and all later ones,
@@ -325,7 +347,8 @@ func (c *Context) AbortOn(ctx context.Context) (release func()) {
 // A mask changes what is computed, never how well: the result is that of the
 // model with the skipped sublayers' output projections set to zero, bit for
 // bit on CPU. What cannot be done exactly is refused with [ErrMask]. Positions
-// that were cached under another mask are used as they are.
+// that were cached under another mask are used as they are. A mask with a shortlist
+// gives exact logits to the tokens of the list and leaves a preview's to the others.
 //
 // Errors: [ErrBatch], [ErrFull], [ErrMask], [ErrAborted], [ErrDecode].
 func (c *Context) Decode(b *Batch, mask [MaskWords]uint64) error {
@@ -339,6 +362,9 @@ func (c *Context) Decode(b *Batch, mask [MaskWords]uint64) error {
 	if !c.Model.causal && mask != [MaskWords]uint64{} {
 		return fmt.Errorf("%w: %s attends in both directions", ErrMask, c.Model.Path)
 	}
+	if err := c.checkShortlist(b, mask[ShortlistWord]); err != nil {
+		return err
+	}
 	c.mask = mask
 	if err := c.Model.useWeights(&mask); err != nil {
 		return err
@@ -348,6 +374,9 @@ func (c *Context) Decode(b *Batch, mask [MaskWords]uint64) error {
 	switch code {
 	case 0:
 		c.nOut = b.Len()
+		if size := mask[ShortlistWord]; size > 0 {
+			return c.listOutputs(b, int(size))
+		}
 		return nil
 	case 1:
 		return fmt.Errorf("%w: %d more tokens do not fit into %d", ErrFull, b.Len(), c.NCtx())
@@ -402,7 +431,8 @@ func (c *Context) Stats() Stats {
 
 // Logits gives the logits (nVocab,) of the token at place i of the last batch,
 // -1 for its last output. The slice is C's memory: it is valid until the next
-// Decode or Close, and must not be kept.
+// Decode or Close, and must not be kept. The error is [ErrNaN] where they are NaN:
+// one NaN in what the output matrix reads makes every logit NaN.
 func (c *Context) Logits(i int) ([]float32, error) {
 	p, err := c.output(i)
 	if err != nil {
@@ -412,7 +442,11 @@ func (c *Context) Logits(i int) ([]float32, error) {
 	if row == nil {
 		return nil, fmt.Errorf("logits %d: %w", i, ErrNoOutput)
 	}
-	return unsafe.Slice((*float32)(unsafe.Pointer(row)), c.nVocab()), nil
+	logits := unsafe.Slice((*float32)(unsafe.Pointer(row)), c.nVocab())
+	if math.IsNaN(float64(logits[0])) {
+		return nil, fmt.Errorf("logits %d: %w", i, ErrNaN)
+	}
+	return logits, nil
 }
 
 // Embedding gives the final hidden state (nEmbd,) of the token at place i of

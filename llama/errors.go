@@ -62,6 +62,9 @@ var (
 	// as a grammar does that cannot go on.
 	ErrNoToken = errors.New("the samplers leave no token to choose")
 
+	// ErrNaN is returned when a model's logits are NaN (not a number).
+	ErrNaN = errors.New("the model computes NaN in place of numbers: its file or an adapter is damaged")
+
 	// ErrTemplate is returned when neither a model's chat template nor a
 	// built-in one can express a conversation.
 	ErrTemplate = errors.New("cannot apply the chat template")

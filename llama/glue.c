@@ -1,5 +1,7 @@
 #define _GNU_SOURCE
 #include "glue.h"
+#include "lanes.h"
+#include "shortlist.h"
 
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -48,6 +50,12 @@ static const char *check_defaults(void) {
         !c.p.no_perf || !c.p.op_offload || !c.p.swa_full || c.p.kv_unified || c.p.samplers != NULL ||
         c.p.n_samplers != 0 || c.p.ctx_other != NULL) {
         return "llama_context_params";
+    }
+    struct ggml_threadpool_params t;
+    memset(&t, 1, sizeof t);
+    ((void (*)(struct ggml_threadpool_params *, int))(void *)gallop_api.ggml_threadpool_params_init)(&t, 3);
+    if (t.n_threads != 3 || t.prio != 0 || t.poll != 50 || t.strict_cpu || t.paused || memchr(t.cpumask, 1, sizeof t.cpumask) != NULL) {
+        return "ggml_threadpool_params";
     }
     return NULL;
 }
@@ -363,7 +371,55 @@ static void rewind_inputs(struct gallop_inputs *in) {
     }
 }
 
+/* ---- threads ---- */
+
+/* Not called by libllama's name: they are in whichever CPU module suits the machine. */
+typedef struct ggml_threadpool *new_pool(struct ggml_threadpool_params *);
+typedef void free_pool(struct ggml_threadpool *);
+
+void *gallop_cpu_function(const char *name) {
+    struct ggml_backend_reg *cpu_module = ggml_backend_reg_by_name("CPU");
+    return cpu_module == NULL ? NULL : ggml_backend_reg_get_proc_address(cpu_module, name);
+}
+
+void gallop_set_threads(struct gallop_context *c, struct llama_context *ctx, int32_t n, int32_t n_batch) {
+    llama_set_n_threads(ctx, n, n_batch);
+    const int32_t most = n > n_batch ? n : n_batch;
+    new_pool *make = (new_pool *)gallop_cpu_function("ggml_threadpool_new");
+    struct gallop_pool *larger = make == NULL || (c->pools != NULL && most <= c->pools->n_threads) ? NULL : malloc(sizeof *larger);
+    if (larger == NULL) {
+        return; /* what there is serves, or llama.cpp makes threads for each graph */
+    }
+    struct ggml_threadpool_params p;
+    ggml_threadpool_params_init(&p, most);
+    p.poll = 0;
+    *larger = (struct gallop_pool){.pool = make(&p), .n_threads = most, .smaller = c->pools};
+    if (larger->pool == NULL) {
+        free(larger);
+        return;
+    }
+    larger->stalled = layerskip_stalled(larger->pool);
+    llama_attach_threadpool(ctx, larger->pool, larger->pool);
+    c->pools = larger;
+}
+
+static void free_pools(struct gallop_pool *p) {
+    free_pool *const release = (free_pool *)gallop_cpu_function("ggml_threadpool_free");
+    while (p != NULL) {
+        struct gallop_pool *smaller = p->smaller;
+        release(p->pool);
+        free(p);
+        p = smaller;
+    }
+}
+
+int64_t gallop_stalled(const struct gallop_context *c) {
+    return c->pools == NULL ? 0 : layerskip_stalled(c->pools->pool) - c->pools->stalled;
+}
+
 void gallop_free_context(struct gallop_context *c) {
+    free_pools(c->pools);
+    gallop_use_shortlist(c, NULL);
     if (c->inputs != NULL) {
         for (int layer = 0; layer < LAYERSKIP_MAX_LAYERS; layer++) {
             free(c->inputs->after[layer].data);
@@ -402,33 +458,8 @@ int32_t gallop_decode(struct gallop_context *c, struct llama_context *ctx, struc
 
 /* ---- sampling ---- */
 
-/* Some numbers at once: the compiler makes of them what the processor has. */
-typedef float floats __attribute__((vector_size(16)));
-typedef int32_t ints __attribute__((vector_size(16)));
-enum { LANES = sizeof(floats) / sizeof(float) };
-
-/* The first n of the numbers at v; beyond them -infinity. */
-static floats load(const float *v, int32_t n) {
-    floats x = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
-    if (n >= LANES) {
-        memcpy(&x, v, sizeof x);
-    } else {
-        memcpy(&x, v, (size_t)n * sizeof(float));
-    }
-    return x;
-}
-
 static llama_token most_likely(const float *logits, int32_t n_vocab) {
-    floats tops = load(logits, n_vocab);
-    for (int32_t i = LANES; i < n_vocab; i += LANES) {
-        const floats x = load(logits + i, n_vocab - i);
-        const ints higher = x > tops;
-        tops = (floats)(((ints)x & higher) | ((ints)tops & ~higher));
-    }
-    float top = tops[0];
-    for (int lane = 1; lane < LANES; lane++) {
-        top = tops[lane] > top ? tops[lane] : top;
-    }
+    const float top = largest(logits, n_vocab);
     for (int32_t i = 0; i < n_vocab; i++) {
         if (logits[i] == top) {
             return i;

@@ -29,6 +29,9 @@ struct gallop_text {
 /* Opens libllama at path and fills gallop_api. False: err says why. Once per process. */
 bool gallop_open(const char *path, struct gallop_text *err);
 
+/* A function of the CPU module's that is in its registry under this name; NULL = it has none. */
+void *gallop_cpu_function(const char *name);
+
 /* Sends llama.cpp's log to Go. */
 void gallop_log_to_go(void);
 
@@ -88,6 +91,15 @@ struct gallop_inputs {
     struct gallop_rows after[LAYERSKIP_MAX_LAYERS]; /* l_out of each layer but the last, for all tokens of the last batch */
 };
 
+/* ggml's threads, which wait for graphs. Smaller pools stay until the context is freed: llama.cpp pauses
+ * the one that it used last when it first uses another. */
+struct gallop_pool {
+    struct ggml_threadpool *pool; /* owned */
+    int32_t n_threads;            /* the one that decodes included */
+    int64_t stalled;              /* ns; what layerskip_stalled gave when it was made */
+    struct gallop_pool *smaller;  /* owned; NULL = none */
+};
+
 /* What a context needs in C memory beside llama.cpp's own part; zeroed at first, owned by Go through malloc. */
 struct gallop_context {
     struct layerskip_state skip;
@@ -95,6 +107,8 @@ struct gallop_context {
     struct gallop_text err;
     struct gallop_influence *influence; /* NULL = not measured; owned */
     struct gallop_inputs *inputs;       /* NULL = not read; owned */
+    struct gallop_listing *listing;     /* of shortlist.c; NULL = no shortlist; owned */
+    struct gallop_pool *pools;          /* the first is in use; NULL = llama.cpp makes threads for each graph; owned */
 };
 
 /* Makes c->influence and sets the callback that fills it into p, of the context to be made. False: no memory. */
@@ -107,7 +121,13 @@ void gallop_reset_influence(struct gallop_influence *in);
  * influence. False: no memory. */
 bool gallop_read_inputs(struct gallop_context *c, struct llama_context_params *p);
 
-/* Frees c and what it owns. */
+/* Sets the threads for single tokens and for batches, and has as many ready. Between decodes only. */
+void gallop_set_threads(struct gallop_context *c, struct llama_context *ctx, int32_t n, int32_t n_batch);
+
+/* How long, in ns, threads have slept so far while they waited for others: those had no core to run on. */
+int64_t gallop_stalled(const struct gallop_context *c);
+
+/* Frees c and what it owns, after its llama_context. */
 void gallop_free_context(struct gallop_context *c);
 
 /* A decode; one that does not attend causally takes no mask. alone is layerskip_decode's. Where the

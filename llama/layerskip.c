@@ -1,3 +1,4 @@
 /* cgo compiles the C files of this folder only; the patch lives in third_party. */
 #include "../third_party/layerskip/layerskip.c"
 #include "../third_party/layerskip/rows.c"
+#include "../third_party/layerskip/barrier.c"

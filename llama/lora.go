@@ -15,12 +15,8 @@ import (
 
 // LoRA is a low-rank adapter of a model's weights, loaded from a GGUF file.
 type LoRA struct {
-	model  *Model
-	closed bool
-
-	// Guarded by model.mu.
-	ptr   *C.struct_llama_adapter_lora // owned; nil once closed and unused
-	users int                          // contexts that use it, plus one until Close
+	part
+	ptr *C.struct_llama_adapter_lora // owned; nil once closed and unused
 }
 
 // LoadLoRA loads an adapter that was made for this model.
@@ -45,40 +41,12 @@ func (m *Model) LoadLoRA(path string) (*LoRA, error) {
 		m.release()
 		return nil, fmt.Errorf("adapter %s: %w", path, cause(ErrModel, &why))
 	}
-	live.Add(1)
-	return &LoRA{model: m, ptr: ptr, users: 1}, nil
-}
-
-// Close frees the adapter once no context uses it any more. Further calls do
-// nothing.
-func (l *LoRA) Close() error {
-	if l.closed {
-		return nil
-	}
-	l.closed = true
-	l.release()
-	return nil
-}
-
-func (l *LoRA) retain() {
-	l.model.mu.Lock()
-	defer l.model.mu.Unlock()
-	l.users++
-}
-
-func (l *LoRA) release() {
-	l.model.mu.Lock()
-	l.users--
-	last := l.users == 0
-	if last {
+	l := &LoRA{ptr: ptr}
+	l.part = newPart(m, func() {
 		C.llama_adapter_lora_free(l.ptr)
 		l.ptr = nil
-	}
-	l.model.mu.Unlock()
-	if last {
-		live.Add(-1)
-		l.model.release()
-	}
+	})
+	return l, nil
 }
 
 // ScaledLoRA is an adapter and its weight in the sum, usually 1.

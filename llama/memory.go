@@ -111,7 +111,7 @@ func (m *Model) dropUnused() error {
 func maskBit(tensor string, repacked bool) int {
 	layer, rest, ok := gguf.SplitLayer(tensor)
 	switch {
-	case !ok || layer >= 32*MaskWords:
+	case !ok || layer >= 32*ShortlistWord:
 		return -1
 	case repacked && !strings.HasPrefix(rest, "attn_") && !strings.HasPrefix(rest, "ffn_"):
 		return -1

@@ -73,10 +73,12 @@ type Model struct {
 	Vocab        *Vocab
 
 	template    string // Jinja source, "" = the file has none
-	causal      bool   // masks need causal attention
+	chat        chatTemplate
+	causal      bool // masks need causal attention
 	sampling    Sampling
 	vocabOnly   bool   // loaded without weights
-	fingerprint uint64 // of the file, for saved states
+	repacks     bool   // weights are rearranged for the CPU
+	fingerprint uint64 // of the file
 
 	places   []place           // (len(Tensors),)
 	pageable bool              // weights may be dropped from memory
@@ -110,7 +112,7 @@ func LoadModel(ctx context.Context, path string, opts *ModelOptions) (*Model, er
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("load %s: %w", path, err)
 	}
-	m := &Model{Path: path, users: 1, vocabOnly: opts.VocabOnly}
+	m := &Model{Path: path, users: 1, vocabOnly: opts.VocabOnly, repacks: !opts.NoRepack}
 	if err := m.readFile(); err != nil {
 		return nil, err
 	}
@@ -258,6 +260,9 @@ func fingerprint(f *gguf.File) (uint64, error) {
 	}
 	return sum.Sum64(), nil
 }
+
+// Fingerprint tells models apart: two trainings of one shape differ in it.
+func (m *Model) Fingerprint() uint64 { return m.fingerprint }
 
 // readFacts takes from the loaded model what never changes.
 func (m *Model) readFacts() {

@@ -7,6 +7,7 @@ package llama
 import "C"
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -28,13 +29,16 @@ type Sampling struct {
 	RepeatPenalty    float32           // divides the logits of recent tokens; 0 or 1 = off
 	FrequencyPenalty float32           // taken off a recent token's logit once per occurrence; 0 = off
 	PresencePenalty  float32           // taken off every recent token's logit; 0 = off
-	RepeatLastN      int               // how many tokens are recent; 0 = 64
-	TopK             int               // keeps the k most likely tokens; 0 = all
+	RepeatLastN      int               // how many tokens are recent; 0 = 64, -1 = as many as the model was trained on at once
+	TopK             int               // keeps the k most likely tokens; 0 or less = all
 	TopP             float32           // keeps the likeliest that reach this share together, 0 to 1; 0 or 1 = all
 	MinP             float32           // keeps those at least this likely against the likeliest; 0 = all
 	Temp             float32           // divides the logits, 1e-6 to 100; 0 = greedy
 	Seed             uint32            // of the choice; RandomSeed = a new one
 }
+
+// mostLastN bounds the window of the penalties: what it holds needs memory.
+const mostLastN = 1 << 20
 
 // defaultLastN is llama.cpp's window of the penalties.
 const defaultLastN = 64
@@ -48,17 +52,28 @@ func DefaultSampling() Sampling {
 // the file's general.sampling.* metadata.
 func readSampling(meta gguf.Metadata) Sampling {
 	s := DefaultSampling()
+	// Advice that no sampler can take is not the user's mistake: the defaults stay.
 	float := func(key string, v *float32) {
+		before := *v
 		if f, err := meta.Float("general.sampling." + key); err == nil {
-			*v = float32(f)
+			if *v = float32(f); s.check(0) != nil {
+				*v = before
+			}
 		}
 	}
 	whole := func(key string, v *int) {
+		before := *v
 		if n, err := meta.Int("general.sampling." + key); err == nil {
-			*v = int(n)
+			if *v = int(n); s.check(0) != nil {
+				*v = before
+			}
 		}
 	}
-	float("temp", &s.Temp)
+	if t, err := meta.Float("general.sampling.temp"); err == nil && t <= 0 {
+		s.Temp = 0 // llama.cpp's greedy
+	} else {
+		float("temp", &s.Temp)
+	}
 	float("top_p", &s.TopP)
 	float("min_p", &s.MinP)
 	float("penalty_repeat", &s.RepeatPenalty)
@@ -133,14 +148,11 @@ func (m *Model) NewSampler(s Sampling) (*Sampler, error) {
 		}
 		add(C.llama_sampler_init_logit_bias(nVocab, C.int32_t(len(bias)), &bias[0]))
 	}
-	if (s.RepeatPenalty != 0 && s.RepeatPenalty != 1) || s.FrequencyPenalty != 0 || s.PresencePenalty != 0 {
-		lastN, repeat := s.RepeatLastN, s.RepeatPenalty
-		if lastN == 0 {
-			lastN = defaultLastN
+	if lastN := s.LookBack(); lastN > 0 {
+		if s.RepeatLastN < 0 {
+			lastN = min(m.NCtxTrain, mostLastN)
 		}
-		if repeat == 0 {
-			repeat = 1
-		}
+		repeat := cmp.Or(s.RepeatPenalty, 1)
 		add(C.llama_sampler_init_penalties(nVocab, C.int32_t(lastN), C.float(repeat),
 			C.float(s.FrequencyPenalty), C.float(s.PresencePenalty)))
 	}
@@ -161,6 +173,18 @@ func (m *Model) NewSampler(s Sampling) (*Sampler, error) {
 		p.items = newItems(nVocab)
 	}
 	return p, nil
+}
+
+// LookBack is how many tokens of what was said before a sampler can make use of:
+// 0 without penalties.
+func (s *Sampling) LookBack() int {
+	if (s.RepeatPenalty == 0 || s.RepeatPenalty == 1) && s.FrequencyPenalty == 0 && s.PresencePenalty == 0 {
+		return 0
+	}
+	if s.RepeatLastN < 0 {
+		return mostLastN
+	}
+	return cmp.Or(s.RepeatLastN, defaultLastN)
 }
 
 func newItems(nVocab C.int32_t) *C.struct_llama_token_data {
@@ -204,13 +228,13 @@ func (s *Sampling) check(nVocab int) error {
 	}
 	for _, err := range []error{
 		outside("temperature", s.Temp, lowest, 100),
-		outside("top-k", float32(s.TopK), 0, math.MaxInt32),
+		outside("top-k", float32(s.TopK), math.MinInt32, math.MaxInt32),
 		outside("top-p", s.TopP, 0, 1),
 		outside("min-p", s.MinP, 0, 1),
 		outside("repeat penalty", s.RepeatPenalty, 0, 100),
 		outside("frequency penalty", s.FrequencyPenalty, -100, 100),
 		outside("presence penalty", s.PresencePenalty, -100, 100),
-		outside("repeat-last-n", float32(s.RepeatLastN), 0, 1<<20),
+		outside("repeat-last-n", float32(s.RepeatLastN), -1, mostLastN),
 	} {
 		if err != nil {
 			return err

@@ -12,6 +12,7 @@ import (
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/skip"
 )
 
 // sampleRig is a context whose last logits are known.
@@ -180,8 +181,8 @@ func TestSamplingRefuses(t *testing.T) {
 	r := newSampleRig(t)
 	nan := float32(math.NaN())
 	for _, s := range []llama.Sampling{
-		{Temp: -1}, {Temp: nan}, {Temp: 1e-30}, {Temp: 1e9}, {TopK: -1}, {TopP: 1.1}, {TopP: nan}, {MinP: -0.1},
-		{RepeatPenalty: -1}, {FrequencyPenalty: nan}, {PresencePenalty: 1e9}, {RepeatLastN: -1}, {RepeatLastN: 1 << 30},
+		{Temp: -1}, {Temp: nan}, {Temp: 1e-30}, {Temp: 1e9}, {TopP: 1.1}, {TopP: nan}, {MinP: -0.1},
+		{RepeatPenalty: -1}, {FrequencyPenalty: nan}, {PresencePenalty: 1e9}, {RepeatLastN: -2}, {RepeatLastN: 1 << 30},
 		{LogitBias: map[llama.Token]float32{-1: 1}}, {LogitBias: map[llama.Token]float32{llama.Token(r.m.Vocab.Size): 1}},
 		{LogitBias: map[llama.Token]float32{1: nan}},
 	} {
@@ -302,4 +303,50 @@ func TestModelSampling(t *testing.T) {
 	want := llama.DefaultSampling()
 	want.Temp, want.TopK = 0.5, 7
 	require.Equal(t, want, llamatest.Open(t, rewritten).Sampling())
+}
+
+// TestAdviceOfOtherPrograms has recommendations that llama.cpp takes in its own
+// way, and some that nothing can take.
+func TestAdviceOfOtherPrograms(t *testing.T) {
+	llamatest.Library(t)
+	for name, c := range map[string]struct {
+		advice map[string]any
+		want   func(s *llama.Sampling)
+	}{
+		"all tokens":        {map[string]any{"top_k": int32(-1)}, func(s *llama.Sampling) { s.TopK = -1 }},
+		"the whole context": {map[string]any{"penalty_last_n": int32(-1), "penalty_repeat": float32(1.1)}, func(s *llama.Sampling) { s.RepeatLastN, s.RepeatPenalty = -1, 1.1 }},
+		"greedy":            {map[string]any{"temp": float32(-1)}, func(s *llama.Sampling) { s.Temp = 0 }},
+		"out of range":      {map[string]any{"top_p": float32(1.5), "min_p": float32(math.NaN()), "temp": float32(1000), "penalty_last_n": int32(-9)}, func(*llama.Sampling) {}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := llamatest.Open(t, llamatest.Rewrite(t, llamatest.Tiny(t, 1), func(meta *gguf.Metadata) {
+				for key, value := range c.advice {
+					meta.Set("general.sampling."+key, value)
+				}
+			}))
+			want := llama.DefaultSampling()
+			c.want(&want)
+			require.Equal(t, want, m.Sampling())
+			s, err := m.NewSampler(m.Sampling())
+			require.NoError(t, err)
+			require.NoError(t, s.Close())
+		})
+	}
+}
+
+func TestNaN(t *testing.T) {
+	llamatest.Library(t)
+	m := llamatest.Open(t, llamatest.NaNs(t, llamatest.Tiny(t, 2), "output_norm.weight"))
+	c := llamatest.Context(t, m, nil)
+	require.NoError(t, c.Decode(llamatest.Batch(t, []llama.Token{1}, 0), skip.Mask{}))
+	_, err := c.Logits(-1)
+	require.ErrorIs(t, err, llama.ErrNaN)
+	for _, sampling := range []llama.Sampling{{}, llama.DefaultSampling()} {
+		s, err := m.NewSampler(sampling)
+		require.NoError(t, err)
+		_, err = s.Sample(c, -1)
+		require.ErrorIs(t, err, llama.ErrNaN)
+		require.ErrorIs(t, s.Distribution(c, -1, new(llama.Distribution)), llama.ErrNaN)
+		require.NoError(t, s.Close())
+	}
 }

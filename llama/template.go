@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"time"
 	"unsafe"
 
@@ -26,27 +27,51 @@ type Message struct {
 	Content string `json:"content"`
 }
 
-// fallbackTemplate is what llama.cpp takes for models without a template.
-const fallbackTemplate = "chatml"
-
 // Template returns the Jinja source of the model's chat template, "" when the
-// file has none.
+// file has none, or what [Model.SetTemplate] put in its place.
 func (m *Model) Template() string { return m.template }
+
+// SetTemplate makes the model use another chat template than its file's: Jinja
+// source, or the name of a format that llama.cpp has built in, such as "chatml".
+// It must not run beside other calls. The error wraps [ErrTemplate].
+func (m *Model) SetTemplate(template string) error {
+	if !isJinja(template) {
+		if _, err := m.builtinTemplate(template, []Message{{Role: "user", Content: "x"}}, true); err != nil {
+			return fmt.Errorf("%w: llama.cpp knows no format %q; give its name, as in chatml, or a template's text", ErrTemplate, template)
+		}
+	}
+	m.template, m.chat = template, chatTemplate{}
+	return nil
+}
+
+// errFormat is returned for what llama.cpp recognises as none of its formats.
+var errFormat = fmt.Errorf("%w: llama.cpp knows no such format", ErrTemplate)
+
+// isJinja tells a template's text from a format's name.
+func isJinja(template string) bool { return strings.Contains(template, "{") }
 
 // ApplyTemplate writes a conversation in the model's own format, ready for
 // [Vocab.Tokenize] with special markers. With answer, it ends where the
 // assistant's next turn begins.
 //
-// The file's Jinja template is used; where it has none, or one that our Jinja
-// does not understand, llama.cpp's built-in formats are. The error wraps
-// [ErrTemplate].
+// A model without a template is a base model, which was not trained on any
+// format: its conversation is one text that it continues. Each turn begins a
+// paragraph, but for the assistant's, which go on where the text before ended.
+//
+// A template that our Jinja does not understand is left to llama.cpp, if that
+// recognises it as one of its built-in formats. The error wraps [ErrTemplate].
 func (m *Model) ApplyTemplate(messages []Message, answer bool) (string, error) {
 	if err := m.retain(); err != nil {
 		return "", err
 	}
 	defer m.release()
 	if m.template == "" {
-		return m.builtinTemplate(fallbackTemplate, messages, answer)
+		return document(messages)
+	}
+	if !isJinja(m.template) {
+		if text, err := m.builtinTemplate(m.template, messages, answer); !errors.Is(err, errFormat) {
+			return text, err
+		}
 	}
 	text, err := m.jinja(messages, answer)
 	if err == nil {
@@ -60,6 +85,21 @@ func (m *Model) ApplyTemplate(messages []Message, answer bool) (string, error) {
 		return "", fmt.Errorf("%w: as Jinja: %s; built in: no such format", ErrTemplate, m.briefly(err))
 	}
 	return text, nil
+}
+
+// document is a conversation as a text that a base model continues.
+func document(messages []Message) (string, error) {
+	if len(messages) == 0 {
+		return "", fmt.Errorf("%w: the conversation is empty", ErrTemplate)
+	}
+	var text strings.Builder
+	for i, msg := range messages {
+		if i > 0 && msg.Role != "assistant" {
+			text.WriteString("\n\n")
+		}
+		text.WriteString(msg.Content)
+	}
+	return text.String(), nil
 }
 
 // templateRefusal is a template's own raise_exception: the conversation is at
@@ -139,6 +179,33 @@ func numbers(bounds ...int) ([]int, error) {
 	return list, nil
 }
 
+// chatTemplate is a model's template, parsed at its first use: that takes longer
+// than writing a short conversation by it.
+type chatTemplate struct {
+	mu     sync.Mutex // also while it is at work
+	tried  bool
+	parsed *exec.Template
+	err    error
+}
+
+// parse gives the parsed template. mu must be held.
+func (t *chatTemplate) parse(source string) (*exec.Template, error) {
+	if t.tried {
+		return t.parsed, t.err
+	}
+	t.tried, t.err = true, errors.New("it cannot be parsed") // unless it can
+	conf := config.New()
+	conf.TrimBlocks, conf.LeftStripBlocks = true, true
+	// Held in memory, and nothing beside it: a template must not include files.
+	const name = "/chat"
+	loader, err := loaders.NewMemoryLoader(map[string]string{name: source})
+	if err == nil {
+		t.parsed, err = exec.NewTemplate(name, conf, onceLoader{loader, new(bool)}, gonja.DefaultEnvironment)
+	}
+	t.err = err
+	return t.parsed, t.err
+}
+
 // jinja renders the model's template with the names that Hugging Face's
 // templates may use.
 func (m *Model) jinja(messages []Message, answer bool) (text string, err error) {
@@ -152,15 +219,9 @@ func (m *Model) jinja(messages []Message, answer bool) (text string, err error) 
 			text, err = "", refusal
 		}
 	}()
-	conf := config.New()
-	conf.TrimBlocks, conf.LeftStripBlocks = true, true
-	// Held in memory, and nothing beside it: a template must not include files.
-	const name = "/chat"
-	loader, err := loaders.NewMemoryLoader(map[string]string{name: m.template})
-	if err != nil {
-		return "", err
-	}
-	template, err := exec.NewTemplate(name, conf, onceLoader{loader, new(bool)}, gonja.DefaultEnvironment)
+	m.chat.mu.Lock()
+	defer m.chat.mu.Unlock()
+	template, err := m.chat.parse(m.template)
 	if err != nil {
 		return "", err
 	}
@@ -241,7 +302,7 @@ func (m *Model) builtinTemplate(template string, messages []Message, answer bool
 		texts = append(texts, unsafe.Pointer(buf))
 		n := int(C.llama_chat_apply_template(tmpl, &chat[0], C.size_t(len(chat)), C.bool(answer), buf, C.int32_t(size)))
 		if n < 0 {
-			return "", fmt.Errorf("%w: llama.cpp knows no such format", ErrTemplate)
+			return "", errFormat
 		}
 		if n <= size {
 			return C.GoStringN(buf, C.int(n)), nil

@@ -4,11 +4,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/gallop-llm/gallop/demo"
 	"github.com/gallop-llm/gallop/internal/gguf"
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/llama"
@@ -91,8 +93,9 @@ func TestTemplates(t *testing.T) {
 			"<start_of_turn>user\nBe brief.\n\nOne?<end_of_turn>\n<start_of_turn>model\nTwo.<end_of_turn>\n<start_of_turn>user\nThree?<end_of_turn>\n<start_of_turn>model\n"},
 		"phi": {phi, "<|user|>\n Hi! <|end|>\n<|assistant|>\n",
 			"<|system|>\nBe brief.<|end|>\n<|user|>\nOne?<|end|>\n<|assistant|>\nTwo.<|end|>\n<|user|>\nThree?<|end|>\n<|assistant|>\n"},
-		"inst": {inst, "[INST] Hi! [/INST]", "[INST] Be brief.\n\nOne? [/INST] Two.<|endoftext|>[INST] Three? [/INST]"},
-		"none is chatml": {"", "<|im_start|>user\n Hi! <|im_end|>\n<|im_start|>assistant\n",
+		"inst":                    {inst, "[INST] Hi! [/INST]", "[INST] Be brief.\n\nOne? [/INST] Two.<|endoftext|>[INST] Three? [/INST]"},
+		"none continues the text": {"", " Hi! ", "Be brief.\n\nOne?Two.\n\nThree?"},
+		"a format's name": {"chatml", "<|im_start|>user\n Hi! <|im_end|>\n<|im_start|>assistant\n",
 			"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nOne?<|im_end|>\n<|im_start|>assistant\nTwo.<|im_end|>\n<|im_start|>user\nThree?<|im_end|>\n<|im_start|>assistant\n"},
 		"broken, but of a family that llama.cpp knows": {"{% if %} <|im_start|> {% nonsense", "<|im_start|>user\n Hi! <|im_end|>\n<|im_start|>assistant\n",
 			"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nOne?<|im_end|>\n<|im_start|>assistant\nTwo.<|im_end|>\n<|im_start|>user\nThree?<|im_end|>\n<|im_start|>assistant\n"},
@@ -107,6 +110,30 @@ func TestTemplates(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, c.conversation, got)
 		})
+	}
+}
+
+func TestSetTemplate(t *testing.T) {
+	llamatest.Library(t)
+	for _, own := range []string{"", turns} {
+		m := withTemplate(t, own)
+		before, err := m.ApplyTemplate(question, true)
+		require.NoError(t, err)
+		err = m.SetTemplate("no-such-format")
+		require.ErrorIs(t, err, llama.ErrTemplate)
+		require.ErrorContains(t, err, `no format "no-such-format"`)
+		got, err := m.ApplyTemplate(question, true)
+		require.NoError(t, err)
+		require.Equal(t, before, got, "a refusal changes nothing")
+		for template, want := range map[string]string{
+			"chatml": "<|im_start|>user\n Hi! <|im_end|>\n<|im_start|>assistant\n",
+			phi:      "<|user|>\n Hi! <|end|>\n<|assistant|>\n",
+		} {
+			require.NoError(t, m.SetTemplate(template))
+			got, err := m.ApplyTemplate(question, true)
+			require.NoError(t, err)
+			require.Equal(t, want, got)
+		}
 	}
 }
 
@@ -144,9 +171,12 @@ func TestTemplateLanguage(t *testing.T) {
 		"{# a remark #}z":                "z",
 		"{{ bos_token }}{{ eos_token }}": "<|begin|><|endoftext|>",
 	} {
-		got, err := withTemplate(t, template).ApplyTemplate(conversation, false)
-		if err != nil || got != want {
-			t.Errorf("%s: %q, want %q (%v)", template, got, want, err)
+		m := withTemplate(t, template)
+		for range 2 { // parsed at the first, and no trace of it in the second
+			got, err := m.ApplyTemplate(conversation, false)
+			if err != nil || got != want {
+				t.Errorf("%s: %q, want %q (%v)", template, got, want, err)
+			}
 		}
 	}
 }
@@ -172,16 +202,53 @@ func TestTemplateRefuses(t *testing.T) {
 		"without end":             {"{% for i in range(1000000000) %}xxxxxxxxxxxxxxxx{% endfor %}", question, "range of over"},
 		"endless output":          {"{% for i in range(60000) %}" + strings.Repeat("x", 20000) + "{% endfor %}", question, "no end"},
 		"empty conversation":      {"", nil, "empty"},
-		"zero byte":               {"", []llama.Message{{Role: "user", Content: "a\x00b"}}, "zero byte"},
+		"zero byte":               {"chatml", []llama.Message{{Role: "user", Content: "a\x00b"}}, "zero byte"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			text, err := withTemplate(t, c.template).ApplyTemplate(c.messages, true)
-			require.NotContains(t, text, "hunter2")
-			require.ErrorIs(t, err, llama.ErrTemplate, text)
-			require.ErrorContains(t, err, c.says)
-			require.NotContains(t, err.Error(), "\n")
-			require.NotContains(t, err.Error(), "hunter2")
-			require.Less(t, len(err.Error()), 350)
+			m := withTemplate(t, c.template)
+			for range 2 {
+				text, err := m.ApplyTemplate(c.messages, true)
+				require.NotContains(t, text, "hunter2")
+				require.ErrorIs(t, err, llama.ErrTemplate, text)
+				require.ErrorContains(t, err, c.says)
+				require.NotContains(t, err.Error(), "\n")
+				require.NotContains(t, err.Error(), "hunter2")
+				require.Less(t, len(err.Error()), 350)
+			}
 		})
+	}
+}
+
+// TestTemplateIsShared by goroutines that write different conversations.
+func TestTemplateIsShared(t *testing.T) {
+	llamatest.Library(t)
+	m := withTemplate(t, headers)
+	var want [2]string
+	for i, messages := range [][]llama.Message{question, conversation} {
+		var err error
+		want[i], err = m.ApplyTemplate(messages, true)
+		require.NoError(t, err)
+	}
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			for range 20 {
+				got, err := m.ApplyTemplate([][]llama.Message{question, conversation}[i%2], true)
+				if err != nil || got != want[i%2] {
+					t.Errorf("%q, want %q (%v)", got, want[i%2], err)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+func BenchmarkTemplate(b *testing.B) {
+	path, err := demo.Path()
+	require.NoError(b, err)
+	m := llamatest.Open(b, path)
+	for b.Loop() {
+		_, err := m.ApplyTemplate(question, true)
+		require.NoError(b, err)
 	}
 }

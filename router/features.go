@@ -9,6 +9,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/gallop-llm/gallop/internal/gguf"
 	"github.com/gallop-llm/gallop/llama"
 )
 
@@ -103,6 +104,8 @@ type Sources struct {
 	// (n_embd,), for the kind [Hidden]. It is given the tokens that count: the
 	// first and the last 512 at most.
 	Hidden func(tokens []llama.Token) ([]float32, error)
+
+	file *gguf.File // Model, open already: the features close it if they need it; nil = is opened
 }
 
 // part is one kind's stretch of the vector.
@@ -141,7 +144,7 @@ func NewFeatures(spec FeatureSpec, from *Sources) (*Features, error) {
 		if from.Model == "" {
 			return nil, fmt.Errorf("%w: kind %q needs the model's file", ErrFeatures, spec.Kind)
 		}
-		if f.table, err = openTable(from.Model, spec.Width, spec.Seed); err != nil {
+		if f.table, err = openTable(from, spec.Width, spec.Seed); err != nil {
 			return nil, err
 		}
 		f.nEmbd = f.table.nEmbd

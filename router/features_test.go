@@ -72,8 +72,8 @@ func TestNgramsAllocateNothing(t *testing.T) {
 }
 
 func TestFeaturesRefuse(t *testing.T) {
-	model := filepath.Join(t.TempDir(), "q4_1.gguf")
-	writeTable(t, model, gguf.Q4_1, 32, 2)
+	model := filepath.Join(t.TempDir(), "iq4_nl.gguf")
+	writeTable(t, model, gguf.IQ4NL, 32, 2)
 	hidden := func([]llama.Token) ([]float32, error) { return nil, nil }
 	for name, c := range map[string]struct {
 		spec FeatureSpec
@@ -84,8 +84,8 @@ func TestFeaturesRefuse(t *testing.T) {
 		"twice":        {FeatureSpec{Kind: "ngram+ngram"}, nil, "twice"},
 		"no model":     {FeatureSpec{}, nil, "model's file"},
 		"no function":  {FeatureSpec{Kind: Hidden}, &Sources{Model: model}, "hidden states"},
-		"type":         {FeatureSpec{Kind: Embedding}, &Sources{Model: model}, "Q4_1, read are F32"},
-		"hidden type":  {FeatureSpec{Kind: Hidden}, &Sources{Model: model, Hidden: hidden}, "Q4_1"},
+		"type":         {FeatureSpec{Kind: Embedding}, &Sources{Model: model}, "IQ4_NL, read are F32"},
+		"hidden type":  {FeatureSpec{Kind: Hidden}, &Sources{Model: model, Hidden: hidden}, "IQ4_NL"},
 		"size":         {FeatureSpec{Kind: Ngrams, Buckets: -1}, nil, "buckets"},
 		"fit":          {FeatureSpec{Kind: Ngrams, Scale: make([]float32, 3)}, nil, "fitted"},
 	} {
@@ -108,7 +108,7 @@ func writeTable(t testing.TB, path string, typ gguf.Type, nEmbd, nVocab int) {
 	data := make([]byte, size)
 	_, _ = random.Read(data)
 	// Scales of random bits could be infinite: keep them small.
-	elems, bytes := typ.Block()
+	_, bytes := typ.Block()
 	for at := 0; at < len(data); at += int(bytes) {
 		b := data[at:][:bytes]
 		switch typ {
@@ -118,11 +118,10 @@ func writeTable(t testing.TB, path string, typ gguf.Type, nEmbd, nVocab int) {
 			b[1] &= 0xbf
 		case gguf.Q6_K:
 			b[bytes-1] = 0x20
+		case gguf.Q4_1, gguf.Q5_1, gguf.Q4_K, gguf.Q5_K:
+			b[1], b[3] = 0x20, 0x20
 		default:
 			b[1] = 0x20
-			if elems == superBlock {
-				b[3] = 0x20
-			}
 		}
 	}
 	require.NoError(t, gguf.Write(context.Background(), path, meta, []gguf.Source{{Tensor: tensor, Data: gguf.Bytes(data)}}, nil))
@@ -145,14 +144,24 @@ func reference(typ gguf.Type, b []byte, i int) float32 {
 		return half(b) * float32(int8(b[2+i]))
 	case gguf.Q4_0:
 		return half(b) * float32(int(b[2+i%16]>>(i/16*4)&15)-8)
-	case gguf.Q4_K:
+	case gguf.Q4_1:
+		return half(b)*float32(b[4+i%16]>>(i/16*4)&15) + half(b[2:])
+	case gguf.Q5_0:
+		return half(b) * float32(int(b[6+i%16]>>(i/16*4)&15)+16*int(b[2+i/8]>>(i%8)&1)-16)
+	case gguf.Q5_1:
+		return half(b)*float32(int(b[8+i%16]>>(i/16*4)&15)+16*int(b[4+i/8]>>(i%8)&1)) + half(b[2:])
+	case gguf.Q4_K, gguf.Q5_K:
 		sub, bits := i/32, func(k int) uint32 { return uint32(b[4+k]) }
 		scale, least := bits(sub%4)&63, bits(sub%4+4)&63
 		if sub >= 4 {
 			scale = bits(sub+4)&15 | bits(sub-4)>>6<<4
 			least = bits(sub+4)>>4 | bits(sub)>>6<<4
 		}
-		q := b[16+i/64*32+i%32] >> (i % 64 / 32 * 4) & 15
+		low, high := b[16:], byte(0)
+		if typ == gguf.Q5_K {
+			low, high = b[48:], b[16+i%32]>>sub&1
+		}
+		q := low[i/64*32+i%32]>>(i%64/32*4)&15 + 16*high
 		return half(b)*float32(scale)*float32(q) - half(b[2:])*float32(least)
 	case gguf.Q6_K:
 		h, in := i/128, i%128
@@ -169,7 +178,7 @@ func TestTableUnpacksEachType(t *testing.T) {
 		t.Run(typ.String(), func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "m.gguf")
 			writeTable(t, path, typ, nEmbd, nVocab)
-			table, err := openTable(path, nEmbd, 0)
+			table, err := openTable(&Sources{Model: path}, nEmbd, 0)
 			require.NoError(t, err)
 			defer table.close()
 			tensor, _ := table.file.Tensor(tableName)
@@ -204,7 +213,7 @@ func TestProjectionKeepsInnerProducts(t *testing.T) {
 	const nEmbd, width, pairs = 2048, 256, 200
 	path := filepath.Join(t.TempDir(), "m.gguf")
 	writeTable(t, path, gguf.F32, nEmbd, 1)
-	table, err := openTable(path, width, 7)
+	table, err := openTable(&Sources{Model: path}, width, 7)
 	require.NoError(t, err)
 	defer table.close()
 	random := rand.New(rand.NewPCG(1, 2))

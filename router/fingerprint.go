@@ -36,12 +36,15 @@ func FingerprintOf(modelPath string) (Fingerprint, error) {
 		return Fingerprint{}, err
 	}
 	defer f.Close()
-	var p Fingerprint
+	return fingerprintOf(f)
+}
+
+func fingerprintOf(f *gguf.File) (p Fingerprint, err error) {
 	if p.Architecture, err = f.Metadata.Architecture(); err == nil {
 		p.Layers, err = f.Metadata.LayerCount()
 	}
 	if err != nil {
-		return p, fmt.Errorf("%s is no language model: %w", modelPath, err)
+		return p, fmt.Errorf("%s is no language model: %w", f.Path, err)
 	}
 	sum := fnv.New64a()
 	for _, t := range f.Tensors {
@@ -50,7 +53,7 @@ func FingerprintOf(modelPath string) (Fingerprint, error) {
 		fmt.Fprintln(sum, t.Name, t.Shape, t.Type)
 		n := min(t.Size, hashedBytes)
 		if _, err := io.Copy(sum, io.NewSectionReader(f.Reader(t), int64((t.Size-n)/2), int64(n))); err != nil {
-			return p, fmt.Errorf("read %s: %w", modelPath, err)
+			return p, fmt.Errorf("read %s: %w", f.Path, err)
 		}
 	}
 	p.Hash = sum.Sum64()

@@ -78,7 +78,17 @@ type Profile struct {
 // checks that the profile belongs to it ([Profile.Check]) and opens the
 // features' sources. hidden is needed for the kind [Hidden] alone.
 func (p *Profile) Open(modelPath string, hidden func(tokens []llama.Token) ([]float32, error)) error {
-	model, err := FingerprintOf(modelPath)
+	file, err := gguf.Open(modelPath)
+	if err != nil {
+		return err
+	}
+	var f *Features
+	defer func() {
+		if f == nil || f.table == nil { // else the table has it
+			file.Close()
+		}
+	}()
+	model, err := fingerprintOf(file)
 	if err != nil {
 		return err
 	}
@@ -88,8 +98,7 @@ func (p *Profile) Open(modelPath string, hidden func(tokens []llama.Token) ([]fl
 	if p.Router == nil {
 		return nil
 	}
-	f, err := NewFeatures(p.Spec, &Sources{Model: modelPath, Hidden: hidden})
-	if err != nil {
+	if f, err = NewFeatures(p.Spec, &Sources{Model: modelPath, Hidden: hidden, file: file}); err != nil {
 		return err
 	}
 	if f.Dim() != p.Router.In {

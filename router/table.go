@@ -42,15 +42,17 @@ type table struct {
 }
 
 // openTable opens the embeddings of a model file.
-func openTable(path string, width int, seed uint64) (*table, error) {
-	f, err := gguf.Open(path)
-	if err != nil {
-		return nil, err
+func openTable(from *Sources, width int, seed uint64) (*table, error) {
+	t := &table{file: from.file}
+	if t.file == nil {
+		var err error
+		if t.file, err = gguf.Open(from.Model); err != nil {
+			return nil, err
+		}
 	}
-	t := &table{file: f}
 	if err := t.init(width, seed); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("%s: %w", path, err)
+		t.close()
+		return nil, fmt.Errorf("%s: %w", from.Model, err)
 	}
 	return t, nil
 }
@@ -64,7 +66,7 @@ func (t *table) init(width int, seed uint64) error {
 		return fmt.Errorf("%w: %s has the shape %v, want n_embd by n_vocab", ErrFeatures, tableName, tensor.Shape)
 	}
 	if _, ok := unpackers[tensor.Type]; !ok {
-		return fmt.Errorf("%w: %s is in %s, read are F32, F16, BF16, Q4_0, Q8_0, Q4_K and Q6_K; use the kind %q", ErrFeatures, tableName, tensor.Type, Ngrams)
+		return fmt.Errorf("%w: %s is in %s, read are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K; use the kind %q", ErrFeatures, tableName, tensor.Type, Ngrams)
 	}
 	t.typ, t.nEmbd, t.nVocab = tensor.Type, int(tensor.Shape[0]), int(tensor.Shape[1])
 	t.rows = t.file.Reader(tensor)
@@ -139,8 +141,12 @@ var unpackers = map[gguf.Type]func(dst []float32, b []byte){
 	gguf.F16:  unpackF16,
 	gguf.BF16: unpackBF16,
 	gguf.Q4_0: unpackQ4_0,
+	gguf.Q4_1: unpackQ4_1,
+	gguf.Q5_0: unpackQ5_0,
+	gguf.Q5_1: unpackQ5_1,
 	gguf.Q8_0: unpackQ8_0,
 	gguf.Q4_K: unpackQ4_K,
+	gguf.Q5_K: unpackQ5_K,
 	gguf.Q6_K: unpackQ6_K,
 }
 
@@ -164,11 +170,15 @@ func unpackBF16(dst []float32, b []byte) {
 
 // Block sizes: elements, and bytes where they are not obvious.
 const (
-	smallBlock = 32  // Q4_0, Q8_0
-	superBlock = 256 // Q4_K, Q6_K
+	smallBlock = 32  // Q4_0, Q4_1, Q5_0, Q5_1, Q8_0
+	superBlock = 256 // Q4_K, Q5_K, Q6_K
 	q4Bytes    = 2 + smallBlock/2
+	q41Bytes   = 2 + q4Bytes
+	q5Bytes    = q4Bytes + smallBlock/8
+	q51Bytes   = 2 + q5Bytes
 	q8Bytes    = 2 + smallBlock
 	q4KBytes   = 2 + 2 + 12 + superBlock/2
+	q5KBytes   = q4KBytes + superBlock/8
 	q6KBytes   = superBlock/2 + superBlock/4 + superBlock/16 + 2
 )
 
@@ -180,6 +190,36 @@ func unpackQ4_0(dst []float32, b []byte) {
 			y[i] = scale * float32(int(v&15)-8)
 			y[i+smallBlock/2] = scale * float32(int(v>>4)-8)
 		}
+	}
+}
+
+// unpackQ4_1: scale, minimum, 32 × 4 bits; the low halves come first.
+func unpackQ4_1(dst []float32, b []byte) {
+	for ; len(dst) > 0; dst, b = dst[smallBlock:], b[q41Bytes:] {
+		unpackFive(dst[:smallBlock], half(b), half(b[2:]), 0, b[4:q41Bytes])
+	}
+}
+
+// unpackQ5_0: scale, 32 × 1 high bit, 32 × 4 low bits as in Q4_0; less 16.
+func unpackQ5_0(dst []float32, b []byte) {
+	for ; len(dst) > 0; dst, b = dst[smallBlock:], b[q5Bytes:] {
+		scale := half(b)
+		unpackFive(dst[:smallBlock], scale, -16*scale, binary.LittleEndian.Uint32(b[2:]), b[6:q5Bytes])
+	}
+}
+
+// unpackQ5_1: scale, minimum, 32 × 1 high bit, 32 × 4 low bits as in Q4_0.
+func unpackQ5_1(dst []float32, b []byte) {
+	for ; len(dst) > 0; dst, b = dst[smallBlock:], b[q51Bytes:] {
+		unpackFive(dst[:smallBlock], half(b), half(b[2:]), binary.LittleEndian.Uint32(b[4:]), b[8:q51Bytes])
+	}
+}
+
+// unpackFive: 32 elements of 4 low bits in 16 bytes, with one high bit each.
+func unpackFive(y []float32, scale, least float32, high uint32, low []byte) {
+	for i, v := range low {
+		y[i] = scale*float32(uint32(v&15)|high>>i&1<<4) + least
+		y[i+smallBlock/2] = scale*float32(uint32(v>>4)|high>>(i+smallBlock/2)&1<<4) + least
 	}
 }
 
@@ -196,22 +236,35 @@ func unpackQ8_0(dst []float32, b []byte) {
 // unpackQ4_K: scale, minimum, 8 sub-blocks' scales and minima in 6 bits each,
 // 256 × 4 bits; 64 elements share 32 bytes, the low halves come first.
 func unpackQ4_K(dst []float32, b []byte) {
+	var none [superBlock / 8]byte
 	for ; len(dst) > 0; dst, b = dst[superBlock:], b[q4KBytes:] {
-		scale, least, packed, q := half(b), half(b[2:]), b[4:16], b[16:q4KBytes]
-		for sub := range 8 {
-			var s, m byte
-			if sub < 4 {
-				s, m = packed[sub]&63, packed[sub+4]&63
-			} else {
-				s = packed[sub+4]&15 | packed[sub-4]>>6<<4
-				m = packed[sub+4]>>4 | packed[sub]>>6<<4
-			}
-			d, low := scale*float32(s), least*float32(m)
-			shift := 4 * (sub % 2)
-			y := dst[32*sub:][:32]
-			for i, v := range q[sub/2*32:][:32] {
-				y[i] = d*float32(v>>shift&15) - low
-			}
+		unpackSub(dst[:superBlock], b[:16], none[:], b[16:q4KBytes])
+	}
+}
+
+// unpackQ5_K: as Q4_K, with 256 × 1 high bit in front of the low ones: byte i has
+// those of the elements i, 32 + i, and so on, the lowest bit first.
+func unpackQ5_K(dst []float32, b []byte) {
+	for ; len(dst) > 0; dst, b = dst[superBlock:], b[q5KBytes:] {
+		unpackSub(dst[:superBlock], b[:16], b[16:48], b[48:q5KBytes])
+	}
+}
+
+func unpackSub(dst []float32, head, high, q []byte) {
+	scale, least, packed := half(head), half(head[2:]), head[4:16]
+	for sub := range 8 {
+		var s, m byte
+		if sub < 4 {
+			s, m = packed[sub]&63, packed[sub+4]&63
+		} else {
+			s = packed[sub+4]&15 | packed[sub-4]>>6<<4
+			m = packed[sub+4]>>4 | packed[sub]>>6<<4
+		}
+		d, low := scale*float32(s), least*float32(m)
+		shift := 4 * (sub % 2)
+		y := dst[32*sub:][:32]
+		for i, v := range q[sub/2*32:][:32] {
+			y[i] = d*float32(v>>shift&15|high[i]>>sub&1<<4) - low
 		}
 	}
 }

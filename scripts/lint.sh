@@ -44,5 +44,6 @@ compile() {
 compile third_party/layerskip/layerskip.c
 compile -DLAYERSKIP_PRELOAD third_party/layerskip/layerskip.c
 compile third_party/layerskip/rows.c
+compile third_party/layerskip/barrier.c
 compile llama/glue.c
 compile scripts/cloop.c

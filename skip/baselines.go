@@ -138,7 +138,7 @@ func orInf(x float64) float64 {
 // firstSublayer and lastSublayer are the lowest and the highest sublayer that a
 // mask skips, counted in the order of computation: 2L and 2L+1 in layer L.
 func firstSublayer(m Mask) int {
-	for i, w := range m {
+	for i, w := range m[:shortlistWord] {
 		if w != 0 {
 			return i*wordBits + bits.TrailingZeros64(w)
 		}
@@ -147,7 +147,7 @@ func firstSublayer(m Mask) int {
 }
 
 func lastSublayer(m Mask) int {
-	for i, w := range slices.Backward(m[:]) {
+	for i, w := range slices.Backward(m[:shortlistWord]) {
 		if w != 0 {
 			return i*wordBits + bits.Len64(w) - 1
 		}

@@ -17,11 +17,21 @@ const wordBits = 64
 // ErrMask is returned when a text is no mask.
 var ErrMask = errors.New("not a mask")
 
-// Mask is the set of sublayers that a decode leaves out. The zero value skips
-// nothing. Masks are values: they compare with ==, and are keys of maps. A
-// Mask is what llama's Context.Decode takes: bit 2L skips layer L's attention,
-// bit 2L+1 its feed-forward.
-type Mask [2 * MaxLayers / wordBits]uint64
+// Mask is what a decode leaves out: a set of sublayers, and the tokens outside a
+// vocabulary shortlist. The zero value skips nothing. Masks are values: they compare
+// with ==, and are keys of maps. A Mask is what llama's Context.Decode takes: bit 2L
+// skips layer L's attention, bit 2L+1 its feed-forward; the last word is the
+// shortlist's size.
+type Mask [shortlistWord + 1]uint64
+
+// shortlistWord is the word behind those of the layers.
+const shortlistWord = 2 * MaxLayers / wordBits
+
+// Bounds of a shortlist's size, in tokens.
+const (
+	MinShortlist = 32
+	MaxShortlist = 1 << 20
+)
 
 // Half is a part of a layer.
 type Half uint64
@@ -46,45 +56,64 @@ func Layers(layers ...int) Mask {
 // With returns the mask that skips half of layer too.
 func (m Mask) With(layer int, half Half) Mask {
 	w, shift := place(layer)
-	m[w] |= uint64(half) << shift
+	m[:shortlistWord][w] |= uint64(half) << shift
 	return m
 }
 
 // Without returns the mask that keeps half of layer.
 func (m Mask) Without(layer int, half Half) Mask {
 	w, shift := place(layer)
-	m[w] &^= uint64(half) << shift
+	m[:shortlistWord][w] &^= uint64(half) << shift
 	return m
 }
 
 // Skipped tells which halves of layer the mask skips: 0, one or [Whole].
 func (m Mask) Skipped(layer int) Half {
 	w, shift := place(layer)
-	return Half(m[w]>>shift) & Whole
+	return Half(m[:shortlistWord][w]>>shift) & Whole
+}
+
+// Shortlist is how many tokens get exact logits from the output matrix; 0 = all.
+func (m Mask) Shortlist() int { return int(m[shortlistWord]) }
+
+// WithShortlist returns the mask with a shortlist of size tokens, 0 = none.
+func (m Mask) WithShortlist(size int) Mask {
+	m[shortlistWord] = uint64(size)
+	return m
 }
 
 func place(layer int) (word, shift int) { return 2 * layer / wordBits, 2 * layer % wordBits }
 
-// Union returns the mask that skips what either skips.
+// Union returns the mask that skips what either skips: with the shorter shortlist.
 func (m Mask) Union(other Mask) Mask {
-	for i := range m {
+	for i := range shortlistWord {
 		m[i] |= other[i]
 	}
-	return m
-}
-
-// Intersection returns the mask that skips what both skip.
-func (m Mask) Intersection(other Mask) Mask {
-	for i := range m {
-		m[i] &= other[i]
+	if n := other[shortlistWord]; n != 0 && (m[shortlistWord] == 0 || n < m[shortlistWord]) {
+		m[shortlistWord] = n
 	}
 	return m
 }
 
-// Minus is m without what other skips.
+// Intersection returns the mask that skips what both skip: with the longer
+// shortlist, if both have one.
+func (m Mask) Intersection(other Mask) Mask {
+	for i := range shortlistWord {
+		m[i] &= other[i]
+	}
+	if n := other[shortlistWord]; n == 0 || m[shortlistWord] != 0 && n > m[shortlistWord] {
+		m[shortlistWord] = n
+	}
+	return m
+}
+
+// Minus is m without what other skips: without a shortlist, if other has one.
 func (m Mask) Minus(other Mask) Mask {
-	for i := range m {
+	for i := range shortlistWord {
 		m[i] &^= other[i]
+	}
+	if other[shortlistWord] != 0 {
+		m[shortlistWord] = 0
 	}
 	return m
 }
@@ -95,7 +124,7 @@ func (m Mask) IsEmpty() bool { return m == Mask{} }
 // Sublayers is how many sublayers the mask skips; a whole layer counts two.
 func (m Mask) Sublayers() int {
 	n := 0
-	for _, w := range m {
+	for _, w := range m[:shortlistWord] {
 		n += bits.OnesCount64(w)
 	}
 	return n
@@ -113,9 +142,9 @@ func (m Mask) KVComplete() bool {
 	return true
 }
 
-// First is the lowest layer that the mask names, -1 when it is empty.
+// First is the lowest layer that the mask names, -1 when it names none.
 func (m Mask) First() int {
-	for w := range m {
+	for w := range shortlistWord {
 		if m[w] != 0 {
 			return (w*wordBits + bits.TrailingZeros64(m[w])) / 2
 		}
@@ -123,9 +152,9 @@ func (m Mask) First() int {
 	return -1
 }
 
-// Last is the highest layer that the mask names, -1 when it is empty.
+// Last is the highest layer that the mask names, -1 when it names none.
 func (m Mask) Last() int {
-	for w := len(m) - 1; w >= 0; w-- {
+	for w := shortlistWord - 1; w >= 0; w-- {
 		if m[w] != 0 {
 			return (w*wordBits + bits.Len64(m[w]) - 1) / 2
 		}
@@ -161,7 +190,7 @@ func (m Mask) Check(nLayer int) error {
 }
 
 // String writes the mask as Parse reads it, layers in order and runs
-// shortened: "4,6,9-11,a5,f7". The empty mask is "".
+// shortened: "4,6,9-11,a5,f7,v1024". The empty mask is "".
 func (m Mask) String() string {
 	var parts []string
 	for _, kind := range []struct {
@@ -187,12 +216,15 @@ func (m Mask) String() string {
 			l = end
 		}
 	}
+	if n := m.Shortlist(); n != 0 {
+		parts = append(parts, fmt.Sprintf("v%d", n))
+	}
 	return strings.Join(parts, ",")
 }
 
 // Parse reads a mask: layers and runs of layers separated by commas, "a" in
-// front for attention alone, "f" for feed-forward alone, as in "4,6,9-11,a5,f7".
-// Spaces are ignored; an empty text is the empty mask. The error wraps [ErrMask].
+// front for attention alone, "f" for feed-forward alone, as in "4,6,9-11,a5,f7";
+// "v1024" is a vocabulary shortlist of 1024 tokens. Spaces are ignored; an empty text is the empty mask. The error wraps [ErrMask].
 func Parse(text string) (Mask, error) {
 	var m Mask
 	text = strings.Join(strings.Fields(text), "")
@@ -200,6 +232,15 @@ func Parse(text string) (Mask, error) {
 		return m, nil
 	}
 	for part := range strings.SplitSeq(text, ",") {
+		if size, ok := strings.CutPrefix(part, "v"); ok {
+			n, err := strconv.Atoi(size)
+			if err != nil || n < MinShortlist || n > MaxShortlist {
+				return Mask{}, fmt.Errorf("%w: %q in %q: a shortlist has %d to %d tokens, as in v1024",
+					ErrMask, part, text, MinShortlist, MaxShortlist)
+			}
+			m = m.WithShortlist(n)
+			continue
+		}
 		half, run := Whole, part
 		switch {
 		case strings.HasPrefix(part, "a"):

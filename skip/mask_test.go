@@ -95,6 +95,9 @@ func randomMask(r *rand.Rand) (m skip.Mask) {
 			m = m.With(l, skip.FeedForward)
 		}
 	}
+	if r.IntN(3) == 0 {
+		m = m.WithShortlist(skip.MinShortlist + r.IntN(5000))
+	}
 	return m
 }
 
@@ -117,7 +120,7 @@ func TestRoundTrip(t *testing.T) {
 
 // FuzzParse checks that a text either is refused or has one meaning.
 func FuzzParse(f *testing.F) {
-	for _, text := range []string{"", "4,6,9-11,a5,f7", "a0-511", "1,,2", "5-3", "512", "\xff"} {
+	for _, text := range []string{"", "4,6,9-11,a5,f7", "a0-511", "1,,2", "5-3", "512", "v1024", "v4", "f2,v64", "\xff"} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
@@ -132,6 +135,31 @@ func FuzzParse(f *testing.F) {
 		require.Equal(t, m, again)
 		require.Equal(t, m.String(), again.String())
 	})
+}
+
+func TestShortlistInMasks(t *testing.T) {
+	m, err := skip.Parse("2, v1024 ,f7")
+	require.NoError(t, err)
+	require.Equal(t, 1024, m.Shortlist())
+	require.Equal(t, "2,f7,v1024", m.String())
+	require.Equal(t, 3, m.Sublayers(), "the shortlist is no sublayer")
+	require.Equal(t, 7, m.Last())
+	require.False(t, skip.Mask{}.WithShortlist(64).IsEmpty())
+	require.True(t, skip.Mask{}.WithShortlist(64).KVComplete())
+	a, b, none := skip.Mask{}.WithShortlist(64), skip.Mask{}.WithShortlist(128), skip.Mask{}
+	for _, c := range []struct{ union, intersection, minus, want skip.Mask }{
+		{a.Union(b), b.Union(a), a.Union(none), a},
+		{a.Intersection(b), b.Intersection(a), b.Minus(none), b},
+		{a.Intersection(none), none.Intersection(a), a.Minus(b), none},
+	} {
+		require.Equal(t, c.want, c.union)
+		require.Equal(t, c.want, c.intersection)
+		require.Equal(t, c.want, c.minus)
+	}
+	for _, text := range []string{"v", "v31", "v-64", "v1.5", "v99999999", "v64-128"} {
+		_, err := skip.Parse(text)
+		require.ErrorContains(t, err, "as in v1024", text)
+	}
 }
 
 // TestMaskOperations compares with a plain list of layers.

@@ -11,8 +11,9 @@ const (
 	// fastest first token, but another mask needs the prompt decoded again.
 	MaskedPrefill Prefill = iota
 
-	// FullPrefill decodes the prompt by the whole model and only its last token,
-	// from which the answer's first comes, under the mask: better answers, and the
+	// FullPrefill decodes the prompt by the whole model. The answer's first token
+	// comes from that pass, and the mask begins with the decode of that token:
+	// better answers, a mask need not be chosen before the first token, and the
 	// prompt's keys and values serve every later mask.
 	FullPrefill
 )
@@ -32,10 +33,9 @@ func ParsePrefill(text string) (Prefill, error) {
 // String is "masked" or "full".
 func (p Prefill) String() string { return prefillNames[p] }
 
-// Mask is what position pos of a prompt of n tokens is decoded under when its
-// answer is generated under mask.
-func (p Prefill) Mask(mask Mask, pos, n int) Mask {
-	if p == FullPrefill && pos < n-1 {
+// Mask is what a prompt is decoded under when its answer is generated under mask.
+func (p Prefill) Mask(mask Mask) Mask {
+	if p == FullPrefill {
 		return Mask{}
 	}
 	return mask

@@ -10,6 +10,10 @@ var (
 	_ string
 	//go:embed layerskip/layerskip.h
 	_ string
+	//go:embed layerskip/rows.c
+	_ string
+	//go:embed layerskip/barrier.c
+	_ string
 	//go:embed llama.cpp/include/llama_api.h
 	_ string
 )

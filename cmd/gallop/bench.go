@@ -44,7 +44,7 @@ type benchmark struct {
 func newBenchCommand() *cobra.Command {
 	var f benchmark
 	cmd := &cobra.Command{
-		Use:   "bench [-m model.gguf | --shape llama-3.2-1b] [--skip 4,6 | --depth 4 | --percent 10,20]",
+		Use:   "bench [model.gguf... | --shape llama-3.2-1b] [--skip 4,6 | --depth 4 | --percent 10,20]",
 		Short: "Measure speed and memory under masks, beside the whole model",
 		Long: `Measure prefill and decode under masks, in turns with the whole model, and compare
 with it, with what the skipped bytes and operations allow at best, and with
@@ -53,8 +53,10 @@ with it, with what the skipped bytes and operations allow at best, and with
 Where a model cannot be had, --shape makes one of random weights with its exact
 shape in the cache folder: speed does not depend on the values. Shapes:
 ` + wrapWords(randmodel.ShapeNames(), 80),
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runBench(cmd, &f) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f.models = append(f.models, args...)
+			return runBench(cmd, &f)
+		},
 	}
 	flags := cmd.Flags()
 	flags.StringSliceVarP(&f.models, "model", "m", nil, "GGUF file; repeatable (default: the demo model)")
@@ -354,6 +356,9 @@ func (f *benchmark) allMasks(nLayer int, p *router.Profile) (masks []skip.Mask, 
 		mask, err := skip.Parse(text)
 		if err == nil && mask.IsEmpty() {
 			err = errors.New("it names no layers; the whole model is measured anyway")
+		}
+		if err == nil && mask.Shortlist() != 0 {
+			err = fmt.Errorf("%s: bench measures layers; compare --shortlist %d measures a vocabulary shortlist", mask, mask.Shortlist())
 		}
 		if err == nil {
 			err = mask.Check(nLayer)

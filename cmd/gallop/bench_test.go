@@ -113,14 +113,14 @@ func TestBenchMistakes(t *testing.T) {
 		"every layer":    {[]string{"--skip", "0-7"}, exitUsage, "keep at least one"},
 		"depth":          {[]string{"--depth", "7"}, exitUsage, "--depth 7: not a mask: 7 layers of 8, possible are 1 to 6"},
 		"percent":        {[]string{"--percent", "100"}, exitUsage, "--percent 100: not a mask: 8 layers of 8"},
-		"nothing":        {[]string{"--percent", "NaN"}, exitUsage, "--percent NaN: not a mask"},
+		"nothing":        {[]string{"--percent", "NaN"}, exitUsage, "--percent is NaN, want a number"},
 		"halves":         {[]string{"--skip", "f3", "--pruned"}, exitUsage, "no file can leave out what f3 does"},
 		"cache type":     {[]string{"-ctk", "q9"}, exitUsage, "want one of"},
 		"profile":        {[]string{"--profile", "x", "--shape", "qwen3-4b"}, exitUsage, "--profile goes with -m"},
 		"delete":         {[]string{"--delete"}, exitUsage, "no model of your own is deleted"},
 		"no profile":     {[]string{"--profile", "/none.gguf"}, exitError, "/none.gguf"},
 		"no model":       {[]string{"-m", "/none.gguf"}, exitError, "there is no file /none.gguf"},
-		"argument":       {[]string{"model.gguf"}, exitUsage, "model.gguf"},
+		"argument":       {[]string{"model.gguf"}, exitError, "there is no file model.gguf"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			code, out, notes := gallop(t, "", append([]string{"bench", "-m", model}, test.args...)...)

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/gallop-llm/gallop/internal/calibrate"
 	"github.com/gallop-llm/gallop/internal/dataset"
+	"github.com/gallop-llm/gallop/internal/eval"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -21,19 +23,19 @@ import (
 
 // calibration holds the flags of `gallop calibrate`.
 type calibration struct {
-	model, out, unit, prefill, features, depths, preset string
-	data                                                []string
-	quick, skipBad                                      bool
-	threads, gpuLayers, perTask                         int
-	quality                                             float64
-	budget                                              time.Duration
-	seed                                                uint64
+	model, template, out, unit, prefill, features, depths, preset string
+	data                                                          []string
+	quick, skipBad                                                bool
+	threads, gpuLayers, perTask                                   int
+	quality                                                       float64
+	budget                                                        time.Duration
+	seed                                                          uint64
 }
 
 func newCalibrateCommand() *cobra.Command {
 	var f calibration
 	cmd := &cobra.Command{
-		Use:   "calibrate [-m model.gguf] [--data prompts.jsonl]",
+		Use:   "calibrate [model.gguf] [--data prompts.jsonl]",
 		Short: "Find which layers which prompts can spare, and train the router",
 		Long: `Find which layers which prompts can spare, train the router that chooses among
 them, and write the model's profile beside it. chat and run use it from then on.
@@ -45,11 +47,17 @@ ARC, BoolQ, HellaSwag, PIQA, WinoGrande, OpenBookQA, SciQ, MathQA and GSM8K are
 read as they are.
 
 A run that was stopped goes on where it was when it is started again.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runCalibrate(cmd, &f) },
+		Args: oneModel,
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if f.model, err = namedModel(cmd, f.model, args); err != nil {
+				return err
+			}
+			return runCalibrate(cmd, &f)
+		},
 	}
 	flags := cmd.Flags()
 	flags.StringVarP(&f.model, "model", "m", "", "GGUF file (default: the demo model)")
+	addTemplate(flags, &f.template)
 	flags.StringArrayVar(&f.data, "data", nil, "file with calibration data; repeatable (default: built-in prompts)")
 	flags.BoolVar(&f.skipBad, "skip-bad", false, "leave out lines that cannot be used instead of stopping at them")
 	flags.StringVarP(&f.out, "output", "o", "", "profile to write (default: model.gallop.gguf beside the model)")
@@ -95,6 +103,12 @@ func runCalibrate(cmd *cobra.Command, f *calibration) error {
 		return err
 	}
 	defer m.Close()
+	if err := useTemplate(cmd, m, f.template, ""); err != nil {
+		return err
+	}
+	if o.Examples, err = leaveOut(cmd.ErrOrStderr(), o.Examples, f.skipBad, fits(m)); err != nil {
+		return err
+	}
 	report, done := stageProgress(cmd.ErrOrStderr())
 	o.Progress = report
 	start := time.Now()
@@ -170,7 +184,7 @@ func parseDepths(text string) (depths []float64, err error) {
 	}
 	for part := range strings.SplitSeq(text, ",") {
 		depth, err := strconv.ParseFloat(strings.TrimSpace(part), 64)
-		if err != nil {
+		if err != nil || !(depth > 0) || math.IsInf(depth, 0) {
 			return nil, usageError{fmt.Errorf("--depths %q: write numbers of layers, as in 2,3,4", text)}
 		}
 		depths = append(depths, depth)
@@ -190,7 +204,38 @@ func readData(w io.Writer, paths []string, skipBad bool) ([]dataset.Example, err
 	return examples, err
 }
 
-func tellProblems(w io.Writer, problems []dataset.Problem) {
+// leaveOut gives the examples that check has nothing against. The first other one
+// is the error; with skipBad they are left out and told of.
+func leaveOut(w io.Writer, examples []dataset.Example, skipBad bool, check func(dataset.Example) error) ([]dataset.Example, error) {
+	var usable []dataset.Example
+	var problems []error
+	for _, e := range examples {
+		err := check(e)
+		switch {
+		case err == nil:
+			usable = append(usable, e)
+		case !skipBad:
+			return nil, err
+		default:
+			problems = append(problems, err)
+		}
+	}
+	tellProblems(w, problems)
+	if len(usable) == 0 {
+		return nil, fmt.Errorf("%w: none can be used", dataset.ErrEmpty)
+	}
+	return usable, nil
+}
+
+// fits finds out whether an example has room in the model's context.
+func fits(m *llama.Model) func(dataset.Example) error {
+	return func(e dataset.Example) error {
+		_, err := eval.Encode(m, []dataset.Example{e})
+		return err
+	}
+}
+
+func tellProblems[E error](w io.Writer, problems []E) {
 	for i, problem := range problems {
 		if i == mostProblems {
 			fmt.Fprintf(w, "gallop: left out %d more lines\n", len(problems)-i)

@@ -12,19 +12,28 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gallop-llm/gallop/internal/chat"
+	"github.com/gallop-llm/gallop/internal/shortlist"
 )
 
 func newChatCommand() *cobra.Command {
 	var g generation
 	var first []string
 	cmd := &cobra.Command{
-		Use:   "chat [-m model.gguf]",
+		Use:   "chat [model.gguf]",
 		Short: "Chat with a model; /help in the chat lists its commands",
 		Long: `Chat with a model. Lines come from the terminal, with editing and a history, or
 from a pipe. Each -p is a line said before those; commands such as "/skip 4,6"
 work there too.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runChat(cmd, &g, first) },
+		Args: oneModel,
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if len(args) > 0 && !isModelFile(args[0]) {
+				return usageError{fmt.Errorf("%q is no GGUF file; to say it first, write -p %[1]q", args[0])}
+			}
+			if g.model, err = namedModel(cmd, g.model, args); err != nil {
+				return err
+			}
+			return runChat(cmd, &g, first)
+		},
 	}
 	g.add(cmd)
 	cmd.Flags().StringArrayVarP(&first, "prompt", "p", nil, "say this first; repeatable")
@@ -41,7 +50,7 @@ func runChat(cmd *cobra.Command, g *generation, first []string) error {
 	defer closeAll()
 	notes := cmd.ErrOrStderr()
 	repl := &chat.Repl{
-		Session: session, Model: model, Out: cmd.OutOrStdout(), Notes: notes,
+		Session: session, Model: model, Out: answers(cmd.OutOrStdout()), Notes: notes,
 		Interrupt: func(ctx context.Context) (context.Context, context.CancelFunc) {
 			return signal.NotifyContext(ctx, os.Interrupt)
 		},
@@ -49,8 +58,22 @@ func runChat(cmd *cobra.Command, g *generation, first []string) error {
 	lines, interactive := chat.NewLines(cmd.InOrStdin(), notes)
 	fmt.Fprintf(notes, "%s: %d layers, context of %d tokens; /help lists the commands\n",
 		filepath.Base(model.Path), model.NLayer, session.NCtx())
+	var known *shortlist.Made
+	if g.learner != nil {
+		known = g.learner.Made()
+	}
 	for {
+		if g.learner != nil {
+			g.learner.Idle()
+		}
 		line, spoken, err := nextLine(&first, lines)
+		if g.learner != nil {
+			g.learner.Busy()
+			if made := g.learner.Made(); made != nil && made != known {
+				known = made
+				fmt.Fprintln(notes, madeNote(made))
+			}
+		}
 		if errors.Is(err, io.EOF) {
 			if interactive {
 				fmt.Fprintln(notes) // the shell's prompt belongs on a line of its own
@@ -74,6 +97,15 @@ func runChat(cmd *cobra.Command, g *generation, first []string) error {
 			return nil
 		}
 	}
+}
+
+// madeNote says what was learnt while nobody waited.
+func madeNote(m *shortlist.Made) string {
+	if !m.Pays() {
+		return fmt.Sprintf("[vocabulary shortlist: learnt in %.0f s, but it makes decoding no faster here, so it stays off]", m.Took.Seconds())
+	}
+	return fmt.Sprintf("[vocabulary shortlist: on, learnt in %.0f s from %d tokens; %d tokens get exact logits, decoding is %.2f times as fast]",
+		m.Took.Seconds(), m.States, m.Size, m.Gain)
 }
 
 // nextLine takes the lines of -p first; spoken tells that it is one of those.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -25,10 +26,10 @@ import (
 // comparison holds the flags of `gallop compare`.
 type comparison struct {
 	generation
-	prompts, out, json string
-	profiles           []string
-	limit, rounds      int
-	skipBad            bool
+	data, out, json string
+	profiles        []string
+	limit, rounds   int
+	skipBad         bool
 }
 
 // builtInPrompts is how many prompts are asked where no file is named: two of
@@ -38,26 +39,31 @@ const builtInPrompts = 24
 func newCompareCommand() *cobra.Command {
 	var f comparison
 	cmd := &cobra.Command{
-		Use:   "compare [-m model.gguf] [--prompts file]",
+		Use:   "compare [model.gguf] [--data file]",
 		Short: "Answer prompts with and without skipping, side by side in an HTML report",
 		Long: `Answer prompts by the whole model, stock llama.cpp, and routed by the model's
 profile, in turns, and write what came out side by side: answers, layers used,
 speeds, agreement and divergence. The report is one HTML file that needs no network.
 
   gallop compare                                            the demo model on built-in prompts
-  gallop compare -m model.gguf --prompts questions.txt      your prompts
+  gallop compare -m model.gguf --data questions.txt         your prompts
   gallop compare --profile a.gallop.gguf --profile new=b.gallop.gguf
   gallop compare --skip 9-11                                one mask in place of routing
 
 Prompts are JSONL as for calibrate, or plain text with a prompt a line. Where
 their answers are known, the report says which answers are those to the letter.
 Answers are greedy unless --temp says otherwise.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runCompare(cmd, &f) },
+		Args: oneModel,
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if f.model, err = namedModel(cmd, f.model, args); err != nil {
+				return err
+			}
+			return runCompare(cmd, &f)
+		},
 	}
 	f.addOthers(cmd)
 	flags := cmd.Flags()
-	flags.StringVar(&f.prompts, "prompts", "", "file with prompts (default: built-in ones)")
+	flags.StringVar(&f.data, "data", "", "file with prompts (default: built-in ones)")
 	flags.IntVar(&f.limit, "limit", 0, fmt.Sprintf("prompts at most, spread evenly over the file; 0 = all, or %d of the built-in ones", builtInPrompts))
 	flags.IntVarP(&f.rounds, "repetitions", "r", 1, "answer each prompt so often, in turns; the medians of the times count")
 	flags.BoolVar(&f.skipBad, "skip-bad", false, "leave out lines that cannot be used instead of stopping at them")
@@ -102,6 +108,20 @@ func runCompare(cmd *cobra.Command, f *comparison) error {
 	if err != nil {
 		return err
 	}
+	room := ways[0].Options.Context.NCtx
+	examples, err = leaveOut(cmd.ErrOrStderr(), examples, f.skipBad, func(e dataset.Example) error {
+		tokens, err := tokensOf(m, f.system, e.Prompt)
+		if err == nil && tokens >= room {
+			err = fmt.Errorf("%w: %d tokens, the context holds %d; choose a larger context with -c", chat.ErrTooLong, tokens, room)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", e.Where, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
 	progress, done := stageProgress(cmd.ErrOrStderr())
 	defer done()
 	result, err := compare.Run(ctx, m, ways, examples, &compare.Options{Rounds: f.rounds, Progress: progress})
@@ -112,6 +132,20 @@ func runCompare(cmd *cobra.Command, f *comparison) error {
 	s := &result.Settings
 	s.Data, s.Fingerprint, s.Version, s.Command = from, fingerprint.String(), version, commandLine(cmd)
 	return f.write(cmd, result)
+}
+
+// tokensOf counts what a prompt without a history has.
+func tokensOf(m *llama.Model, system, prompt string) (int, error) {
+	messages := []llama.Message{{Role: "user", Content: prompt}}
+	if system != "" {
+		messages = append([]llama.Message{{Role: "system", Content: system}}, messages...)
+	}
+	text, err := m.ApplyTemplate(messages, true)
+	if err != nil {
+		return 0, err
+	}
+	tokens, err := m.Vocab.Tokenize(text, true)
+	return len(tokens), err
 }
 
 // check finds mistakes before anything takes time.
@@ -146,15 +180,15 @@ func (f *comparison) check() error {
 func (f *comparison) examples(cmd *cobra.Command) (examples []dataset.Example, from string, err error) {
 	limit := f.limit
 	switch {
-	case f.prompts != "":
-		from = filepath.Base(f.prompts)
-		file, err := os.Open(f.prompts)
+	case f.data != "":
+		from = filepath.Base(f.data)
+		file, err := os.Open(f.data)
 		if err != nil {
-			return nil, "", fmt.Errorf("--prompts: %w", err)
+			return nil, "", fmt.Errorf("--data: %w", err)
 		}
 		defer file.Close()
 		var problems []dataset.Problem
-		if examples, problems, err = dataset.ReadPrompts(f.prompts, file, &dataset.Options{SkipBad: f.skipBad}); err != nil {
+		if examples, problems, err = dataset.ReadPrompts(f.data, file, &dataset.Options{SkipBad: f.skipBad}); err != nil {
 			return nil, "", err
 		}
 		tellProblems(cmd.ErrOrStderr(), problems)
@@ -166,7 +200,7 @@ func (f *comparison) examples(cmd *cobra.Command) (examples []dataset.Example, f
 	default:
 		from, examples = "built-in prompts", dataset.Starter()
 	}
-	if limit == 0 && f.prompts == "" {
+	if limit == 0 && f.data == "" {
 		limit = builtInPrompts
 	}
 	if n := len(examples); limit > 0 && limit < n {
@@ -193,6 +227,12 @@ func (f *comparison) ways(cmd *cobra.Command, m *llama.Model, mask skip.Mask) (w
 		o, err := g.session(cmd, m, mask)
 		open = append(open, g.closeProfile)
 		if err == nil {
+			err = g.listing(cmd.Context(), cmd, m, o)
+		}
+		if g.learner != nil {
+			open = append(open, g.learner.Close)
+		}
+		if err == nil {
 			o.Sampling.Temp = f.temp // not the model's advice
 			if profile != "" {
 				profile = filepath.Base(profile)
@@ -206,8 +246,11 @@ func (f *comparison) ways(cmd *cobra.Command, m *llama.Model, mask skip.Mask) (w
 	}
 	if len(f.profiles) == 0 {
 		found, ok := router.Find(m.Path)
+		if size, err := strconv.Atoi(f.shortlist); !ok && err == nil {
+			return ways, closeAll, add(fmt.Sprintf("shortlist v%d", size), "")
+		}
 		if !ok {
-			return nil, closeAll, fmt.Errorf("%s has no profile to compare the whole model with: make one with `gallop calibrate -m %s`, or name layers with --skip", m.Path, m.Path)
+			return nil, closeAll, fmt.Errorf("%s has no profile to compare the whole model with: make one with `gallop calibrate -m %s`, name layers with --skip, or tokens with --shortlist", m.Path, m.Path)
 		}
 		return ways, closeAll, add("routed", found)
 	}

@@ -64,7 +64,7 @@ func TestCompareWhatIsAsked(t *testing.T) {
 		require.NoError(t, json.Unmarshal([]byte(out), &r))
 		return r
 	}
-	r := compared("--prompts", prompts, "--skip", "5,f7", "-n", "6", "-r", "2")
+	r := compared("--data", prompts, "--skip", "5,f7", "-n", "6", "-r", "2")
 	require.Len(t, r.Prompts, 3)
 	require.Equal(t, "skip 5,f7", r.Ways[1].Name)
 	for _, p := range r.Prompts {
@@ -73,13 +73,13 @@ func TestCompareWhatIsAsked(t *testing.T) {
 		require.LessOrEqual(t, p.Answers[1].Tokens, 6)
 	}
 	require.Nil(t, r.Ways[0].Summary.Right)
-	require.Contains(t, r.Settings.Command, "--prompts='"+prompts+"'")
+	require.Contains(t, r.Settings.Command, "--data='"+prompts+"'")
 	require.FileExists(t, filepath.Join(folder, "compare.html"))
 
 	model, err := demo.Path()
 	require.NoError(t, err)
 	profile := strings.TrimSuffix(model, ".gguf") + ".gallop.gguf"
-	r = compared("--prompts", prompts, "--limit", "2", "--profile", profile, "--profile", "again="+profile, "--depth", "3", "--escalate", "0")
+	r = compared("--data", prompts, "--limit", "2", "--profile", profile, "--profile", "again="+profile, "--depth", "3", "--escalate", "0")
 	require.Len(t, r.Prompts, 2)
 	require.Equal(t, []string{compare.Stock, strings.TrimSuffix(filepath.Base(model), ".gguf"), "again"},
 		[]string{r.Ways[0].Name, r.Ways[1].Name, r.Ways[2].Name})
@@ -101,8 +101,8 @@ func TestCompareMistakes(t *testing.T) {
 		code int
 		want string
 	}{
-		{"no such file", []string{"--prompts", filepath.Join(folder, "none")}, exitError, "none"},
-		{"a bad line", []string{"--prompts", bad}, exitError, "bad.jsonl:2: prompt is empty"},
+		{"no such file", []string{"--data", filepath.Join(folder, "none")}, exitError, "none"},
+		{"a bad line", []string{"--data", bad}, exitError, "bad.jsonl:2: prompt is empty"},
 		{"no folder", []string{"-o", filepath.Join(folder, "none", "x.html")}, exitError, "there is no folder"},
 		{"a folder", []string{"--json", folder}, exitError, "it is a folder"},
 		{"no profile", []string{"-m", unrouted}, exitError, "gallop calibrate"},
@@ -120,7 +120,7 @@ func TestCompareMistakes(t *testing.T) {
 			require.NoFileExists(t, filepath.Join(folder, "compare.html"))
 		})
 	}
-	code, _, notes := gallop(t, "", "compare", "-t", "1", "--prompts", bad, "--skip-bad", "-n", "2")
+	code, _, notes := gallop(t, "", "compare", "-t", "1", "--data", bad, "--skip-bad", "-n", "2")
 	require.Equal(t, exitOK, code, notes)
 	require.Contains(t, notes, "left out "+bad+":2")
 }

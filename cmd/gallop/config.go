@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/BurntSushi/toml"
@@ -43,15 +45,55 @@ func configure(cmd *cobra.Command, path string) error {
 		if err != nil || flag.Changed || notConfigurable[flag.Name] {
 			return
 		}
-		if value, ok := os.LookupEnv(envName(flag.Name)); ok {
+		if value := os.Getenv(envName(flag.Name)); value != "" { // empty is as good as unset
+			configured(cmd, flag)
 			if setErr := flag.Value.Set(value); setErr != nil {
 				err = fmt.Errorf("environment variable %s: %q does not fit --%s: %w", envName(flag.Name), value, flag.Name, setErr)
 			}
 			return
 		}
 		if value, ok := file[flag.Name]; ok {
+			configured(cmd, flag)
 			if setErr := setFromFile(flag, value); setErr != nil {
 				err = fmt.Errorf("configuration file: %s = %v does not fit: %w", flag.Name, value, setErr)
+			}
+		}
+	})
+	return err
+}
+
+// configuredKey marks flags that the environment or the file has set; those of
+// the command line are marked as changed.
+const configuredKey = "gallop_configured"
+
+func configured(cmd *cobra.Command, flag *pflag.Flag) {
+	if err := cmd.Flags().SetAnnotation(flag.Name, configuredKey, nil); err != nil {
+		panic(err) // flag is one of cmd's
+	}
+}
+
+// given tells whether a flag was set at all, to whatever value.
+func given(cmd *cobra.Command, name string) bool {
+	flag := cmd.Flags().Lookup(name)
+	_, isConfigured := flag.Annotations[configuredKey]
+	return flag.Changed || isConfigured
+}
+
+// checkNumbers refuses values of flags that are no finite numbers: every test of a
+// range would have to think of them.
+func checkNumbers(cmd *cobra.Command) (err error) {
+	cmd.Flags().VisitAll(func(flag *pflag.Flag) {
+		values := []string{flag.Value.String()}
+		switch flag.Value.Type() {
+		case "float32", "float64":
+		case "float32Slice", "float64Slice":
+			values = flag.Value.(pflag.SliceValue).GetSlice()
+		default:
+			return
+		}
+		for _, value := range values {
+			if v, parseErr := strconv.ParseFloat(value, 64); parseErr == nil && (math.IsNaN(v) || math.IsInf(v, 0)) && err == nil {
+				err = fmt.Errorf("--%s is %s, want a number", flag.Name, value)
 			}
 		}
 	})

@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
+
+	"github.com/gallop-llm/gallop/llama"
 )
 
 // settings are the flags of the command that these tests configure.
@@ -66,6 +68,66 @@ func TestConfigureUsualPlace(t *testing.T) {
 	cmd, got := configurable(t)
 	require.NoError(t, configure(cmd, ""))
 	require.Equal(t, 0.25, got.temp)
+}
+
+func TestGiven(t *testing.T) {
+	alone(t)
+	for name, test := range map[string]struct {
+		args    []string
+		env     string
+		file    string
+		isGiven bool
+	}{
+		"nothing":                  {},
+		"an empty variable":        {isGiven: false, env: ""},
+		"the default, flag":        {args: []string{"--temp", "0.5"}, isGiven: true},
+		"the default, environment": {env: "0.5", isGiven: true},
+		"the default, file":        {file: "temp = 0.5", isGiven: true},
+		"another value":            {env: "0.25", isGiven: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("GALLOP_TEMP", test.env)
+			cmd, _ := configurable(t, test.args...)
+			require.NoError(t, configure(cmd, writeFile(t, "config.toml", test.file)))
+			require.Equal(t, test.isGiven, given(cmd, "temp"))
+			require.False(t, given(cmd, "top-k"))
+		})
+	}
+}
+
+// TestDefaultsGoBeforeAdvice has a value that is the program's own, but was asked
+// for: the model's advice is another.
+func TestDefaultsGoBeforeAdvice(t *testing.T) {
+	alone(t)
+	t.Setenv("GALLOP_TEMP", "0.8")
+	cmd := newRunCommand()
+	require.NoError(t, configure(cmd, writeFile(t, "config.toml", "top-k = 40")))
+	advice := llama.Sampling{Temp: 0.1, TopK: 7, MinP: 0.3}
+	g := generation{temp: 0.8, topK: 40, seed: -1}
+	require.NoError(t, g.sampling(cmd, &advice))
+	require.Equal(t, llama.Sampling{Temp: 0.8, TopK: 40, MinP: 0.3}, advice)
+}
+
+// TestHelpInSpiteOfSettings has a mistake in the configuration, which names the
+// help that explains it.
+func TestHelpInSpiteOfSettings(t *testing.T) {
+	alone(t)
+	require.NoError(t, os.MkdirAll(filepath.Dir(configPath()), 0o755))
+	require.NoError(t, os.WriteFile(configPath(), []byte("tmep = 0"), 0o644))
+	for _, args := range [][]string{{"help"}, {"help", "chat"}, {"chat", "--help"}, {"completion", "bash"}, {"__complete", "chat", "--te"}, {"--version"}} {
+		code, out, notes := runGallop(args...)
+		require.Equal(t, exitOK, code, notes)
+		require.NotEmpty(t, out)
+		require.NotContains(t, notes, "tmep")
+	}
+	code, out, notes := runGallop("doctor")
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, out, "libraries")
+	require.Contains(t, notes, `"tmep" is no setting`)
+	code, out, notes = runGallop("run", "x")
+	require.Equal(t, exitUsage, code)
+	require.Empty(t, out)
+	require.Contains(t, notes, `"tmep" is no setting`)
 }
 
 func TestConfigureErrors(t *testing.T) {

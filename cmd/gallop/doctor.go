@@ -8,7 +8,9 @@ import (
 	"github.com/gallop-llm/gallop/internal/doctor"
 )
 
-func newDoctorCommand() *cobra.Command {
+// newDoctorCommand makes the command, which reports all the same when settings,
+// a mistake in the configuration, is not nil.
+func newDoctorCommand(settings *error) *cobra.Command {
 	var model string
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -17,21 +19,24 @@ func newDoctorCommand() *cobra.Command {
 		Long: `Check libraries, processor, devices and memory, and name the command that brings
 what is missing (✗); with -m also how much memory a model's weights need. The
 exit code is 1 when something needed is missing.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runDoctor(cmd, model, asJSON) },
+		Args: noArgument,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runDoctor(cmd, model, asJSON, *settings) },
 	}
 	cmd.Flags().StringVarP(&model, "model", "m", "", "GGUF file whose memory to tell")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write JSON")
 	return cmd
 }
 
-func runDoctor(cmd *cobra.Command, model string, asJSON bool) error {
+func runDoctor(cmd *cobra.Command, model string, asJSON bool, settings error) error {
 	report := doctor.Examine(configPath(), model)
 	var err error
 	if asJSON {
 		err = writeJSON(cmd.OutOrStdout(), report)
 	} else {
 		err = report.WriteText(cmd.OutOrStdout())
+	}
+	if err == nil && settings != nil {
+		return settings
 	}
 	if err == nil && !report.OK {
 		err = errors.New("something needed is missing: see the lines with ✗, \"missing\" in JSON")

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/gallop-llm/gallop/internal/dataset"
 	"github.com/gallop-llm/gallop/internal/eval"
 	"github.com/gallop-llm/gallop/internal/report"
 	"github.com/gallop-llm/gallop/llama"
@@ -20,18 +21,18 @@ import (
 
 // evaluation holds the flags of `gallop eval`.
 type evaluation struct {
-	model, depths, prefills, out string
-	data, profiles               []string
-	qualities, thresholds        []float64
-	skipBad, asJSON              bool
-	threads, gpuLayers           int
-	seed                         uint64
+	model, template, depths, prefills, out string
+	data, profiles                         []string
+	qualities, thresholds                  []float64
+	skipBad, asJSON                        bool
+	threads, gpuLayers                     int
+	seed                                   uint64
 }
 
 func newEvalCommand() *cobra.Command {
 	var f evaluation
 	cmd := &cobra.Command{
-		Use:   "eval --data test.jsonl [-m model.gguf] [--profile file]",
+		Use:   "eval [model.gguf] --data test.jsonl [--profile file]",
 		Short: "Compare ways to choose layers: accuracy, loss, agreement and speed on test data",
 		Long: `Compare ways to choose layers on test data with known answers: the whole model,
 sets that serve every prompt, each task's own set, what the router chooses, and
@@ -39,12 +40,19 @@ the best choice for each prompt. Accuracy is exact match, or the likeliest choic
 where there are choices; its 95 % confidence interval is bootstrapped. Choices
 are counted as lm-evaluation-harness does, too: acc and acc_norm. Lines of plain
 text, {"text": "..."}, give perplexity. The time to the first token is that of
-routing and decoding a prompt of median length.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runEval(cmd, &f) },
+decoding a prompt of median length, and of routing where that comes before, with
+a masked prefill.`,
+		Args: oneModel,
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if f.model, err = namedModel(cmd, f.model, args); err != nil {
+				return err
+			}
+			return runEval(cmd, &f)
+		},
 	}
 	flags := cmd.Flags()
 	flags.StringVarP(&f.model, "model", "m", "", "GGUF file (default: the demo model)")
+	addTemplate(flags, &f.template)
 	flags.StringArrayVar(&f.data, "data", nil, "file with test data; repeatable")
 	flags.BoolVar(&f.skipBad, "skip-bad", false, "leave out lines that cannot be used instead of stopping at them")
 	flags.StringArrayVar(&f.profiles, "profile", nil, "profile to measure; repeatable; NAME=FILE names its rows (default: the model's)")
@@ -64,6 +72,7 @@ routing and decoding a prompt of median length.`,
 type named struct {
 	name string
 	*router.Profile
+	depths []float64 // that are measured
 }
 
 func runEval(cmd *cobra.Command, f *evaluation) error {
@@ -78,6 +87,9 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 	if err != nil {
 		return err
 	}
+	if err := f.chooseDepths(cmd, profiles); err != nil {
+		return err
+	}
 	examples, err := readData(cmd.ErrOrStderr(), f.data, f.skipBad)
 	if err != nil {
 		return err
@@ -89,11 +101,20 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 		return err
 	}
 	defer m.Close()
+	if err := useTemplate(cmd, m, f.template, ""); err != nil {
+		return err
+	}
 	t := &eval.Table{Model: m, Seed: f.seed}
-	for _, e := range examples {
+	examples, err = leaveOut(cmd.ErrOrStderr(), examples, f.skipBad, func(e dataset.Example) error {
 		if !e.Labelled() {
 			return fmt.Errorf("%s: the prompt has no answer to compare with", e.Where)
 		}
+		return fits(m)(e)
+	})
+	if err != nil {
+		return err
+	}
+	for _, e := range examples {
 		x, err := router.NewPrompt(m, e.Prompt)
 		if err != nil {
 			return fmt.Errorf("%s: %w", e.Where, err)
@@ -132,16 +153,9 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 				prefills = append(prefills, prefill)
 			}
 		}
-		depths, err := parseDepths(f.depths)
-		if err != nil {
-			return err
-		}
-		if depths == nil {
-			depths = p.Depths()
-		}
 		t.Progress = func(done, total int) { progress("measuring "+p.name, done, total) }
 		for _, prefill := range prefills {
-			for _, depth := range depths {
+			for _, depth := range p.depths {
 				more, err := t.Fixed(ctx, p.Profile, p.name, prefill, depth)
 				if err != nil {
 					return err
@@ -199,9 +213,62 @@ func (f *evaluation) read(model string) ([]named, error) {
 		if err != nil {
 			return nil, err
 		}
-		profiles = append(profiles, named{name, p})
+		profiles = append(profiles, named{name: name, Profile: p})
 	}
 	return profiles, nil
+}
+
+// chooseDepths finds the depths to measure each profile at, and says which of
+// --depths it has no sets for. The error is for where that leaves nothing.
+func (f *evaluation) chooseDepths(cmd *cobra.Command, profiles []named) error {
+	wanted, err := parseDepths(f.depths)
+	if err != nil {
+		return err
+	}
+	var lacking []error
+	left := 0
+	for i := range profiles {
+		p := &profiles[i]
+		if wanted == nil {
+			p.depths = p.Depths()
+			continue
+		}
+		var missing []float64
+		for _, depth := range wanted {
+			if slices.ContainsFunc(p.Candidates[1:], func(c router.Candidate) bool { return c.At(depth) }) {
+				p.depths = append(p.depths, depth)
+			} else {
+				missing = append(missing, depth)
+			}
+		}
+		if missing != nil {
+			lacking = append(lacking, fmt.Errorf("%s has no sets of layers at depth %s: there are sets at %s",
+				p.name, list(missing, "or"), list(p.Depths(), "and")))
+		}
+		left += len(p.depths)
+	}
+	if wanted != nil && left == 0 && len(f.qualities) == 0 {
+		return lacking[0]
+	}
+	for _, err := range lacking {
+		fmt.Fprintln(cmd.ErrOrStderr(), "gallop:", err)
+	}
+	return nil
+}
+
+// list writes numbers as in "2, 3 and 4".
+func list(numbers []float64, last string) string {
+	var text strings.Builder
+	for i, n := range numbers {
+		switch {
+		case i > 0 && i == len(numbers)-1:
+			text.WriteString(" " + last + " ")
+		case i > 0:
+			text.WriteString(", ")
+		}
+		fmt.Fprintf(&text, "%g", n)
+	}
+	return text.String()
 }
 
 // nameProfile takes NAME=FILE apart; a file alone gives its name.

@@ -43,6 +43,9 @@ func runExec(cmd *cobra.Command, text string, args []string) error {
 	if mask.IsEmpty() {
 		return usageError{preload.ErrNoMask}
 	}
+	if mask.Shortlist() != 0 {
+		return usageError{fmt.Errorf("--skip %s: a vocabulary shortlist works in gallop's own commands only; leave out v%d", mask, mask.Shortlist())}
+	}
 	library, err := preload.FindLibrary(preload.SearchPath())
 	if err != nil {
 		return err
@@ -52,7 +55,7 @@ func runExec(cmd *cobra.Command, text string, args []string) error {
 		Mask:    mask,
 		Args:    args,
 		In:      cmd.InOrStdin(),
-		Out:     cmd.OutOrStdout(),
+		Out:     stdout(cmd),
 		Err:     cmd.ErrOrStderr(),
 	})
 	switch {

@@ -16,6 +16,8 @@ import (
 	"golang.org/x/term"
 
 	"github.com/gallop-llm/gallop/internal/chat"
+	"github.com/gallop-llm/gallop/internal/files"
+	"github.com/gallop-llm/gallop/internal/shortlist"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -24,21 +26,22 @@ import (
 // generation holds the flags of the commands that generate: llama.cpp's names,
 // and its defaults.
 type generation struct {
-	model, system, mask, flash, cacheK, cacheV, grammar, grammarFile string
-	ctx, threads, threadsBatch, batch, ubatch, gpuLayers, predict    int
-	topK, repeatLastN                                                int
-	seed                                                             int64
-	temp, topP, minP, repeat, presence, frequency                    float32
-	noMmap, mlock, noRepack, releaseSkipped                          bool
-	lora, logitBias                                                  []string
-	profile, route, prefill                                          string
-	depth, quality, escalate                                         float64
-	lossless                                                         bool
-	draftMax                                                         int
-	draftSource                                                      string
-	stop                                                             []string
+	model, system, template, mask, flash, cacheK, cacheV, grammar, grammarFile string
+	ctx, threads, threadsBatch, batch, ubatch, gpuLayers, predict              int
+	topK, repeatLastN                                                          int
+	seed                                                                       int64
+	temp, topP, minP, repeat, presence, frequency                              float32
+	noMmap, mlock, noRepack, releaseSkipped                                    bool
+	lora, logitBias                                                            []string
+	profile, route, prefill                                                    string
+	depth, quality, escalate                                                   float64
+	lossless                                                                   bool
+	draftMax                                                                   int
+	draftSource, shortlist                                                     string
+	stop                                                                       []string
 
-	closeProfile func() error // frees what routing opened
+	closeProfile func() error       // frees what routing opened
+	learner      *shortlist.Learner // of the model's vocabulary shortlist; nil = off
 }
 
 // add declares the flags on a command.
@@ -51,7 +54,7 @@ func (g *generation) add(cmd *cobra.Command) {
 func (g *generation) addOthers(cmd *cobra.Command) {
 	f, d := cmd.Flags(), llama.DefaultSampling()
 	f.StringVarP(&g.model, "model", "m", "", "GGUF file (default: the demo model)")
-	f.StringVar(&g.mask, "skip", "", "layers to skip, as in 4,6,9-11,a5,f7 (a: attention alone, f: feed-forward alone)")
+	f.StringVar(&g.mask, "skip", "", "layers to skip, as in 4,6,9-11,a5,f7 (a: attention alone, f: feed-forward alone); v1024: a vocabulary shortlist, as --shortlist")
 	f.StringVar(&g.route, "route", string(chat.EachTurn), "when to choose layers: turn, chat (at the first question) or off")
 	f.Float64Var(&g.depth, "depth", 0, "always skip this many layers' worth of weights; 0 = by --quality")
 	f.Float64Var(&g.quality, "quality", 0, "skip as much as keeps this share of the whole model's probability per token, above 0 to 1; 0 = the profile's")
@@ -60,12 +63,14 @@ func (g *generation) addOthers(cmd *cobra.Command) {
 	f.BoolVar(&g.lossless, "lossless", false, "answer as the whole model would: layers are skipped for drafts only, which it verifies")
 	f.IntVar(&g.draftMax, "draft-max", chat.MaxDraft, "tokens in a draft at most")
 	f.StringVar(&g.draftSource, "draft-source", "both", "where drafts come from: mask (layers are skipped), lookup (what was said before) or both")
+	f.StringVar(&g.shortlist, "shortlist", "auto", "tokens that get exact logits from the output matrix, the others from a preview of it: a number, off, or auto (where it was measured to pay)")
 	f.StringArrayVar(&g.stop, "reverse-prompt", nil, "end the answer in front of this text; repeatable")
 	f.StringVar(&g.system, "sys", "", "system prompt")
+	addTemplate(f, &g.template)
 	f.IntVarP(&g.predict, "n-predict", "n", -1, "tokens in an answer at most; -1 = until the model ends it")
 	f.IntVarP(&g.ctx, "ctx-size", "c", 0, "context in tokens; 0 = what the model was trained on, at most "+strconv.Itoa(defaultCtx))
-	f.IntVarP(&g.threads, "threads", "t", -1, "threads for generation; -1 = physical cores, or 1 for a tiny model")
-	f.IntVar(&g.threadsBatch, "tb", -1, "threads for prompts; -1 = as -t")
+	f.IntVarP(&g.threads, "threads", "t", -1, "threads for generation; -1 = as many as are fastest beside what else runs: up to the physical cores, or 1 for a tiny model")
+	f.IntVar(&g.threadsBatch, "tb", -1, "threads for prompts; -1 = as -t, or the physical cores")
 	f.IntVarP(&g.batch, "batch-size", "b", 2048, "tokens decoded in one call at most")
 	f.IntVar(&g.ubatch, "ub", 512, "tokens computed at once")
 	f.IntVar(&g.gpuLayers, "ngl", -1, "layers on the GPU; -1 = all, 0 = none")
@@ -78,11 +83,11 @@ func (g *generation) addOthers(cmd *cobra.Command) {
 	f.BoolVar(&g.releaseSkipped, "release-skipped", false, "give the memory of skipped weights back to the system; turns the calibrated cascade off")
 	f.StringArrayVar(&g.lora, "lora", nil, "LoRA adapter (GGUF), with its scale behind a colon if that is not 1; repeatable")
 	f.Float32Var(&g.temp, "temp", d.Temp, "temperature; 0 = always the likeliest token (default: the model's own advice, else this)")
-	f.IntVar(&g.topK, "top-k", d.TopK, "keep the k likeliest tokens; 0 = all")
+	f.IntVar(&g.topK, "top-k", d.TopK, "keep the k likeliest tokens; 0 or less = all")
 	f.Float32Var(&g.topP, "top-p", d.TopP, "keep the likeliest tokens with this share together; 1 = all")
 	f.Float32Var(&g.minP, "min-p", d.MinP, "keep tokens at least this likely against the likeliest; 0 = all")
 	f.Float32Var(&g.repeat, "repeat-penalty", d.RepeatPenalty, "penalty on recent tokens; 1 = none")
-	f.IntVar(&g.repeatLastN, "repeat-last-n", d.RepeatLastN, "how many tokens count as recent")
+	f.IntVar(&g.repeatLastN, "repeat-last-n", d.RepeatLastN, "how many tokens count as recent; 0 = none, -1 = all")
 	f.Float32Var(&g.presence, "presence-penalty", 0, "penalty on every token that occurred")
 	f.Float32Var(&g.frequency, "frequency-penalty", 0, "penalty on a token for each time that it occurred")
 	f.Int64VarP(&g.seed, "seed", "s", -1, "seed of the sampling; -1 = a new one each time")
@@ -103,14 +108,25 @@ func (g *generation) open(ctx context.Context, cmd *cobra.Command) (s *chat.Sess
 	}
 	opts, err := g.session(cmd, m, mask)
 	if err == nil {
+		err = g.listing(ctx, cmd, m, opts)
+	}
+	if err == nil {
 		s, err = chat.New(m, opts)
 	}
 	if err != nil {
+		if g.learner != nil {
+			err = errors.Join(err, g.learner.Close())
+		}
 		return nil, nil, nil, errors.Join(err, g.closeProfile(), m.Close())
 	}
 	loras, err := g.loadLoRA(m, s)
 	closeAll = func() {
 		s.Close()
+		if g.learner != nil {
+			if err := g.learner.Close(); err != nil {
+				fmt.Fprintln(cmd.ErrOrStderr(), "gallop:", err)
+			}
+		}
 		g.closeProfile()
 		for _, l := range loras {
 			l.Close()
@@ -139,7 +155,13 @@ func (g *generation) load(ctx context.Context, cmd *cobra.Command) (mask skip.Ma
 	m, err = openModel(ctx, cmd, path, &llama.ModelOptions{
 		GPULayers: gpuLayers(g.gpuLayers), NoMmap: g.noMmap, Mlock: g.mlock, NoRepack: g.noRepack,
 	})
-	return mask, m, err
+	if err != nil {
+		return mask, nil, err
+	}
+	if err := useTemplate(cmd, m, g.template, g.system); err != nil {
+		return mask, nil, errors.Join(err, m.Close())
+	}
+	return mask, m, nil
 }
 
 // session turns the flags into a session's options. It opens the profile, which
@@ -219,6 +241,42 @@ func (g *generation) routing(cmd *cobra.Command, m *llama.Model, o *chat.Options
 		o.Routing.Policy, o.Routing.Escalate = router.Policy{Depth: c.Depth, Guard: true}, c.Threshold
 	}
 	return nil
+}
+
+// listing turns --shortlist into the session's vocabulary shortlist. One that was asked
+// for by a number is learnt at once, if that is still to be done.
+func (g *generation) listing(ctx context.Context, cmd *cobra.Command, m *llama.Model, o *chat.Options) error {
+	size := o.Mask.Shortlist()
+	switch word := strings.ToLower(g.shortlist); word {
+	case "auto":
+	case "off":
+		o.Mask = o.Mask.WithShortlist(0)
+		return nil
+	default:
+		n, err := strconv.Atoi(word)
+		if err != nil || n < skip.MinShortlist || n > skip.MaxShortlist {
+			return usageError{fmt.Errorf("--shortlist is %q, want auto, off or a number of tokens, %d to %d", g.shortlist, skip.MinShortlist, skip.MaxShortlist)}
+		}
+		size = n
+	}
+	dir, err := shortlist.Dir()
+	if err != nil {
+		return err
+	}
+	g.learner = shortlist.Open(m, dir, o.Context.Threads, func(err error) { fmt.Fprintln(cmd.ErrOrStderr(), "gallop:", err) })
+	o.Shortlist = g.learner
+	if size == 0 {
+		return nil
+	}
+	o.Mask = o.Mask.WithShortlist(size)
+	if most := m.Vocab.Size / 4; size > most {
+		return fmt.Errorf("%w: a shortlist of %d tokens saves nothing with a vocabulary of %d: take up to %d", skip.ErrMask, size, m.Vocab.Size, most)
+	}
+	if g.learner.Made() != nil {
+		return nil
+	}
+	fmt.Fprintln(cmd.ErrOrStderr(), "learning the vocabulary shortlist, which takes a minute or less and is done once for a model")
+	return g.learner.Learn(ctx)
 }
 
 // drafts turns the flags into how the session drafts.
@@ -337,10 +395,6 @@ func choose[T any](flag, word string, words map[string]T) (T, error) {
 
 // sampling puts the flags that were given over the model's advice in s.
 func (g *generation) sampling(cmd *cobra.Command, s *llama.Sampling) error {
-	given := func(flag string) bool {
-		f := cmd.Flags().Lookup(flag)
-		return f.Changed || f.Value.String() != f.DefValue // the environment and the file do not set Changed
-	}
 	for flag, set := range map[string]func(){
 		"temp":           func() { s.Temp = g.temp },
 		"top-k":          func() { s.TopK = g.topK },
@@ -349,20 +403,28 @@ func (g *generation) sampling(cmd *cobra.Command, s *llama.Sampling) error {
 		"repeat-penalty": func() { s.RepeatPenalty = g.repeat },
 		"repeat-last-n":  func() { s.RepeatLastN = g.repeatLastN },
 	} {
-		if given(flag) {
+		if given(cmd, flag) {
 			set()
 		}
 	}
 	s.PresencePenalty, s.FrequencyPenalty, s.Grammar = g.presence, g.frequency, g.grammar
+	if given(cmd, "repeat-last-n") && g.repeatLastN == 0 { // no token counts as recent
+		s.RepeatPenalty, s.PresencePenalty, s.FrequencyPenalty = 1, 0, 0
+	}
+	if g.seed < -1 || g.seed >= llama.RandomSeed {
+		return usageError{fmt.Errorf("--seed is %d, want 0 to %d, or -1 for a new one each time", g.seed, llama.RandomSeed-1)}
+	}
 	if g.seed >= 0 {
-		s.Seed = uint32(min(g.seed, math.MaxUint32-1))
+		s.Seed = uint32(g.seed)
 	}
 	if g.grammarFile != "" {
 		text, err := os.ReadFile(g.grammarFile)
 		if err != nil {
 			return fmt.Errorf("--grammar-file: %w", err)
 		}
-		s.Grammar = string(text)
+		if s.Grammar, err = files.Text(text); err != nil {
+			return fmt.Errorf("--grammar-file: %s %w", g.grammarFile, err)
+		}
 	}
 	for _, entry := range g.logitBias {
 		at := strings.LastIndexAny(entry, "+-")
@@ -388,7 +450,7 @@ func (g *generation) loadLoRA(m *llama.Model, s *chat.Session) (loaded []*llama.
 	for _, entry := range g.lora {
 		path, scale := entry, 1.0
 		if at := strings.LastIndexByte(entry, ':'); at > 0 {
-			if v, err := strconv.ParseFloat(entry[at+1:], 32); err == nil {
+			if v, err := strconv.ParseFloat(entry[at+1:], 32); err == nil && !math.IsNaN(v) && !math.IsInf(v, 0) {
 				path, scale = entry[:at], v
 			}
 		}
@@ -432,6 +494,9 @@ func loadProgress(w io.Writer) (report func(share float32), done func()) {
 }
 
 func isTerminal(stream any) bool {
+	if o, ok := stream.(*output); ok {
+		stream = o.Writer
+	}
 	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }

@@ -59,8 +59,10 @@ func TestRunTakesAPipeAndLlamaFlags(t *testing.T) {
 	require.NotEmpty(t, out)
 
 	_, alone, _ := gallop(t, "", "run", "-t", "1", "-p", "Sort these numbers:\n\n3 1 2")
-	_, joined, _ := gallop(t, "3 1 2\n", "run", "-t", "1", "-p", "Sort these numbers:")
-	require.Equal(t, alone, joined, "what the pipe brings comes below -p")
+	for _, args := range [][]string{{"-p", "Sort these numbers:", "-"}, {"Sort", "these", "numbers:", "-"}} {
+		_, joined, _ := gallop(t, "\ufeff3 1 2\r\n", append([]string{"run", "-t", "1"}, args...)...)
+		require.Equal(t, alone, joined, "what the pipe brings comes below the prompt, without a byte order mark")
+	}
 }
 
 func TestRunFollowsAGrammar(t *testing.T) {
@@ -77,6 +79,8 @@ func TestGenerationMistakes(t *testing.T) {
 	folder := t.TempDir()
 	text := filepath.Join(folder, "text.gguf")
 	require.NoError(t, os.WriteFile(text, []byte("this is no model at all, but a text"), 0o644))
+	utf16 := writeFile(t, "utf16.gbnf", "\xff\xfer\x00")
+	notes := writeFile(t, "notes.txt", "What is the capital of France?")
 	for _, c := range []struct {
 		name string
 		args []string
@@ -98,7 +102,21 @@ func TestGenerationMistakes(t *testing.T) {
 		{"no tokens", []string{"run", "-p", "x", "-n", "0"}, exitUsage, "-n is 0"},
 		{"a bias", []string{"run", "-p", "x", "-l", "5"}, exitUsage, "TOKEN+BIAS"},
 		{"no adapter", []string{"run", "-p", "x", "--lora", text}, exitError, "not a GGUF file"},
-		{"an argument", []string{"chat", "hello"}, exitUsage, "hello"},
+		{"a word for chat", []string{"chat", "hello"}, exitUsage, `"hello" is no GGUF file; to say it first, write -p "hello"`},
+		{"a text for chat", []string{"chat", notes}, exitUsage, "is no GGUF file"},
+		{"two models for chat", []string{"chat", "a.gguf", "b.gguf"}, exitUsage, `takes one argument, the model, and not "b.gguf" too`},
+		{"two models", []string{"run", "-m", text, text, "x"}, exitUsage, "the model is named twice"},
+		{"no model for run", []string{"run", text, "x"}, exitError, "not a GGUF file"},
+		{"no such file for run", []string{"run", filepath.Join(folder, "none.gguf"), "x"}, exitError, "there is no file"},
+		{"two prompts", []string{"run", "-p", "a", "b", "c"}, exitUsage, `the prompt is given twice, -p "a" and "b c": leave one out`},
+		{"no model's name", []string{"run", "-m", "", "x"}, exitUsage, "-m is empty"},
+		{"a threshold that is no number", []string{"run", "--escalate", "nan", "x"}, exitUsage, "--escalate is NaN, want a number"},
+		{"an endless depth", []string{"run", "--depth", "inf", "x"}, exitUsage, "--depth is +Inf, want a number"},
+		{"a seed", []string{"run", "--seed", "4294967295", "x"}, exitUsage, "--seed is 4294967295, want 0 to 4294967294"},
+		{"a negative seed", []string{"run", "--seed", "-5", "x"}, exitUsage, "--seed is -5"},
+		{"a grammar of another encoding", []string{"run", "--grammar-file", utf16, "x"}, exitError, "is not UTF-8 text"},
+		{"an empty -p", []string{"run", "-p", ""}, exitUsage, "nothing to answer"},
+		{"blanks", []string{"run", " "}, exitUsage, "nothing to answer"},
 		{"release without a mapping", []string{"run", "-p", "x", "--release-skipped", "--no-mmap"}, exitUsage, "leave out --no-mmap"},
 		{"release and cascade", []string{"run", "-p", "x", "--release-skipped", "--escalate", "0.9"}, exitError, "leave out one of the two"},
 	} {
@@ -120,6 +138,11 @@ func TestChatFromAPipe(t *testing.T) {
 	require.Contains(t, notes, "> What is the capital of France?\n")
 	require.Contains(t, notes, "nodes removed")
 	require.Regexp(t, `(?m)^weights   .* of 5.3 MiB in memory$`, notes)
+
+	code, out, notes = gallop(t, "/etc/hosts?\n /skip 4\n", "chat", "-t", "1", "-n", "4")
+	require.Equal(t, exitOK, code, notes)
+	require.Equal(t, 2, strings.Count(notes, "tokens at"), "two texts that begin as commands do are asked: %s", notes)
+	require.NotEmpty(t, out)
 
 	code, _, notes = gallop(t, "/nonsense\nHello\n", "chat", "-t", "1")
 	require.Equal(t, exitError, code, "a pipe's mistake ends the program")

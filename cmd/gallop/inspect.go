@@ -26,12 +26,12 @@ func newInspectCommand() *cobra.Command {
 		Long: `Show what a GGUF model is made of, without loading it: shape, quantisation,
 tokenizer, chat template, and what attention and feed-forward of each layer
 weigh, which is what skipping them saves. Without a model it is the demo model.`,
-		Args: cobra.MaximumNArgs(1),
+		Args: oneModel,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if asJSON && template {
 				return usageError{errors.New("--json and --template exclude each other: the JSON has the template")}
 			}
-			path, err := namedModel(cmd, model, args)
+			path, err := modelFile(cmd, model, args)
 			if err != nil {
 				return err
 			}
@@ -47,18 +47,6 @@ weigh, which is what skipping them saves. Without a model it is the demo model.`
 	cmd.Flags().Lookup("profile").NoOptDefVal = " " // --profile alone
 	cmd.Flags().BoolVar(&template, "template", false, "write the chat template, whole and alone")
 	return cmd
-}
-
-// namedModel is the model that -m or the only argument names. The argument goes
-// before what the environment or the configuration file says.
-func namedModel(cmd *cobra.Command, flag string, args []string) (string, error) {
-	if len(args) == 0 {
-		return modelPath(flag)
-	}
-	if cmd.Flags().Changed("model") {
-		return "", usageError{fmt.Errorf("the model is named twice, %s and %s: leave one out", flag, args[0])}
-	}
-	return args[0], nil
 }
 
 func runInspect(out io.Writer, path string, asJSON, template bool) error {

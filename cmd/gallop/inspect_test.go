@@ -100,7 +100,7 @@ func TestInspectUsage(t *testing.T) {
 		want string
 	}{
 		"two models":        {[]string{"inspect", "-m", "a", "b"}, "gallop: the model is named twice, a and b: leave one out\n"},
-		"two arguments":     {[]string{"inspect", "a", "b"}, "gallop: accepts at most 1 arg(s), received 2\n"},
+		"two arguments":     {[]string{"inspect", "a", "b"}, "gallop: `gallop inspect` takes one argument, the model, and not \"b\" too\n"},
 		"json and template": {[]string{"inspect", "--json", "--template"}, "gallop: --json and --template exclude each other: the JSON has the template\n"},
 	} {
 		t.Run(name, func(t *testing.T) {

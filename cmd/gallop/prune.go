@@ -22,7 +22,7 @@ the whole one. Without a model it is the demo model.
 
 Models whose layers change their kind with their number are refused, and so are
 masks of attention or feed-forward alone: no file can express those.`,
-		Args: cobra.MaximumNArgs(1),
+		Args: oneModel,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			layers, err := wholeLayers(mask)
 			if err != nil {
@@ -31,7 +31,7 @@ masks of attention or feed-forward alone: no file can express those.`,
 			if out == "" {
 				return usageError{errors.New("name the file to write: -o out.gguf")}
 			}
-			path, err := namedModel(cmd, model, args)
+			path, err := modelFile(cmd, model, args)
 			if err != nil {
 				return err
 			}
@@ -54,6 +54,8 @@ func wholeLayers(mask string) ([]int, error) {
 	switch {
 	case m.IsEmpty():
 		return nil, errors.New("name the layers to leave out: --skip 4,6")
+	case m.Shortlist() != 0:
+		return nil, fmt.Errorf("--skip %s: no file can have a vocabulary shortlist; leave out v%d", m, m.Shortlist())
 	case !only:
 		return nil, fmt.Errorf("--skip %s: no file can leave out attention or feed-forward alone; "+
 			"name whole layers, or skip at run time with `gallop chat --skip`", m)

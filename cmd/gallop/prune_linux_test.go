@@ -53,7 +53,7 @@ func TestPruneWithoutSpace(t *testing.T) {
 func TestPruneInterrupted(t *testing.T) {
 	alone(t)
 	model := writeHuge(t)
-	for _, end := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+	for end, want := range map[syscall.Signal]int{syscall.SIGINT: exitInterrupted, syscall.SIGTERM: exitTerminated} {
 		t.Run(end.String(), func(t *testing.T) {
 			dir := t.TempDir()
 			go func() {
@@ -66,7 +66,7 @@ func TestPruneInterrupted(t *testing.T) {
 				}
 			}()
 			code, out, errOut := runGallop("prune", "-m", model, "--skip", "1", "-o", filepath.Join(dir, "out.gguf"))
-			require.Equal(t, exitInterrupted, code, errOut)
+			require.Equal(t, want, code, errOut)
 			require.Empty(t, out)
 			require.Empty(t, errOut)
 			requireNoFiles(t, dir)

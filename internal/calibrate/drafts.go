@@ -24,14 +24,16 @@ var draftShares = []float64{0.3, 0.45, 0.6, 0.75, 0.9}
 
 // wrong gives, of each case, the share of the answer's tokens that the model
 // under a mask would have drafted wrongly: those that are not its likeliest after
-// the whole model's prompt and the answer's tokens before. It is a little too
+// the whole model's prompt and the answer's tokens before. The first token comes
+// from the prompt's own pass and is never drafted. The share is a little too
 // high for drafts, which begin anew every few tokens from what the whole model
 // has verified.
 func (r *run) wrong(name string, cases []eval.Case) skip.Losses {
 	return r.valuesOf(name, cases, skip.FullPrefill, func(s eval.Score) (share float64) {
-		for _, t := range s.Tokens {
+		drafted := s.Tokens[1:]
+		for _, t := range drafted {
 			if math.Exp(t.LogP) < t.Top*(1-likeliestRounding) {
-				share += 1 / float64(len(s.Tokens))
+				share += 1 / float64(len(drafted))
 			}
 		}
 		return share

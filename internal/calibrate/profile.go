@@ -141,7 +141,7 @@ func (r *run) cascade(ctx context.Context, p *router.Profile) error {
 			continue
 		}
 		curve := make([]point, len(thresholds))
-		tokens := 0
+		tokens, decoded := 0, 0
 		for n, i := range sample {
 			r.Progress("calibrating the cascade", n, len(sample))
 			p.Router.Predict(predicted, r.vectors[i])
@@ -154,8 +154,12 @@ func (r *run) cascade(ctx context.Context, p *router.Profile) error {
 			if err != nil {
 				return err
 			}
+			tokens += len(masked)
+			decoded += len(masked) - 1
 			for j, t := range masked {
-				tokens++
+				if j == 0 {
+					continue // comes from the prompt's own pass, by the whole model
+				}
 				for h := range curve {
 					curve[h].cost += 1 - r.candidates[best].Depth/float64(r.model.NLayer)
 					if t.Top < thresholds[h] {
@@ -168,7 +172,7 @@ func (r *run) cascade(ctx context.Context, p *router.Profile) error {
 		}
 		for h := range curve {
 			curve[h].depth, curve[h].threshold = depth, thresholds[h]
-			curve[h].cost /= float64(tokens)
+			curve[h].cost /= float64(decoded)
 			curve[h].loss /= float64(tokens)
 		}
 		points = append(points, curve...)

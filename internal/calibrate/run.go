@@ -137,6 +137,6 @@ func (r *run) defaults() error {
 // key names what the measurements hang on: the model, the data, and which of
 // the data are in which task.
 func (r *run) key() string {
-	return fmt.Sprintf("%v data %s prefill %s answers of %d, %d a task, %d searched, %d clusters by %q, seed %d, threads %d",
+	return fmt.Sprintf("%v data %s prefill %s, first token with the prompt, answers of %d, %d a task, %d searched, %d clusters by %q, seed %d, threads %d",
 		r.id, dataset.Hash(r.Examples), r.Prefill, r.Answer, r.Train, r.PerTask, r.Clusters, r.Features, r.Seed, r.Threads)
 }

@@ -67,6 +67,25 @@ func (r *run) group(context.Context) error {
 		}
 	}
 	r.cases, r.vectors = cases, vectors
+	return r.checkAnswers()
+}
+
+// checkAnswers refuses tasks about which a full prefill tells nothing: the first
+// token of an answer comes from the prompt's own pass, by the whole model.
+func (r *run) checkAnswers() error {
+	if r.Prefill != skip.FullPrefill {
+		return nil
+	}
+	tells := map[string]bool{}
+	for _, c := range r.cases {
+		short := len(c.Answers) > 0 && !slices.ContainsFunc(c.Answers, func(a []llama.Token) bool { return len(a) > 1 })
+		tells[c.Task] = tells[c.Task] || !short
+	}
+	for _, task := range slices.Sorted(maps.Keys(tells)) {
+		if !tells[task] {
+			return fmt.Errorf("task %q: all its answers are single tokens, which a full prefill takes from the prompt's own pass whatever is skipped; leave its answers out, so that the model's own are taken, or use --prefill masked", task)
+		}
+	}
 	return nil
 }
 

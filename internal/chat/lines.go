@@ -3,11 +3,14 @@ package chat
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
 
 	"golang.org/x/term"
+
+	"github.com/gallop-llm/gallop/internal/files"
 )
 
 // maxLine is the longest line that is read from a pipe, in bytes: far more than
@@ -35,9 +38,12 @@ type pipe struct{ *bufio.Scanner }
 
 func (p pipe) Next() (string, error) {
 	if p.Scan() {
-		return p.Text(), nil
+		return files.Text(p.Bytes())
 	}
 	if err := p.Err(); err != nil {
+		if errors.Is(err, bufio.ErrTooLong) {
+			err = fmt.Errorf("it has over %d bytes", maxLine)
+		}
 		return "", err
 	}
 	return "", io.EOF
@@ -65,7 +71,7 @@ func (e *editor) Next() (string, error) {
 		return "", err
 	}
 	defer term.Restore(int(e.file.Fd()), state)
-	if width, height, err := term.GetSize(int(e.file.Fd())); err == nil {
+	if width, height, err := term.GetSize(int(e.file.Fd())); err == nil && width > 0 && height > 0 { // 0 = not known
 		e.term.SetSize(width, height)
 	}
 	e.term.SetBracketedPasteMode(true)

@@ -206,20 +206,15 @@ func (d *drafter) setMasks(first skip.Mask) {
 	}
 }
 
-// route lists the profile's masks to draft under, with what is expected of them
+// list takes the profile's masks to draft under, with what is expected of them
 // for a prompt, in place of the options'.
-func (d *drafter) route(p *router.Profile, x router.Prompt) error {
-	drafts, err := p.PredictDrafts(x)
-	if err != nil {
-		return err
-	}
+func (d *drafter) list(drafts []router.Draft) {
 	d.listed = nil
 	for _, draft := range drafts {
 		m := DraftMask{Mask: draft.Mask, Cost: 1 - draft.Depth/float64(d.s.model.NLayer), Acceptance: draft.Acceptance}
 		d.source(m).prior = min(max(m.Acceptance, leastPrior), mostOdds)
 		d.listed = append(d.listed, m)
 	}
-	return nil
 }
 
 // leastPrior is the lowest acceptance that is believed beforehand: predictions err.
@@ -272,17 +267,12 @@ func (d *drafter) Close() error {
 	return d.drawing.Close()
 }
 
-// generate answers a prompt that is prefilled. Its first token, like every one
-// that is decoded alone, comes from the sampler as without drafts.
-func (d *drafter) generate(g *generation, prompt []llama.Token) error {
+// begin prepares for the answer to a prompt whose first token is not sampled yet.
+func (d *drafter) begin(g *generation, prompt []llama.Token) {
 	g.a.Drafting = &Drafting{Masks: map[skip.Mask]int{}}
 	d.drafted, d.bare = map[*source]*judged{}, 0
 	d.ahead = min(d.ahead, wonBefore)
 	d.singles, d.switched, d.row, d.first, d.match = 0, 0, -1, len(d.s.cached), 0
-	defer func() {
-		g.a.Drafting.Plain = time.Duration(float64(g.a.Tokens-1) * d.pace.one * float64(time.Second))
-		g.a.Drafting.Possible, g.a.Drafting.Rounding = d.possible(g.a.Tokens), d.same.most
-	}()
 	seed := d.s.opts.Sampling.Seed
 	if seed == llama.RandomSeed {
 		seed = rand.Uint32()
@@ -291,24 +281,31 @@ func (d *drafter) generate(g *generation, prompt []llama.Token) error {
 	if d.lookup != nil {
 		d.text.reset(prompt)
 	}
-	pending, err := g.sampler.Sample(d.s.ctx, -1)
-	for err == nil && g.take(pending) {
+}
+
+// end sums up what drafts brought for the answer.
+func (d *drafter) end(g *generation) {
+	g.a.Drafting.Plain = time.Duration(float64(g.a.Tokens-1) * d.pace.one * float64(time.Second))
+	g.a.Drafting.Possible, g.a.Drafting.Rounding = d.possible(g.a.Tokens), d.same.most
+}
+
+// generate goes on with the answer after its first token. A token that is
+// decoded alone comes from the sampler as without drafts.
+func (d *drafter) generate(g *generation, pending llama.Token) (err error) {
+	for {
 		d.remember(pending)
-		src, length := d.choose(g.room())
-		if src == nil {
-			if d.probing {
-				pending, err = d.probe(g, pending)
-			} else {
-				pending, err = d.single(g, pending)
-			}
-			continue
+		more := true
+		if src, length := d.choose(g.room()); src != nil {
+			pending, more, err = d.round(g, src, length, pending)
+		} else if d.probing {
+			pending, err = d.probe(g, pending)
+		} else {
+			pending, err = d.single(g, pending)
 		}
-		var more bool
-		if pending, more, err = d.round(g, src, length, pending); !more {
-			break
+		if err != nil || !more || !g.take(pending) {
+			return err
 		}
 	}
-	return err
 }
 
 // remember takes in the answer's next token. What was looked up for it is counted

@@ -1,11 +1,13 @@
 package chat
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -26,8 +28,12 @@ const help = `/skip 4,6,9-11,a5,f7  skip these layers from now on (a: attention 
 /save FILE            write the conversation to FILE as one line of JSON
 /help                 this list
 /exit                 leave, as Ctrl-D does
-Ctrl-C stops an answer.
+Ctrl-C stops an answer. A space in front of a / makes the line text.
 `
+
+// commandLine matches what is a command, known or not: one line whose first word
+// is a / and letters. Paths, comments and pasted code are text.
+var commandLine = regexp.MustCompile(`^/[a-z]+\s*$|^/[a-z]+[ \t][^\n]*$`)
 
 // Repl is a conversation with a person: lines in, answers out.
 type Repl struct {
@@ -45,11 +51,12 @@ type Repl struct {
 // Line answers one line or carries out a command. more is false when the person
 // wants to leave. Errors are the line's own: the conversation can go on.
 func (r *Repl) Line(ctx context.Context, line string) (more bool, err error) {
+	isCommand := commandLine.MatchString(line)
 	line = strings.TrimSpace(line)
 	if line == "" {
 		return true, nil
 	}
-	if !strings.HasPrefix(line, "/") {
+	if !isCommand {
 		return true, r.ask(ctx, line)
 	}
 	command, argument, _ := strings.Cut(line, " ")
@@ -74,7 +81,7 @@ func (r *Repl) Line(ctx context.Context, line string) (more bool, err error) {
 	case "/exit", "/quit":
 		return false, nil
 	default:
-		return true, fmt.Errorf("there is no command %s: /help lists them", command)
+		return true, fmt.Errorf("there is no command %s: /help lists them; a space in front makes a line text", command)
 	}
 	return true, nil
 }
@@ -82,11 +89,20 @@ func (r *Repl) Line(ctx context.Context, line string) (more bool, err error) {
 func (r *Repl) ask(ctx context.Context, question string) error {
 	ctx, stop := r.Interrupt(ctx)
 	defer stop()
-	answer, err := r.Session.Ask(ctx, question, func(piece string) { io.WriteString(r.Out, piece) })
-	if answer.Text != "" {
-		fmt.Fprintln(r.Out)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var unwritten error
+	write := func(piece string) {
+		if _, err := io.WriteString(r.Out, piece); err != nil && unwritten == nil {
+			unwritten = fmt.Errorf("write the answer: %w", err)
+			cancel() // nobody reads on
+		}
 	}
-	if err != nil {
+	answer, err := r.Session.Ask(ctx, question, write)
+	if answer.Text != "" {
+		write("\n")
+	}
+	if err = cmp.Or(err, unwritten); err != nil {
 		return err
 	}
 	r.last = answer
@@ -112,8 +128,11 @@ func Summary(a Answer, nLayer int) string {
 		fmt.Fprintf(&s, ", %d of them cached", a.CachedTokens)
 	}
 	fmt.Fprintf(&s, " · %g of %d layers", LayersUsed(a.Mask, nLayer), nLayer)
-	if !a.Mask.IsEmpty() {
-		fmt.Fprintf(&s, ", without %s", a.Mask)
+	if layers := a.Mask.WithShortlist(0); !layers.IsEmpty() {
+		fmt.Fprintf(&s, ", without %s", layers)
+	}
+	if n := a.Mask.Shortlist(); n > 0 {
+		fmt.Fprintf(&s, " · shortlist v%d", n)
 	}
 	if a.Escalated > 0 {
 		fmt.Fprintf(&s, " · %.0f %% of tokens by the whole model", 100*a.EscalatedShare())
@@ -167,14 +186,17 @@ func (r *Repl) stats() {
 		value string
 	}{
 		{"prompt", fmt.Sprintf("%d tokens, %d of them cached", a.PromptTokens, a.CachedTokens)},
+		{"start", fmt.Sprintf("first token after %.1f ms", a.Timing.FirstToken.Seconds()*1000)},
 		{"prefill", fmt.Sprintf("%.1f ms, %.0f tokens/s", a.Prefill.Seconds()*1000, a.PrefillSpeed())},
 		{"decode", fmt.Sprintf("%d tokens in %.1f ms, %.0f tokens/s", a.Tokens, a.Decode.Seconds()*1000, a.DecodeSpeed())},
 		{"layers", fmt.Sprintf("%g of %d", LayersUsed(a.Mask, r.Model.NLayer), r.Model.NLayer)},
 		{"skipped", a.Mask.String()},
 		{"routed", routing(a)},
+		{"shortlist", listed(a)},
 		{"escalated", fmt.Sprintf("%d tokens, %.1f %%, decided by the whole model", a.Escalated, 100*a.EscalatedShare())},
 		{"drafts", drafts(a)},
 		{"graph", fmt.Sprintf("%d of %d nodes removed", removed.NodesRemoved, removed.Nodes)},
+		{"threads", a.Threads.String()},
 		{"weights", r.weights()},
 		{"context", fmt.Sprintf("%d of %d tokens", a.PromptTokens+a.Tokens, r.Session.NCtx())},
 	} {
@@ -208,6 +230,14 @@ func drafts(a Answer) string {
 	return text
 }
 
+// listed says what the vocabulary shortlist did, or why there was none.
+func listed(a Answer) string {
+	if l := a.Listed; l.Size > 0 {
+		return fmt.Sprintf("%d tokens with exact logits; %d of %d choices by the whole output matrix", l.Size, l.Whole, l.Rows)
+	}
+	return "none: " + a.Listed.Why
+}
+
 // weights says how much of the model is in memory; "" = not known.
 func (r *Repl) weights() string {
 	resident, err := r.Model.ResidentWeights()
@@ -226,7 +256,7 @@ func routing(a Answer) string {
 	if a.Routed.Task != "" {
 		text += ", set of " + a.Routed.Task
 	}
-	return fmt.Sprintf("%s (%.2f ms)", text, a.Routing.Seconds()*1000)
+	return fmt.Sprintf("%s (%.2f ms, of which the answer waited %.2f)", text, a.Routing.Seconds()*1000, a.Timing.Waited.Seconds()*1000)
 }
 
 // save writes the conversation as JSONL's chat form: {"messages": [...]}.

@@ -1,7 +1,11 @@
 package chat
 
 import (
+	"cmp"
 	"fmt"
+	"runtime"
+	"sync"
+	"time"
 
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
@@ -49,27 +53,108 @@ type Routed struct {
 // bound is set, for weighing a change of masks.
 const expectedAnswer = 128
 
-// route chooses the mask for the newest question of a conversation that is
-// prompt in tokens. nil: nothing is chosen, the session's mask is as it was set.
-func (s *Session) route(prompt []llama.Token) (*Routed, error) {
+// choice is what the router says to the newest question. Making it touches
+// nothing of the session, and the profile belongs to it meanwhile.
+type choice struct {
+	make   func() // fills in the rest; returns when that is there, however often it is called
+	beside bool   // a goroutine of its own has begun to
+
+	decision router.Decision
+	drafts   []router.Draft // in place of a decision, for lossless answers whose profile has some
+	took     time.Duration
+	ended    time.Time
+	err      error
+}
+
+// choose lets the router choose for the newest question, beside what follows if
+// there is a core for that, else at [Session.settle]. nil: nothing is chosen anew.
+func (s *Session) choose() *choice {
 	r := s.opts.Routing
-	if r == nil || r.When == Never || s.fixed {
+	if r == nil || r.When == Never || s.fixed || s.staysWithFirst() {
+		return nil
+	}
+	question, forDrafts := s.messages[len(s.messages)-1].Content, s.drafter != nil && len(r.Profile.Drafts) > 0
+	c := &choice{beside: s.idleCore}
+	c.make = sync.OnceFunc(func() {
+		start := time.Now()
+		c.err = c.ask(s.model, r, question, forDrafts)
+		c.ended = time.Now()
+		c.took = c.ended.Sub(start)
+	})
+	if c.beside {
+		go c.make()
+	}
+	return c
+}
+
+// ask asks the router.
+func (c *choice) ask(m *llama.Model, r *Routing, question string, forDrafts bool) error {
+	x, err := router.NewPrompt(m, question)
+	if err != nil {
+		return err
+	}
+	if forDrafts {
+		c.drafts, err = r.Profile.PredictDrafts(x)
+	} else {
+		c.decision, err = r.Profile.Choose(x, r.Policy)
+	}
+	return err
+}
+
+// end returns when no goroutine is at work on the choice.
+func (c *choice) end() {
+	if c != nil && c.beside {
+		c.make()
+	}
+}
+
+// hasIdleCore tells whether there is a core for the router while all threads of
+// the prompt's pass are at work. Hidden states are decoded with threads of their own.
+func (s *Session) hasIdleCore() bool {
+	threads := cmp.Or(s.opts.Context.ThreadsBatch, s.opts.Context.Threads, s.model.DefaultThreads())
+	return threads < runtime.GOMAXPROCS(0) && !s.opts.Routing.Profile.Spec.Has(router.Hidden)
+}
+
+// staysWithFirst tells whether the conversation keeps the mask of its first question.
+func (s *Session) staysWithFirst() bool {
+	return s.opts.Routing.When == EachChat && s.routed != nil && len(s.messages) > 1
+}
+
+// promptMasked tells whether the prompt is decoded under the answer's mask, which
+// has to be known first then.
+func (s *Session) promptMasked() bool {
+	return s.drafter == nil && s.opts.Prefill == skip.MaskedPrefill
+}
+
+// settle waits for a choice and makes it the session's mask, unless the
+// conversation's stays. It notes in a what was chosen.
+func (s *Session) settle(c *choice, prompt []llama.Token, a *Answer) (err error) {
+	if c != nil {
+		start := time.Now()
+		c.make()
+		a.Routing, a.Timing.Waited = c.took, max(c.ended.Sub(start), 0)
+	}
+	a.Routed, err = s.take(c, prompt)
+	a.Mask = s.answerMask()
+	return err
+}
+
+// take makes what was chosen for the conversation that is prompt in tokens the
+// session's mask. nil: nothing was chosen, the session's mask is as it was set.
+func (s *Session) take(c *choice, prompt []llama.Token) (*Routed, error) {
+	r := s.opts.Routing
+	switch {
+	case c == nil && r != nil && r.When != Never && !s.fixed:
+		return &Routed{s.routed.Decision, true, "the conversation stays with its first choice"}, nil
+	case c == nil:
+		return nil, nil
+	case c.err != nil:
+		return nil, c.err
+	case c.drafts != nil:
+		s.drafter.list(c.drafts)
 		return nil, nil
 	}
-	if r.When == EachChat && s.routed != nil && len(s.messages) > 1 {
-		return &Routed{s.routed.Decision, true, "the conversation stays with its first choice"}, nil
-	}
-	x, err := router.NewPrompt(s.model, s.messages[len(s.messages)-1].Content)
-	if err != nil {
-		return nil, err
-	}
-	if s.drafter != nil && len(r.Profile.Drafts) > 0 {
-		return nil, s.drafter.route(r.Profile, x)
-	}
-	next, err := r.Profile.Choose(x, r.Policy)
-	if err != nil {
-		return nil, err
-	}
+	next := c.decision
 	if s.escalate() > 0 {
 		if err := checkCascade(next.Mask, s.opts.Prefill); err != nil {
 			return nil, err

@@ -105,10 +105,56 @@ func TestRoutedCascade(t *testing.T) {
 	always := session(chat.Routing{Policy: router.Policy{Depth: 4}, Escalate: 1.01}, skip.FullPrefill)
 	a := ask(t, always, story)
 	require.Equal(t, whole.Text, a.Text)
-	require.Equal(t, a.Tokens, a.Escalated)
+	require.Equal(t, a.Tokens-1, a.Escalated, "the first comes from the prompt")
 	require.NoError(t, always.SetMask(skip.Layers(5)), "the profile's cascade is for its own masks")
 	require.Zero(t, ask(t, always, story).Escalated)
 
 	unlike := ask(t, session(chat.Routing{Policy: router.Policy{Depth: 4, Guard: true}}, skip.FullPrefill), "Qwertz uiop asdfgh? Yxcvbnm!")
 	require.True(t, unlike.Mask.IsEmpty(), unlike.Routed.Reason)
+}
+
+// TestRoutingBesideOrAfter gives the same answers whether the router has a core
+// beside the prompt's pass or waits for the first token.
+func TestRoutingBesideOrAfter(t *testing.T) {
+	session := routed(t)
+	var answers [2][]chat.Answer
+	for i, beside := range []bool{false, true} {
+		s := session(chat.Routing{Policy: router.Policy{Depth: 4}}, skip.FullPrefill)
+		s.SetIdleCore(beside)
+		for _, question := range []string{sum, story, sum} {
+			a := ask(t, s, question)
+			require.Positive(t, a.Routing)
+			require.NotEmpty(t, a.Routed.Reason)
+			if !beside {
+				require.GreaterOrEqual(t, a.Timing.Waited, a.Routing)
+			}
+			answers[i] = append(answers[i], a)
+		}
+	}
+	for i, a := range answers[0] {
+		require.Equal(t, a.Generated, answers[1][i].Generated)
+		require.Equal(t, a.Mask, answers[1][i].Mask)
+		require.Equal(t, a.Routed, answers[1][i].Routed)
+	}
+}
+
+// TestRoutingFails after the first token: the conversation is as it was before.
+func TestRoutingFails(t *testing.T) {
+	m := small(t)
+	closed := &router.Profile{
+		Candidates: []router.Candidate{{}, {Mask: skip.Layers(1), Depth: 1}}, Router: &router.Router{In: 1, Out: 2},
+	}
+	for _, prefill := range []skip.Prefill{skip.FullPrefill, skip.MaskedPrefill} {
+		for _, beside := range []bool{false, true} {
+			opts := options(256)
+			opts.Prefill, opts.Routing = prefill, &chat.Routing{Profile: closed}
+			s := session(t, m, opts)
+			s.SetIdleCore(beside)
+			_, err := s.Ask(t.Context(), "one", func(string) {})
+			require.ErrorIs(t, err, router.ErrFeatures)
+			require.Empty(t, s.Messages())
+			require.NoError(t, s.SetMask(skip.Layers(1)))
+			require.Positive(t, ask(t, s, "one").Tokens)
+		}
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gallop-llm/gallop/internal/shortlist"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -34,6 +35,11 @@ type Options struct {
 	// then: Mask is what drafts are made under, before those of Lossless.
 	Lossless *Lossless
 
+	// Shortlist makes the vocabulary shortlist; nil = the whole output matrix for every
+	// token. The session does not close it. A size in Mask, as in v1024, is the number of
+	// tokens with exact logits; 0 = what was measured to be best, where it pays.
+	Shortlist *shortlist.Learner
+
 	// ReleaseSkipped gives the weights that each mask skips back to the operating
 	// system while it is in use. Otherwise that happens only to weights that no
 	// mask keeps which may be chosen.
@@ -59,25 +65,34 @@ type Answer struct {
 	Tokens       int           // generated
 	Prefill      time.Duration // decoding what was not cached
 	Decode       time.Duration // generating
+	Timing       Timing        // what else took time, and when the first token came
 	Forgotten    int           // turns dropped from the beginning, for want of room
 	Mask         skip.Mask     // that the answer was made under
-	Escalated    int           // tokens that the whole model decided, of Tokens
+	Escalated    int           // tokens that the mask left in doubt and the whole model decided, of Tokens
 	Routed       *Routed       // what was chosen, and why; nil = nothing
 	Routing      time.Duration // choosing
 	Drafting     *Drafting     // what drafts brought; nil = not lossless
+	Listed       Listed        // what the vocabulary shortlist did
 	Generated    []llama.Token // (Tokens,) the answer
+	Threads      Threads       // at the answer's end
 }
 
 // PrefillSpeed is the rate of decoding the prompt, in tokens/s; 0 when all of
-// it was cached.
-func (a Answer) PrefillSpeed() float64 { return rate(a.PromptTokens-a.CachedTokens, a.Prefill) }
+// it was cached, or it was not read to its end.
+func (a Answer) PrefillSpeed() float64 {
+	if a.Tokens == 0 && a.Finish == FinishCancelled {
+		return 0
+	}
+	return rate(a.PromptTokens-a.CachedTokens, a.Prefill)
+}
 
 // DecodeSpeed is the rate of generation in tokens/s. The first token comes out
 // of the prefill and is not counted.
 func (a Answer) DecodeSpeed() float64 { return rate(a.Tokens-1, a.Decode) }
 
-// EscalatedShare is the share of tokens that the whole model decided, 0 to 1.
-func (a Answer) EscalatedShare() float64 { return float64(a.Escalated) / float64(max(a.Tokens, 1)) }
+// EscalatedShare is the share of tokens that the whole model decided, 0 to 1. The
+// first token comes out of the prefill and is not counted.
+func (a Answer) EscalatedShare() float64 { return float64(a.Escalated) / float64(max(a.Tokens-1, 1)) }
 
 // DraftSpeedup is how much faster the answer was generated than one token at a
 // time, estimated; 0 when nothing was drafted for.
@@ -108,9 +123,13 @@ type Session struct {
 	cached   []llama.Token   // in the KV cache at positions 0, 1, …
 	under    []skip.Mask     // (len(cached),) what each was decoded under
 
-	escalated int         // tokens of this answer that the whole model decided
+	escalated int         // tokens of this answer that the mask left in doubt and the whole model decided
+	idleCore  bool        // there is a core for the router beside a prompt's pass
 	drafter   *drafter    // nil = answers are not lossless
 	alone     llama.Alone // what of a draft's verification is computed token by token
+
+	list  listing // the vocabulary shortlist
+	pacer *pacer  // chooses the number of threads; nil = it is fixed
 
 	released skip.Mask // the decode before was under it, and what of it can be was given back
 }
@@ -122,13 +141,18 @@ func New(m *llama.Model, opts *Options) (*Session, error) {
 	if opts != nil {
 		s.opts = *opts
 	}
+	s.list.learner = s.opts.Shortlist
 	if slices.Contains(s.opts.Stop, "") {
 		return nil, fmt.Errorf("%w: an empty text to stop at", llama.ErrOption)
+	}
+	if e := s.opts.Escalate; !(e >= 0) { // NaN is not
+		return nil, fmt.Errorf("%w: the cascade's threshold is %g, want 0 to 1", llama.ErrOption, e)
 	}
 	if err := s.SetMask(s.opts.Mask); err != nil {
 		return nil, err
 	}
 	s.fixed = s.opts.Routing == nil
+	s.idleCore = !s.fixed && s.hasIdleCore()
 	if err := s.checkRelease(); err != nil {
 		return nil, err
 	}
@@ -139,6 +163,7 @@ func New(m *llama.Model, opts *Options) (*Session, error) {
 	if s.batch, err = llama.NewBatch(s.ctx.NBatch(), nil); err != nil {
 		return nil, errors.Join(err, s.ctx.Close())
 	}
+	s.pacer = newPacer(s)
 	if s.opts.Lossless != nil {
 		if s.drafter, err = newDrafter(s, s.opts.Lossless); err != nil {
 			return nil, errors.Join(err, s.Close())
@@ -163,7 +188,8 @@ func (s *Session) SetMask(mask skip.Mask) error {
 			return err
 		}
 	}
-	s.mask, s.fixed, s.routed = mask, true, nil
+	s.list.wanted = mask.Shortlist()
+	s.mask, s.fixed, s.routed = mask.WithShortlist(0), true, nil
 	return nil
 }
 
@@ -248,26 +274,33 @@ func (s *Session) Ask(ctx context.Context, text string, emit func(piece string))
 }
 
 // answer is a prompt's way through the house: text → template → tokens →
-// mask → prefill → decode → text.
+// prefill → first token → mask → decode → text. The mask is chosen beside the
+// prefill or after the first token, unless the prefill is masked.
 func (s *Session) answer(ctx context.Context, emit func(string)) (Answer, error) {
 	defer s.ctx.AbortOn(ctx)()
-	prompt, forgotten, err := s.fit()
+	a := Answer{Finish: FinishLength}
+	began := time.Now()
+	prompt, err := s.fit(&a)
 	if err != nil {
 		return Answer{}, err
 	}
-	a := Answer{PromptTokens: len(prompt), Forgotten: forgotten, Finish: FinishLength}
 	start := time.Now()
-	if a.Routed, err = s.route(prompt); err != nil {
-		return Answer{}, err
-	}
-	a.Routing, a.Mask = time.Since(start), s.answerMask()
 	sampler, err := s.sampler(prompt)
 	if err != nil {
 		return Answer{}, err
 	}
 	defer sampler.Close()
+	a.Timing.Sampler = time.Since(start)
 
+	chosen := s.choose()
+	defer chosen.end()
+	if s.promptMasked() {
+		if err := s.settle(chosen, prompt, &a); err != nil {
+			return Answer{}, err
+		}
+	}
 	s.escalated = 0
+	s.list.begin(s)
 	start = time.Now()
 	a.CachedTokens, err = s.prefill(prompt)
 	a.Prefill = time.Since(start)
@@ -277,34 +310,60 @@ func (s *Session) answer(ctx context.Context, emit func(string)) (Answer, error)
 	if s.opts.MaxTokens > 0 {
 		g.limit = min(g.limit, s.opts.MaxTokens)
 	}
-	start = time.Now()
-	if err == nil && s.drafter != nil {
-		s.drafter.setMasks(s.mask)
-		err = s.drafter.generate(&g, prompt)
-	} else if err == nil {
-		err = s.generate(&g)
+	if err == nil {
+		start = time.Now()
+		err = s.generate(&g, prompt, chosen, began)
+		a.Decode = time.Since(start) - a.Timing.Waited
 	}
-	a.Decode = time.Since(start)
-	a.Text, a.Escalated = g.end(), s.escalated
+	a.Text, a.Escalated, a.Threads, a.Listed = g.end(), s.escalated, s.threads(), s.list.end(s.ctx)
+	if a.Listed.Rows > 0 && s.drafter == nil {
+		a.Mask = a.Mask.WithShortlist(a.Listed.Size)
+	}
 	if errors.Is(err, llama.ErrAborted) && ctx.Err() != nil {
 		a.Finish, err = FinishCancelled, nil
 	}
 	return a, err
 }
 
-// generate samples tokens and decodes them, one at a time.
-func (s *Session) generate(g *generation) error {
-	var next [1]llama.Token
-	for {
-		token, err := g.sampler.Sample(s.ctx, -1)
-		if err != nil || !g.take(token) {
-			return err
-		}
-		next[0] = token
-		if err := s.decodeLast(next[:]); err != nil {
+// generate samples the first token from the prompt's own pass, and lets tokens
+// under the answer's mask, or drafts, follow.
+func (s *Session) generate(g *generation, prompt []llama.Token, chosen *choice, began time.Time) error {
+	if s.drafter != nil {
+		s.drafter.begin(g, prompt)
+		defer s.drafter.end(g)
+	}
+	first, err := g.sampler.Sample(s.ctx, -1)
+	if err != nil {
+		return err
+	}
+	g.a.Timing.FirstToken = time.Since(began)
+	more := g.take(first)
+	if !s.promptMasked() {
+		if err := s.settle(chosen, prompt, g.a); err != nil {
 			return err
 		}
 	}
+	switch {
+	case !more:
+		return nil
+	case s.drafter != nil:
+		s.drafter.setMasks(s.mask)
+		return s.drafter.generate(g, first)
+	}
+	return s.follow(g, first)
+}
+
+// follow decodes tokens one at a time and samples the next ones.
+func (s *Session) follow(g *generation, token llama.Token) (err error) {
+	for more := true; more; more = g.take(token) {
+		if err := s.decodeNext(token); err != nil {
+			return err
+		}
+		if token, err = g.sampler.Sample(s.ctx, -1); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // generation is an answer in the making.
@@ -356,29 +415,33 @@ func (g *generation) end() string {
 }
 
 // fit turns the conversation into tokens and leaves out its oldest turns until
-// there is room for an answer.
-func (s *Session) fit() (prompt []llama.Token, forgotten int, err error) {
+// there is room for an answer. It notes in a what it did.
+func (s *Session) fit(a *Answer) (prompt []llama.Token, err error) {
 	for {
+		start := time.Now()
 		text, err := s.model.ApplyTemplate(s.Messages(), true)
 		if err != nil {
-			return nil, 0, err
+			return nil, err
 		}
+		a.Timing.Template += time.Since(start)
+		start = time.Now()
 		if prompt, err = s.model.Vocab.Tokenize(text, true); err != nil {
-			return nil, 0, err
+			return nil, err
 		}
-		if len(prompt) == 0 {
-			return nil, 0, ErrEmpty
+		a.Timing.Tokenize += time.Since(start)
+		if a.PromptTokens = len(prompt); len(prompt) == 0 {
+			return nil, ErrEmpty
 		}
 		room := s.ctx.NCtx() - len(prompt)
 		if len(s.messages) < 3 && room < 1 {
-			return nil, 0, fmt.Errorf("%w: %d tokens, the context holds %d; shorten it or choose a larger context with -c",
+			return nil, fmt.Errorf("%w: %d tokens, the context holds %d; shorten it or choose a larger context with -c",
 				ErrTooLong, len(prompt), s.ctx.NCtx())
 		}
 		if len(s.messages) < 3 || room >= s.answerRoom() {
-			return prompt, forgotten, nil
+			return prompt, nil
 		}
 		s.messages = s.messages[2:] // a question and its answer
-		forgotten += 2
+		a.Forgotten += 2
 	}
 }
 
@@ -392,13 +455,14 @@ func (s *Session) answerRoom() int {
 	return room
 }
 
-// sampler makes the answer's sampler, which has seen the prompt.
+// sampler makes the answer's sampler, which has seen what it looks back at of
+// the prompt.
 func (s *Session) sampler(prompt []llama.Token) (*llama.Sampler, error) {
 	sampler, err := s.model.NewSampler(s.opts.Sampling)
 	if err != nil {
 		return nil, err
 	}
-	for _, t := range prompt {
+	for _, t := range prompt[max(len(prompt)-s.opts.Sampling.LookBack(), 0):] {
 		sampler.Accept(t)
 	}
 	return sampler, nil
@@ -406,37 +470,35 @@ func (s *Session) sampler(prompt []llama.Token) (*llama.Sampler, error) {
 
 // prefill decodes what the KV cache does not hold of the prompt yet, and
 // returns how many tokens it did hold. A position holds if its token and the
-// mask that it was decoded under are the ones that are wanted now.
+// mask that it was decoded under are the ones that are wanted now. The last
+// token is decoded in any case: the answer's first is sampled from its logits.
 func (s *Session) prefill(prompt []llama.Token) (cached int, err error) {
-	last := len(prompt) - 1 // is decoded in any case: its logits are wanted
-	answer := s.answerMask()
-	for cached < min(len(s.cached), last) && s.cached[cached] == prompt[cached] &&
-		s.under[cached] == s.opts.Prefill.Mask(answer, cached, len(prompt)) {
+	mask := s.opts.Prefill.Mask(s.answerMask())
+	for cached < min(len(s.cached), len(prompt)-1) && s.cached[cached] == prompt[cached] && s.under[cached] == mask {
 		cached++
 	}
 	if s.forget(cached) != nil { // recurrent models forget all or nothing
 		s.Clear()
 		cached = 0
 	}
-	for from := cached; from < last; {
-		mask := s.opts.Prefill.Mask(answer, from, len(prompt))
-		to := min(from+s.batch.Cap(), last)
-		if mask == answer && to == last && to-from < s.batch.Cap() {
-			break // one decode takes the last token along
+	for rest := prompt[cached:]; len(rest) > 0; {
+		part, outputs := rest[:min(len(rest), s.batch.Cap())], 0
+		if rest = rest[len(part):]; len(rest) == 0 {
+			outputs = 1
 		}
-		if err := s.decode(prompt[from:to], mask, 0); err != nil {
+		if err := s.decode(part, mask, outputs); err != nil {
 			return cached, err
 		}
-		from = to
 	}
-	return cached, s.decodeLast(prompt[len(s.cached):])
+	return cached, nil
 }
 
-// decodeLast runs the tokens that the next one is sampled after, and again by
+// decodeNext runs the token that the next one is sampled after, and again by
 // the whole model if the mask leaves the next one in doubt.
-func (s *Session) decodeLast(tokens []llama.Token) error {
+func (s *Session) decodeNext(token llama.Token) error {
 	mask := s.answerMask()
-	if err := s.decode(tokens, mask, 1); err != nil {
+	next := [1]llama.Token{token}
+	if err := s.decode(next[:], mask, 1); err != nil {
 		return err
 	}
 	threshold := s.escalate()
@@ -451,10 +513,10 @@ func (s *Session) decodeLast(tokens []llama.Token) error {
 		return nil
 	}
 	s.escalated++
-	if err := s.forget(len(s.cached) - len(tokens)); err != nil {
+	if err := s.forget(len(s.cached) - 1); err != nil {
 		return err
 	}
-	return s.decode(tokens, skip.Mask{}, 1)
+	return s.decode(next[:], skip.Mask{}, 1)
 }
 
 // decode appends tokens to the KV cache; the last outputs of them have logits to
@@ -473,8 +535,20 @@ func (s *Session) decode(tokens []llama.Token, mask skip.Mask, outputs int) erro
 	if err := s.releaseWeights(mask); err != nil {
 		return err
 	}
-	if err := s.ctx.Decode(s.batch, mask); err != nil {
+	run := mask
+	single := len(tokens) == 1 && outputs == 1
+	if single && (s.drafter == nil || !mask.IsEmpty()) { // lossless mode verifies with the whole matrix
+		run = s.list.mask(mask)
+	}
+	err := s.compute(run)
+	if err != nil && s.list.refused(err) {
+		err = s.compute(mask)
+	}
+	if err != nil {
 		return err
+	}
+	if single {
+		s.list.see(s.ctx)
 	}
 	s.cached = append(s.cached, tokens...)
 	for range tokens {
@@ -495,5 +569,9 @@ func (s *Session) forget(n int) error {
 // SetLoRA makes the session use these adapters from the next answer on.
 func (s *Session) SetLoRA(adapters ...llama.ScaledLoRA) error {
 	s.cached, s.under = nil, nil // keys and values change with the weights
+	s.list.learner = s.opts.Shortlist
+	if len(adapters) > 0 {
+		s.list.learner = nil // so do hidden states, which it was fitted to
+	}
 	return s.ctx.SetLoRA(adapters...)
 }

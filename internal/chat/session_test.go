@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -124,7 +125,7 @@ func TestFullPrefill(t *testing.T) {
 	first := ask(t, s, "one")
 	require.NoError(t, s.SetMask(skip.Mask{}.With(2, skip.FeedForward)))
 	second := ask(t, s, "two")
-	require.GreaterOrEqual(t, second.CachedTokens, first.PromptTokens-1, "the prompt's keys and values serve another mask")
+	require.GreaterOrEqual(t, second.CachedTokens, first.PromptTokens, "the prompt's keys and values serve another mask")
 	require.Less(t, second.CachedTokens, first.PromptTokens+first.Tokens, "those of an answer do not")
 
 	// Decoded at one go, and by a session with small batches, it is the same.
@@ -141,6 +142,31 @@ func TestFullPrefill(t *testing.T) {
 	require.NotEqual(t, first.Text, ask(t, session(t, m, opts), "one").Text, "a masked prompt has other keys and values")
 }
 
+// TestFirstTokenComesFromThePrompt: with a full prefill the whole model predicts
+// the first token, and the mask begins with that token's decode.
+func TestFirstTokenComesFromThePrompt(t *testing.T) {
+	m := small(t)
+	opts := options(512)
+	whole := ask(t, session(t, m, opts), "one")
+	opts.Prefill, opts.Mask, opts.MaxTokens = skip.FullPrefill, skip.Layers(1, 2), 2
+	s := session(t, m, opts)
+	got := ask(t, s, "one")
+	require.Equal(t, whole.Generated[0], got.Generated[0])
+	require.Equal(t, got.PromptTokens+1, len(s.Tokens()))
+
+	c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 512, Threads: 1})
+	prompt := s.Tokens()[:got.PromptTokens]
+	require.NoError(t, c.Decode(llamatest.Batch(t, prompt, 0), skip.Mask{}))
+	require.NoError(t, c.Decode(llamatest.Batch(t, got.Generated[:1], len(prompt)), opts.Mask))
+	logits, err := c.Logits(-1)
+	require.NoError(t, err)
+	require.Equal(t, slices.Max(logits), logits[got.Generated[1]])
+	require.NotEqual(t, whole.Generated[1], got.Generated[1], "else the mask shows nothing")
+
+	require.Positive(t, got.Timing.FirstToken)
+	require.GreaterOrEqual(t, got.Timing.FirstToken, got.Timing.Template+got.Timing.Tokenize+got.Timing.Sampler+got.Prefill)
+}
+
 func TestCascade(t *testing.T) {
 	m := small(t)
 	opts := options(512)
@@ -155,7 +181,7 @@ func TestCascade(t *testing.T) {
 	s := session(t, m, opts)
 	always := ask(t, s, "one")
 	require.Equal(t, whole.Text, always.Text, "every token is the whole model's")
-	require.Equal(t, always.Tokens, always.Escalated)
+	require.Equal(t, always.Tokens-1, always.Escalated, "the first comes from the prompt")
 	require.ErrorIs(t, s.SetMask(skip.Layers(1)), chat.ErrEscalate)
 
 	opts.Escalate = 1e-9 // nor as low

@@ -85,7 +85,7 @@ func TestRun(t *testing.T) {
 			require.InDelta(t, 1, *same.Agreement, 1e-9)
 			require.InDelta(t, 0, *same.KL, 1e-9)
 		}
-		require.Equal(t, whole.Tokens, whole.Escalated, "stock's tokens each")
+		require.Equal(t, whole.Tokens-1, whole.Escalated, "stock's tokens each, but for the first, which comes from the prompt")
 		require.Equal(t, float64(layers-2), masked.LayersUsed)
 		require.InDelta(t, 1-2.0/layers, masked.Cost, 1e-9)
 		require.Positive(t, *masked.KL)

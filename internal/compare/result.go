@@ -73,7 +73,7 @@ type Summary struct {
 
 	LayersUsed float64  `json:"layers_used"` // mean
 	Cost       *float64 `json:"cost"`        // weight bytes read for a token, second decodes included, as a share of stock's
-	Escalated  float64  `json:"escalated"`   // share of tokens that the whole model decided
+	Escalated  float64  `json:"escalated"`   // share of tokens that the whole model decided; the first, which comes out of the prompt, not counted
 	Agreement  *float64 `json:"agreement"`   // mean over the prompts
 	KL         *float64 `json:"kl"`          // likewise
 	Same       float64  `json:"same"`        // share of answers that are stock's to the letter
@@ -230,9 +230,9 @@ func (r *Result) sum() {
 			if a.DecodeTPS != nil {
 				decoded, decode = decoded+float64(a.Tokens-1), decode+a.DecodeMS/1000
 			}
-			tokens += float64(a.Tokens)
+			tokens += float64(max(a.Tokens-1, 0)) // the first comes out of the prompt
 			escalated += float64(a.Escalated)
-			cost += a.Cost * float64(a.Tokens)
+			cost += a.Cost * float64(max(a.Tokens-1, 0))
 			first, total = append(first, a.FirstTokenMS), append(total, a.TotalMS)
 			prefillUp, decodeUp, firstUp = known(prefillUp, a.PrefillSpeedup), known(decodeUp, a.DecodeSpeedup), known(firstUp, a.FirstTokenSpeedup)
 			agreement, kl = known(agreement, a.Agreement), known(kl, a.KL)

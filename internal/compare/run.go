@@ -64,7 +64,7 @@ func Run(ctx context.Context, m *llama.Model, ways []Way, examples []dataset.Exa
 		o.Progress = func(string, int, int) {}
 	}
 	stock := Way{Name: Stock, Options: ways[0].Options}
-	stock.Options.Mask, stock.Options.Routing, stock.Options.Escalate = skip.Mask{}, nil, 0
+	stock.Options.Mask, stock.Options.Routing, stock.Options.Escalate, stock.Options.Shortlist = skip.Mask{}, nil, 0, nil
 	ways = append([]Way{stock}, ways...)
 
 	r := &Result{Settings: settings(m, stock.Options, examples, o.Rounds), Prompts: make([]Prompt, len(examples))}
@@ -227,17 +227,20 @@ func (r *Result) measure(ctx context.Context, m *llama.Model, ways []Way, cases 
 		under := map[skip.Mask][]int{} // prompts
 		for i, c := range cases {
 			a := &r.Prompts[i].Answers[w]
+			layers := a.Skip.WithShortlist(0)
 			switch {
 			case c.Answers == nil:
 				done++
 			case a.Skip.IsEmpty():
 				a.Agreement, a.KL = report.Figure(1), report.Figure(0)
 				done++
+			case layers.IsEmpty(): // which the shortlist alone comes to is not measured here
+				done++
 			default:
-				if under[a.Skip] == nil {
-					masks = append(masks, a.Skip)
+				if under[layers] == nil {
+					masks = append(masks, layers)
 				}
-				under[a.Skip] = append(under[a.Skip], i)
+				under[layers] = append(under[layers], i)
 			}
 		}
 		for _, mask := range masks {

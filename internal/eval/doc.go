@@ -12,12 +12,13 @@
 // Losses and log-likelihoods are in nats. An answer's tokens are those after the
 // prompt's last one; whether the end of the turn is among them is the caller's choice.
 //
-// With a full prefill the whole model decodes all tokens of the prompt but the
-// last. The last one is decoded under the mask together with the answer, so that
-// every token of the answer, the first too, is predicted under the mask; scoring
-// and generating agree in that. The prompts' keys and values then stay in the
-// cache between calls: a search that scores the same cases under many masks
-// decodes only the answers again, as long as all of it fits into [Options].
+// With a full prefill the whole model decodes the prompt, and predicts the first
+// token of each answer from that pass; the answers' tokens are decoded under the
+// mask and predict those after them. Scoring and generating agree in that. So an
+// answer of a single token is scored the same under every mask. The prompts' keys and
+// values and their last logits stay between calls: a search that scores the same
+// cases under many masks decodes only the answers again, as long as all of it
+// fits into [Options].
 //
 // # Caveats
 //

@@ -17,8 +17,8 @@ func End(m *llama.Model) llama.Token {
 }
 
 // Encode turns examples into tokens: conversations through the model's chat
-// template, with the end of the turn as the last token of a free answer; plain
-// text as it is, from its first token on. Examples without an answer give cases without one. Errors name
+// template, with the end of the turn as the last token of a free answer, or as
+// text that goes on where the model has no template; plain text as it is, from its first token on. Examples without an answer give cases without one. Errors name
 // the example's file and line; they wrap [ErrTooLong] for more tokens than the
 // model was trained on, or than a [Scorer] holds, and [ErrEmpty].
 func Encode(m *llama.Model, examples []dataset.Example) ([]Case, error) {
@@ -47,6 +47,7 @@ func encode(m *llama.Model, e dataset.Example) (Case, error) {
 		return c, checkLength(m, len(tokens))
 	}
 	text := e.Prompt
+	plain := e.Plain || m.Template() == "" // a base model ends no turns
 	if !e.Plain {
 		messages := e.Messages
 		if messages == nil {
@@ -69,11 +70,14 @@ func encode(m *llama.Model, e dataset.Example) (Case, error) {
 		answers = []string{e.Answer}
 	}
 	for _, a := range answers {
-		tokens, err := continuation(m, e, text, c.Prompt, a)
+		if plain && !e.Plain && !strings.HasSuffix(text, "\n") && !strings.HasPrefix(a, " ") {
+			a = " " + a // as plain answers begin
+		}
+		tokens, err := continuation(m, plain, text, c.Prompt, a)
 		if err != nil {
 			return c, err
 		}
-		if e.Choices == nil && !e.Plain {
+		if e.Choices == nil && !plain {
 			tokens = append(tokens, End(m))
 		}
 		if len(tokens) == 0 {
@@ -98,8 +102,8 @@ func checkLength(m *llama.Model, tokens int) error {
 
 // continuation is the tokens of an answer. Behind plain text it is tokenised
 // together with the prompt, as lm-evaluation-harness does.
-func continuation(m *llama.Model, e dataset.Example, text string, prompt []llama.Token, answer string) ([]llama.Token, error) {
-	if !e.Plain {
+func continuation(m *llama.Model, plain bool, text string, prompt []llama.Token, answer string) ([]llama.Token, error) {
+	if !plain {
 		return m.Vocab.Tokenize(answer, false)
 	}
 	whole, err := m.Vocab.Tokenize(text+answer, true)

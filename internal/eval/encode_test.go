@@ -9,6 +9,7 @@ import (
 	"github.com/gallop-llm/gallop/demo"
 	"github.com/gallop-llm/gallop/internal/dataset"
 	"github.com/gallop-llm/gallop/internal/eval"
+	"github.com/gallop-llm/gallop/internal/gguf"
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/llama"
 )
@@ -43,4 +44,31 @@ func TestEncode(t *testing.T) {
 	_, err = eval.Encode(m, []dataset.Example{{Prompt: strings.Repeat("word ", 400), Text: true, Where: "long.jsonl:8"}})
 	require.ErrorIs(t, err, eval.ErrTooLong)
 	require.ErrorContains(t, err, "long.jsonl:8")
+}
+
+// TestEncodeForABaseModel has what is asked of a model without a template: all of
+// it is text that goes on.
+func TestEncodeForABaseModel(t *testing.T) {
+	llamatest.Library(t)
+	path, err := demo.Path()
+	require.NoError(t, err)
+	m := llamatest.Open(t, llamatest.Rewrite(t, path, func(meta *gguf.Metadata) { meta.Delete("tokenizer.chat_template") }))
+	cases, err := eval.Encode(m, []dataset.Example{
+		{Prompt: "Water is", Answer: "wet", Where: "a:1"},
+		{Prompt: "Water is", Choices: []string{"wet", "dry"}, Where: "a:2"},
+		{Prompt: "Water is", Answer: " wet", Plain: true, Where: "a:3"},
+	})
+	require.NoError(t, err)
+	for _, c := range cases {
+		require.Equal(t, "Water is", m.Vocab.Text(c.Prompt, true))
+		require.Equal(t, " wet", m.Vocab.Text(c.Answers[0], true), "no end of a turn, and a space in front")
+		require.Equal(t, cases[2].Prompt, c.Prompt)
+		require.Equal(t, cases[2].Answers[0], c.Answers[0])
+		require.Equal(t, 3, c.AnswerBytes[0])
+	}
+
+	require.NoError(t, m.SetTemplate("chatml"))
+	cases, err = eval.Encode(m, []dataset.Example{{Prompt: "Water is", Answer: "wet", Where: "a:1"}})
+	require.NoError(t, err)
+	require.Contains(t, m.Vocab.Text(cases[0].Prompt, true), "im_start")
 }

@@ -29,7 +29,7 @@ type Generation struct {
 type Generated struct {
 	Tokens    []llama.Token // without the one that ends it
 	Ended     bool          // by the model, not by MaxTokens
-	Steps     int           // tokens decoded under the mask after the prompt's others: one for each token chosen
+	Steps     int           // tokens decoded under the mask after the prompt: one for each token chosen but the first
 	Escalated int           // of Steps, decoded again by the whole model
 }
 
@@ -136,19 +136,21 @@ func (s *Scorer) generate(prompts [][]llama.Token, queue []int, mask skip.Mask, 
 	enough := int(math.Ceil(refillShare * float64(width)))
 	var running []slot
 	for len(queue) > 0 || len(running) > 0 {
-		if len(running) == 0 || width-len(running) >= enough {
-			from := len(running)
+		from := len(running)
+		if from == 0 || width-from >= enough {
 			for len(queue) > 0 && len(running) < width && s.cells+cellsOf(prompts[queue[0]], o) <= s.ctx.NCtx() {
-				prompt := prompts[queue[0]]
-				fresh := slot{number: queue[0], seq: []int{s.take()}, pos: len(prompt) - 1, next: prompt[len(prompt)-1], cells: cellsOf(prompt, o)}
+				fresh := slot{number: queue[0], seq: []int{s.take()}, pos: len(prompts[queue[0]]) - 1, cells: cellsOf(prompts[queue[0]], o)}
 				s.cells += fresh.cells
 				running, queue = append(running, fresh), queue[1:]
 			}
-			if err := s.prefill(prompts, running[from:], mask, o.Prefill); err != nil {
-				return err
-			}
 		}
-		if err := s.step(running, mask, o.Escalate, answers); err != nil {
+		var err error
+		if from < len(running) {
+			err = s.prefill(prompts, running[from:], o.Prefill.Mask(mask), answers)
+		} else {
+			err = s.step(running, mask, o.Escalate, answers)
+		}
+		if err != nil {
 			return err
 		}
 		left := running[:0]
@@ -168,19 +170,24 @@ func (s *Scorer) generate(prompts [][]llama.Token, queue []int, mask skip.Mask, 
 	return nil
 }
 
-// prefill decodes the prompts of new slots but for their last tokens.
-func (s *Scorer) prefill(prompts [][]llama.Token, slots []slot, mask skip.Mask, p skip.Prefill) error {
-	if p == skip.FullPrefill {
-		mask = skip.Mask{}
+// prefill decodes the prompts of new slots and chooses their first tokens.
+func (s *Scorer) prefill(prompts [][]llama.Token, slots []slot, mask skip.Mask, answers []Generated) error {
+	first := func(p place, logits []float32) {
+		r := &slots[p.row]
+		s.choose(r, argMax(logits), &answers[r.number])
 	}
-	for _, r := range slots {
-		for pos, t := range prompts[r.number][:r.pos] {
-			if err := s.add(t, pos, r.seq, mask, nil); err != nil {
+	for i, r := range slots {
+		j := &job{prompt: prompts[r.number], prefix: &prefix{tokens: prompts[r.number]}, seqs: r.seq}
+		for pos, t := range j.prompt[:r.pos] {
+			if err := s.add(t, pos, r.seq, mask, first); err != nil {
 				return err
 			}
 		}
+		if err := s.ask(place{job: j, answer: -1, row: i}, s.batch, 0, mask, first); err != nil {
+			return err
+		}
 	}
-	return s.flush(s.batch, mask, nil)
+	return s.flush(s.batch, mask, first)
 }
 
 // step decodes one token of each slot and chooses the next.
@@ -190,6 +197,7 @@ func (s *Scorer) step(slots []slot, mask skip.Mask, escalate float64, answers []
 		return err
 	}
 	for i := range slots {
+		answers[slots[i].number].Steps++
 		logits, err := s.ctx.Logits(i)
 		if err != nil {
 			return err
@@ -244,7 +252,6 @@ func (s *Scorer) decodeNext(slots []slot, mask skip.Mask) error {
 
 // choose appends a token to an answer.
 func (s *Scorer) choose(r *slot, t llama.Token, a *Generated) {
-	a.Steps++
 	if s.model.Vocab.IsEnd(t) {
 		a.Ended = true
 		return

@@ -75,7 +75,7 @@ type Options struct {
 	NCtx int
 
 	// Sequences is how many texts are in the cache at once, 1 to 256; 0 = 128. Each
-	// takes room for a row of logits in llama.cpp.
+	// takes room for a row of logits in llama.cpp, and a kept prompt for one here.
 	Sequences int
 }
 
@@ -131,9 +131,10 @@ type Scorer struct {
 	whole []float32 // (rows of a group, nVocab) logits of the whole model, reused
 }
 
-// prefix is a prompt without its last token, in the KV cache.
+// prefix is a prompt in the KV cache.
 type prefix struct {
-	tokens []llama.Token // the prompt's, without the last
+	tokens []llama.Token // the prompt's
+	logits []float32     // (nVocab,) that predict the answers' first tokens; of a full prefill only
 	key    string        // in prompts
 	seq    int
 	filled bool // decoded
@@ -147,12 +148,12 @@ type job struct {
 	prompt  []llama.Token // at least one
 	answers [][]llama.Token
 	first   int // of answers, in the case
-	cells   int // that the prompt's last token and the answers take
+	cells   int // that the answers take
 
 	prefix *prefix
 	seqs   []int // (len(answers),) the first is the prefix's
 
-	// What the whole model has in front of layers 1 to nLayer-1 at the job's tokens:
+	// What the whole model has in front of layers 1 to nLayer-1 at the answers' tokens:
 	// (cells, nLayer-1, nEmbd), nil = not known.
 	inputs []float32
 }
@@ -169,7 +170,7 @@ type place struct {
 // input is the token that the output comes from.
 func (p place) input() (t llama.Token, pos int, seqs []int) {
 	j := p.job
-	pos = len(j.prefix.tokens) + p.token
+	pos = len(j.prefix.tokens) - 1 + p.token
 	if p.answer < 0 {
 		return j.prompt[pos], pos, j.seqs
 	}
@@ -290,7 +291,8 @@ func (s *Scorer) Hold(ctx context.Context, cases []Case) (held bool, err error) 
 		s.keeping = true // also when nothing is kept, so that every hold decodes in the same steps
 		want, err := s.scoreFrom(cases, group, 0)
 		s.keeping = false
-		if err != nil || s.tried || !known(group) {
+		tells := slices.ContainsFunc(group, func(j job) bool { return j.inputs != nil })
+		if err != nil || s.tried || !tells || !known(group) {
 			return err
 		}
 		s.starts, err = s.inputsFit(cases, group, want)
@@ -447,16 +449,16 @@ func (s *Scorer) jobs(cases []Case) ([]job, error) {
 	}
 	jobs := make([]job, 0, len(cases))
 	for i, c := range cases {
-		j := job{number: i, prompt: c.Prompt, cells: 1}
+		j := job{number: i, prompt: c.Prompt}
 		for a, answer := range c.Answers {
 			more := len(answer) - 1 // the last token predicts nothing
 			if len(c.Prompt)+more > room {
 				return nil, fmt.Errorf("%w: case %d has a prompt of %d tokens and an answer of %d, the context holds %d",
 					ErrTooLong, i, len(c.Prompt), len(answer), room)
 			}
-			if a-j.first == cap(s.free) || len(c.Prompt)-1+j.cells+more > room {
+			if a-j.first == cap(s.free) || len(c.Prompt)+j.cells+more > room {
 				jobs = append(jobs, j)
-				j = job{number: i, prompt: c.Prompt, cells: 1, first: a}
+				j = job{number: i, prompt: c.Prompt, first: a}
 			}
 			j.answers = c.Answers[j.first : a+1]
 			j.cells += more
@@ -488,9 +490,9 @@ func (s *Scorer) work(ctx context.Context, jobs []job, mask skip.Mask, p skip.Pr
 		n, size, outputs := 0, 0, 0
 		for n < len(jobs) {
 			j := &jobs[n]
-			size, outputs = size+j.cells, outputs+j.cells
+			size, outputs = size+j.cells, outputs+1+j.cells
 			if p == skip.MaskedPrefill {
-				size += len(j.prompt) - 1
+				size += len(j.prompt)
 			}
 			if n > 0 && (size > groupTokens || outputs > rows) {
 				break
@@ -535,45 +537,51 @@ func (s *Scorer) settle(ctx context.Context, err error) error {
 // pass decodes a group's prompts, unless they are in the cache, and its answers
 // under mask. With from > 0, the answers start with what is known to go into that
 // layer, below which mask names none. read gets the logits that predict the answers,
-// valid until it returns.
+// valid until it returns: those of all first tokens, then the others.
 func (s *Scorer) pass(group []job, mask skip.Mask, p skip.Prefill, from int, read func(place, []float32)) error {
-	under := mask
-	if p == skip.FullPrefill {
-		under = skip.Mask{}
+	under, first := p.Mask(mask), read
+	if p == skip.FullPrefill { // the first tokens' stay the same under every mask
+		first = func(p place, logits []float32) {
+			p.job.prefix.logits = append(p.job.prefix.logits[:0], logits...)
+		}
 	}
 	for i := range group {
 		j := &group[i]
 		if j.prefix.filled {
 			continue
 		}
-		for pos, t := range j.prefix.tokens {
-			if err := s.add(t, pos, j.seqs, under, read); err != nil {
+		for pos, t := range j.prefix.tokens[:len(j.prefix.tokens)-1] {
+			if err := s.add(t, pos, j.seqs, under, first); err != nil {
 				return err
 			}
 		}
+		if err := s.ask(place{job: j, answer: -1}, s.batch, 0, under, first); err != nil {
+			return err
+		}
 		j.prefix.filled = true
+	}
+	if p == skip.FullPrefill {
+		if err := s.flush(s.batch, under, first); err != nil {
+			return err
+		}
+		for i := range group {
+			read(place{job: &group[i], answer: -1}, group[i].prefix.logits)
+		}
 	}
 	batch := s.batch
 	if from > 0 {
 		batch, mask = s.fed, mask.Union(below(from))
 	}
-	if under != mask || s.keeping {
-		if err := s.flush(s.batch, under, read); err != nil {
-			return err
-		}
-	}
 	s.ctx.ReadLayerInputs(s.keeping)
 	for i := range group {
-		where := place{job: &group[i], answer: -1}
-		if err := s.ask(where, batch, from, mask, read); err != nil {
-			return err
-		}
+		where := place{job: &group[i]}
 		for a, answer := range where.job.answers {
 			for k := range answer[:len(answer)-1] {
-				where.answer, where.token, where.row = a, k+1, where.row+1
+				where.answer, where.token = a, k+1
 				if err := s.ask(where, batch, from, mask, read); err != nil {
 					return err
 				}
+				where.row++
 			}
 		}
 	}
@@ -643,7 +651,7 @@ func (s *Scorer) flush(batch *llama.Batch, mask skip.Mask, read func(place, []fl
 			return err
 		}
 		read(p, logits)
-		if s.keeping {
+		if s.keeping && p.answer >= 0 {
 			s.keep(p)
 		}
 	}
@@ -690,9 +698,9 @@ func (s *Scorer) look(group []job) {
 	}
 }
 
-// known tells whether the layer inputs of all jobs were found.
+// known tells whether the layer inputs of all jobs were found, or none are needed.
 func known(group []job) bool {
-	return !slices.ContainsFunc(group, func(j job) bool { return j.inputs == nil })
+	return !slices.ContainsFunc(group, func(j job) bool { return j.inputs == nil && j.cells > 0 })
 }
 
 // start is the layer at which a pass can start, 0 = with the tokens.
@@ -735,7 +743,7 @@ func appendTokens(key []byte, tokens []llama.Token) []byte {
 
 // find is the kept prompt of a job, now the most recently used; nil = none.
 func (s *Scorer) find(j *job) *prefix {
-	s.key = appendTokens(s.key[:0], j.prompt[:len(j.prompt)-1])
+	s.key = appendTokens(s.key[:0], j.prompt)
 	p := s.prompts[string(s.key)]
 	if p != nil {
 		i := slices.Index(s.kept, p)
@@ -751,7 +759,7 @@ func (s *Scorer) fit(jobs []job) bool {
 	cells, answers, extra := 0, 0, 0
 	for i := range jobs {
 		j := &jobs[i]
-		cells += len(j.prompt) - 1
+		cells += len(j.prompt)
 		answers, extra = max(answers, j.cells), max(extra, len(j.answers)-1)
 	}
 	return len(jobs)+extra <= cap(s.free) && cells+answers <= s.ctx.NCtx()
@@ -766,7 +774,7 @@ func (s *Scorer) admit(j *job, first, spare bool) (bool, error) {
 	seqs, cells := len(j.answers)-1, j.cells
 	switch {
 	case known == nil:
-		seqs, cells = seqs+1, cells+len(j.prompt)-1
+		seqs, cells = seqs+1, cells+len(j.prompt)
 	case known.busy:
 		return false, nil // by a job with the same prompt
 	default:
@@ -786,7 +794,7 @@ func (s *Scorer) admit(j *job, first, spare bool) (bool, error) {
 	}
 	s.cells += cells
 	if known == nil {
-		known = &prefix{tokens: slices.Clone(j.prompt[:len(j.prompt)-1]), key: string(s.key), seq: s.take(), busy: true, call: s.call}
+		known = &prefix{tokens: slices.Clone(j.prompt), key: string(s.key), seq: s.take(), busy: true, call: s.call}
 		s.prompts[known.key] = known
 		s.kept = append(s.kept, known)
 	}

@@ -83,12 +83,11 @@ func newReference(t testing.TB, m *llama.Model) reference {
 func (r reference) rows(prompt, answer []llama.Token, mask skip.Mask, p skip.Prefill) [][]float32 {
 	r.t.Helper()
 	require.NoError(r.t, r.c.Remove(0, 0, -1))
-	text := slices.Concat(prompt, answer[:len(answer)-1])
-	last := len(prompt) - 1
-	if last > 0 {
-		r.decode(text[:last], 0, p.Mask(mask, 0, len(prompt)))
+	rows := r.decode(prompt, 0, p.Mask(mask))[len(prompt)-1:]
+	if rest := answer[:len(answer)-1]; len(rest) > 0 {
+		rows = append(rows, r.decode(rest, len(prompt), mask)...)
 	}
-	return r.decode(text[last:], last, mask)
+	return rows
 }
 
 func (r reference) decode(text []llama.Token, pos int, mask skip.Mask) (rows [][]float32) {
@@ -541,6 +540,44 @@ func TestHold(t *testing.T) {
 			requireScores(t, r, s, cases, masks[1], skip.FullPrefill)
 		})
 	}
+}
+
+// TestSingleTokenAnswers are the whole model's with a full prefill, whatever is
+// skipped: also where no answer has a second token.
+func TestSingleTokenAnswers(t *testing.T) {
+	llamatest.Library(t)
+	m := llamatest.Open(t, llamatest.Tiny(t, 6))
+	r := newReference(t, m)
+	s := newScorer(t, m, Options{})
+	random := rand.New(rand.NewPCG(11, 11))
+	cases := randomCases(random, 7)
+	for i := range cases {
+		for a, answer := range cases[i].Answers {
+			cases[i].Answers[a] = answer[:1]
+		}
+	}
+	whole, err := s.Score(t.Context(), cases, skip.Mask{}, skip.FullPrefill)
+	require.NoError(t, err)
+	for range 2 {
+		for _, mask := range masks {
+			scores, differences, err := s.Compare(t.Context(), cases, []skip.Mask{mask}, skip.FullPrefill)
+			require.NoError(t, err)
+			require.Equal(t, whole, scores[0])
+			for _, d := range differences[0] {
+				require.Zero(t, d.KL)
+				require.InDelta(t, 1, d.Agreement, 1e-9)
+			}
+		}
+		held, err := s.Hold(t.Context(), cases)
+		require.NoError(t, err)
+		require.True(t, held)
+		whole, err = s.Score(t.Context(), cases, masks[1], skip.FullPrefill)
+		require.NoError(t, err)
+	}
+	more := randomCases(random, 5)
+	_, err = s.Hold(t.Context(), slices.Concat(cases, more))
+	require.NoError(t, err)
+	requireScores(t, r, s, slices.Concat(more, cases), masks[2], skip.FullPrefill)
 }
 
 // TestHeldInputsAreChecked has layer inputs that do not lead to the model's own

@@ -58,6 +58,15 @@ type timing struct {
 	first [2]float64 // milliseconds to decode a prompt of median length, by [skip.Prefill]
 }
 
+// ttft is the time to the first token in milliseconds. With a full prefill the
+// routing comes beside the prompt or after that token.
+func (t timing) ttft(p skip.Prefill, routing time.Duration) float64 {
+	if p == skip.FullPrefill {
+		return t.first[p]
+	}
+	return milliseconds(routing) + t.first[p]
+}
+
 // How speed is measured: in rounds with the whole model in turn, of which the
 // median counts.
 const (
@@ -220,7 +229,7 @@ func (t *Table) Generated(ctx context.Context, p *router.Profile, unit string, p
 	row := report.Row{
 		Method: "routed, generated", Unit: unit, Prefill: prefill.String(), Depth: report.Figure(depth),
 		Accuracy: report.Figure(Mean(hits)), MeanDepth: report.Figure(t.meanDepth(masks)),
-		TTFT: report.Figure(milliseconds(routing) + speed.first[prefill]),
+		TTFT: report.Figure(speed.ttft(prefill, routing)),
 		Cost: report.Figure(cost / float64(steps)), Escalated: report.Figure(float64(escalated) / float64(steps)),
 	}
 	if threshold > 0 {
@@ -293,7 +302,7 @@ func (t *Table) row(ctx context.Context, method string, prefill skip.Prefill, de
 		Method: method, Prefill: prefill.String(), Depth: report.Figure(depth), Cost: report.Figure(1 - meanDepth/float64(t.Model.NLayer)),
 		Accuracy: report.Figure(Mean(hits)), Perplexity: report.Figure(Perplexity(chosen, t.Cases)), Loss: report.Figure(Mean(losses)),
 		KL: report.Figure(Mean(kl)), Agreement: report.Figure(Mean(agreement)), MeanDepth: &meanDepth,
-		Speedup: report.Figure(1 / speed.share), TTFT: report.Figure(milliseconds(routing) + speed.first[prefill]),
+		Speedup: report.Figure(1 / speed.share), TTFT: report.Figure(speed.ttft(prefill, routing)),
 	}
 	low, high := Bootstrap(hits, t.Seed)
 	row.AccuracyLow, row.AccuracyHigh = report.Figure(low), report.Figure(high)
@@ -369,14 +378,7 @@ func (t *Table) time(mask skip.Mask) (timing, error) {
 	prefill := func(m skip.Mask, p skip.Prefill) (ms float64, err error) {
 		c.Clear()
 		start := time.Now()
-		last := 0
-		if p == skip.FullPrefill && len(prompt) > 1 {
-			last = len(prompt) - 1
-			err = decode(prompt[:last], 0, skip.Mask{})
-		}
-		if err == nil {
-			err = decode(prompt[last:], last, m)
-		}
+		err = decode(prompt, 0, p.Mask(m))
 		return milliseconds(time.Since(start)), err
 	}
 	generate := func(m skip.Mask) (ms float64, err error) {

@@ -1,10 +1,26 @@
-// Package files writes files that are there whole or not at all.
+// Package files writes files that are there whole or not at all, and reads text
+// that other programs wrote.
 package files
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
+	"unicode/utf8"
 )
+
+// ErrEncoding is returned for bytes that are no UTF-8.
+var ErrEncoding = errors.New("is not UTF-8 text: save it as UTF-8")
+
+// Text is data as text, without the byte order mark that some programs put in
+// front. The error is [ErrEncoding].
+func Text(data []byte) (string, error) {
+	if !utf8.Valid(data) {
+		return "", ErrEncoding
+	}
+	return strings.TrimPrefix(string(data), "\ufeff"), nil
+}
 
 // Write puts data into a temporary file in path's folder, which then takes the
 // name path. After an error path is as it was, and nothing is left behind.

@@ -61,17 +61,33 @@ func Rewrite(t testing.TB, src string, change func(meta *gguf.Metadata)) string 
 // name set to zero, into a temporary folder and returns its path.
 func Zeroed(t testing.TB, src string, zero func(tensor string) bool) string {
 	t.Helper()
+	return filled(t, src, 0, zero)
+}
+
+// NaNs copies a GGUF file with the elements of one tensor, of type F32 or F16, set
+// to NaN into a temporary folder and returns its path.
+func NaNs(t testing.TB, src, tensor string) string {
+	t.Helper()
+	return filled(t, src, 0xff, func(name string) bool { return name == tensor })
+}
+
+// filled copies a GGUF file with all bytes of the picked tensors set to b.
+func filled(t testing.TB, src string, b byte, pick func(tensor string) bool) string {
+	t.Helper()
 	f, err := gguf.Open(src)
 	require.NoError(t, err)
 	defer f.Close()
 	data, err := os.ReadFile(src)
 	require.NoError(t, err)
 	for _, tensor := range f.Tensors {
-		if zero(tensor.Name) {
-			clear(data[uint64(f.DataOffset)+tensor.Offset:][:tensor.Size])
+		if pick(tensor.Name) {
+			part := data[uint64(f.DataOffset)+tensor.Offset:][:tensor.Size]
+			for i := range part {
+				part[i] = b
+			}
 		}
 	}
-	path := filepath.Join(t.TempDir(), "zeroed.gguf")
+	path := filepath.Join(t.TempDir(), "filled.gguf")
 	require.NoError(t, os.WriteFile(path, data, 0o644))
 	return path
 }

@@ -31,7 +31,7 @@ type Row struct {
 	Agreement    *float64 `json:"agreement,omitempty"`     // share of tokens whose likeliest choice is the full model's, 0 to 1
 	MeanDepth    *float64 `json:"mean_depth,omitempty"`    // what was skipped in fact, over the examples
 	Speedup      *float64 `json:"speedup,omitempty"`       // decode speed, as a multiple of the full model's
-	TTFT         *float64 `json:"ttft_ms,omitempty"`       // time to the first token of a prompt of median length: routing and prefill, milliseconds
+	TTFT         *float64 `json:"ttft_ms,omitempty"`       // time to the first token of a prompt of median length in milliseconds: the prefill, and where that is masked, routing before it
 	Escalated    *float64 `json:"escalated,omitempty"`     // share of tokens that the full model decided, 0 to 1
 }
 

@@ -44,6 +44,11 @@
  * its scheduler and buffers and plan them again, which costs several times the graph; that is left
  * for after a failed decode, when nothing is known of the old graph.
  *
+ * The vocabulary shortlist is one more edit, of the graph's last node. What is MUL_MAT(matrix, hidden)
+ * in llama.cpp's graph becomes MUL_MAT(preview, MUL_MAT(basis, hidden)), with two small matrices of
+ * ours. The node itself stays, as llama.cpp reads the logits from it. The hidden state is marked as
+ * an output, so that its memory is not used again and the exact logits can be computed from it.
+ *
  * Who wants to read the residual stream instead of cutting it (block influence) gives a
  * layerskip_stream: the same search then tells where x, cut and l_out of each layer are.
  *
@@ -66,6 +71,8 @@ static struct {
     void (*clear)(struct ggml_cgraph *);
     void (*expand)(struct ggml_cgraph *, struct ggml_tensor *);
     const char *(*op_name)(int);
+    void (*reset)(struct ggml_context *);
+    struct ggml_tensor *(*mul_mat)(struct ggml_context *, struct ggml_tensor *, struct ggml_tensor *);
     int32_t (*decode)(struct llama_context *, struct llama_batch);
     void (*set_causal_attn)(struct llama_context *, bool);
 } real;
@@ -75,6 +82,7 @@ static _Thread_local struct {
     const uint64_t *mask; /* NULL outside a masked decode */
     struct layerskip_report *report;
     struct layerskip_stream *stream; /* NULL = nobody reads it */
+    struct layerskip_output *output; /* NULL = nobody reads or changes it */
     struct ggml_cgraph *graph;       /* the last that was built; NULL = none was */
     int32_t alone;                   /* what rows.c is to compute row by row */
     bool refused;
@@ -109,6 +117,8 @@ const char *layerskip_init(void *libllama) {
         {"ggml_build_forward_expand", (void **)&real.expand},
         {"ggml_op_name", (void **)&real.op_name},
 #ifndef LAYERSKIP_PRELOAD
+        {"ggml_reset", (void **)&real.reset},
+        {"ggml_mul_mat", (void **)&real.mul_mat},
         {"llama_decode", (void **)&real.decode},
         {"llama_set_causal_attn", (void **)&real.set_causal_attn},
 #endif
@@ -399,6 +409,49 @@ static bool skip_in_layer(struct graph *g, int layer, bool attention, bool feed_
     return true;
 }
 
+/* Finds the graph's last product and lets its hidden state be read after the decode. */
+static void find_output(struct ggml_cgraph *cgraph, struct layerskip_output *o) {
+    o->matrix = NULL;
+    o->hidden = NULL;
+    for (int i = real.n_nodes(cgraph) - 1; i >= 0; i--) {
+        const struct ggml_tensor *t = real.node(cgraph, i);
+        if (strcmp(t->name, "result_output") != 0) {
+            continue;
+        }
+        if (is_op(t, "MUL_MAT") && t->src[1]->type == GGML_TYPE_F32 && t->ne[2] == 1 && t->ne[3] == 1) {
+            o->matrix = t->src[0];
+            o->hidden = t->src[1];
+            o->hidden->flags |= GGML_FLAG_OUTPUT;
+        }
+        return;
+    }
+}
+
+/* Puts the preview in the output matrix's place. */
+static bool shorten_output(struct graph *g, struct layerskip_output *o) {
+    if (o == NULL || o->preview == NULL) {
+        return refuse("the mask has a shortlist, but none was made for this model", 0, 0);
+    }
+    if (o->hidden == NULL) {
+        return refuse("the graph does not end in one product with the output matrix (an adapter, a bias or a scale "
+                      "follows), so no shortlist can be used", 0, 0);
+    }
+    for (int i = g->n - 1; i >= 0; i--) {
+        struct ggml_tensor *t = g->nodes[i];
+        if (t->src[0] != o->matrix || t->src[1] != o->hidden) {
+            continue;
+        }
+        if (o->basis->ne[0] != t->src[1]->ne[0] || o->preview->ne[1] != t->ne[0]) {
+            return refuse("the shortlist was made for another model", 0, 0);
+        }
+        real.reset(o->nodes);
+        t->src[0] = o->preview;
+        t->src[1] = real.mul_mat(o->nodes, o->basis, o->hidden);
+        return true;
+    }
+    return refuse("the product with the output matrix is not in the graph", 0, 0);
+}
+
 /* Builds the graph again from what is kept. */
 static bool rebuild(struct ggml_cgraph *cgraph, const struct graph *g, const uint64_t *mask) {
     real.clear(cgraph);
@@ -449,21 +502,8 @@ static bool check_views(const struct graph *g) {
     return true;
 }
 
-static bool edit_graph(struct ggml_cgraph *cgraph, struct graph *g, const uint64_t *mask) {
-    bool model_pass = false;
-    for (int i = 0; i < g->n; i++) {
-        g->nodes[i] = real.node(cgraph, i);
-        g->flags[i] = g->nodes[i]->flags;
-        g->keep[i] = true;
-        model_pass |= strncmp(g->nodes[i]->name, "result_", 7) == 0;
-    }
-    if (!find_layers(g)) {
-        if (job.refused) {
-            return false;
-        }
-        /* llama.cpp also runs small graphs of its own, to shift the KV cache for one. */
-        return !model_pass || refuse("this architecture does not name its layers' outputs, so masks cannot be used", 0, 0);
-    }
+/* Leaves out what the mask names of the layers. */
+static bool skip_layers(struct graph *g, const uint64_t *mask) {
     const int named = last_named(mask);
     if (named >= g->n_layer) {
         return refuse("the mask names layer %d, but the model's layers end at %d", named, g->n_layer - 1);
@@ -476,7 +516,6 @@ static bool edit_graph(struct ggml_cgraph *cgraph, struct graph *g, const uint64
         g->input[layer] = g->nodes[g->out[layer - 1]];
     }
     struct layerskip_report *r = job.report;
-    r->layers_removed = r->sublayers_removed = 0;
     for (int layer = 0; layer < g->n_layer; layer++) {
         const bool attention = skips_attention(mask, layer), feed_forward = skips_feed_forward(mask, layer);
         const int first = first_behind(g, layer);
@@ -499,7 +538,28 @@ static bool edit_graph(struct ggml_cgraph *cgraph, struct graph *g, const uint64
     if (r->layers_removed == g->n_layer) {
         return refuse("the mask skips all %d layers: keep at least one", g->n_layer, 0);
     }
-    if (!check_views(g) || !rebuild(cgraph, g, mask)) {
+    return check_views(g);
+}
+
+static bool edit_graph(struct ggml_cgraph *cgraph, struct graph *g, const uint64_t *mask) {
+    bool model_pass = false;
+    for (int i = 0; i < g->n; i++) {
+        g->nodes[i] = real.node(cgraph, i);
+        g->flags[i] = g->nodes[i]->flags;
+        g->keep[i] = true;
+        model_pass |= strncmp(g->nodes[i]->name, "result_", 7) == 0;
+    }
+    const bool layers = last_named(mask) >= 0, shortlist = mask[LAYERSKIP_SHORTLIST] != 0;
+    struct layerskip_report *r = job.report;
+    r->layers_removed = r->sublayers_removed = 0;
+    if ((layers && !find_layers(g)) || (!layers && !model_pass)) {
+        if (job.refused) {
+            return false;
+        }
+        /* llama.cpp also runs small graphs of its own, to shift the KV cache for one. */
+        return !model_pass || refuse("this architecture does not name its layers' outputs, so masks cannot be used", 0, 0);
+    }
+    if ((layers && !skip_layers(g, mask)) || (shortlist && !shorten_output(g, job.output)) || !rebuild(cgraph, g, mask)) {
         return false;
     }
     r->n_layer = g->n_layer;
@@ -598,6 +658,9 @@ __attribute__((visibility("default"))) bool ggml_backend_sched_alloc_graph(struc
             find_stream(graph, job.stream);
         }
     }
+    if (job.output != NULL) {
+        find_output(graph, job.output);
+    }
     if (job.mask != NULL) {
         ok = apply_mask(graph, job.mask);
     }
@@ -646,6 +709,7 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
     job.mask = masked ? mask : NULL;
     job.report = &state->report;
     job.stream = state->stream;
+    job.output = &state->output;
     job.graph = NULL;
     job.alone = alone;
     job.refused = false;
@@ -653,6 +717,7 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
     job.mask = NULL;
     job.report = NULL;
     job.stream = NULL;
+    job.output = NULL;
     job.alone = LAYERSKIP_TOGETHER;
 
     if (job.graph != NULL) {
@@ -662,6 +727,7 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
     state->failed = result != 0 || unseen;
     if (state->failed) {
         state->graph = NULL; /* llama.cpp may hold one that was never allocated, or none */
+        state->output.hidden = NULL;
     }
     if (job.refused) {
         return LAYERSKIP_REFUSED;

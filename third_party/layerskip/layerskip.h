@@ -3,7 +3,9 @@
  *
  * A mask names what a decode leaves out. Bit 2L is layer L's attention sublayer, bit 2L+1 its
  * feed-forward sublayer; both bits leave the whole layer out. The logits are those of the same
- * model with the output projections of what is left out set to zero, bit for bit on CPU.
+ * model with the output projections of what is left out set to zero, bit for bit on CPU. One word
+ * more is the size of the vocabulary shortlist: other than 0, the output matrix gives way to a
+ * preview of it, and the decode's logits are the preview's.
  *
  * See layerskip.c for how it works.
  */
@@ -14,7 +16,8 @@
 
 enum {
     LAYERSKIP_MAX_LAYERS = 512,
-    LAYERSKIP_WORDS = 2 * LAYERSKIP_MAX_LAYERS / 64, /* uint64 words in a mask */
+    LAYERSKIP_SHORTLIST = 2 * LAYERSKIP_MAX_LAYERS / 64, /* the mask's word with the shortlist's size, 0 = whole output matrix */
+    LAYERSKIP_WORDS = LAYERSKIP_SHORTLIST + 1,           /* uint64 words in a mask */
     LAYERSKIP_REASON = 192,                          /* bytes of a refusal's sentence, 0 included */
 };
 
@@ -53,6 +56,18 @@ struct layerskip_stream {
 };
 
 /*
+ * The end of a context's graph: logits = matrix * hidden. Under a mask with a shortlist they are
+ * preview * (basis * hidden) instead.
+ */
+struct layerskip_output {
+    const struct ggml_tensor *matrix; /* (n_embd, n_vocab), the model's; NULL = the last graph ends in another way */
+    struct ggml_tensor *hidden;       /* (n_embd, n_outputs), valid as long as llama.cpp keeps that graph; NULL likewise */
+    struct ggml_tensor *basis;        /* (n_embd, rank); NULL = no shortlist; the owner's, outlives the context */
+    struct ggml_tensor *preview;      /* (rank, n_vocab); likewise */
+    struct ggml_context *nodes;       /* room for the one node that the edit adds; NULL likewise; the owner's */
+};
+
+/*
  * One per llama_context, zeroed before its first use, owned by whoever owns the context. It
  * remembers the mask that the context's last graph was built with, because llama.cpp reuses that
  * graph while the batch keeps its shape.
@@ -64,6 +79,7 @@ struct layerskip_state {
     bool failed;               /* the last decode did: llama.cpp's graph must not be used again */
     struct layerskip_report report;
     struct layerskip_stream *stream; /* NULL = nobody reads it; the owner's, outlives the context */
+    struct layerskip_output output;
 };
 
 /*
@@ -98,5 +114,12 @@ bool ggml_backend_sched_alloc_graph(struct ggml_backend_sched *sched, struct ggm
 struct ggml_compute_params;
 void ggml_compute_forward_flash_attn_ext(const struct ggml_compute_params *params, struct ggml_tensor *dst);
 bool ggml_cpu_extra_compute_forward(struct ggml_compute_params *params, struct ggml_tensor *dst);
+
+/* The same, taken over by barrier.c. */
+struct ggml_threadpool;
+void ggml_barrier(struct ggml_threadpool *pool);
+
+/* How long, in ns, threads of a pool have slept so far while they waited for others of it. */
+int64_t layerskip_stalled(const struct ggml_threadpool *pool);
 
 #endif

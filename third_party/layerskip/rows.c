@@ -33,13 +33,11 @@ struct ggml_compute_params {
 
 typedef void attention(const struct ggml_compute_params *, struct ggml_tensor *);
 typedef bool product(struct ggml_compute_params *, struct ggml_tensor *);
-typedef void barrier(struct ggml_threadpool *);
 
 /* The real functions; any thread may find them first, and all find the same. */
 static struct {
     attention *_Atomic attention;
     product *_Atomic product;
-    barrier *_Atomic barrier; /* all threads wait for each other: the next row uses the same working memory */
     atomic_bool found;
 } cpu;
 
@@ -54,14 +52,13 @@ static void find_real(const void *return_address) {
     }
     atomic_store(&cpu.attention, (attention *)dlsym(module, "ggml_compute_forward_flash_attn_ext"));
     atomic_store(&cpu.product, (product *)dlsym(module, "ggml_cpu_extra_compute_forward"));
-    atomic_store(&cpu.barrier, (barrier *)dlsym(module, "ggml_barrier"));
     atomic_store_explicit(&cpu.found, true, memory_order_release);
     dlclose(module);
 }
 
 /* Whether the rows of an operation on so many are to be computed one by one. */
 static bool by_rows(const struct ggml_tensor *dst, int64_t rows) {
-    return dst->op_params[LAYERSKIP_ROWS_PARAM] == LAYERSKIP_ROWS && rows > 1 && dst->ne[3] == 1 && cpu.barrier != NULL;
+    return dst->op_params[LAYERSKIP_ROWS_PARAM] == LAYERSKIP_ROWS && rows > 1 && dst->ne[3] == 1;
 }
 
 /* llama.cpp gives a decode the used part of the KV cache, rounded up to this many cells. */
@@ -99,7 +96,7 @@ __attribute__((visibility("default"))) void ggml_compute_forward_flash_attn_ext(
         out.src[2] = &v;
         out.src[3] = &seen;
         cpu.attention(params, &out);
-        cpu.barrier(params->threadpool);
+        ggml_barrier(params->threadpool); /* the next row uses the same working memory */
     }
 }
 
@@ -120,7 +117,7 @@ __attribute__((visibility("default"))) bool ggml_cpu_extra_compute_forward(struc
         if (!cpu.product(params, &out)) {
             return false;
         }
-        cpu.barrier(params->threadpool);
+        ggml_barrier(params->threadpool);
     }
     return true;
 }

@@ -22,13 +22,14 @@
 /* ---- ggml ---- */
 
 enum { GGML_DIMS = 4, GGML_SRC = 10, GGML_OP_PARAMS = 16, GGML_NAME = 64 };
-enum { GGML_FLAG_INPUT = 1, GGML_FLAG_COMPUTE = 16 };
-enum { GGML_TYPE_F32 = 0, GGML_TYPE_F16 = 1 };
+enum { GGML_FLAG_INPUT = 1, GGML_FLAG_OUTPUT = 2, GGML_FLAG_COMPUTE = 16 };
+enum { GGML_TYPE_F32 = 0, GGML_TYPE_F16 = 1, GGML_TYPE_Q4_0 = 2 };
 enum { GGML_DEVICE_CPU = 0 };
 enum { GGML_LOG_NONE = 0, GGML_LOG_DEBUG = 1, GGML_LOG_INFO = 2, GGML_LOG_WARN = 3, GGML_LOG_ERROR = 4, GGML_LOG_CONT = 5 };
 
 struct ggml_cgraph;
 struct ggml_context;
+struct ggml_backend;
 struct ggml_backend_sched;
 struct ggml_backend_device;
 struct ggml_backend_reg;
@@ -51,6 +52,9 @@ struct ggml_tensor {
     char padding[8];
 };
 
+/* What a type is made of; shortlist.c has it. */
+struct base_traits;
+
 struct ggml_init_params {
     size_t mem_size;
     void *mem_buffer;
@@ -64,6 +68,18 @@ typedef int32_t llama_pos;
 typedef int32_t llama_seq_id;
 
 enum { LLAMA_TOKEN_NULL = -1 };
+
+enum { GGML_MAX_THREADS = 512 };
+
+struct ggml_threadpool;
+struct ggml_threadpool_params {
+    bool cpumask[GGML_MAX_THREADS]; /* all false = any CPU */
+    int32_t n_threads;
+    int32_t prio;
+    uint32_t poll; /* how long threads look for the next graph before they sleep, 0 to 100 */
+    bool strict_cpu;
+    bool paused;
+};
 
 struct llama_model;
 struct llama_context;
@@ -191,6 +207,8 @@ struct llama_sampler_chain_params {
     R(struct llama_sampler_chain_params, llama_sampler_chain_default_params, (void), ())                                            \
     /* devices */                                                                                                                   \
     R(void, ggml_backend_load_all_from_path, (const char *dir), (dir))                                                              \
+    R(struct ggml_backend_reg *, ggml_backend_reg_by_name, (const char *name), (name))                                              \
+    R(void *, ggml_backend_reg_get_proc_address, (struct ggml_backend_reg * reg, const char *name), (reg, name))                    \
     R(struct ggml_backend_reg *, ggml_backend_load, (const char *path), (path))                                                     \
     R(size_t, ggml_backend_dev_count, (void), ())                                                                                   \
     R(struct ggml_backend_device *, ggml_backend_dev_get, (size_t i), (i))                                                          \
@@ -202,6 +220,26 @@ struct llama_sampler_chain_params {
     R(struct ggml_backend_buffer_type *, ggml_backend_buffer_get_type, (void *buffer), (buffer))                                    \
     R(struct ggml_backend_device *, ggml_backend_buft_get_device, (struct ggml_backend_buffer_type * t), (t))                       \
     R(void, ggml_backend_tensor_get, (const struct ggml_tensor *t, void *data, size_t offset, size_t size), (t, data, offset, size)) \
+    /* tensors of our own */                                                                                                        \
+    R(struct ggml_context *, ggml_init, (struct ggml_init_params p), (p))                                                           \
+    R(void, ggml_free, (struct ggml_context * c), (c))                                                                              \
+    R(struct ggml_tensor *, ggml_new_tensor_2d, (struct ggml_context * c, int type, int64_t n0, int64_t n1), (c, type, n0, n1))     \
+    R(struct ggml_tensor *, ggml_mul_mat, (struct ggml_context * c, struct ggml_tensor * a, struct ggml_tensor * b), (c, a, b))     \
+    R(struct ggml_cgraph *, ggml_new_graph, (struct ggml_context * c), (c))                                                         \
+    R(void, ggml_build_forward_expand, (struct ggml_cgraph * g, struct ggml_tensor * t), (g, t))                                    \
+    R(size_t, ggml_row_size, (int type, int64_t n), (type, n))                                                                      \
+    R(size_t, ggml_quantize_chunk, (int type, const float *from, void *to, int64_t start, int64_t rows, int64_t n, const float *weights), (type, from, to, start, rows, n, weights))\
+    R(const struct base_traits *, ggml_get_type_traits, (int type), (type))                                                         \
+    R(struct ggml_backend_buffer_type *, ggml_backend_cpu_buffer_type, (void), ())                                                  \
+    R(void *, ggml_backend_alloc_ctx_tensors_from_buft, (struct ggml_context * c, struct ggml_backend_buffer_type * t), (c, t))     \
+    R(void *, ggml_backend_buft_alloc_buffer, (struct ggml_backend_buffer_type * t, size_t size), (t, size))                        \
+    R(void, ggml_backend_buffer_set_usage, (void *buffer, int usage), (buffer, usage))                                              \
+    R(void, ggml_backend_buffer_free, (void *buffer), (buffer))                                                                     \
+    R(struct ggml_backend_reg *, ggml_backend_dev_backend_reg, (struct ggml_backend_device * dev), (dev))                           \
+    R(bool, ggml_backend_dev_supports_op, (struct ggml_backend_device * dev, const struct ggml_tensor *op), (dev, op))              \
+    R(struct ggml_backend *, ggml_backend_dev_init, (struct ggml_backend_device * dev, const char *params), (dev, params))          \
+    R(int, ggml_backend_graph_compute, (struct ggml_backend * b, struct ggml_cgraph * g), (b, g))                                   \
+    R(void, ggml_backend_free, (struct ggml_backend * b), (b))                                                                      \
     /* model */                                                                                                                     \
     R(struct llama_model *, llama_model_load_from_file, (const char *path, struct llama_model_params p), (path, p))                 \
     R(void, llama_model_free, (struct llama_model * m), (m))                                                                        \
@@ -255,6 +293,9 @@ struct llama_sampler_chain_params {
     R(uint32_t, llama_n_seq_max, (const struct llama_context *c), (c))                                                              \
     R(int, llama_pooling_type, (const struct llama_context *c), (c))                                                                \
     R(void, llama_set_n_threads, (struct llama_context * c, int32_t n, int32_t n_batch), (c, n, n_batch))                           \
+    R(void, ggml_threadpool_params_init, (struct ggml_threadpool_params * p, int n_threads), (p, n_threads))                        \
+    R(void, llama_attach_threadpool,                                                                                                \
+      (struct llama_context * c, struct ggml_threadpool * pool, struct ggml_threadpool * batch), (c, pool, batch))                  \
     R(void, llama_set_embeddings, (struct llama_context * c, bool on), (c, on))                                                     \
     R(void, llama_set_causal_attn, (struct llama_context * c, bool on), (c, on))                                                    \
     R(void, llama_synchronize, (struct llama_context * c), (c))                                                                     \

@@ -1,0 +1,190 @@
+package shortlist
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+
+	"gonum.org/v1/gonum/mat"
+
+	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/llama"
+)
+
+// Dir is the folder of the user's cache where shortlists are kept.
+func Dir() (string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("find the cache folder for the vocabulary shortlist: %w", err)
+	}
+	return filepath.Join(cache, "gallop", "shortlist"), nil
+}
+
+// filePath is where a model's shortlist is kept.
+func filePath(dir string, m *llama.Model) string {
+	return filepath.Join(dir, fmt.Sprintf("%s-%d-%016x.gguf", m.Architecture, m.NLayer, m.Fingerprint()))
+}
+
+const (
+	// kind is what these files say in general.type.
+	kind = "gallop-shortlist"
+	// version is that of the files' meaning: others are made anew.
+	version = 1
+)
+
+var (
+	errNoFile  = errors.New("there is no file")
+	errForeign = errors.New("the file is not this model's shortlist")
+)
+
+// floats is how a slice's bytes lie in a file.
+func floats(v []float32) []byte {
+	var b bytes.Buffer
+	binary.Write(&b, binary.LittleEndian, v) // a buffer takes all
+	return b.Bytes()
+}
+
+func tensorOf(name string, kind gguf.Type, data []byte, shape ...uint64) gguf.Source {
+	return gguf.Source{Tensor: gguf.Tensor{Name: name, Type: kind, Shape: shape}, Data: gguf.Bytes(data)}
+}
+
+// head is what every file starts with.
+func head(m *llama.Model, moments *Moments) (gguf.Metadata, []gguf.Source) {
+	var meta gguf.Metadata
+	meta.Set("general.type", kind)
+	meta.Set("gallop.shortlist.version", uint32(version))
+	meta.Set("gallop.shortlist.model", m.Fingerprint())
+	meta.Set("gallop.shortlist.states", uint32(moments.N))
+	d := moments.Sum.SymmetricDim()
+	sum := make([]float32, d*d)
+	for i := range d {
+		for j := range d {
+			sum[i*d+j] = float32(moments.Sum.At(i, j))
+		}
+	}
+	return meta, []gguf.Source{tensorOf("moments", gguf.F32, floats(sum), uint64(d), uint64(d))}
+}
+
+// writeMoments keeps what was learnt where no shortlist is made yet.
+func writeMoments(path string, m *llama.Model, moments *Moments) error {
+	meta, tensors := head(m, moments)
+	return save(path, meta, tensors)
+}
+
+// write keeps a shortlist.
+func write(path string, m *llama.Model, made *Made, moments *Moments, basis []float32, preview []byte) error {
+	meta, tensors := head(m, moments)
+	meta.Set("gallop.shortlist.fitted", uint32(made.States))
+	meta.Set("gallop.shortlist.size", uint32(made.Size))
+	meta.Set("gallop.shortlist.margin", made.List.Margin)
+	meta.Set("gallop.shortlist.gain", made.Gain)
+	meta.Set("gallop.shortlist.whole", made.Whole)
+	rank := uint64(made.List.Rank)
+	vocab := uint64(len(preview)) * 32 / 18 / rank
+	return save(path, meta, append(tensors,
+		tensorOf("basis", gguf.F32, floats(basis), uint64(len(basis))/rank, rank),
+		tensorOf("preview", gguf.Q4_0, preview, rank, vocab)))
+}
+
+func save(path string, meta gguf.Metadata, tensors []gguf.Source) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("keep the vocabulary shortlist: %w", err)
+	}
+	if err := gguf.Write(context.Background(), path, meta, tensors, nil); err != nil {
+		return fmt.Errorf("keep the vocabulary shortlist: %w", err)
+	}
+	return nil
+}
+
+// read takes a file's moments and, if it has one, its shortlist. The error is
+// errNoFile where there is no file.
+func read(path string, m *llama.Model, o *llama.OutputMatrix) (*Made, *Moments, error) {
+	f, err := gguf.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, errNoFile
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	foreign := func(why string) error { return fmt.Errorf("%s: %w: %s", path, errForeign, why) }
+	number := func(key string) uint64 {
+		n, _ := f.Metadata.Uint("gallop.shortlist." + key)
+		return n
+	}
+	switch name, _ := f.Metadata.String("general.type"); {
+	case name != kind:
+		return nil, nil, foreign("it is of another kind")
+	case number("version") != version:
+		return nil, nil, foreign("it is of another version")
+	case number("model") != m.Fingerprint():
+		return nil, nil, foreign("it was made for another model")
+	}
+	data := func(name string, kind gguf.Type, shape ...uint64) ([]byte, error) {
+		t, ok := f.Tensor(name)
+		if !ok || t.Type != kind || len(t.Shape) != 2 || t.Shape[0] != shape[0] || t.Shape[1] != shape[1] {
+			return nil, foreign("its " + name + " is missing or has another shape")
+		}
+		return io.ReadAll(f.Reader(t))
+	}
+	d := uint64(o.NEmbd)
+	sum, err := data("moments", gguf.F32, d, d)
+	if err != nil {
+		return nil, nil, err
+	}
+	moments := NewMoments(o.NEmbd)
+	moments.N = int(number("states"))
+	sums := decode(sum)
+	for i := range o.NEmbd {
+		for j := i; j < o.NEmbd; j++ {
+			moments.Sum.SetSym(i, j, float64(sums[i*o.NEmbd+j]))
+		}
+	}
+	if !finite(moments.Sum) || moments.N < 1 {
+		return nil, nil, foreign("its moments are no numbers")
+	}
+	if number("fitted") == 0 {
+		return nil, moments, nil
+	}
+	r := uint64(rank(o.NEmbd))
+	basis, err := data("basis", gguf.F32, d, r)
+	if err != nil {
+		return nil, nil, err
+	}
+	preview, err := data("preview", gguf.Q4_0, r, uint64(o.NVocab))
+	if err != nil {
+		return nil, nil, err
+	}
+	margin, _ := f.Metadata.Float("gallop.shortlist.margin")
+	gain, _ := f.Metadata.Float("gallop.shortlist.gain")
+	whole, _ := f.Metadata.Float("gallop.shortlist.whole")
+	made := &Made{Size: int(number("size")), States: int(number("fitted")), Gain: gain, Whole: whole}
+	if made.Size < 1 || made.Size > o.NVocab/4 || !(margin > -math.MaxFloat32 && margin < math.MaxFloat32) {
+		return nil, nil, foreign("its size or margin is out of range")
+	}
+	if made.List, err = o.NewShortlist(decode(basis), preview, float32(margin)); err != nil {
+		return nil, nil, err
+	}
+	return made, moments, nil
+}
+
+// decode turns a file's bytes into numbers.
+func decode(b []byte) []float32 {
+	v := make([]float32, len(b)/4)
+	for i := range v {
+		v[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
+	}
+	return v
+}
+
+func finite(m *mat.SymDense) bool {
+	t := mat.Sum(m)
+	return !math.IsNaN(t) && !math.IsInf(t, 0)
+}

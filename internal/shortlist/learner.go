@@ -1,0 +1,542 @@
+package shortlist
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gallop-llm/gallop/internal/dataset"
+	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/skip"
+)
+
+const (
+	// leastStates is how many hidden states a first preview needs: with 200 it ranks
+	// nearly as well as with 1500.
+	leastStates = 200
+	// enoughStates is how many are collected while nobody waits.
+	enoughStates = 600
+	// refitStates is by what factor the states must grow before a preview is fitted anew.
+	refitStates = 4
+	// keptStates bounds the states that wait to be added to the moments.
+	keptStates = 1024
+
+	// leastShare is the share of a token's bytes from which the output matrix is worth a shortlist.
+	leastShare = 0.10
+	// leastVocab is the vocabulary below which choosing takes as long as computing.
+	leastVocab = 8192
+
+	// maxRank is the preview's dimensions for usual models; narrow ones take half their width.
+	maxRank = 256
+	// sampledRows is how many rows of the output matrix stand for all when directions are sought.
+	sampledRows = 4096
+
+	// learnBatch is how many tokens are decoded at once for their hidden states, each with a row of logits.
+	learnBatch = 32
+	// learnContext is the context of learning, in tokens: longer prompts are cut.
+	learnContext = 512
+	// learnAnswer is how many tokens of an answer are learnt from.
+	learnAnswer = 48
+	// measuredTokens is how many tokens of other prompts' answers a preview is measured on.
+	measuredTokens = 96
+	// smallerSaves is the share of rows that a smaller size must save to be taken in place
+	// of a larger one, which errs less.
+	smallerSaves = 0.2
+	// leastGain is the speed-up below which a shortlist is not used.
+	leastGain = 1.01
+)
+
+// sizes are the numbers of exact tokens that are tried.
+var sizes = []int{4096, 2048, 1024}
+
+// errStopped is returned when the work was given up because something more urgent came.
+var errStopped = errors.New("stopped")
+
+// Learner makes a model's shortlist while nobody waits for it. All methods may be
+// called from any goroutine.
+type Learner struct {
+	model   *llama.Model
+	matrix  *llama.OutputMatrix
+	threads int
+	share   float64 // of the output matrix in a token's bytes
+	path    string  // of the file that it is kept in
+	why     string  // there can be none; "" = there can
+
+	made atomic.Pointer[Made]
+
+	mu      sync.Mutex
+	moments *Moments
+	seen    []float32 // states not yet in moments, (n, nEmbd)
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+	started time.Time
+}
+
+// Made is a shortlist that is ready to be used.
+type Made struct {
+	List   *llama.Shortlist
+	Size   int           // tokens that get exact logits
+	States int           // that it was fitted to
+	Gain   float64       // a token's time with the whole matrix over that with the shortlist, as measured
+	Whole  float64       // share of measured tokens that needed the whole matrix
+	Took   time.Duration // from the learner's start; 0 = it was in the cache
+}
+
+// Pays tells whether decoding is measurably faster with it.
+func (m *Made) Pays() bool { return m.Gain >= leastGain }
+
+// Open prepares a learner and takes the shortlist from the cache folder dir, if
+// there is one for this model; a file that cannot be used is reported by warn and made
+// anew. threads is for the decodes; 0 = the model's default. Close it before the model.
+func Open(m *llama.Model, dir string, threads int, warn func(error)) *Learner {
+	l := &Learner{model: m, threads: threads, started: time.Now()}
+	var err error
+	if l.matrix, err = m.OutputMatrix(); err != nil {
+		l.why = err.Error()
+		return l
+	}
+	if l.why = unfit(m, l.matrix); l.why != "" {
+		return l
+	}
+	l.share = share(m, l.matrix)
+	l.moments = NewMoments(m.NEmbd)
+	l.path = filePath(dir, m)
+	made, moments, err := read(l.path, m, l.matrix)
+	switch {
+	case err != nil && !errors.Is(err, errNoFile):
+		warn(fmt.Errorf("the vocabulary shortlist is made anew: %w", err))
+	case err == nil:
+		l.moments = moments
+		if made != nil {
+			l.made.Store(made)
+		}
+	}
+	return l
+}
+
+// unfit says why a shortlist is not worth it for a model; "" = it may be.
+func unfit(m *llama.Model, o *llama.OutputMatrix) string {
+	share := share(m, o)
+	switch {
+	case o.NEmbd != m.NEmbd:
+		return fmt.Sprintf("the output matrix takes %d dimensions, the model has %d", o.NEmbd, m.NEmbd)
+	case o.NVocab < leastVocab:
+		return fmt.Sprintf("a vocabulary of %d tokens is too small to gain from one", o.NVocab)
+	case share < leastShare:
+		return fmt.Sprintf("the output matrix is %.0f %% of a token's bytes, too little to gain from one", 100*share)
+	}
+	return ""
+}
+
+// share is the output matrix's share of the bytes that a token needs, 0 to 1.
+func share(m *llama.Model, o *llama.OutputMatrix) float64 {
+	bytes := m.Size
+	untied := slices.ContainsFunc(m.Tensors, func(t llama.Tensor) bool { return t.Name == "output.weight" })
+	for _, t := range m.Tensors {
+		if untied && t.Name == "token_embd.weight" { // one row of it is read
+			bytes -= t.Size
+		}
+	}
+	return float64(o.Size) / float64(max(bytes, 1))
+}
+
+// Share is the output matrix's share of the bytes that a token needs, 0 to 1; 0 where
+// there can be no shortlist.
+func (l *Learner) Share() float64 { return l.share }
+
+// Why says why the model gets no shortlist; "" = it has one or will have.
+func (l *Learner) Why() string { return l.why }
+
+// Made is the shortlist, nil while there is none.
+func (l *Learner) Made() *Made { return l.made.Load() }
+
+// Use lets c decode with the shortlist and returns it; nil while there is none.
+func (l *Learner) Use(c *llama.Context) (*Made, error) {
+	l.mu.Lock() // it must not be replaced meanwhile
+	defer l.mu.Unlock()
+	made := l.made.Load()
+	if made == nil || c.Shortlist() == made.List {
+		return made, nil
+	}
+	return made, c.SetShortlist(made.List)
+}
+
+// See takes in the hidden state of the last decode's first output row.
+func (l *Learner) See(c *llama.Context) {
+	if l.why != "" {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := len(l.seen)
+	if n >= keptStates*l.matrix.NEmbd {
+		return
+	}
+	l.seen = slices.Grow(l.seen, l.matrix.NEmbd)[:n+l.matrix.NEmbd]
+	if c.Hidden(0, l.seen[n:]) != nil {
+		l.seen = l.seen[:n]
+	}
+}
+
+// Idle tells that nobody waits: the learner goes on in the background until [Learner.Busy].
+func (l *Learner) Idle() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.why != "" || l.cancel != nil {
+		return
+	}
+	var ctx context.Context
+	ctx, l.cancel = context.WithCancel(context.Background())
+	l.running.Go(func() { l.work(ctx) }) // an error is tried again at the next chance
+}
+
+// Busy stops the learner's work: what it is in the middle of ends within a tenth of a
+// second or so, and the caller need not wait for that.
+func (l *Learner) Busy() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.cancel != nil {
+		l.cancel()
+		l.cancel = nil
+	}
+}
+
+// Close stops the learner, keeps what it has learnt and frees its shortlist once no
+// context uses it any more. Further calls do nothing.
+func (l *Learner) Close() error {
+	l.Busy()
+	l.running.Wait()
+	l.mu.Lock()
+	made := l.made.Swap(nil)
+	l.mu.Unlock()
+	var err error
+	if l.why == "" && made == nil && l.absorb() > 0 {
+		err = writeMoments(l.path, l.model, l.moments)
+	}
+	l.why = "closed"
+	if made != nil {
+		err = errors.Join(err, made.List.Close())
+	}
+	return err
+}
+
+// absorb adds the states that were seen to the moments and returns how many there are in all.
+func (l *Learner) absorb() int {
+	l.mu.Lock()
+	seen := l.seen
+	l.seen = nil
+	l.mu.Unlock()
+	if len(seen) > 0 {
+		l.moments.Add(seen)
+	}
+	return l.moments.N
+}
+
+// Learn works until the shortlist is as good as it gets from the states at hand, or
+// ctx ends. One goroutine at a time may do so.
+func (l *Learner) Learn(ctx context.Context) error {
+	if l.why != "" {
+		return fmt.Errorf("%w: %s", llama.ErrShortlist, l.why)
+	}
+	states := l.absorb()
+	made := l.made.Load()
+	if made != nil && states < refitStates*made.States {
+		return nil
+	}
+	s, err := newStudent(ctx, l.model, l.matrix, l.threads)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if err := s.collect(l.moments, enoughStates); err != nil {
+		return err
+	}
+	next, basis, preview, err := s.make(l.moments)
+	if err != nil {
+		return err
+	}
+	next.Took = time.Since(l.started)
+	if err := write(l.path, l.model, next, l.moments, basis, preview); err != nil {
+		return errors.Join(err, next.List.Close())
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if before := l.made.Swap(next); before != nil {
+		return before.List.Close()
+	}
+	return nil
+}
+
+func (l *Learner) work(ctx context.Context) {
+	if err := l.Learn(ctx); err != nil && ctx.Err() == nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.why = err.Error()
+	}
+}
+
+// student decodes built-in prompts in a context of its own.
+type student struct {
+	ctx     context.Context
+	model   *llama.Model
+	matrix  *llama.OutputMatrix
+	threads int
+	c       *llama.Context
+	batch   *llama.Batch
+	prompts []dataset.Example
+	pos     int // tokens in the cache
+}
+
+func newStudent(ctx context.Context, m *llama.Model, o *llama.OutputMatrix, threads int) (*student, error) {
+	c, err := m.NewContext(&llama.ContextOptions{NCtx: min(learnContext, m.NCtxTrain), NBatch: learnBatch, NUBatch: learnBatch, Threads: threads})
+	if err != nil {
+		return nil, err
+	}
+	batch, err := llama.NewBatch(learnBatch, nil)
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	c.AbortOn(ctx)
+	prompts := dataset.Starter()
+	// Tasks stand together in the list; a few prompts should be of many.
+	rand.New(rand.NewPCG(7, 7)).Shuffle(len(prompts), func(i, j int) { prompts[i], prompts[j] = prompts[j], prompts[i] })
+	return &student{ctx: ctx, model: m, matrix: o, threads: threads, c: c, batch: batch, prompts: prompts}, nil
+}
+
+func (s *student) Close() error { return errors.Join(s.batch.Close(), s.c.Close()) }
+
+// prompt empties the cache and decodes the next built-in prompt; see gets each token's row. The
+// prompts begin again when all were used.
+func (s *student) prompt(see func(row int) error) error {
+	p := s.prompts[0]
+	s.prompts = append(s.prompts[1:], p)
+	text, err := s.model.ApplyTemplate([]llama.Message{{Role: "user", Content: p.Prompt}}, true)
+	if err != nil {
+		text = p.Prompt
+	}
+	tokens, err := s.model.Vocab.Tokenize(text, true)
+	if err != nil {
+		return err
+	}
+	tokens = tokens[:min(len(tokens), s.c.NCtx()/2)]
+	s.c.Clear()
+	s.pos = 0
+	for chunk := range slices.Chunk(tokens, learnBatch) {
+		if err := s.decode(chunk, skip.Mask{}); err != nil {
+			return err
+		}
+		for row := range chunk {
+			if err := see(row); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// decode appends tokens, each with an output.
+func (s *student) decode(tokens []llama.Token, mask skip.Mask) error {
+	if err := s.fill(tokens); err != nil {
+		return err
+	}
+	if err := s.c.Decode(s.batch, mask); err != nil {
+		return err
+	}
+	s.pos += len(tokens)
+	return nil
+}
+
+func (s *student) fill(tokens []llama.Token) error {
+	s.batch.Clear()
+	for i, t := range tokens {
+		if err := s.batch.Add(t, s.pos+i, true, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// next is the likeliest next token; end tells that the answer is over.
+func (s *student) next() (token llama.Token, end bool, err error) {
+	logits, err := s.c.Logits(-1)
+	if err != nil {
+		return llama.NoToken, true, err
+	}
+	token, _ = llama.TopProbability(logits)
+	return token, s.model.Vocab.IsEnd(token) || s.pos >= s.c.NCtx(), nil
+}
+
+// collect adds hidden states of prompts and their answers until there are enough.
+func (s *student) collect(m *Moments, enough int) error {
+	states := make([]float32, 0, learnBatch*s.matrix.NEmbd)
+	see := func(row int) error {
+		n := len(states)
+		states = slices.Grow(states, s.matrix.NEmbd)[:n+s.matrix.NEmbd]
+		return s.c.Hidden(row, states[n:])
+	}
+	for m.N < enough {
+		states = states[:0]
+		if err := s.prompt(see); err != nil {
+			return err
+		}
+		for range learnAnswer {
+			token, end, err := s.next()
+			if err != nil {
+				return err
+			}
+			if end {
+				break
+			}
+			if err := s.decode([]llama.Token{token}, skip.Mask{}); err != nil {
+				return err
+			}
+			if err := see(0); err != nil {
+				return err
+			}
+		}
+		m.Add(states)
+		if s.ctx.Err() != nil {
+			return errStopped
+		}
+	}
+	return nil
+}
+
+// rank is the preview's dimensions for a model of this width.
+func rank(nEmbd int) int { return max(min(maxRank, nEmbd/2/32*32), 32) }
+
+// make fits a preview to the moments and measures it.
+func (s *student) make(m *Moments) (made *Made, basis []float32, preview []byte, err error) {
+	o := s.matrix
+	ids := make([]int32, min(sampledRows, o.NVocab))
+	for i, id := range rand.New(rand.NewPCG(3, 4)).Perm(o.NVocab)[:len(ids)] {
+		ids[i] = int32(id)
+	}
+	sample := make([]float32, len(ids)*o.NEmbd)
+	if err := o.Rows(ids, sample); err != nil {
+		return nil, nil, nil, err
+	}
+	basis, columns, err := fit(m, sample, rank(o.NEmbd), func() bool { return s.ctx.Err() != nil })
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if preview, err = o.Preview(s.ctx, columns, s.threads); err != nil {
+		return nil, nil, nil, err
+	}
+	list, err := o.NewShortlist(basis, preview, 0)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	made = &Made{List: list, States: m.N}
+	if err := s.measure(made, m); err != nil {
+		return nil, nil, nil, errors.Join(err, s.c.SetShortlist(nil), list.Close())
+	}
+	return made, basis, preview, s.c.SetShortlist(nil)
+}
+
+// measure chooses the size and the margin, and times a token both ways.
+func (s *student) measure(made *Made, m *Moments) error {
+	if err := s.c.SetShortlist(made.List); err != nil {
+		return err
+	}
+	trials := make([][]llama.ShortlistTrial, len(sizes))
+	var whole, short []time.Duration
+	states := make([]float32, s.matrix.NEmbd)
+	for tokens := 0; tokens < measuredTokens; {
+		if err := s.prompt(func(int) error { return nil }); err != nil {
+			return err
+		}
+		for range learnAnswer {
+			token, end, err := s.next()
+			if err != nil {
+				return err
+			}
+			if end {
+				break
+			}
+			if err := s.fill([]llama.Token{token}); err != nil {
+				return err
+			}
+			if err := s.c.MeasureShortlist(s.batch, skip.Mask{}.WithShortlist(sizes[0]), sizes, func(_ int, of []llama.ShortlistTrial) {
+				for i, t := range of {
+					trials[i] = append(trials[i], t)
+				}
+			}); err != nil {
+				return err
+			}
+			s.pos++
+			if err := s.c.Hidden(0, states); err != nil {
+				return err
+			}
+			m.Add(states)
+			tokens++
+		}
+	}
+	s.choose(made, trials)
+	// Time both in turns, each several tokens in a row: the first after a change builds a new graph.
+	const turns, run = 4, 6
+	token, _, err := s.next()
+	if err != nil {
+		return err
+	}
+	for range turns {
+		for _, mask := range []skip.Mask{{}, skip.Mask{}.WithShortlist(made.Size)} {
+			for i := range run {
+				if s.pos >= s.c.NCtx() {
+					s.c.Clear()
+					s.pos = 0
+				}
+				began := time.Now()
+				if err := s.decode([]llama.Token{token}, mask); err != nil {
+					return err
+				}
+				switch took := time.Since(began); {
+				case i == 0:
+				case mask.Shortlist() == 0:
+					whole = append(whole, took)
+				default:
+					short = append(short, took)
+				}
+			}
+		}
+	}
+	made.Gain = float64(median(whole)) / float64(median(short))
+	return nil
+}
+
+// choose finds the size that costs the fewest rows, those of tokens sent to the whole
+// matrix included, and the margin that would have sent there whatever a list lacked.
+func (s *student) choose(made *Made, trials [][]llama.ShortlistTrial) {
+	least := math.Inf(1)
+	for i, tokens := range trials {
+		if sizes[i] > s.matrix.NVocab/4 {
+			continue
+		}
+		margin := float32(0)
+		for _, t := range tokens {
+			margin = max(margin, t.Missed)
+		}
+		whole := 0
+		for _, t := range tokens {
+			if t.Gap < margin {
+				whole++
+			}
+		}
+		share := float64(whole) / float64(len(tokens))
+		if rows := float64(sizes[i]) + share*float64(s.matrix.NVocab); rows < (1-smallerSaves)*least {
+			least = rows
+			made.Size, made.List.Margin, made.Whole = sizes[i], margin, share
+		}
+	}
+}
+
+func median(d []time.Duration) time.Duration {
+	slices.Sort(d)
+	return d[len(d)/2]
+}

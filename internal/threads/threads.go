@@ -1,0 +1,217 @@
+// Package threads chooses the number of threads for decoding single tokens while
+// other programs come and go on the same cores.
+//
+// llama.cpp's threads meet after each of some hundred nodes of a token's graph. As
+// many as there are cores are fastest on a machine that does nothing else. Beside
+// one busy core the slowest of them gets half of a core, and all wait for it:
+// fewer threads, each with a core of its own, are faster then. Where every core is
+// busy, all threads are faster again, as they get a larger share.
+//
+// # Basics
+//
+// A [Controller] is told after each token how long it took and how long threads of
+// it waited for others that did not run ([llama.Context.Stalled]), and names the
+// number for the next one.
+//
+// # Caveats
+//
+// The unit is the token: a program that decodes several sequences at once passes
+// their number as the work. A controller belongs to one goroutine.
+package threads
+
+import "time"
+
+// What is tried when. A trial costs a few tokens at another speed.
+const (
+	// trialTokens and trialTime are what a trial takes at least, unless it is clear
+	// earlier that it fails. The time is that of a few turns of a scheduler.
+	trialTokens = 3
+	trialTime   = 12 * time.Millisecond
+
+	// settled is after how many tokens the speed of a number is taken for known.
+	settled = 2
+
+	// crowded is the share of their time that threads wait for others that do not
+	// run, from which on a smaller number is tried. It takes two tokens in a row to
+	// come to it: single interruptions happen on every machine.
+	crowded = 0.15
+
+	// mostStall bounds what a token counts, for that.
+	mostStall = 0.5
+
+	// gain is what a smaller number must win. A larger one need only be as fast:
+	// with no thread waiting for a core there is nothing to be lost by it.
+	gain = 0.07
+
+	// hopeless is how many times the usual time a number must take to rule out those
+	// below it, even if its threads still wait for cores.
+	hopeless = 1.6
+
+	// shift is the ratio of a token's time to that at the end of the last round of
+	// trials, or the other way round, from which on the next round begins at once:
+	// the machine's load has changed.
+	shift = 1.4
+
+	// firstPause and lastPause are tokens between rounds of trials that found
+	// nothing better. Each of them doubles the pause.
+	firstPause = 32
+	lastPause  = 128
+)
+
+// Weights of the newest token in the means.
+const (
+	newestTime  = 1.0 / 8
+	newestStall = 1.0 / 4
+)
+
+// Controller chooses. The zero value is not ready: make one with [New].
+type Controller struct {
+	most    int
+	n       int     // the number in use, trials apart
+	known   int     // tokens since n was changed
+	usual   float64 // seconds a token takes on n threads
+	stalled float64 // share of the threads' time, 0 to 1
+	changes int     // of n
+
+	round round
+	trial trial
+	pause int     // tokens after this round
+	wait  int     // tokens until the next round
+	then  float64 // what usual was at the end of the last round; 0 = there was none
+}
+
+// round is a search by halving for the largest number whose threads find a core
+// each: low do, top do not.
+type round struct {
+	low, top int // top 0 = no round is going on
+	down     bool
+}
+
+// trial is of n threads; 0 = none is going on.
+type trial struct {
+	n       int
+	tokens  float64
+	seconds float64
+	stalled float64 // sum of the tokens' shares
+	seen    float64 // decodes
+}
+
+// New makes a controller of up to most threads, with which it begins. Below 2
+// there is nothing to choose.
+func New(most int) *Controller {
+	return &Controller{most: most, n: most, pause: firstPause}
+}
+
+// Threads is how many threads the next token should be decoded with.
+func (c *Controller) Threads() int {
+	if c.trial.n != 0 {
+		return c.trial.n
+	}
+	return c.n
+}
+
+// Settled is the number in use, trials apart.
+func (c *Controller) Settled() int { return c.n }
+
+// Most is the number that [New] was given.
+func (c *Controller) Most() int { return c.most }
+
+// Changes is how often the number has changed so far, trials apart.
+func (c *Controller) Changes() int { return c.changes }
+
+// Crowded reports whether threads wait for others that other programs keep from
+// running.
+func (c *Controller) Crowded() bool { return c.stalled > crowded }
+
+// Observe takes in a decode on [Controller.Threads] threads: its work, in tokens
+// by the whole model, how long it took, and how long its threads, all together,
+// waited for others of them that did not run.
+func (c *Controller) Observe(work float64, took, stalled time.Duration) {
+	if c.most < 2 || work <= 0 || took <= 0 {
+		return
+	}
+	seconds := took.Seconds() / work
+	share := 0.0
+	if n := c.Threads(); n > 1 {
+		share = min(stalled.Seconds()/took.Seconds()/float64(n-1), 1)
+	}
+	if c.trial.n != 0 {
+		c.try(work, took.Seconds(), share)
+		return
+	}
+	c.known++
+	if c.known == 1 {
+		c.usual = seconds
+	}
+	c.usual += newestTime * (min(seconds, 2*c.usual) - c.usual)
+	c.stalled += newestStall * (min(share, mostStall) - c.stalled)
+	c.wait--
+	if c.then != 0 && max(c.usual/c.then, c.then/c.usual) > shift {
+		c.wait, c.pause, c.then = 0, firstPause, 0
+	}
+	if c.known >= settled && c.wait <= 0 {
+		c.begin()
+	}
+}
+
+// begin starts a trial, if some number is worth one.
+func (c *Controller) begin() {
+	r := &c.round
+	switch {
+	case r.top != 0:
+	case c.Crowded() && c.n > 1:
+		*r = round{low: 0, top: c.n, down: true}
+	case c.n < c.most:
+		*r = round{low: c.n, top: c.most + 1}
+	default:
+		return
+	}
+	if r.top-r.low < 2 && r.down && c.n < c.most && c.Crowded() { // none below is better: one above may be
+		*r = round{low: c.n, top: c.most + 1}
+	}
+	if r.top-r.low > 1 {
+		c.trial = trial{n: (r.low + r.top) / 2}
+		return
+	}
+	*r = round{}
+	c.wait, c.pause, c.then = c.pause, min(2*c.pause, lastPause), c.usual
+}
+
+// try takes in a token of the trial, and ends it when its outcome is clear.
+func (c *Controller) try(work, seconds, share float64) {
+	t := &c.trial
+	t.tokens += work
+	t.seconds += seconds
+	t.stalled += share
+	t.seen++
+	bar := c.usual
+	if t.n < c.n || t.stalled > crowded*t.seen {
+		bar *= 1 - gain
+	}
+	lost := t.seconds > bar*max(t.tokens, trialTokens)
+	if !c.Crowded() && share > crowded && seconds > bar*work {
+		lost = true // there is no core for it
+	}
+	if lost || t.tokens >= trialTokens && t.seconds >= trialTime.Seconds() {
+		c.end(!lost)
+	}
+}
+
+// end closes the trial. What has won is the number in use from now on.
+func (c *Controller) end(won bool) {
+	t, r := c.trial, &c.round
+	c.trial = trial{}
+	switch stalled := t.stalled > crowded*t.seen; {
+	case t.n < c.n && (!stalled || t.seconds > hopeless*c.usual*t.tokens), t.n > c.n && won:
+		r.low = t.n
+	default:
+		r.top = t.n
+	}
+	if won {
+		c.n, c.usual, c.stalled, c.known = t.n, t.seconds/t.tokens, t.stalled/t.seen, 1
+		c.pause, c.then = firstPause, 0
+		c.changes++
+		return // the next trial is against what is known of this number then
+	}
+	c.begin()
+}

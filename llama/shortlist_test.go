@@ -1,0 +1,246 @@
+package llama_test
+
+import (
+	"context"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/internal/randmodel"
+	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/skip"
+)
+
+const (
+	listRank = 32
+	listSize = 48
+)
+
+// newShortlist makes one of a random basis whose rows are orthogonal to nothing in
+// particular: its preview is poor, which nothing here depends on.
+func newShortlist(t *testing.T, m *llama.Model, margin float32) (*llama.Shortlist, *llama.OutputMatrix) {
+	t.Helper()
+	o, err := m.OutputMatrix()
+	require.NoError(t, err)
+	random := rand.New(rand.NewPCG(1, 2))
+	basis := make([]float32, listRank*o.NEmbd)
+	for i := range basis {
+		basis[i] = float32(random.NormFloat64() / math.Sqrt(float64(o.NEmbd)))
+	}
+	preview, err := o.Preview(context.Background(), basis, 1)
+	require.NoError(t, err)
+	s, err := o.NewShortlist(basis, preview, margin)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	return s, o
+}
+
+// logitsOf decodes the prompt and one token more under mask and gives its logits.
+func logitsOf(t *testing.T, c *llama.Context, mask skip.Mask) []float32 {
+	t.Helper()
+	tokens := prompt(promptTokens)
+	c.Clear()
+	require.NoError(t, c.Decode(llamatest.Batch(t, tokens[:promptTokens-1], 0), skip.Mask{}))
+	require.NoError(t, c.Decode(llamatest.Batch(t, tokens[promptTokens-1:], promptTokens-1), mask))
+	logits, err := c.Logits(-1)
+	require.NoError(t, err)
+	return slices.Clone(logits)
+}
+
+// shortlistModels are one of each kind of output matrix: tied and untied, as in the file and
+// rearranged, floats and quantised, behind experts, in a pruned file.
+func shortlistModels(t *testing.T) map[string]string {
+	models := map[string]string{}
+	for _, name := range randmodel.SmallNames() {
+		models[name] = llamatest.Write(t, randmodel.Small(name))
+	}
+	for _, kind := range []gguf.Type{gguf.F16, gguf.Q4_0, gguf.Q8_0, gguf.Q4_K} {
+		for _, untied := range []bool{true, false} {
+			s := randmodel.Small("llama")
+			s.Type, s.Untied = kind, untied
+			s.Embd, s.Heads, s.FF = 256, 8, 256
+			name := kind.String()
+			if !untied {
+				name += " tied"
+			}
+			models[name] = llamatest.Write(t, s)
+		}
+	}
+	pruned := models["llama"] + ".pruned"
+	require.NoError(t, skip.Prune(context.Background(), models["llama"], pruned, []int{2}, nil))
+	models["pruned"] = pruned
+	return models
+}
+
+func TestShortlistIsExactWhereItSays(t *testing.T) {
+	llamatest.Library(t)
+	for name, path := range shortlistModels(t) {
+		t.Run(name, func(t *testing.T) {
+			m := llamatest.Open(t, path)
+			c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 64, Threads: 1})
+			for _, layers := range []skip.Mask{{}, skip.Mask{}.With(1, skip.FeedForward), skip.Layers(3)} {
+				whole := logitsOf(t, c, layers)
+				mask := layers.WithShortlist(listSize)
+
+				list, _ := newShortlist(t, m, -1e9) // never in doubt
+				require.NoError(t, c.SetShortlist(list))
+				before := c.ShortlistUse()
+				short := logitsOf(t, c, mask)
+				require.Equal(t, llama.ShortlistUse{Rows: before.Rows + 1, Whole: before.Whole}, c.ShortlistUse())
+				exact := 0
+				for i := range whole {
+					if near(whole[i], short[i]) {
+						exact++
+					}
+				}
+				require.GreaterOrEqual(t, exact, listSize)
+				require.Less(t, exact, len(whole), "the preview gave way to the whole matrix")
+
+				always, _ := newShortlist(t, m, 1e9) // always in doubt
+				require.NoError(t, c.SetShortlist(always))
+				for i, logit := range logitsOf(t, c, mask) {
+					require.True(t, near(whole[i], logit), "token %d: %g, the whole matrix gives %g", i, logit, whole[i])
+				}
+				require.Equal(t, before.Whole+1, c.ShortlistUse().Whole)
+				require.Equal(t, whole, logitsOf(t, c, layers), "the whole matrix is back")
+			}
+		})
+	}
+}
+
+// batchOf makes an empty batch.
+func batchOf(t *testing.T, capacity int) *llama.Batch {
+	t.Helper()
+	b, err := llama.NewBatch(capacity, nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, b.Close()) })
+	return b
+}
+
+// near allows for products that were added up in another order: llama.cpp multiplies
+// rearranged weights with several rows at a time.
+func near(a, b float32) bool {
+	return math.Abs(float64(a-b)) <= 1e-4*(1+math.Abs(float64(a)))
+}
+
+func TestShortlistOfSeveralRows(t *testing.T) {
+	llamatest.Library(t)
+	m := llamatest.Small(t, "llama")
+	c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 128, NSeqMax: 3, KVUnified: true, Threads: 1})
+	list, _ := newShortlist(t, m, 1e9)
+	require.NoError(t, c.SetShortlist(list))
+	b := batchOf(t, 64)
+	fill := func() {
+		b.Clear()
+		for seq := range 3 {
+			for pos, token := range prompt(7)[:4+seq] {
+				require.NoError(t, b.Add(token, pos, pos%2 == 1, seq))
+			}
+		}
+	}
+	fill()
+	require.NoError(t, c.Decode(b, skip.Mask{}))
+	whole := map[int][]float32{}
+	for i := range b.Len() {
+		if logits, err := c.Logits(i); err == nil {
+			whole[i] = slices.Clone(logits)
+		}
+	}
+	require.Len(t, whole, 7)
+	c.Clear()
+	fill()
+	require.NoError(t, c.Decode(b, skip.Mask{}.WithShortlist(listSize)))
+	for i, want := range whole {
+		logits, err := c.Logits(i)
+		require.NoError(t, err)
+		for token := range want {
+			require.InDelta(t, want[token], logits[token], 1e-3, "place %d", i)
+		}
+	}
+}
+
+func TestShortlistRefusals(t *testing.T) {
+	llamatest.Library(t)
+	m := llamatest.Small(t, "llama")
+	other := llamatest.Small(t, "qwen3")
+	c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 64})
+	apart := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 64, NSeqMax: 2})
+	b := batchOf(t, 64)
+	list, o := newShortlist(t, m, 0)
+	foreign, _ := newShortlist(t, other, 0)
+
+	fill := func() {
+		b.Clear()
+		require.NoError(t, b.Add(1, 0, true, 0))
+	}
+	fill()
+	require.ErrorContains(t, c.Decode(b, skip.Mask{}.WithShortlist(listSize)), "none was made")
+	require.ErrorIs(t, c.SetShortlist(foreign), llama.ErrShortlist)
+	require.NoError(t, c.SetShortlist(list))
+	require.ErrorContains(t, c.Decode(b, skip.Mask{}.WithShortlist(1000)), "saves nothing")
+	require.NoError(t, apart.SetShortlist(list))
+	require.ErrorContains(t, apart.Decode(b, skip.Mask{}.WithShortlist(listSize)), "KVUnified")
+	require.NoError(t, c.Decode(b, skip.Mask{}.WithShortlist(listSize)), "a refusal leaves nothing behind")
+
+	_, err := o.NewShortlist(make([]float32, 5), nil, 0)
+	require.ErrorIs(t, err, llama.ErrShortlist)
+	_, err = o.Preview(context.Background(), make([]float32, o.NEmbd), 1)
+	require.ErrorIs(t, err, llama.ErrOption)
+	require.ErrorIs(t, o.Rows([]int32{int32(o.NVocab)}, make([]float32, o.NEmbd)), llama.ErrOption)
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	_, err = o.Preview(ended, make([]float32, listRank*o.NEmbd), 1)
+	require.ErrorIs(t, err, context.Canceled)
+
+	gone, _ := newShortlist(t, m, 0)
+	require.NoError(t, gone.Close())
+	require.NoError(t, gone.Close())
+	require.ErrorIs(t, c.SetShortlist(gone), llama.ErrClosed)
+}
+
+// An adapter of the output matrix adds its product to the matrix's: the graph ends in a sum.
+func TestShortlistAndAnAdapterOfTheOutput(t *testing.T) {
+	llamatest.Library(t)
+	spec := randmodel.Small("llama")
+	m := llamatest.Open(t, llamatest.Write(t, spec))
+	path := t.TempDir() + "/lora.gguf"
+	meta := gguf.Metadata{}
+	meta.Set("general.type", "adapter")
+	meta.Set("general.architecture", "llama")
+	meta.Set("adapter.type", "lora")
+	meta.Set("adapter.lora.alpha", float32(2))
+	part := func(name string, rows, cols int) gguf.Source {
+		return gguf.Source{Tensor: gguf.Tensor{Name: name, Type: gguf.F32, Shape: []uint64{uint64(cols), uint64(rows)}}, Data: gguf.Bytes(make([]byte, 4*rows*cols))}
+	}
+	require.NoError(t, gguf.Write(context.Background(), path, meta,
+		[]gguf.Source{part("output.weight.lora_a", 2, spec.Embd), part("output.weight.lora_b", spec.Vocab, 2)}, nil))
+	lora, err := m.LoadLoRA(path)
+	require.NoError(t, err)
+	defer lora.Close()
+	c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 64})
+	list, _ := newShortlist(t, m, 0)
+	require.NoError(t, c.SetShortlist(list))
+	require.NoError(t, c.SetLoRA(llama.ScaledLoRA{LoRA: lora, Scale: 1}))
+	b := batchOf(t, 4)
+	require.NoError(t, b.Add(1, 0, true, 0))
+	require.ErrorContains(t, c.Decode(b, skip.Mask{}.WithShortlist(listSize)), "adapter")
+	require.ErrorIs(t, c.Hidden(0, make([]float32, m.NEmbd)), llama.ErrNoOutput)
+	require.NoError(t, c.Decode(b, skip.Mask{}), "the whole matrix goes on")
+	require.NoError(t, c.SetLoRA())
+	c.Clear()
+	require.NoError(t, c.Decode(b, skip.Mask{}.WithShortlist(listSize)))
+}
+
+func TestOutputMatrixOnlyWithWeightsInReach(t *testing.T) {
+	llamatest.Library(t)
+	vocab, err := llama.LoadModel(context.Background(), llamatest.Write(t, randmodel.Small("llama")), &llama.ModelOptions{VocabOnly: true})
+	require.NoError(t, err)
+	defer vocab.Close()
+	_, err = vocab.OutputMatrix()
+	require.ErrorIs(t, err, llama.ErrShortlist)
+}
