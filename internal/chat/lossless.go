@@ -164,8 +164,9 @@ type drafter struct {
 	steps    int           // drafts since the time of a single token was last measured
 	singles  int           // tokens decoded alone since the last batch
 	switched time.Duration // time of the first of them, which has a graph to build; 0 = booked
-	probing  bool          // no draft, but a batch of two is to be measured
+	turned   bool          // the next single token follows another graph because of a draft
 	trying   bool          // the draft is made to find out what its source is worth
+	judged   *source       // whose one token is held against the one that the whole model chooses alone; nil = none
 	rounds   int
 	emitted  time.Duration // in which a draft's tokens were given to the caller
 
@@ -189,6 +190,9 @@ func newDrafter(s *Session, o *Lossless) (*drafter, error) {
 		s.alone = llama.MultiplyAlone
 	}
 	d.recall(o.Learned)
+	if s.alone != llama.MultiplyAlone {
+		d.pace.apart = apart(s.model)
+	}
 	return d, nil
 }
 
@@ -272,7 +276,8 @@ func (d *drafter) begin(g *generation, prompt []llama.Token) {
 	g.a.Drafting = &Drafting{Masks: map[skip.Mask]int{}}
 	d.drafted, d.bare = map[*source]*judged{}, 0
 	d.ahead = min(d.ahead, wonBefore)
-	d.singles, d.switched, d.row, d.first, d.match = 0, 0, -1, len(d.s.cached), 0
+	d.singles, d.switched, d.turned, d.row, d.first, d.match = 0, 0, false, -1, len(d.s.cached), 0
+	d.pace.sawPrompt(g.a.PromptTokens-g.a.CachedTokens, g.a.Prefill)
 	seed := d.s.opts.Sampling.Seed
 	if seed == llama.RandomSeed {
 		seed = rand.Uint32()
@@ -295,12 +300,13 @@ func (d *drafter) generate(g *generation, pending llama.Token) (err error) {
 	for {
 		d.remember(pending)
 		more := true
-		if src, length := d.choose(g.room()); src != nil {
-			pending, more, err = d.round(g, src, length, pending)
-		} else if d.probing {
-			pending, err = d.probe(g, pending)
-		} else {
+		switch src, length := d.choose(g.room()); {
+		case src == nil:
 			pending, err = d.single(g, pending)
+		case length == 0:
+			pending, err = d.try(g, src, pending)
+		default:
+			pending, more, err = d.round(g, src, length, pending)
 		}
 		if err != nil || !more || !g.take(pending) {
 			return err
@@ -324,6 +330,52 @@ func (d *drafter) remember(t llama.Token) {
 	}
 }
 
+// try drafts the token behind pending and does not have it verified in a batch: it is
+// held against the token that the whole model gives when it decodes pending alone.
+// That shows how often a mask is right for the price of its own tokens.
+func (d *drafter) try(g *generation, src *source, pending llama.Token) (next llama.Token, err error) {
+	began, base := time.Now(), len(d.s.cached)
+	d.cut(0)
+	d.took = d.took[:0]
+	if err := d.draft(g, src, 1, pending); err != nil {
+		return llama.NoToken, err
+	}
+	if err := d.s.forget(base); err != nil {
+		return llama.NoToken, err
+	}
+	d.turn()
+	d.ahead -= min(d.pace.tokens(time.Since(began)), d.pace.graph+src.dearest())
+	if len(d.tokens) == 0 { // a grammar's dead end
+		return d.single(g, pending)
+	}
+	d.judged = src
+	next, err = d.single(g, pending)
+	d.judged = nil
+	return next, err
+}
+
+// turn notes that the next token decoded alone has a graph to build because of a draft.
+func (d *drafter) turn() { d.singles, d.turned = 0, true }
+
+// sample chooses the token that follows one decoded alone. Where that was drafted
+// for a try, it is judged like any draft.
+func (d *drafter) sample(g *generation) (next llama.Token, err error) {
+	if d.judged == nil {
+		return g.sampler.Sample(d.s.ctx, -1)
+	}
+	if err := g.sampler.Distribution(d.s.ctx, -1, &d.p); err != nil {
+		return llama.NoToken, err
+	}
+	next = d.tokens[0]
+	kept := d.judge.accepts(&d.p, &d.q[0], next)
+	if !kept {
+		next = d.judge.instead(&d.p, &d.q[0])
+	}
+	g.sampler.Take(next)
+	d.judged.odds.count(d.class[0], kept)
+	return next, nil
+}
+
 // single decodes one token by the whole model and samples the next.
 func (d *drafter) single(g *generation, pending llama.Token) (next llama.Token, err error) {
 	began := time.Now()
@@ -331,7 +383,7 @@ func (d *drafter) single(g *generation, pending llama.Token) (next llama.Token, 
 	if err := d.s.decode(d.batch, skip.Mask{}, 1); err != nil {
 		return llama.NoToken, err
 	}
-	if next, err = g.sampler.Sample(d.s.ctx, -1); err != nil {
+	if next, err = d.sample(g); err != nil {
 		return llama.NoToken, err
 	}
 	took := time.Since(began)
@@ -340,8 +392,9 @@ func (d *drafter) single(g *generation, pending llama.Token) (next llama.Token, 
 	switch d.singles++; {
 	case d.singles == 1: // it has a graph to build
 		d.switched = took
-		if len(d.drafted) > 0 { // because of a draft
+		if d.turned {
 			d.ahead -= min(max(d.pace.tokens(took)-1, 0), d.pace.graph)
+			d.turned = false
 		}
 		return next, nil
 	case d.switched > 0:
@@ -367,27 +420,27 @@ const lossShare = 0.014
 // finding out, may be lost in another one, in tokens' time.
 const wonBefore = 0.6
 
-// mostRisk bounds the expected loss of one draft, in tokens' time: it leaves out
-// drafts that can hardly win, like one token where batches of two are dear.
+// mostRisk bounds the expected loss of one draft, in tokens' time, until more than
+// twice as much was won: it leaves out drafts that can hardly win, like one token
+// where batches of two are dear.
 const mostRisk = 1.7
-
-// probeAfter is how many tokens an answer must have before a batch is measured for
-// its own sake: one of two costs the time of 0.1 to 3 more.
-const probeAfter = 120
 
 // tryMost bounds drafts that are made to find out what a source is worth.
 const tryMost = 3
+
+// tryTokens is how many tokens of a mask are tried without a draft at most: if so
+// many do not show that a draft would pay, batches are too dear.
+const tryTokens = 12
 
 // tryEvery is how often a source other than the best one is tried, in drafts.
 const tryEvery = 16
 
 // choose decides over the next step: the source of a draft and how long it may
-// get, or nil for a single token. No draft gets so long that it is expected to
-// lose more than was won so far, and what may be lost, by what its source has
-// shown; while that is nothing, it is expected to fail.
+// get, 0 for a try, or nil for a single token. No draft gets so long that it is
+// expected to lose more than was won so far, and what may be lost, by what its
+// source has shown; while that is nothing, it is expected to fail.
 func (d *drafter) choose(room int) (src *source, length int) {
 	most := d.bound(room)
-	d.probing = false
 	since := len(d.s.cached) - d.first
 	if most < 1 || since < 1 {
 		return nil, 0
@@ -405,14 +458,14 @@ func (d *drafter) choose(room int) (src *source, length int) {
 		d.bare++
 		return nil, 0
 	}
-	var best, promising *source
+	var best, promising, hopeful *source
 	var bestLength, promisingLength int
-	rate, promise := 1.0, 1.0
-	wish := false // some draft would pay, if batches are cheap
+	rate, promise, wish := 1.0, 1.0, 1.0
+	risk := min(d.ahead, max(mostRisk, d.ahead/2))
 	consider := func(s *source) {
 		cost := d.costOf(s)
 		d.setChances(s, most)
-		longest := d.pace.dear.affordable(&cost, d.sure[:most], min(d.ahead, mostRisk), d.extra)
+		longest := d.pace.dear.affordable(&cost, d.sure[:most], risk, d.extra)
 		if n, r := d.pace.best(&cost, d.mean[:longest]); r > rate {
 			best, bestLength, rate = s, n, r
 			if !s.lookup {
@@ -427,8 +480,11 @@ func (d *drafter) choose(room int) (src *source, length int) {
 		if r > promise {
 			promising, promisingLength, promise = s, n, r
 		}
-		if _, r := d.pace.hoped.best(&cost, d.hope[:most]); r > 1 {
-			wish = true
+		if tried, _ := s.odds.sums(); s.lookup || tried >= tryTokens || d.ahead < cost.each+2*d.pace.graph {
+			return
+		}
+		if _, r := d.pace.hoped.best(&cost, d.hope[:most]); r > wish { // if batches are cheap
+			hopeful, wish = s, r
 		}
 	}
 	for _, s := range d.masks {
@@ -437,8 +493,9 @@ func (d *drafter) choose(room int) (src *source, length int) {
 	if d.match > 0 {
 		consider(d.lookup)
 	}
-	if d.probing = wish && best == nil && promising == nil && d.pace.seen[2].n == 0 && since >= probeAfter && d.ahead > 1; d.probing {
-		return nil, 0
+	if best == nil && promising == nil {
+		d.trying = true
+		return hopeful, 0
 	}
 	d.trying = best == nil || promising != best && promise > rate && d.rounds%tryEvery == tryEvery-1
 	if d.trying {
@@ -512,7 +569,7 @@ func (d *drafter) round(g *generation, src *source, length int, pending llama.To
 		if err := s.forget(base); err != nil {
 			return llama.NoToken, false, err
 		}
-		d.singles = 0
+		d.turn()
 		next, err = d.single(g, pending)
 		d.account(src, 1, 1, time.Since(began))
 		return next, true, err
@@ -541,7 +598,7 @@ func (d *drafter) round(g *generation, src *source, length int, pending llama.To
 	d.drafted[src].decided += min(accepted+1, len(d.tokens))
 	d.steps++
 	d.rounds++
-	d.singles = 0
+	d.turn()
 	d.account(src, len(d.batch), accepted+1, time.Since(began)-d.emitted)
 	return next, more, err
 }
@@ -577,23 +634,16 @@ func (d *drafter) saw(n int, took time.Duration) {
 // time, or lost. What it took beyond what it can cost was an interruption by
 // another program: nobody's loss.
 func (d *drafter) account(src *source, n, tokens int, took time.Duration) {
-	cost := d.costOf(src)
-	d.book(tokens, took, cost.once+float64(len(d.took))*max(cost.each, src.unknownEach())+d.dearest(n))
-}
-
-// dearest is what a batch of n tokens costs at most.
-func (d *drafter) dearest(n int) float64 { return max(d.pace.dear.of(n), d.pace.cost[n]) }
-
-func (d *drafter) book(tokens int, took time.Duration, most float64) {
+	most := d.costOf(src).once + float64(len(d.took))*src.dearest() + max(d.pace.dear.of(n), d.pace.cost[n])
 	d.ahead += float64(tokens)*(1+lossShare) - min(d.pace.tokens(took), most)
 }
 
-// unknownEach is what a drafted token costs at most while that was not measured.
-func (s *source) unknownEach() float64 {
+// dearest is what a drafted token costs at most.
+func (s *source) dearest() float64 {
 	if s.lookup || s.cost.later.n >= trusted {
-		return 0
+		return s.cost.each
 	}
-	return 1
+	return max(s.cost.each, 1)
 }
 
 // verify takes the drafted tokens that the whole model accepts, whose logits are

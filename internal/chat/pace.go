@@ -23,6 +23,9 @@ type pace struct {
 	graph float64 // cost of a token decoded alone, beyond one, that follows a batch of another kind; batches have it in them
 	after times   // what graph follows from
 
+	prompt float64 // seconds of each token of the last prompt; 0 = not measured
+	apart  float64 // how much more a token takes that has logits than one of a prompt, as a factor; 0 = products are not computed together
+
 	cost [mostRows + 1]float64 // (n,) of a batch of n tokens; 0 = not measured
 	seen [mostRows + 1]times   // what they follow from
 }
@@ -76,7 +79,7 @@ func (t *times) add(x float64) (usual float64) {
 func (p *pace) saw(n int, took time.Duration) {
 	if n == 1 {
 		p.one = p.alone.add(took.Seconds())
-		if p.alone.n == 1 {
+		if p.alone.n <= recent {
 			p.draw()
 		}
 		return
@@ -91,6 +94,27 @@ func (p *pace) saw(n int, took time.Duration) {
 func (p *pace) sawGraph(took time.Duration) {
 	p.graph = max(p.after.add(p.tokens(took))-1, 0)
 	p.draw()
+}
+
+// sawPrompt takes in the time of a prompt of n tokens.
+func (p *pace) sawPrompt(n int, took time.Duration) {
+	if n >= leastPrompt {
+		p.prompt = took.Seconds() / float64(n)
+		p.draw()
+	}
+}
+
+// leastPrompt is how many tokens of a prompt tell what one in a batch costs.
+const leastPrompt = 8
+
+// together is what a batch of n tokens costs by what a prompt's tokens did: the
+// weights are read once, and each token is multiplied with them. Logits for all are
+// more work than for the last one.
+func (p *pace) together(n int) float64 {
+	if p.prompt == 0 || p.one == 0 || p.apart == 0 {
+		return math.Inf(1)
+	}
+	return 1 + p.graph + float64(n)*p.apart*p.prompt/p.one
 }
 
 // forgetBatches forgets what batches cost: they are computed in another way now.
@@ -127,6 +151,7 @@ func (p *pace) draw() {
 		if n == 2 {
 			p.dear[n] = dearPair + p.graph
 		}
+		p.dear[n] = min(p.dear[n], p.together(n))
 		if below := p.dear[n-1]; n > 2 && p.seen[n-1].n > 0 {
 			p.dear[n] = min(p.dear[n], below+dearSlope)
 		}

@@ -5,7 +5,6 @@ import (
 	"math"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
@@ -38,6 +37,20 @@ func (c *compared) add(n int, batch, alone []float32) {
 // for four tokens than for one, which differs now and then.
 func roundsApart(m *llama.Model) bool {
 	return slices.ContainsFunc(m.Tensors, func(t llama.Tensor) bool { return strings.HasSuffix(t.Type, "_K") })
+}
+
+// apart is how much more work a token with logits is than one without, as a factor;
+// 0 where a prompt does not tell what a few tokens cost: each of them may read
+// experts of its own.
+func apart(m *llama.Model) float64 {
+	if slices.ContainsFunc(m.Tensors, func(t llama.Tensor) bool { return strings.Contains(t.Name, "_exps.") }) {
+		return 0
+	}
+	var all skip.Mask
+	for layer := range m.NLayer {
+		all = all.With(layer, skip.Whole)
+	}
+	return 1 / max(skippedShare(m, all), 0.01)
 }
 
 // keepReference keeps the logits that pending was sampled from: those of the token
@@ -99,30 +112,9 @@ func (d *drafter) verifiable(pending llama.Token, base, lead int) error {
 		}
 		s.alone = llama.MultiplyAlone // and what was learnt of batches is of no use
 		d.same = compared{}
+		d.pace.apart = 0
 		d.pace.forgetBatches()
 	}
-}
-
-// probe decodes pending together with the token before it, which is there already:
-// that shows what a batch of two costs, and how it rounds, where no draft is cheap
-// enough to find that out.
-func (d *drafter) probe(g *generation, pending llama.Token) (next llama.Token, err error) {
-	began, base := time.Now(), len(d.s.cached)
-	d.cut(0)
-	if err := d.keepReference(); err != nil {
-		return llama.NoToken, err
-	}
-	if err := d.verifiable(pending, base, 1); err != nil {
-		return llama.NoToken, err
-	}
-	if next, err = g.sampler.Sample(d.s.ctx, 1); err != nil {
-		return llama.NoToken, err
-	}
-	took := time.Since(began)
-	d.saw(2, took)
-	d.book(1, took, d.dearest(2))
-	d.row, d.singles = 1, 0
-	return next, nil
 }
 
 // cut shortens the draft.
