@@ -16,9 +16,10 @@ get-$(CC) := with `apt install build-essential`
 get-npm  := with `apt install npm` or from https://nodejs.org
 get-node := $(get-npm)
 get-git  := with `apt install git`
+get-python3 := with `apt install python3-pip`
 
 .DEFAULT_GOAL := help
-.PHONY: real-speed help demo build setup test test-long lint preload bench bench-shapes bench-peers bench-lossless bench-compare eval profile install fuzz clean need-browser
+.PHONY: help demo build setup test test-long test-cpus lint preload bench bench-shapes bench-peers bench-lossless bench-compare real-speed eval profile install fuzz clean models need-browser
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +39,10 @@ test: build setup preload need-browser ## run the tests, then once more with the
 
 test-long: build setup preload need-node need-browser ## run the tests that take long, with foreign programs among them
 	GALLOP_LONG=1 go test -timeout 2h ./...
+
+test-cpus: build setup ## run the numeric tests under each of llama.cpp's CPU modules, MODULES= names some; writes docs/cpus.md
+	@go build -o $(BUILD)/testcpus ./scripts/testcpus
+	@$(BUILD)/testcpus --build '$(BUILD)' --docs docs/cpus.md --modules '$(MODULES)'
 
 lint: build setup ## check format, Go, C, scripts, and that llama.cpp is the one that our header describes
 	@CC='$(CC)' scripts/lint.sh
@@ -79,6 +84,10 @@ eval: build setup ## compare ways to choose layers on the demo model; table, pic
 
 profile: build setup ## make the demo model's profile anew
 	$(BUILD)/gallop calibrate -t 1 --data demo/calibration.jsonl --unit feed-forward --prefill full --depths 2,3,4 --quality 0.995 -o demo/gallop-demo.gallop.gguf
+
+models: need-go need-python3 ## fetch real pretrained models (2 GB), for measurements; MODELS= names some
+	@go build -o $(BUILD)/models ./scripts/models
+	@$(BUILD)/models $(MODELS)
 
 fuzz: need-go need-$(CC) ## feed made-up input to each parser for FUZZTIME=30s
 	scripts/fuzz.sh '$(FUZZTIME)'

@@ -10,23 +10,6 @@
 
 /* ---- ggml's kernels ---- */
 
-/* As in ggml v0.5.0; the first row's product is compared with the library's before they are used. */
-struct cpu_traits {
-    gallop_quantize *from_float;
-    gallop_dot *vec_dot;
-    int32_t vec_dot_type;
-    int64_t nrows;
-};
-struct base_traits {
-    const char *type_name;
-    int64_t block_size;
-    int64_t block_size_interleave;
-    size_t type_size;
-    bool is_quantized;
-    gallop_dequantize *to_float;
-    gallop_quantize *from_float_ref;
-};
-
 static struct ggml_backend_device *cpu_device(void) {
     for (size_t i = 0; i < gallop_api.ggml_backend_dev_count(); i++) {
         struct ggml_backend_device *d = gallop_api.ggml_backend_dev_get(i);
@@ -38,14 +21,14 @@ static struct ggml_backend_device *cpu_device(void) {
 }
 
 /* The CPU module keeps its kernels out of the registry, so they are found beside a function that is in it. */
-static const struct cpu_traits *cpu_traits(int32_t type) {
+static const struct ggml_type_traits_cpu *cpu_traits(int32_t type) {
     void *known = gallop_cpu_function("ggml_backend_set_n_threads");
     Dl_info module;
     void *lib = known != NULL && dladdr(known, &module) != 0 ? dlopen(module.dli_fname, RTLD_LAZY | RTLD_NOLOAD) : NULL;
     if (lib == NULL) {
         return NULL;
     }
-    const struct cpu_traits *(*get)(int32_t) = (const struct cpu_traits *(*)(int32_t))dlsym(lib, "ggml_get_type_traits_cpu");
+    const struct ggml_type_traits_cpu *(*get)(int32_t) = (const struct ggml_type_traits_cpu *(*)(int32_t))dlsym(lib, "ggml_get_type_traits_cpu");
     dlclose(lib); /* the registry keeps it open */
     return get == NULL ? NULL : get(type);
 }
@@ -63,12 +46,12 @@ bool gallop_find_matrix(const struct llama_model *m, const char *name, uintptr_t
     if (t == NULL || rows == 0) {
         return fail(err, "the output matrix is not in main memory as in the file");
     }
-    const struct cpu_traits *cpu = cpu_traits(t->type);
-    const struct base_traits *base = gallop_api.ggml_get_type_traits(t->type);
+    const struct ggml_type_traits_cpu *cpu = cpu_traits(t->type);
+    const struct ggml_type_traits *base = gallop_api.ggml_get_type_traits(t->type);
     if (cpu == NULL || cpu->vec_dot == NULL) {
         return fail(err, "the CPU library has no product for the output matrix's type");
     }
-    const struct cpu_traits *vector = cpu_traits(cpu->vec_dot_type);
+    const struct ggml_type_traits_cpu *vector = cpu_traits(cpu->vec_dot_type);
     *out = (struct gallop_matrix){
         .tensor = t,
         .rows = (const char *)rows,

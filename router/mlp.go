@@ -81,6 +81,7 @@ type Report struct {
 	Validation float64 // the same on the validation prompts, of the ensemble
 	NTrain     int     // prompts learned from
 	NValid     int     // prompts only measured on
+	Valid      []int   // (NValid,) which these are, ascending
 
 	// Regret is the mean over validation prompts and depths of the loss of the
 	// candidate with the lowest prediction less that of the best one, in nats;
@@ -165,7 +166,7 @@ func Train(x [][]float32, losses [][]float64, o *TrainOptions) (*Router, Report,
 	slices.Sort(train)
 	y := r.targets(losses, train)
 
-	report := Report{NTrain: len(train), NValid: nValid}
+	report := Report{NTrain: len(train), NValid: nValid, Valid: valid}
 	for k := range opts.Nets {
 		n := newNet(in, opts.Hidden, out, x, rand.New(rand.NewPCG(opts.Seed, uint64(k+1))))
 		epochs, loss := n.train(x, y, train, valid, opts)

@@ -94,6 +94,27 @@ func (pol Policy) check(p *Profile) (Policy, error) {
 // A profile without a router, as one made from a preset, has only fixed depths
 // and takes the first candidate. Features must be set where there is a router.
 func (p *Profile) Choose(x Prompt, pol Policy) (Decision, error) {
+	if len(p.Candidates) == 0 || p.Router == nil {
+		return p.ChooseBy(nil, pol)
+	}
+	if p.Features == nil {
+		return Decision{}, fmt.Errorf("%w: the profile's features are not open; call Open first", ErrFeatures)
+	}
+	if _, err := pol.check(p); err != nil {
+		return Decision{}, err
+	}
+	if n := len(p.Candidates); p.Features.Dim() != p.Router.In || p.Router.Out != n {
+		return Decision{}, fmt.Errorf("%w: its router takes %d features and knows %d candidates, there are %d and %d", ErrProfile, p.Router.In, p.Router.Out, p.Features.Dim(), n)
+	}
+	if err := p.vector(x); err != nil {
+		return Decision{}, err
+	}
+	return p.ChooseBy(p.features, pol)
+}
+
+// ChooseBy is [Profile.Choose] for a prompt's features (Router.In,), which a
+// profile without a router does not look at.
+func (p *Profile) ChooseBy(features []float32, pol Policy) (Decision, error) {
 	pol, err := pol.check(p)
 	if err != nil {
 		return Decision{}, err
@@ -109,18 +130,9 @@ func (p *Profile) Choose(x Prompt, pol Policy) (Decision, error) {
 		}
 		return d.take(p, p.atDepth(pol.Depth)[0], "the profile has no router: the first set of this depth"), nil
 	}
-	if p.Features == nil {
-		return Decision{}, fmt.Errorf("%w: the profile's features are not open; call Open first", ErrFeatures)
-	}
-	if p.Features.Dim() != p.Router.In || p.Router.Out != n {
-		return Decision{}, fmt.Errorf("%w: its router takes %d features and knows %d candidates, there are %d and %d", ErrProfile, p.Router.In, p.Router.Out, p.Features.Dim(), n)
-	}
-	if err := p.vector(x); err != nil {
-		return Decision{}, err
-	}
-	p.Router.Predict(d.Predicted, p.features)
+	p.Router.Predict(d.Predicted, features)
 	if p.Novelty != nil {
-		d.Novelty = p.Novelty.Distance(p.features)
+		d.Novelty = p.Novelty.Distance(features)
 	}
 	if !(d.Novelty <= 1) && (pol.Depth == 0 || pol.Guard) {
 		return d.take(p, 0, fmt.Sprintf("whole model: the prompt is unlike the calibration data (novelty %.2f, above 1)", d.Novelty)), nil
@@ -131,7 +143,7 @@ func (p *Profile) Choose(x Prompt, pol Policy) (Decision, error) {
 	}
 	budget := -math.Log(pol.Quality)
 	bound := make([]float64, n)
-	p.Router.Bound(bound, p.features, pol.Confidence)
+	p.Router.Bound(bound, features, pol.Confidence)
 	best := 0
 	for c := 1; c < n; c++ {
 		deeper := p.Candidates[c].Depth - p.Candidates[best].Depth

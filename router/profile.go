@@ -26,6 +26,10 @@ type Defaults struct {
 	Quality    float64 // above 0 to 1
 	Confidence float64 // 0 to below 1
 
+	// Off: by these defaults nothing worth its while was saved on calibration's
+	// held-out prompts. chat and run then use the whole model unless asked to route.
+	Off bool
+
 	// Escalate lists, for qualities in ascending order, the confidence under
 	// which a token is decoded again by the whole model. It may be empty.
 	Escalate []Escalation
@@ -220,6 +224,7 @@ func (p *Profile) Write(path string) error {
 		{Key: keyDefault + "depth", Value: p.Defaults.Depth},
 		{Key: keyDefault + "quality", Value: p.Defaults.Quality},
 		{Key: keyDefault + "confidence", Value: p.Defaults.Confidence},
+		{Key: keyDefault + "off", Value: p.Defaults.Off},
 	}
 	var escalate []float64
 	for _, e := range p.Defaults.Escalate {
@@ -452,6 +457,9 @@ func (r *reader) profile() *Profile {
 			Depth: r.float(keyDefault + "depth"), Quality: r.float(keyDefault + "quality"), Confidence: r.float(keyDefault + "confidence"),
 		},
 		Tasks: r.strings("gallop.tasks"),
+	}
+	if _, ok := r.file.Metadata.Lookup(keyDefault + "off"); ok { // older profiles lack it
+		p.Defaults.Off = keep[bool](r)(r.file.Metadata.Bool(keyDefault + "off"))
 	}
 	p.Defaults.Prefill = keep[skip.Prefill](r)(skip.ParsePrefill(r.string(keyDefault + "prefill")))
 	p.Candidates, p.Baselines = r.candidates("gallop.candidates."), r.candidates("gallop.baselines.")

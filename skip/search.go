@@ -20,8 +20,8 @@ var (
 	// for, or when no mask has a finite loss.
 	ErrLosses = errors.New("unusable losses")
 
-	// ErrBudget is returned, beside the path so far, when a search's time is used
-	// up before its depth is reached.
+	// ErrBudget is returned, beside a path whose last steps are guesses, when a
+	// search's time is used up before its depth is reached.
 	ErrBudget = errors.New("the time for the search is used up")
 )
 
@@ -35,7 +35,7 @@ type Losses func(ctx context.Context, mask Mask, examples []int) ([]float64, err
 type Step struct {
 	Mask        Mask
 	Depth       float64 // layers' worth of weight bytes
-	Loss        float64 // mean over all examples
+	Loss        float64 // mean over all examples; NaN = the time was up before, the unit is a guess
 	Evaluations float64 // masks evaluated so far, in whole passes over the examples; part of a pass counts its share
 }
 
@@ -54,15 +54,21 @@ type SearchOptions struct {
 	// and SLEB do. Default: few evaluations, see [Greedy].
 	Exhaustive bool
 
-	// Influence (len(units)) is a first guess of what each unit is worth, such as
-	// block influence: the third of the units where it is highest (per byte, with
-	// PerByte) is not searched, if the others reach the depth. Only the order
-	// counts; NaN is the highest. Default: search all units.
-	Influence []float64
+	// Pool is how many units are in the race of each round after the first: those
+	// that did best so far. Fewer take less time, and may miss one that becomes the
+	// best only beside others. Default: all.
+	Pool int
 
 	// Budget is how long the search may take. Losses that are being evaluated are
-	// not cut short. Default: no limit.
+	// not cut short. The units that did best so far then make up the rest of the
+	// path. Default: no limit.
 	Budget time.Duration
+
+	// Influence (len(units)) is a first guess of what each unit is worth, such as
+	// block influence: where the time is up before all units were tried, those of
+	// the lowest make up the path (per byte, with PerByte). NaN is the highest.
+	// Default: the order of the units.
+	Influence []float64
 
 	// Start is a mask that the path starts from, with the depth of the units that
 	// it covers. Units that it covers in part are never taken. Default: skip nothing.
@@ -238,7 +244,7 @@ func Singles(ctx context.Context, units []Unit, examples int, losses Losses) ([]
 // It nearly always takes the exhaustive search's path, at a third of the
 // evaluations or fewer. Examples should be at least some dozens.
 //
-// On any error the path so far comes back with it. Errors: [ErrSearch],
+// On any error the path so far comes back with it, after [ErrBudget] to its end. Errors: [ErrSearch],
 // [ErrBudget], [ErrLosses], those of ctx and losses.
 func Greedy(ctx context.Context, units []Unit, examples int, losses Losses, o *SearchOptions) ([]Step, error) {
 	s, err := newSearch(units, examples, losses, cmp.Or(o, &SearchOptions{}))
@@ -255,6 +261,7 @@ func Greedy(ctx context.Context, units []Unit, examples int, losses Losses, o *S
 		if err := s.round(ctx, candidates); err != nil {
 			if errors.Is(err, ErrBudget) {
 				err = fmt.Errorf("%w: %s have passed, it is at depth %.2f of %.2f", err, s.o.Budget, s.at.Depth, s.o.Depth)
+				path = append(path, s.guess()...)
 			}
 			return path, err
 		}
@@ -280,9 +287,6 @@ const (
 	// front-runner did: that many times the root of the sum of the squared losses.
 	slack = 2.1
 
-	// filtered is the share of units that their influence keeps out.
-	filtered = 1.0 / 3
-
 	// raced is about the share of the exhaustive search's evaluations that a search
 	// makes, for its progress.
 	raced = 1.0 / 3
@@ -296,6 +300,7 @@ type search struct {
 	at    Step
 	here  scored  // losses under at.Mask; nil = not known
 	last  []racer // of the last round; nil = this is the first
+	order []int   // all units, those that did best so far first
 	total int     // examples to evaluate, estimated
 }
 
@@ -328,9 +333,13 @@ func newSearch(units []Unit, examples int, losses Losses, o *SearchOptions) (*se
 	if o.Influence != nil && len(o.Influence) != len(units) {
 		return nil, fmt.Errorf("%w: %d influences for %d units", ErrSearch, len(o.Influence), len(units))
 	}
-	s.units = prefilter(units, &s.o, s.o.Depth-s.at.Depth)
+	if o.Pool < 0 {
+		return nil, fmt.Errorf("%w: a pool of %d units", ErrSearch, o.Pool)
+	}
+	s.units = units
 	// Per byte or not is the same for units of one size, but needs a loss to count from.
 	s.o.PerByte = o.PerByte && slices.ContainsFunc(s.units, func(u Unit) bool { return u.Depth != s.units[0].Depth })
+	s.order = s.firstOrder()
 	if o.Budget > 0 {
 		s.deadline = time.Now().Add(o.Budget)
 	}
@@ -340,43 +349,65 @@ func newSearch(units []Unit, examples int, losses Losses, o *SearchOptions) (*se
 	return s, nil
 }
 
-// prefilter leaves out the units of the highest influence, if the others
-// have the depth.
-func prefilter(units []Unit, o *SearchOptions, depth float64) []Unit {
-	if o.Exhaustive || o.Influence == nil {
-		return units
+// firstOrder is the units by influence.
+func (s *search) firstOrder() []int {
+	if s.o.Influence == nil {
+		return All(len(s.units))
 	}
-	influence := slices.Clone(o.Influence)
-	if o.PerByte {
-		for i, u := range units {
-			influence[i] /= u.Depth
-		}
+	influence := slices.Clone(s.o.Influence)
+	for i := range influence {
+		influence[i] /= s.size(i)
 	}
-	order := byValue(influence)
-	kept := order[:len(order)-int(filtered*float64(len(order)))]
-	slices.Sort(kept)
-	few, sum := []Unit{}, 0.0
-	for _, i := range kept {
-		few = append(few, units[i])
-		if !overlap(units[i].Mask, o.Start) {
-			sum += units[i].Depth
-		}
-	}
-	if sum < depth {
-		return units
-	}
-	return few
+	return byValue(influence)
 }
 
-// candidates are the units that may be taken next.
+// candidates are the units that may be taken next, in order.
 func (s *search) candidates() []int {
 	var list []int
-	for i, u := range s.units {
-		if !overlap(u.Mask, s.at.Mask) && fits(u, s.at.Depth, s.o.Depth) {
+	for _, i := range s.order {
+		if !overlap(s.units[i].Mask, s.at.Mask) && fits(s.units[i], s.at.Depth, s.o.Depth) {
 			list = append(list, i)
 		}
+		if s.o.Pool > 0 && s.last != nil && len(list) == s.o.Pool {
+			break
+		}
 	}
+	slices.Sort(list)
 	return list
+}
+
+// guess is the rest of the path, of the units that did best so far.
+func (s *search) guess() (path []Step) {
+	at := s.at
+	for _, i := range s.order {
+		if u := s.units[i]; !overlap(u.Mask, at.Mask) && fits(u, at.Depth, s.o.Depth) {
+			at = Step{Mask: at.Mask.Union(u.Mask), Depth: at.Depth + u.Depth, Loss: math.NaN(), Evaluations: s.evaluations()}
+			path = append(path, at)
+		}
+	}
+	return path
+}
+
+// rank puts racers, as far as they have come, in front of the other units.
+func (s *search) rank(racers []racer, order []int) {
+	front := s.front(racers)
+	if front == nil {
+		return
+	}
+	costs := make([]float64, len(racers))
+	for i := range racers {
+		costs[i], _ = s.expected(&racers[i], front, order)
+	}
+	ranked := make([]int, 0, len(s.order))
+	for _, i := range byValue(costs) {
+		ranked = append(ranked, racers[i].unit)
+	}
+	for _, unit := range s.order {
+		if !slices.Contains(ranked, unit) {
+			ranked = append(ranked, unit)
+		}
+	}
+	s.order = ranked
 }
 
 // remaining guesses how many examples are still to be evaluated, from the start
@@ -389,7 +420,9 @@ func (s *search) remaining(candidates int) int {
 	passes := 0
 	for left := s.o.Depth - s.at.Depth; left > depth/2 && candidates > 0; left -= depth {
 		passes += candidates
-		candidates--
+		if candidates--; s.o.Pool > 0 {
+			candidates = min(candidates, s.o.Pool)
+		}
 	}
 	if passes = max(passes, 1); s.o.Exhaustive {
 		return passes * s.examples
@@ -436,6 +469,7 @@ func (s *search) race(ctx context.Context, candidates []int) (*racer, error) {
 			return nil, err
 		}
 	}
+	defer s.rank(racers, order)
 	for {
 		best := s.best(racers, order)
 		if best == nil {
@@ -485,16 +519,21 @@ func (s *search) advance(ctx context.Context, r *racer, order []int) error {
 	return nil
 }
 
-// best is the racer that can still come to the lowest cost; nil = all costs are
-// infinite.
-func (s *search) best(racers []racer, order []int) *racer {
-	var front *racer // the one that has seen most
+// front is the racer that has seen most; nil = all costs are infinite.
+func (s *search) front(racers []racer) (front *racer) {
 	for i := range racers {
 		r := &racers[i]
 		if !math.IsInf(r.cost, 1) && (front == nil || r.seen > front.seen || r.seen == front.seen && r.cost < front.cost) {
 			front = r
 		}
 	}
+	return front
+}
+
+// best is the racer that can still come to the lowest cost; nil = all costs are
+// infinite.
+func (s *search) best(racers []racer, order []int) *racer {
+	front := s.front(racers)
 	if front == nil {
 		return nil
 	}
@@ -502,26 +541,27 @@ func (s *search) best(racers []racer, order []int) *racer {
 	for i := range racers {
 		r := &racers[i]
 		if r.cost < math.Inf(1) {
-			if hope := s.hope(r, front, order); hope < lowest {
-				best, lowest = r, hope
+			if cost, spare := s.expected(r, front, order); cost-spare < lowest {
+				best, lowest = r, cost-spare
 			}
 		}
 	}
 	return best
 }
 
-// hope is the least cost that a racer can come to on what the front one has seen.
-func (s *search) hope(r, front *racer, order []int) float64 {
+// expected is what a racer comes to on what the front one has seen, if it loses on
+// what it has not seen as much as that one, and how much less it may come to.
+func (s *search) expected(r, front *racer, order []int) (cost, spare float64) {
 	times := s.size(r.unit) / s.size(front.unit)
-	cost, squares := 0.0, 0.0 // of what it has not seen, as the front-runner has it
+	squares := 0.0 // of what it has not seen, as the front-runner has it
 	for _, i := range order[r.seen:max(r.seen, front.seen)] {
 		increase := times * (front.losses[i] - s.before(i))
 		cost += increase
 		squares += math.Pow(s.before(i)+increase, 2)
 	}
 	// How far losses foretell those of a unit of another size is less sure.
-	spare := slack * max(times, 1/times) * math.Sqrt(squares)
-	return r.cost + (cost-spare)/s.size(r.unit)
+	spare = slack * max(times, 1/times) * math.Sqrt(squares)
+	return r.cost + cost/s.size(r.unit), spare / s.size(r.unit)
 }
 
 // before is an example's loss under the mask so far. Where it is not known all

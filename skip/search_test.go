@@ -311,23 +311,19 @@ func TestGreedyEvaluatesFew(t *testing.T) {
 	}
 }
 
-func TestGreedyInfluence(t *testing.T) {
+// TestGreedyPool leaves out of later rounds what did worst in the first.
+func TestGreedyPool(t *testing.T) {
 	units := skip.LayerUnits(evenSizes(8)) // layers 1 to 6
-	tried := map[skip.Mask]bool{}
-	losses := func(ctx context.Context, m skip.Mask, examples []int) ([]float64, error) {
-		tried[m] = true
-		return toyLosses(ctx, m, examples)
-	}
-	o := &skip.SearchOptions{Depth: 2, Influence: []float64{math.NaN(), 2, 1, 0, 8, 3}}
-	path, err := skip.Greedy(context.Background(), units, 8, losses, o)
+	all, err := skip.Greedy(context.Background(), units, 8, toyLosses, &skip.SearchOptions{Depth: 5})
 	require.NoError(t, err)
-	require.Equal(t, skip.Layers(2, 4), path[1].Mask)
-	require.False(t, tried[skip.Layers(1)] || tried[skip.Layers(5)])
+	few, err := skip.Greedy(context.Background(), units, 8, toyLosses, &skip.SearchOptions{Depth: 5, Pool: 2})
+	require.NoError(t, err)
+	require.Len(t, few, len(all))
+	require.Equal(t, all[0].Mask, few[0].Mask)
+	require.Less(t, few[4].Evaluations, all[4].Evaluations)
 
-	o.Depth = 5 // the others are not enough
-	path, err = skip.Greedy(context.Background(), units, 8, losses, o)
-	require.NoError(t, err)
-	require.Equal(t, skip.Layers(1), path[0].Mask)
+	_, err = skip.Greedy(context.Background(), units, 8, toyLosses, &skip.SearchOptions{Depth: 5, Pool: -1})
+	require.ErrorIs(t, err, skip.ErrSearch)
 }
 
 func TestGreedyStart(t *testing.T) {
@@ -363,8 +359,22 @@ func TestGreedyBudget(t *testing.T) {
 	path, err := skip.Greedy(context.Background(), units, 64, slow, &skip.SearchOptions{Depth: 5, Budget: 20 * time.Millisecond})
 	require.ErrorIs(t, err, skip.ErrBudget)
 	require.Equal(t, 60, calls)
-	require.NotEmpty(t, path)
-	require.Less(t, len(path), 5)
+	require.Len(t, path, 5, "guesses make up the rest")
+	searched := slices.IndexFunc(path, func(s skip.Step) bool { return math.IsNaN(s.Loss) })
+	require.Positive(t, searched)
+	whole, err := skip.Greedy(context.Background(), units, 64, toyLosses, &skip.SearchOptions{Depth: 5})
+	require.NoError(t, err)
+	require.Equal(t, whole[:searched], path[:searched])
+	for i, step := range path[1:] {
+		require.Equal(t, step.Mask, step.Mask.Union(path[i].Mask))
+		require.InDelta(t, path[i].Depth+1, step.Depth, 1e-9)
+	}
+
+	// Without time for anything, influence makes the path.
+	path, err = skip.Greedy(context.Background(), units, 64, toyLosses,
+		&skip.SearchOptions{Depth: 2, Budget: time.Nanosecond, Influence: []float64{math.NaN(), 2, 1, 0, 8, 3}})
+	require.ErrorIs(t, err, skip.ErrBudget)
+	require.Equal(t, skip.Layers(3, 4), path[1].Mask)
 }
 
 func TestGreedyUnusableLosses(t *testing.T) {

@@ -41,7 +41,10 @@ func newCalibrateCommand() *cobra.Command {
 them, and write the model's profile beside it. chat and run use it from then on.
 
 Bare prompts are enough: the whole model's own answers are the reference, and
-prompts are grouped by likeness. Without --data it takes built-in prompts. Data
+prompts are grouped by likeness. Without --data it takes built-in prompts. The
+profile is there as soon as it can be used, and replaced when it has become better;
+one that saves nothing worth its while says so, and is not used unless asked for.
+Data
 is JSONL with "prompt" and, where known, "answer" and "task"; published files of
 ARC, BoolQ, HellaSwag, PIQA, WinoGrande, OpenBookQA, SciQ, MathQA and GSM8K are
 read as they are.
@@ -61,7 +64,7 @@ A run that was stopped goes on where it was when it is started again.`,
 	flags.StringArrayVar(&f.data, "data", nil, "file with calibration data; repeatable (default: built-in prompts)")
 	flags.BoolVar(&f.skipBad, "skip-bad", false, "leave out lines that cannot be used instead of stopping at them")
 	flags.StringVarP(&f.out, "output", "o", "", "profile to write (default: model.gallop.gguf beside the model)")
-	flags.BoolVar(&f.quick, "quick", false, "look at less: under 15 minutes for a model of a billion parameters on two cores")
+	flags.BoolVar(&f.quick, "quick", false, "look at less: within 5 minutes for a model of a billion parameters on two cores")
 	flags.StringVar(&f.unit, "unit", string(calibrate.FeedForwards), "what is skipped at once: layer, sublayer, or feed-forward (halves only, which allows the cascade)")
 	flags.StringVar(&f.prefill, "prefill", skip.FullPrefill.String(), "how prompts are decoded: masked or full")
 	flags.StringVar(&f.depths, "depths", "", "depths to find sets for, in layers, as in 2,3,4 (default: a twelfth to a third of the layers)")
@@ -111,20 +114,24 @@ func runCalibrate(cmd *cobra.Command, f *calibration) error {
 	}
 	report, done := stageProgress(cmd.ErrOrStderr())
 	o.Progress = report
-	start := time.Now()
-	p, err := calibrate.Run(ctx, m, *o)
-	done()
-	if err != nil {
-		return err
-	}
 	out := f.out
 	if out == "" {
 		out = router.DefaultPath(path)
 	}
-	if err := p.Write(out); err != nil {
+	start := time.Now()
+	o.Usable = func(p *router.Profile, has string) error {
+		done()
+		if err := p.Write(out); err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.ErrOrStderr(), "usable after %s: %s\n", time.Since(start).Round(time.Second), has)
+		return nil
+	}
+	_, err = calibrate.Run(ctx, m, *o)
+	done()
+	if err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "%d sets of layers for %d tasks in %s\n", len(p.Candidates)-1, len(p.Tasks), time.Since(start).Round(time.Second))
 	fmt.Fprintln(cmd.OutOrStdout(), out)
 	return nil
 }

@@ -225,6 +225,9 @@ func (g *generation) routing(cmd *cobra.Command, m *llama.Model, o *chat.Options
 	case err != nil:
 		return fmt.Errorf("--profile: %w", err)
 	}
+	if p.Defaults.Off && g.profile == "" && g.depth == 0 && g.quality == 0 && !g.lossless && !cmd.Flags().Changed("route") {
+		return closeProfile() // its calibration found that it doesn't pay
+	}
 	g.closeProfile = closeProfile
 	o.Routing = &chat.Routing{Profile: p, When: when, Policy: router.Policy{Depth: g.depth, Quality: g.quality}}
 	if g.prefill == "" {

@@ -109,6 +109,9 @@ func inspectProfile(out io.Writer, model, named string, asJSON bool) error {
 	for _, f := range p.Provenance {
 		fmt.Fprintf(out, "%-36s %s\n", f.Key, f.Value)
 	}
+	if p.Defaults.Off {
+		fmt.Fprintf(out, "%-36s no, it saves too little: --quality, --depth or --profile asks for it\n", "used by chat and run")
+	}
 	for _, e := range p.Defaults.Escalate {
 		fmt.Fprintf(out, "%-36s skip %.3g layers, whole model below %g: %.0f %% of the weights read per token\n",
 			fmt.Sprintf("cascade for quality %g", e.Quality), e.Depth, e.Threshold, 100*e.Cost)

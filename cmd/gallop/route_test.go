@@ -14,6 +14,7 @@ import (
 	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/internal/report"
 	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/router"
 )
 
 func TestPromptsTakeTheirOwnLayers(t *testing.T) {
@@ -84,6 +85,7 @@ func TestCalibrateRouteEval(t *testing.T) {
 
 	code, out, notes := gallop(t, "", "calibrate", "-t", "1", "-m", model, "--data", data, "--unit", "sublayer", "--depths", "1,2")
 	require.Equal(t, exitOK, code, notes)
+	require.Contains(t, notes, "usable after")
 	profile := strings.TrimSpace(out)
 	require.Equal(t, strings.TrimSuffix(model, ".gguf")+".gallop.gguf", profile)
 
@@ -95,6 +97,23 @@ func TestCalibrateRouteEval(t *testing.T) {
 	code, out, notes = gallop(t, "", "run", "-t", "1", "--json", "-m", model, "-n", "4", "--depth", "2", "-p", "What is one and one?")
 	require.Equal(t, exitOK, code, notes)
 	require.Contains(t, out, `"route":`)
+
+	// What its calibration found not to pay is used only when asked for.
+	p, err := router.Read(profile)
+	require.NoError(t, err)
+	for _, off := range []bool{true, false} {
+		p.Defaults.Off = off
+		require.NoError(t, p.Write(profile))
+		for _, asked := range [][]string{nil, {"--quality", "0.5"}, {"--profile", profile}, {"--route", "turn"}} {
+			code, out, notes = gallop(t, "", append([]string{"run", "-t", "1", "--json", "-m", model, "-n", "2", "-p", "What is one and one?"}, asked...)...)
+			require.Equal(t, exitOK, code, notes)
+			require.Equal(t, !off || asked != nil, strings.Contains(out, `"route":`), "%v %v", off, asked)
+		}
+		_, out, _ = gallop(t, "", "inspect", "-m", model, "--profile")
+		require.Equal(t, off, strings.Contains(out, "it saves too little"))
+		_, out, _ = gallop(t, "", "doctor", "-m", model)
+		require.Equal(t, off, strings.Contains(out, "saves too little"))
+	}
 
 	folder := filepath.Join(t.TempDir(), "build")
 	code, out, notes = gallop(t, "", "eval", "-t", "1", "-m", model, "--data", data, "--quality", "0.5,0.9", "--escalate", "0", "-o", folder)

@@ -2,6 +2,7 @@ package calibrate_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -116,6 +117,67 @@ func TestBudget(t *testing.T) {
 	require.NoError(t, err)
 	for _, depth := range o.Depths {
 		require.True(t, slices.ContainsFunc(p.Candidates, func(c router.Candidate) bool { return c.At(depth) }), depth)
+	}
+}
+
+// TestUsableEarly gets a profile before the tasks are searched, and a better one
+// afterwards.
+func TestUsableEarly(t *testing.T) {
+	m := small(t)
+	var profiles []*router.Profile
+	o := calibrate.Options{
+		Examples: examples(24, true), Unit: calibrate.FeedForwards, Prefill: skip.FullPrefill, Depths: []float64{1, 1.5},
+		PerTask: 8, Answer: 6, Clusters: 2, Threads: 1, Folder: t.TempDir(),
+		Usable: func(p *router.Profile, has string) error {
+			require.Contains(t, has, "sets of layers")
+			require.Equal(t, p.Defaults.Off, strings.Contains(has, "do not pay"))
+			require.NoError(t, p.Write(filepath.Join(t.TempDir(), "x.gallop.gguf")))
+			profiles = append(profiles, p)
+			return nil
+		},
+	}
+	last, err := calibrate.Run(context.Background(), m, o)
+	require.NoError(t, err)
+	require.Len(t, profiles, 2)
+	require.Same(t, last, profiles[1])
+	require.Len(t, profiles[0].Candidates, 3)
+	for _, c := range profiles[0].Candidates[1:] {
+		require.Equal(t, "general", c.Task)
+	}
+	require.Empty(t, profiles[0].Drafts)
+	require.NotEmpty(t, last.Drafts)
+	for _, task := range last.Tasks {
+		require.True(t, slices.ContainsFunc(last.Candidates, func(c router.Candidate) bool { return c.For(task) }), task)
+	}
+
+	gone := errors.New("the disk is full")
+	o.Usable = func(*router.Profile, string) error { return gone }
+	_, err = calibrate.Run(context.Background(), m, o)
+	require.ErrorIs(t, err, gone)
+}
+
+// TestTime has no time at all, and all the time that it wants.
+func TestTime(t *testing.T) {
+	m := small(t)
+	for _, limit := range []time.Duration{time.Nanosecond, time.Hour} {
+		told := 0
+		o := calibrate.Options{
+			Examples: examples(80, true), Unit: calibrate.FeedForwards, Prefill: skip.FullPrefill, Depths: []float64{1},
+			PerTask: 8, Answer: 4, Clusters: 2, Threads: 1, Folder: t.TempDir(), Time: limit,
+			Usable: func(*router.Profile, string) error { told++; return nil },
+		}
+		p, err := calibrate.Run(context.Background(), m, o)
+		require.NoError(t, err)
+		require.Empty(t, p.Drafts)
+		require.NotEmpty(t, p.Candidates[1:])
+		examples := p.Provenance[slices.IndexFunc(p.Provenance, func(f router.Fact) bool { return f.Key == "examples" })].Value
+		if limit == time.Hour {
+			require.Equal(t, "80", examples)
+			require.Equal(t, 2, told, "for the tasks too")
+		} else {
+			require.Equal(t, "32", examples, "the least")
+			require.Equal(t, 1, told)
+		}
 	}
 }
 

@@ -1,7 +1,6 @@
 package calibrate
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,9 +44,8 @@ func (r *run) wrong(name string, cases []eval.Case) skip.Losses {
 const likeliestRounding = 1e-6
 
 // drafts finds masks to draft under: a search over the halves of layers, for the
-// fewest wrong tokens per byte saved, on all tasks together. Where the time is up
-// before it is deep enough, block influence goes on from there. What becomes of
-// each prompt's tokens under each mask is what acceptance is predicted by.
+// fewest wrong tokens per byte saved, on all tasks together. What becomes of each
+// prompt's tokens under each mask is what acceptance is predicted by.
 func (r *run) drafts(ctx context.Context, p *router.Profile) error {
 	if r.Preset != nil {
 		return nil
@@ -62,48 +60,19 @@ func (r *run) drafts(ctx context.Context, p *router.Profile) error {
 		return err
 	}
 	cases := r.mixed()
-	path, err := skip.Greedy(ctx, units, len(cases), r.wrong(drafting, cases), &skip.SearchOptions{
-		Depth: draftShares[len(draftShares)-1] * inner, PerByte: true, Budget: r.Budget / time.Duration(len(r.tasks)+1),
-		Progress: func(done, total int) { r.Progress("searching "+drafting, done, max(total, done, 1)) },
-	})
+	o := r.options("searching "+drafting, influence, r.Budget/time.Duration(len(r.tasks)+1))
+	o.Depth, o.PerByte = draftShares[len(draftShares)-1]*inner, true
+	path, err := skip.Greedy(ctx, units, len(cases), r.wrong(drafting, cases), o)
 	if err != nil && !errors.Is(err, skip.ErrBudget) {
 		return err
 	}
 	for _, share := range draftShares {
-		mask, err := r.maskAt(path, units, influence, share*inner)
-		if err != nil {
-			return err
-		}
+		mask := maskAt(path, share*inner)
 		if !slices.ContainsFunc(p.Drafts, func(d router.Draft) bool { return d.Mask == mask }) {
 			p.Drafts = append(p.Drafts, router.Draft{Mask: mask, Depth: r.sizes.Depth(mask)})
 		}
 	}
 	return r.acceptance(ctx, p)
-}
-
-// maskAt is the mask of a search's path that is nearest to this depth or, where its
-// time was up before, the last one with the units of the lowest influence.
-func (r *run) maskAt(path []skip.Step, units []skip.Unit, influence []float64, depth float64) (skip.Mask, error) {
-	var mask skip.Mask
-	if len(path) > 0 {
-		last := path[len(path)-1]
-		if last.Depth >= depth-router.DepthTolerance {
-			return slices.MinFunc(path, func(a, b skip.Step) int {
-				return cmp.Compare(math.Abs(a.Depth-depth), math.Abs(b.Depth-depth))
-			}).Mask, nil
-		}
-		mask = last.Mask
-	}
-	rest := influence
-	if !mask.IsEmpty() { // what the search took comes first
-		rest = slices.Clone(influence)
-		for i, u := range units {
-			if u.Mask.Union(mask) == mask {
-				rest[i] = math.Inf(-1)
-			}
-		}
-	}
-	return skip.ByInfluence(units, rest, depth)
 }
 
 // acceptance measures every prompt under every draft and trains what predicts it.

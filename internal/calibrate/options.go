@@ -48,11 +48,17 @@ type Options struct {
 
 	Quality float64       // the profile's default, 0 to 1; 0 = 0.98
 	Budget  time.Duration // for the searches of all tasks together; 0 = no limit
+	Time    time.Duration // for everything, which then makes do with fewer prompts and sets, and searches no masks to draft under; 0 = no limit
 	Threads int
 	Seed    uint64
 	Folder  string // for what has been measured so far; a run with the same data and settings resumes from it
 
 	quick bool // fewer depths
+
+	// Usable gets the profile as soon as it can be used, and each time that it has
+	// become better, with a sentence on what it has. The last one is [Run]'s result.
+	// An error ends the run. It may be nil.
+	Usable func(p *router.Profile, has string) error
 
 	// Progress tells how far a stage is; total may be an estimate. It may be nil.
 	Progress func(stage string, done, total int)
@@ -63,17 +69,17 @@ const LogFile = "losses.log"
 
 // What --quick gives up: fewer examples, shorter answers, fewer and coarser candidates.
 const (
-	quickPerTask  = 10
+	quickPerTask  = 12
 	quickTrain    = 20
-	quickAnswer   = 16
+	quickAnswer   = 24
 	quickClusters = 4
-	quickBudget   = 4 * time.Minute
+	quickTime     = 5 * time.Minute
 )
 
-// Quick makes o finish on a model of a billion parameters in under 15 minutes
-// on two cores, and says what that gives up.
+// Quick makes o finish within 5 minutes on a model of a billion parameters and two
+// cores, and says what that gives up.
 func (o *Options) Quick() string {
-	o.quick, o.PerTask, o.Train, o.Answer, o.Clusters, o.Budget = true, quickPerTask, quickTrain, quickAnswer, quickClusters, quickBudget
-	return fmt.Sprintf("quick: %d tasks, searches see %d examples each and together take %s at most, the router learns from %d a task, answers are cut at %d tokens, three depths in place of four",
-		quickClusters, quickPerTask, quickBudget, quickTrain, quickAnswer)
+	o.quick, o.PerTask, o.Train, o.Answer, o.Clusters, o.Time = true, quickPerTask, quickTrain, quickAnswer, quickClusters, quickTime
+	return fmt.Sprintf("quick: at most %d prompts, answers cut at %d tokens; sets for all prompts at three depths first, then, if %s are not over, for each of %d tasks; no masks to draft under",
+		quickClusters*quickTrain, quickAnswer, quickTime, quickClusters)
 }

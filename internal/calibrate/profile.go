@@ -8,7 +8,6 @@ import (
 	"slices"
 
 	"github.com/gallop-llm/gallop/internal/dataset"
-	"github.com/gallop-llm/gallop/internal/eval"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -17,11 +16,11 @@ import (
 // where the user asks for none.
 const confidence = 0.9
 
-// profile trains the router and puts everything together.
+// profile trains the router and puts everything but drafts together.
 func (r *run) profile(ctx context.Context) (*router.Profile, error) {
 	p := &router.Profile{
 		Model:      r.id,
-		Candidates: r.candidates, Baselines: r.baselines, Spec: r.features.Spec(), Tasks: r.tasks, Units: r.heat,
+		Candidates: slices.Clone(r.candidates), Baselines: r.baselines, Spec: r.features.Spec(), Tasks: r.tasks, Units: r.heat,
 		Defaults: router.Defaults{Prefill: r.Prefill, Quality: r.Quality, Confidence: confidence},
 	}
 	var err error
@@ -41,15 +40,16 @@ func (r *run) profile(ctx context.Context) (*router.Profile, error) {
 	if p.Novelty, err = router.NewNovelty(r.vectors, task); err != nil {
 		return nil, err
 	}
-	p.Baselines = append(p.Baselines, r.static()...)
+	p.Baselines = slices.Concat(p.Baselines, r.static())
 	if r.Prefill == skip.FullPrefill {
 		if err := r.cascade(ctx, p); err != nil {
 			return nil, err
 		}
 	}
-	if err := r.drafts(ctx, p); err != nil {
+	if r.saving, err = r.savingOf(p, report.Valid); err != nil {
 		return nil, err
 	}
+	p.Defaults.Off = r.saving.bytes < leastSaving
 	p.Provenance = []router.Fact{
 		{Key: "data", Value: dataset.Hash(r.Examples)},
 		{Key: "examples", Value: fmt.Sprint(len(r.cases))},
@@ -59,6 +59,7 @@ func (r *run) profile(ctx context.Context) (*router.Profile, error) {
 		{Key: "seed", Value: fmt.Sprint(r.Seed)},
 		{Key: "validation regret, routed", Value: fmt.Sprintf("%.4f", report.Regret)},
 		{Key: "validation regret, best single set", Value: fmt.Sprintf("%.4f", report.Static)},
+		{Key: "saved by default, share of bytes", Value: fmt.Sprintf("%.4f", r.saving.bytes)},
 	}
 	return p, nil
 }
@@ -104,29 +105,6 @@ const cascadeCases = 256
 // tokens given the ones before (generation differs where an answer does), on
 // cases that no search has seen, if there are any.
 func (r *run) cascade(ctx context.Context, p *router.Profile) error {
-	sample := r.unsearched
-	if len(sample) == 0 {
-		for i := range r.cases {
-			sample = append(sample, i)
-		}
-	}
-	if n, most := len(sample), min(cascadeCases, r.PerTask*len(r.tasks)); n > most { // an even choice: cases come task by task
-		even := make([]int, most)
-		for k := range even {
-			even[k] = sample[k*n/most]
-		}
-		sample = even
-	}
-	if err := r.settle(ctx, nil, r.Prefill); err != nil {
-		return err
-	}
-	score := func(mask skip.Mask, i int) ([]eval.TokenScore, error) {
-		scores, err := r.scorer.Score(ctx, r.cases[i:i+1], mask, r.Prefill)
-		if err != nil {
-			return nil, err
-		}
-		return scores[0].Tokens, nil
-	}
 	type point struct{ depth, threshold, cost, loss float64 }
 	var points []point
 	predicted := make([]float64, len(r.candidates))
@@ -142,15 +120,15 @@ func (r *run) cascade(ctx context.Context, p *router.Profile) error {
 		}
 		curve := make([]point, len(thresholds))
 		tokens, decoded := 0, 0
-		for n, i := range sample {
-			r.Progress("calibrating the cascade", n, len(sample))
+		for n, i := range r.sample {
+			r.Progress("calibrating the cascade", n, len(r.sample))
 			p.Router.Predict(predicted, r.vectors[i])
 			best := slices.MinFunc(group, func(a, b int) int { return cmp.Compare(predicted[a], predicted[b]) })
-			whole, err := score(skip.Mask{}, i)
+			whole, err := r.tokensOf(ctx, i, skip.Mask{})
 			if err != nil {
 				return err
 			}
-			masked, err := score(r.candidates[best].Mask, i)
+			masked, err := r.tokensOf(ctx, i, r.candidates[best].Mask)
 			if err != nil {
 				return err
 			}
@@ -162,9 +140,12 @@ func (r *run) cascade(ctx context.Context, p *router.Profile) error {
 				}
 				for h := range curve {
 					curve[h].cost += 1 - r.candidates[best].Depth/float64(r.model.NLayer)
-					if t.Top < thresholds[h] {
+					switch {
+					case t.Top < thresholds[h]:
 						curve[h].cost++
-					} else {
+					case r.cases[i].Own:
+						curve[h].loss += t.KL
+					default:
 						curve[h].loss += whole[j].LogP - t.LogP
 					}
 				}

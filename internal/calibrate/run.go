@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/gallop-llm/gallop/internal/dataset"
 	"github.com/gallop-llm/gallop/internal/eval"
@@ -23,6 +24,7 @@ const general = "general"
 // run is one calibration. Its methods are the stages, in order.
 type run struct {
 	Options
+	start  time.Time
 	model  *llama.Model
 	scorer *eval.Scorer
 	log    *skip.Log
@@ -33,26 +35,38 @@ type run struct {
 	tasks  []string               // sorted
 	byTask map[string][]eval.Case // what the searches look at
 
-	unsearched []int // the other cases
+	unsearched []int                        // the other cases
+	sample     []int                        // cases that the cascade is calibrated on, ascending
+	tokens     map[scored][]eval.TokenScore // of the sample
 
 	turned *llama.Context // has measured block influence; nil = not yet
 
-	held []eval.Case // whose prompts the scorer's cache holds; nil = none for sure
+	held    []eval.Case // whose prompts the scorer's cache holds, or whose references it has; nil = none for sure
+	heldFor skip.Prefill
 
 	features *router.Features
 	vectors  [][]float32 // (len(cases), features)
 
 	candidates []router.Candidate // the empty mask first
 	baselines  []router.Candidate // Task is the method
+	saving     saving             // of the last profile
+	searched   time.Duration      // that the search for all prompts took
+	measured   time.Duration      // that the candidates took to be measured
 	heat       [][]float64        // (len(tasks), 2 layers) loss increase of each sublayer skipped alone; NaN = not searched
 	losses     [][]float64        // (len(cases), len(candidates)) loss increase over the empty mask
+}
+
+// scored is a case under a mask.
+type scored struct {
+	n    int // of the case
+	mask skip.Mask
 }
 
 // Run makes a profile for m: omission sets, router and policy. The same data,
 // settings and seed give the same profile, also when a run was killed and
 // started again with the same folder.
 func Run(ctx context.Context, m *llama.Model, o Options) (*router.Profile, error) {
-	r := &run{Options: o, model: m, sizes: skip.SizesOf(m.Tensors, m.NLayer)}
+	r := &run{Options: o, start: time.Now(), model: m, sizes: skip.SizesOf(m.Tensors, m.NLayer), tokens: map[scored][]eval.TokenScore{}}
 	if err := r.defaults(); err != nil {
 		return nil, err
 	}
@@ -90,14 +104,48 @@ func Run(ctx context.Context, m *llama.Model, o Options) (*router.Profile, error
 	}
 	defer r.features.Close()
 	for _, stage := range []func(context.Context) error{
-		r.encode, r.group, r.answer, r.split, r.search, r.measure,
+		r.encode, r.group, r.answer, r.split, r.searchAll, r.contest, r.measure,
 	} {
 		if err := stage(ctx); err != nil {
 			return nil, err
 		}
 	}
-	return r.profile(ctx)
+	p, err := r.profile(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.tell(p); err != nil || r.Preset != nil {
+		return p, err
+	}
+	more, err := r.searchTasks(ctx)
+	if err != nil || !more {
+		return p, err
+	}
+	if err := r.measure(ctx); err != nil {
+		return nil, err
+	}
+	r.keepBetter()
+	if p, err = r.profile(ctx); err != nil {
+		return nil, err
+	}
+	if r.Time == 0 {
+		if err := r.drafts(ctx, p); err != nil {
+			return nil, err
+		}
+	}
+	return p, r.tell(p)
 }
+
+// tell hands over a profile that can be used.
+func (r *run) tell(p *router.Profile) error {
+	if r.Usable == nil {
+		return nil
+	}
+	return r.Usable(p, r.has(p, r.saving))
+}
+
+// left is how much of Time is left; never less than a moment.
+func (r *run) left() time.Duration { return max(r.Time-time.Since(r.start), time.Nanosecond) }
 
 // defaults fills in what was left open.
 func (r *run) defaults() error {
@@ -109,7 +157,7 @@ func (r *run) defaults() error {
 	if r.Depths == nil {
 		shares := []float64{1. / 12, 1. / 6, 1. / 4, 1. / 3}
 		if r.quick {
-			shares = shares[1:]
+			shares = shares[:len(shares)-1]
 		}
 		for _, share := range shares {
 			r.Depths = append(r.Depths, max(1, math.Round(share*float64(r.model.NLayer))))
@@ -137,6 +185,6 @@ func (r *run) defaults() error {
 // key names what the measurements hang on: the model, the data, and which of
 // the data are in which task.
 func (r *run) key() string {
-	return fmt.Sprintf("%v data %s prefill %s, first token with the prompt, answers of %d, %d a task, %d searched, %d clusters by %q, seed %d, threads %d",
+	return fmt.Sprintf("%v data %s prefill %s, first token with the prompt, answers of %d, %d a task, %d searched, %d clusters by %q, seed %d, threads %d, own answers by divergence",
 		r.id, dataset.Hash(r.Examples), r.Prefill, r.Answer, r.Train, r.PerTask, r.Clusters, r.Features, r.Seed, r.Threads)
 }

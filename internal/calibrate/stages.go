@@ -1,12 +1,14 @@
 package calibrate
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -58,16 +60,28 @@ func (r *run) group(context.Context) error {
 			r.cases[i].Task = fmt.Sprintf("cluster %d", assigned[k]+1)
 		}
 	}
-	kept := map[string]int{}
+	if r.Train > 0 {
+		kept := map[string]int{}
+		var some []int
+		for _, i := range rand.New(rand.NewPCG(r.Seed, 0)).Perm(len(r.cases)) { // the first of a file may all be alike
+			if task := r.cases[i].Task; kept[task] < r.Train {
+				kept[task]++
+				some = append(some, i)
+			}
+		}
+		r.keep(some)
+	}
+	return r.checkAnswers()
+}
+
+// keep leaves only some cases, in this order.
+func (r *run) keep(some []int) {
 	var cases []eval.Case
 	var vectors [][]float32
-	for i, c := range r.cases {
-		if kept[c.Task]++; r.Train == 0 || kept[c.Task] <= r.Train {
-			cases, vectors = append(cases, c), append(vectors, r.vectors[i])
-		}
+	for _, i := range some {
+		cases, vectors = append(cases, r.cases[i]), append(vectors, r.vectors[i])
 	}
 	r.cases, r.vectors = cases, vectors
-	return r.checkAnswers()
 }
 
 // checkAnswers refuses tasks about which a full prefill tells nothing: the first
@@ -92,8 +106,21 @@ func (r *run) checkAnswers() error {
 // answerChunk is how many prompts are answered between two saves.
 const answerChunk = 32
 
+// What is done with a limit of time on a machine that is too slow for all prompts.
+const (
+	// promptShare is the share of the time that may go into reading prompts: to
+	// answer them, to search with some, to measure all, about promptReads times.
+	promptShare = 0.4
+	promptReads = 2.5
+
+	// leastPrompts is how many are looked at in any case: with fewer the router
+	// can be sure of nothing.
+	leastPrompts = 32
+)
+
 // answer lets the whole model answer the prompts that have no answer: what a
-// mask changes is measured against that. The answers are kept in a file.
+// mask changes is measured against that. The answers are kept in a file. With a
+// limit of time, prompts that would take too long are left out.
 func (r *run) answer(ctx context.Context) error {
 	var open []int
 	for i, c := range r.cases {
@@ -106,6 +133,7 @@ func (r *run) answer(ctx context.Context) error {
 	}
 	type kept struct {
 		Key     string          `json:"key"`
+		Most    int             `json:"most"` // prompts that there is time for; 0 = not known yet
 		Answers [][]llama.Token `json:"answers"`
 	}
 	path := filepath.Join(r.Folder, "answers.json")
@@ -116,8 +144,10 @@ func (r *run) answer(ctx context.Context) error {
 		}
 	}
 	k.Key = r.key()
-	for len(k.Answers) < len(open) {
+	most := cmp.Or(k.Most, len(open))
+	for len(k.Answers) < min(most, len(open)) {
 		r.Progress("answering", len(k.Answers), len(open))
+		start := time.Now()
 		var prompts [][]llama.Token
 		for _, i := range open[len(k.Answers):min(len(k.Answers)+answerChunk, len(open))] {
 			prompts = append(prompts, r.cases[i].Prompt)
@@ -132,6 +162,11 @@ func (r *run) answer(ctx context.Context) error {
 			}
 			k.Answers = append(k.Answers, g.Tokens)
 		}
+		if k.Most == 0 && r.Time > 0 {
+			each := time.Since(start) / time.Duration(len(prompts))
+			k.Most = max(leastPrompts, int(promptShare/promptReads*float64(r.Time)/float64(each)))
+			most = k.Most
+		}
 		data, err := json.Marshal(k)
 		if err != nil {
 			return err
@@ -140,23 +175,47 @@ func (r *run) answer(ctx context.Context) error {
 			return fmt.Errorf("keep the whole model's answers: %w", err)
 		}
 	}
-	for n, i := range open {
-		r.cases[i].Answers = [][]llama.Token{k.Answers[n]}
+	for n, i := range open[:len(k.Answers)] {
+		r.cases[i].Answers, r.cases[i].Own = [][]llama.Token{k.Answers[n]}, true
 	}
+	r.keep(slices.DeleteFunc(skip.All(len(r.cases)), func(i int) bool { return len(r.cases[i].Answers) == 0 }))
 	return nil
 }
 
+// searchedShare is the share of a limited time's prompts that searches look at:
+// the others judge what they find.
+const searchedShare = 0.6
+
 // split picks the cases that the searches look at.
 func (r *run) split(context.Context) error {
+	tasks := map[string]bool{}
+	for _, c := range r.cases {
+		tasks[c.Task] = true
+	}
+	most := r.PerTask
+	if r.Time > 0 {
+		most = min(most, max(1, int(searchedShare*float64(len(r.cases))/float64(len(tasks)))))
+	}
 	r.byTask = map[string][]eval.Case{}
 	for i, c := range r.cases {
-		if len(r.byTask[c.Task]) < r.PerTask {
+		if len(r.byTask[c.Task]) < most {
 			r.byTask[c.Task] = append(r.byTask[c.Task], c)
 		} else {
 			r.unsearched = append(r.unsearched, i)
 		}
 	}
 	r.tasks = slices.Sorted(maps.Keys(r.byTask))
+	r.sample = r.unsearched
+	if len(r.sample) == 0 {
+		r.sample = skip.All(len(r.cases))
+	}
+	if n, most := len(r.sample), min(cascadeCases, r.PerTask*len(r.tasks)); n > most { // an even choice: cases may come task by task
+		even := make([]int, most)
+		for k := range even {
+			even[k] = r.sample[k*n/most]
+		}
+		r.sample = even
+	}
 	return nil
 }
 
@@ -166,7 +225,17 @@ func (r *run) lossesOf(task string, cases []eval.Case, margin bool) skip.Losses 
 	if margin {
 		return r.valuesOf(task, cases, r.Prefill, func(s eval.Score) float64 { return s.Margin })
 	}
-	return r.valuesOf(task, cases, r.Prefill, func(s eval.Score) float64 { return s.Loss })
+	return r.valuesOf(task, cases, r.Prefill, loss)
+}
+
+// loss is what a search makes small and a router predicts. Against the whole
+// model's own answers that is the divergence from the whole model: the loss of the
+// tokens that happen to be in the answer says far less of a mask.
+func loss(s eval.Score) float64 {
+	if !math.IsNaN(s.KL) {
+		return s.KL
+	}
+	return s.Loss
 }
 
 // valuesOf gives a value of the scores of cases under masks, likewise.
@@ -192,11 +261,19 @@ func (r *run) valuesOf(name string, cases []eval.Case, prefill skip.Prefill, val
 // scored before: a token's logits depend in their last digits on where in the
 // cache its keys lie, and a run that was killed has to come to the same result.
 func (r *run) settle(ctx context.Context, cases []eval.Case, prefill skip.Prefill) error {
-	if prefill != skip.FullPrefill || len(cases) > 0 && len(r.held) == len(cases) && &r.held[0] == &cases[0] {
+	if len(cases) > 0 && len(r.held) == len(cases) && &r.held[0] == &cases[0] && r.heldFor == prefill {
+		return nil
+	}
+	r.held, r.heldFor = nil, prefill
+	if prefill != skip.FullPrefill {
+		if err := r.scorer.Refer(ctx, cases); err != nil {
+			return err
+		}
+		r.held = cases
 		return nil
 	}
 	held, err := r.scorer.Hold(ctx, cases)
-	if r.held = nil; held {
+	if held {
 		r.held = cases
 	}
 	return err
@@ -213,8 +290,28 @@ func Units(u Unit, sizes skip.Sizes) []skip.Unit {
 	return skip.SublayerUnits(sizes)
 }
 
-// search finds each task's sets, the general ones and the baselines.
-func (r *run) search(ctx context.Context) error {
+// pooled is how many units a search with a limit of time lets race in each round
+// after the first.
+const pooled = 8
+
+// options are those of a search down to the deepest sets. budget 0 = no limit.
+func (r *run) options(stage string, influence []float64, budget time.Duration) *skip.SearchOptions {
+	o := &skip.SearchOptions{
+		Depth: slices.Max(r.Depths), PerByte: r.Unit != Layers, Budget: budget, Influence: influence,
+		Progress: func(done, total int) { r.Progress(stage, done, max(total, done, 1)) },
+	}
+	if budget > 0 {
+		o.Pool = pooled
+	}
+	return o
+}
+
+// searchShare is the share of a limited time after which the search of the sets
+// for all prompts has to end.
+const searchShare = 0.5
+
+// searchAll finds the sets that know no task, and the baselines.
+func (r *run) searchAll(ctx context.Context) error {
 	r.candidates = []router.Candidate{{}}
 	if r.Preset != nil {
 		r.candidates = r.Preset
@@ -225,22 +322,44 @@ func (r *run) search(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	deepest := slices.Max(r.Depths)
-	stages := len(r.tasks) + 1
-	for n, task := range append([]string{general}, r.tasks...) {
+	budget := r.Budget / time.Duration(len(r.tasks)+1)
+	if r.Time > 0 {
+		budget = max(r.left()-time.Duration((1-searchShare)*float64(r.Time)), time.Nanosecond)
+	}
+	cases, start := r.mixed(), time.Now()
+	path, err := skip.Greedy(ctx, units, len(cases), r.lossesOf(general, cases, false), r.options("searching "+general, influence, budget))
+	if err != nil && !errors.Is(err, skip.ErrBudget) {
+		return err
+	}
+	r.searched = time.Since(start)
+	r.take(general, path)
+	return r.baseline(ctx, units, influence, cases)
+}
+
+// searchTasks finds each task's sets. With a limit of time it does so for all
+// tasks or none, and more tells whether it did.
+func (r *run) searchTasks(ctx context.Context) (more bool, err error) {
+	units := Units(r.Unit, r.sizes)
+	influence, err := r.influence(ctx, units)
+	if err != nil {
+		return false, err
+	}
+	budget := r.Budget / time.Duration(len(r.tasks)+1)
+	if r.Time > 0 {
+		// Half as many examples as for all prompts take half of that time, and the new
+		// sets are measured on all prompts afterwards, like those so far.
+		budget = r.left()/time.Duration(len(r.tasks)) - r.measured
+		if budget < r.searched/2 {
+			return false, nil
+		}
+	}
+	type found struct {
+		name string
+		path []skip.Step
+	}
+	var all []found
+	for _, task := range r.tasks {
 		cases := r.byTask[task]
-		if task == general {
-			cases = r.mixed()
-		}
-		options := &skip.SearchOptions{
-			Depth: deepest, PerByte: r.Unit != Layers, Budget: r.Budget / time.Duration(stages),
-			Progress: func(done, total int) {
-				r.Progress("searching "+task, n*1000+done*1000/max(total, done, 1), stages*1000)
-			},
-		}
-		if r.Budget > 0 { // two thirds of the units come further in the same time, but what may be skipped is among the rest at times
-			options.Influence = influence
-		}
 		for _, margin := range []bool{false, true} {
 			name := task
 			if margin {
@@ -249,40 +368,50 @@ func (r *run) search(ctx context.Context) error {
 				}
 				name += " by margin"
 			}
-			path, err := skip.Greedy(ctx, units, len(cases), r.lossesOf(name, cases, margin), options)
+			path, err := skip.Greedy(ctx, units, len(cases), r.lossesOf(name, cases, margin), r.options("searching "+name, influence, budget))
+			if errors.Is(err, skip.ErrBudget) && r.Time > 0 {
+				return false, nil
+			}
 			if err != nil && !errors.Is(err, skip.ErrBudget) {
-				return err
+				return false, err
 			}
-			if err := r.take(name, path, units, influence); err != nil {
-				return err
-			}
+			all = append(all, found{name, path})
 		}
-		if task == general {
-			if err := r.baseline(ctx, units, influence, cases); err != nil {
-				return err
-			}
+		if r.Time > 0 {
 			continue
 		}
-		whole, err := r.lossesOf(task, cases, false)(ctx, skip.Mask{}, skip.All(len(cases)))
-		if err != nil {
-			return err
+		if err := r.heatOf(ctx, task, units); err != nil {
+			return false, err
 		}
-		alone, err := skip.Singles(ctx, units, len(cases), r.lossesOf(task, cases, false))
-		if err != nil {
-			return err
-		}
-		row := slices.Repeat([]float64{math.NaN()}, 2*r.model.NLayer)
-		for i, u := range units {
-			l := u.Mask.Last()
-			if u.Mask.Skipped(l)&skip.Attention != 0 {
-				row[2*l] = alone[i] - eval.Mean(whole)
-			}
-			if u.Mask.Skipped(l)&skip.FeedForward != 0 {
-				row[2*l+1] = alone[i] - eval.Mean(whole)
-			}
-		}
-		r.heat = append(r.heat, row)
 	}
+	for _, f := range all {
+		r.take(f.name, f.path)
+	}
+	return true, nil
+}
+
+// heatOf measures what each unit skipped alone costs a task.
+func (r *run) heatOf(ctx context.Context, task string, units []skip.Unit) error {
+	cases := r.byTask[task]
+	whole, err := r.lossesOf(task, cases, false)(ctx, skip.Mask{}, skip.All(len(cases)))
+	if err != nil {
+		return err
+	}
+	alone, err := skip.Singles(ctx, units, len(cases), r.lossesOf(task, cases, false))
+	if err != nil {
+		return err
+	}
+	row := slices.Repeat([]float64{math.NaN()}, 2*r.model.NLayer)
+	for i, u := range units {
+		l := u.Mask.Last()
+		if u.Mask.Skipped(l)&skip.Attention != 0 {
+			row[2*l] = alone[i] - eval.Mean(whole)
+		}
+		if u.Mask.Skipped(l)&skip.FeedForward != 0 {
+			row[2*l+1] = alone[i] - eval.Mean(whole)
+		}
+	}
+	r.heat = append(r.heat, row)
 	return nil
 }
 
@@ -299,9 +428,12 @@ func (r *run) mixed() (cases []eval.Case) {
 	return cases
 }
 
-// influenceTokens is how much text block influence is measured on: the mean over
-// some thousand tokens has long settled.
-const influenceTokens = 4096
+// How much text block influence is measured on: the mean over some thousand tokens
+// has long settled, and that over fewer orders the layers nearly the same.
+const (
+	influenceTokens = 4096
+	fewTokens       = 512 // with a limit of time
+)
 
 // influence gives ShortGPT's block influence of every unit. It is measured once.
 func (r *run) influence(ctx context.Context, units []skip.Unit) ([]float64, error) {
@@ -329,9 +461,12 @@ func (r *run) measureInfluence(ctx context.Context) error {
 		return err
 	}
 	defer b.Close()
-	tokens := 0
+	tokens, most := 0, influenceTokens
+	if r.Time > 0 {
+		most = fewTokens
+	}
 	for i, k := range cases {
-		if tokens >= influenceTokens {
+		if tokens >= most {
 			break
 		}
 		if err := ctx.Err(); err != nil {
@@ -355,12 +490,9 @@ func (r *run) measureInfluence(ctx context.Context) error {
 }
 
 // take makes a task's candidates of a search's path, one for each depth.
-func (r *run) take(task string, path []skip.Step, units []skip.Unit, influence []float64) error {
+func (r *run) take(task string, path []skip.Step) {
 	for _, depth := range r.Depths {
-		mask, err := r.maskAt(path, units, influence, depth)
-		if err != nil {
-			return err
-		}
+		mask := maskAt(path, depth)
 		c := router.Candidate{Mask: mask, Depth: r.sizes.Depth(mask), Task: task}
 		if at := slices.IndexFunc(r.candidates, func(have router.Candidate) bool { return have.Mask == c.Mask }); at < 0 {
 			r.candidates = append(r.candidates, c)
@@ -372,7 +504,13 @@ func (r *run) take(task string, path []skip.Step, units []skip.Unit, influence [
 			r.baselines = append(r.baselines, c)
 		}
 	}
-	return nil
+}
+
+// maskAt is the mask of a search's path that is nearest to this depth.
+func maskAt(path []skip.Step, depth float64) skip.Mask {
+	return slices.MinFunc(path, func(a, b skip.Step) int {
+		return cmp.Compare(math.Abs(a.Depth-depth), math.Abs(b.Depth-depth))
+	}).Mask
 }
 
 // baseline finds what a router has to beat: sets found without looking at tasks.
@@ -388,7 +526,10 @@ func (r *run) baseline(ctx context.Context, units []skip.Unit, influence []float
 			return err
 		}
 		sets := []router.Candidate{{Task: router.BaselineInfluence, Mask: byInfluence}, {Task: router.BaselineRandom, Mask: random}}
-		run, err := skip.Contiguous(ctx, units, len(cases), losses, depth)
+		run, err := skip.Step{}, error(skip.ErrSearch)
+		if r.Time == 0 { // it looks at every run
+			run, err = skip.Contiguous(ctx, units, len(cases), losses, depth)
+		}
 		switch {
 		case err == nil:
 			sets = append(sets, router.Candidate{Task: router.BaselineContiguous, Mask: run.Mask})
@@ -407,12 +548,64 @@ func (r *run) baseline(ctx context.Context, units []skip.Unit, influence []float
 // stay in the scorer's cache meanwhile.
 const lossChunk = 64
 
+// lossesFrom gives the losses of a chunk of cases under masks. It keeps what the
+// cascade needs of them.
+func (r *run) lossesFrom(from int) skip.Losses {
+	to := min(from+lossChunk, len(r.cases))
+	return r.log.Wrap(fmt.Sprint("candidates from ", from), func(ctx context.Context, mask skip.Mask, examples []int) ([]float64, error) {
+		scores, err := r.scoreChunk(ctx, r.cases[from:to], mask, examples)
+		values := make([]float64, len(scores))
+		for k, s := range scores {
+			values[k] = loss(s)
+			if i := from + examples[k]; len(scores) == to-from { // only then are they what they will be another time
+				if _, in := slices.BinarySearch(r.sample, i); in {
+					r.tokens[scored{i, mask}] = s.Tokens
+				}
+			}
+		}
+		return values, err
+	})
+}
+
+// scoreChunk scores some of a chunk of cases.
+func (r *run) scoreChunk(ctx context.Context, chunk []eval.Case, mask skip.Mask, examples []int) ([]eval.Score, error) {
+	if err := r.settle(ctx, chunk, r.Prefill); err != nil {
+		return nil, err
+	}
+	part := make([]eval.Case, len(examples))
+	for k, i := range examples {
+		part[k] = chunk[i]
+	}
+	return r.scorer.Score(ctx, part, mask, r.Prefill)
+}
+
+// tokensOf gives how a case's tokens score under a mask: as measured, or measured
+// again with its chunk where the losses came from the log.
+func (r *run) tokensOf(ctx context.Context, n int, mask skip.Mask) ([]eval.TokenScore, error) {
+	if known, ok := r.tokens[scored{n, mask}]; ok {
+		return known, nil
+	}
+	from := n - n%lossChunk
+	chunk := r.cases[from:min(from+lossChunk, len(r.cases))]
+	scores, err := r.scoreChunk(ctx, chunk, mask, skip.All(len(chunk)))
+	if err != nil {
+		return nil, err
+	}
+	for k, s := range scores {
+		if _, in := slices.BinarySearch(r.sample, from+k); in {
+			r.tokens[scored{from + k, mask}] = s.Tokens
+		}
+	}
+	return r.tokens[scored{n, mask}], nil
+}
+
 // measure finds each prompt's loss under each candidate.
 func (r *run) measure(ctx context.Context) error {
+	start := time.Now()
 	r.losses = make([][]float64, len(r.cases))
 	for from := 0; from < len(r.cases); from += lossChunk {
 		to := min(from+lossChunk, len(r.cases))
-		losses := r.lossesOf(fmt.Sprint("candidates from ", from), r.cases[from:to], false)
+		losses := r.lossesFrom(from)
 		for n, c := range r.candidates {
 			r.Progress("measuring candidates", from*len(r.candidates)+n*(to-from), len(r.cases)*len(r.candidates))
 			values, err := losses(ctx, c.Mask, skip.All(to-from))
@@ -430,5 +623,6 @@ func (r *run) measure(ctx context.Context) error {
 			r.losses[i][c] -= whole
 		}
 	}
+	r.measured = time.Since(start)
 	return nil
 }

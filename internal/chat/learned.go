@@ -28,7 +28,7 @@ const learnedVersion = 1
 
 // valid tells whether what a file says can be.
 func (l *learned) valid() bool {
-	ok := l.Version == learnedVersion && (l.Alone == llama.AttendAlone || l.Alone == llama.MultiplyAlone) &&
+	ok := l.Version == learnedVersion && l.Alone >= llama.AttendAlone && l.Alone <= llama.MultiplyAlone &&
 		l.Compared < 1<<(mostRows+1) && l.Rounding >= 0 && l.Graph >= 0
 	for n, cost := range l.Costs {
 		ok = ok && n > 1 && n <= mostRows && cost > 0
@@ -76,7 +76,7 @@ func (d *drafter) recall(path string) {
 	if json.Unmarshal(data, &l) != nil || !l.valid() {
 		return
 	}
-	d.s.alone, d.same = l.Alone, compared{sizes: l.Compared, most: l.Rounding}
+	d.s.alone, d.same = l.Alone, compared{sizes: l.Compared, most: l.Rounding, anyway: l.Rounding > 0}
 	d.pace.recall(l.Graph, l.Costs)
 }
 

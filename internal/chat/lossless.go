@@ -186,11 +186,8 @@ func newDrafter(s *Session, o *Lossless) (*drafter, error) {
 		d.lookup = &source{lookup: true, prior: priorLookup}
 	}
 	d.judge.excess = make([]float32, s.model.Vocab.Size)
-	if s.alone = llama.AttendAlone; roundsApart(s.model) {
-		s.alone = llama.MultiplyAlone
-	}
-	d.recall(o.Learned)
-	if s.alone != llama.MultiplyAlone {
+	s.alone = llama.AttendAlone
+	if d.recall(o.Learned); s.alone == llama.AttendAlone {
 		d.pace.apart = apart(s.model)
 	}
 	return d, nil

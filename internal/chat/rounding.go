@@ -3,7 +3,6 @@ package chat
 import (
 	"fmt"
 	"math"
-	"slices"
 	"strings"
 
 	"github.com/gallop-llm/gallop/llama"
@@ -17,8 +16,9 @@ const noRounding = 1e-3
 // first batch of each size has the token before it in front, whose logits are
 // there: that costs a row once, and no decode of its own.
 type compared struct {
-	sizes uint    // bit n: a batch of n tokens was compared
-	most  float64 // distance of logits at most
+	sizes  uint    // bit n: a batch of n tokens was compared
+	most   float64 // distance of logits at most
+	anyway bool    // whatever is computed as for one token, logits differ
 }
 
 // known tells whether a batch of n tokens was compared.
@@ -32,25 +32,28 @@ func (c *compared) add(n int, batch, alone []float32) {
 	c.sizes |= 1 << n
 }
 
-// roundsApart tells whether products of several tokens at once may come out
-// otherwise than of one on a CPU: k-quants' activations are quantised by other code
-// for four tokens than for one, which differs now and then.
-func roundsApart(m *llama.Model) bool {
-	return slices.ContainsFunc(m.Tensors, func(t llama.Tensor) bool { return strings.HasSuffix(t.Type, "_K") })
-}
-
 // apart is how much more work a token with logits is than one without, as a factor;
 // 0 where a prompt does not tell what a few tokens cost: each of them may read
-// experts of its own.
+// experts of its own, and in a verification k-quants are multiplied one by one.
 func apart(m *llama.Model) float64 {
-	if slices.ContainsFunc(m.Tensors, func(t llama.Tensor) bool { return strings.Contains(t.Name, "_exps.") }) {
+	const few = 0.25 // of the bytes
+	var all, kQuants uint64
+	for _, t := range m.Tensors {
+		if strings.Contains(t.Name, "_exps.") {
+			return 0
+		}
+		if all += uint64(t.Size); strings.HasSuffix(t.Type, "_K") {
+			kQuants += uint64(t.Size)
+		}
+	}
+	if float64(kQuants) > few*float64(all) {
 		return 0
 	}
-	var all skip.Mask
+	var layers skip.Mask
 	for layer := range m.NLayer {
-		all = all.With(layer, skip.Whole)
+		layers = layers.With(layer, skip.Whole)
 	}
-	return 1 / max(skippedShare(m, all), 0.01)
+	return 1 / max(skippedShare(m, layers), 0.01)
 }
 
 // keepReference keeps the logits that pending was sampled from: those of the token
@@ -106,12 +109,18 @@ func (d *drafter) verifiable(pending llama.Token, base, lead int) error {
 			return err
 		}
 		d.learned = d.learned || !d.same.known(len(d.batch))
-		d.same.add(len(d.batch), logits, d.reference)
-		if d.same.most <= noRounding || s.alone == llama.MultiplyAlone {
+		if d.same.add(len(d.batch), logits, d.reference); d.same.most == 0 || d.same.anyway {
 			return nil
 		}
-		s.alone = llama.MultiplyAlone // and what was learnt of batches is of no use
-		d.same = compared{}
+		switch s.alone { // and what was learnt of batches is of no use
+		case llama.AttendAlone:
+			s.alone = llama.MultiplyUntiled
+		case llama.MultiplyUntiled:
+			s.alone = llama.MultiplyAlone
+		default: // such as on a GPU: these steps only cost time
+			s.alone = llama.AttendAlone
+		}
+		d.same = compared{anyway: s.alone == llama.AttendAlone}
 		d.pace.apart = 0
 		d.pace.forgetBatches()
 	}

@@ -228,6 +228,9 @@ func (r *Report) checkModel(path string) {
 		for _, c := range p.Candidates {
 			r.Model.Released = max(r.Model.Released, sizes.Bytes(c.Mask))
 		}
+		if p.Defaults.Off {
+			text += "; its profile saves too little to be used unless asked for"
+		}
 		text += fmt.Sprintf("; with --release-skipped the deepest set of its profile needs %s of them", humanize.IBytes(m.TensorBytes-r.Model.Released))
 	}
 	if r.MemoryTotal != 0 && m.TensorBytes > r.MemoryFree {

@@ -21,6 +21,7 @@ type Case struct {
 	Right   int             // which of Answers is right
 	Task    string
 	Text    bool // plain text: the answer is all of it but its first token, the prompt
+	Own     bool // the only answer is the whole model's own, greedy one
 
 	// AnswerBytes (len(Answers),) are the lengths of the answers' texts, without
 	// the space in front; nil = unknown. Only [Accuracy] needs them.
@@ -37,15 +38,25 @@ type Score struct {
 	// Without wrong answers it is Loss.
 	Margin float64
 
+	// KL is the mean of KL(whole || masked) over the tokens of the whole model's own
+	// answer, in nats: by how much a token that the whole model draws there becomes
+	// less likely under the mask. Unlike Loss it doesn't fall where a mask only makes
+	// the model surer of itself. NaN where [Scorer.Hold] or [Scorer.Refer] have not
+	// seen the case, or the answer is another's.
+	KL float64
+
 	Exact bool // each token of the right answer is the likeliest after those before it
 
 	Tokens []TokenScore // of the right answer
+
+	referred bool // KL is known
 }
 
 // TokenScore is how a model takes one token, given those before it.
 type TokenScore struct {
 	LogP float64 // ln of its probability
 	Top  float64 // probability of the likeliest token
+	KL   float64 // KL(whole || masked), nats; 0 where the score's is NaN
 }
 
 // Difference is how far a model under a mask is from the whole one at the right
@@ -77,6 +88,8 @@ type Options struct {
 	// Sequences is how many texts are in the cache at once, 1 to 256; 0 = 128. Each
 	// takes room for a row of logits in llama.cpp, and a kept prompt for one here.
 	Sequences int
+
+	attention llama.ContextOptions // its types of keys and values and its kernel; tests want none that rounds
 }
 
 // Defaults and bounds of [Options].
@@ -119,6 +132,8 @@ type Scorer struct {
 	tried   bool                 // whether the model can start at them
 	starts  bool                 // it can
 
+	references map[string][]distribution // at each token of the whole model's own answers, by their jobs' tokens
+
 	// What is in the KV cache. cells counts what is promised, not only what is
 	// filled: it never passes ctx.NCtx().
 	free    []int              // sequences, the next to take last
@@ -156,6 +171,8 @@ type job struct {
 	// What the whole model has in front of layers 1 to nLayer-1 at the answers' tokens:
 	// (cells, nLayer-1, nEmbd), nil = not known.
 	inputs []float32
+
+	references []distribution // (cells,) nil = not known
 }
 
 // place says what an output in the batch predicts.
@@ -191,6 +208,7 @@ func NewScorer(m *llama.Model, o *Options) (*Scorer, error) {
 	}
 	c, err := m.NewContext(&llama.ContextOptions{
 		NCtx: nCtx, NBatch: min(nCtx, batchTokens), NSeqMax: sequences, Threads: o.Threads, KVUnified: true, LayerInputs: true,
+		KType: o.attention.KType, VType: o.attention.VType, Flash: o.attention.Flash,
 	})
 	if err != nil {
 		return nil, err
@@ -224,6 +242,11 @@ func (s *Scorer) Score(ctx context.Context, cases []Case, mask skip.Mask, p skip
 	jobs, err := s.jobs(cases)
 	if err != nil {
 		return nil, err
+	}
+	if len(s.references) > 0 {
+		for i := range jobs {
+			jobs[i].references = s.references[s.name(&jobs[i])]
+		}
 	}
 	scores := newScores(cases)
 	err = s.work(ctx, jobs, mask, p, s.ctx.NCtx(), func(group []job) error {
@@ -260,7 +283,12 @@ func note(cases []Case, scores []Score, p place, logits []float32) {
 		score.LogLik[p.job.first+a] += logP
 		if p.job.first+a == cases[p.job.number].Right {
 			score.Exact = score.Exact && token == top
-			score.Tokens[p.token] = TokenScore{logP, math.Exp(float64(logits[top]) - lse)}
+			t := TokenScore{LogP: logP, Top: math.Exp(float64(logits[top]) - lse)}
+			if p.job.references != nil {
+				t.KL = p.job.references[p.token].divergence(logits, lse)
+				score.referred = true
+			}
+			score.Tokens[p.token] = t
 		}
 	}
 }
@@ -268,7 +296,8 @@ func note(cases []Case, scores []Score, p place, logits []float32) {
 // Hold empties the cache and fills it with the prompts of cases, decoded by the
 // whole model. What [Scorer.Score] then gives for parts of these cases, with a
 // full prefill, hangs on nothing that was scored before, to the last bit. held is
-// false, and the cache just empty, if the prompts do not fit together.
+// false, and the cache just empty, if the prompts do not fit together. In both
+// cases it does what [Scorer.Refer] does.
 //
 // What goes into each layer at the answers' tokens is kept too, as far as there is
 // room: below the first layer that a mask names it is the same under all masks, so
@@ -278,18 +307,18 @@ func (s *Scorer) Hold(ctx context.Context, cases []Case) (held bool, err error) 
 	if err != nil {
 		return false, err
 	}
+	if !s.fit(jobs) {
+		return false, s.Refer(ctx, cases)
+	}
 	s.ctx.Clear()
 	s.reset()
-	s.inputs = nil
-	if !s.fit(jobs) {
-		return false, nil
-	}
+	s.inputs, s.references = nil, map[string][]distribution{}
 	if s.room = inputBytes; s.starts || !s.tried {
 		s.inputs = map[string][]float32{}
 	}
 	err = s.work(ctx, jobs, skip.Mask{}, skip.FullPrefill, s.ctx.NCtx(), func(group []job) error {
 		s.keeping = true // also when nothing is kept, so that every hold decodes in the same steps
-		want, err := s.scoreFrom(cases, group, 0)
+		want, err := s.scoreFrom(cases, group, 0, s.refer)
 		s.keeping = false
 		tells := slices.ContainsFunc(group, func(j job) bool { return j.inputs != nil })
 		if err != nil || s.tried || !tells || !known(group) {
@@ -312,7 +341,7 @@ func (s *Scorer) Hold(ctx context.Context, cases []Case) (held bool, err error) 
 // or use lower layers' results in layers above.
 func (s *Scorer) inputsFit(cases []Case, group []job, want []Score) (bool, error) {
 	for _, from := range []int{1, s.model.NLayer - 1} {
-		got, err := s.scoreFrom(cases, group, from)
+		got, err := s.scoreFrom(cases, group, from, nil)
 		if errors.Is(err, skip.ErrMask) {
 			for i := range group {
 				if err := s.rewind(&group[i], skip.FullPrefill); err != nil {
@@ -328,10 +357,16 @@ func (s *Scorer) inputsFit(cases []Case, group []job, want []Score) (bool, error
 	return true, nil
 }
 
-// scoreFrom lets the whole model score a group, started at a layer.
-func (s *Scorer) scoreFrom(cases []Case, group []job, from int) ([]Score, error) {
+// scoreFrom lets the whole model score a group, started at a layer. also, unless
+// nil, sees the logits too.
+func (s *Scorer) scoreFrom(cases []Case, group []job, from int, also func([]Case, place, []float32)) ([]Score, error) {
 	scores := newScores(cases)
-	err := s.pass(group, skip.Mask{}, skip.FullPrefill, from, func(p place, logits []float32) { note(cases, scores, p, logits) })
+	err := s.pass(group, skip.Mask{}, skip.FullPrefill, from, func(p place, logits []float32) {
+		note(cases, scores, p, logits)
+		if also != nil {
+			also(cases, p, logits)
+		}
+	})
 	return scores, err
 }
 
@@ -344,6 +379,13 @@ func (s *Score) finish(c *Case) {
 			s.Loss = loss
 		} else {
 			wrong = append(wrong, loss)
+		}
+	}
+	s.KL = math.NaN()
+	if s.referred {
+		s.KL = 0
+		for _, t := range s.Tokens {
+			s.KL += t.KL / float64(len(s.Tokens))
 		}
 	}
 	s.Margin = s.Loss

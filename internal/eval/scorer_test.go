@@ -19,8 +19,14 @@ import (
 
 // tolerance is what a log-likelihood may differ from that of a text decoded
 // alone, relative to its size: sums are made in another order, over some hundred
-// float32 terms a layer, whose keys and values are rounded to F16 on the way.
-const tolerance = 1e-3
+// float32 terms a layer. Seen: 0.00004, in gemma3, whose norms behind each half make little much.
+const tolerance = 1e-4
+
+// exact keeps keys and values in F32, and takes no flash attention, which rounds
+// too. With rounding to F16 the last bit of a sum becomes one of 2048, which on
+// processors without AVX-512 let two experts of llama-moe change places whose
+// chances were 0.00003 apart.
+var exact = llama.ContextOptions{NCtx: 1024, Threads: 1, KType: llama.CacheF32, VType: llama.CacheF32, Flash: llama.FlashOff}
 
 var prefills = []skip.Prefill{skip.MaskedPrefill, skip.FullPrefill}
 
@@ -35,7 +41,7 @@ var masks = []skip.Mask{
 // newScorer makes a scorer; the end of the test closes it.
 func newScorer(t testing.TB, m *llama.Model, o Options) *Scorer {
 	t.Helper()
-	o.Threads = 1
+	o.Threads, o.attention = 1, exact
 	s, err := NewScorer(m, &o)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
@@ -76,7 +82,7 @@ type reference struct {
 }
 
 func newReference(t testing.TB, m *llama.Model) reference {
-	return reference{t, llamatest.Context(t, m, &llama.ContextOptions{NCtx: 1024, Threads: 1})}
+	return reference{t, llamatest.Context(t, m, &exact)}
 }
 
 // rows gives the logits (len(answer), nVocab) that predict an answer.
@@ -562,7 +568,11 @@ func TestSingleTokenAnswers(t *testing.T) {
 		for _, mask := range masks {
 			scores, differences, err := s.Compare(t.Context(), cases, []skip.Mask{mask}, skip.FullPrefill)
 			require.NoError(t, err)
-			require.Equal(t, whole, scores[0])
+			for i, score := range scores[0] {
+				require.True(t, math.IsNaN(score.KL), "these answers are not the model's own")
+				score.KL, whole[i].KL = 0, 0 // NaN equals nothing
+				require.Equal(t, whole[i], score)
+			}
 			for _, d := range differences[0] {
 				require.Zero(t, d.KL)
 				require.InDelta(t, 1, d.Agreement, 1e-9)
@@ -598,7 +608,7 @@ func TestHeldInputsAreChecked(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, s.work(t.Context(), jobs, skip.Mask{}, skip.FullPrefill, s.ctx.NCtx(), func(group []job) error {
 			s.look(group)
-			want, err := s.scoreFrom(cases, group, 0)
+			want, err := s.scoreFrom(cases, group, 0, nil)
 			require.NoError(t, err)
 			fits, err := s.inputsFit(cases, group, want)
 			require.Equal(t, change == 1, fits)

@@ -22,6 +22,9 @@ type Model struct {
 	FileBytes    int64  `json:"file_bytes"`
 	TensorBytes  uint64 `json:"tensor_bytes"`
 
+	OutputBytes uint64  `json:"output_bytes"` // of the output matrix, which may be the embedding
+	OutputShare float64 `json:"output_share"` // of the bytes that a token needs, 0 to 1
+
 	Types []TypeShare `json:"types"` // most bytes first
 
 	ContextLength  uint64   `json:"context_length"`  // tokens that the model was trained on at once
@@ -130,7 +133,14 @@ func (m *Model) readShape(meta gguf.Metadata, nLayer int) {
 // readTensors adds up the bytes.
 func (m *Model) readTensors(tensors []gguf.Tensor) error {
 	types := map[string]*TypeShare{}
+	embedding, output := uint64(0), uint64(0)
 	for _, t := range tensors {
+		switch t.Name {
+		case "token_embd.weight":
+			embedding = t.Size
+		case "output.weight":
+			output = t.Size
+		}
 		m.Parameters += t.Elements()
 		m.TensorBytes += t.Size
 		share := types[t.Type.String()]
@@ -150,6 +160,12 @@ func (m *Model) readTensors(tensors []gguf.Tensor) error {
 		default:
 			m.Layers[layer].Attention += t.Size
 		}
+	}
+	m.OutputBytes = cmp.Or(output, embedding)
+	if output != 0 { // one row of the embedding is read
+		m.OutputShare = float64(output) / float64(max(m.TensorBytes-embedding, 1))
+	} else {
+		m.OutputShare = float64(embedding) / float64(max(m.TensorBytes, 1))
 	}
 	for _, share := range types {
 		share.Share = float64(share.Bytes) / float64(max(m.TensorBytes, 1))

@@ -129,6 +129,7 @@ func TestWriteText(t *testing.T) {
 		TensorBytes: 400, Types: []inspect.TypeShare{{Type: "Q4_0", Bytes: 300, Share: 0.75}, {Type: "F32", Bytes: 100, Share: 0.25}},
 		ContextLength: 512, EmbeddingWidth: 64, Heads: []uint64{8, 8}, KVHeads: []uint64{2, 4}, FeedForward: []uint64{128, 128},
 		Experts: 4, ExpertsUsed: 2, Tokenizer: "gpt2", Vocabulary: 300, PrunedLayers: []uint64{4, 6},
+		OutputBytes: 100, OutputShare: 0.25,
 		ChatTemplate: "one\ntwo\nthree\nfour\nfive\nsix\nseven\n",
 		Layers:       []inspect.Layer{{Attention: 50, FeedForward: 150}, {Attention: 100}},
 	}
@@ -146,6 +147,7 @@ feed-forward    128 wide
 experts         4, 2 for each token
 tokenizer       gpt2
 vocabulary      300 tokens
+output matrix   100 B, 25 % of a token's bytes
 pruned          layers 4,6 of the original are gone
 chat template   one
                 two

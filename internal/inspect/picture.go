@@ -65,10 +65,19 @@ func (m *Model) rows() [][2]string {
 		{"experts", m.experts()},
 		{"tokenizer", Printable(m.Tokenizer)},
 		{"vocabulary", tokens(uint64(m.Vocabulary))},
+		{"output matrix", m.output()},
 		{"pruned", m.pruned()},
 		{"split", count(m.SplitFiles, "files make up the model, this is one of them")},
 	}
 	return slices.DeleteFunc(all, func(row [2]string) bool { return row[1] == "" })
+}
+
+// output says what the output matrix weighs, most of which a vocabulary shortlist spares.
+func (m *Model) output() string {
+	if m.OutputBytes == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s, %.0f %% of a token's bytes", humanize.IBytes(m.OutputBytes), 100*m.OutputShare)
 }
 
 // writeTemplate shows the beginning of the chat template.

@@ -18,7 +18,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/gallop-llm/gallop/demo"
@@ -77,8 +79,18 @@ func main() {
 	flag.IntVar(&o.rows, "rows", 10_000, "tokens compared with the whole matrix")
 	flag.IntVar(&o.sampled, "sampled", 2000, "tokens whose distributions are compared")
 	flag.IntVar(&o.rounds, "rounds", 20, "pairs of answers")
+	table := flag.String("table", "", "print the README's table of this file, and measure nothing")
 	flag.Parse()
 	o.names = flag.Args()
+	if *table != "" {
+		all, err := read(*table)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "realspeed:", err)
+			os.Exit(1)
+		}
+		fmt.Print(all.table())
+		return
+	}
 	if err := o.run(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, "realspeed:", err)
 		os.Exit(1)
@@ -112,6 +124,21 @@ func (o *options) run(ctx context.Context) error {
 	return nil
 }
 
+// processor names what this ran on.
+func processor() string {
+	name := "an unknown processor"
+	info, _ := os.ReadFile("/proc/cpuinfo") // empty where the system has none
+	for line := range strings.Lines(string(info)) {
+		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
+			name = strings.TrimSpace(value)
+		}
+	}
+	if strings.Contains(string(info), "avx512f") {
+		name += " (AVX-512)"
+	}
+	return fmt.Sprintf("%d cores of %s", runtime.NumCPU(), name)
+}
+
 func pathOf(name string) (string, error) {
 	if name == "demo" {
 		return demo.Path()
@@ -121,27 +148,18 @@ func pathOf(name string) (string, error) {
 
 // keep puts a row in the file in place of the model's earlier one.
 func (o *options) keep(r row) error {
-	var file struct {
-		Command string `json:"command"`
-		Models  []row  `json:"models"`
-	}
-	data, err := os.ReadFile(o.out)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
+	file, err := read(o.out)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
-	default:
-		if err := json.Unmarshal(data, &file); err != nil {
-			return fmt.Errorf("%s: %w", o.out, err)
-		}
 	}
-	file.Command = "make real-speed"
+	file.Command, file.CPU = "make real-speed", processor()
 	if i := slices.IndexFunc(file.Models, func(m row) bool { return m.Name == r.Name }); i >= 0 {
 		file.Models[i] = r
 	} else {
 		file.Models = append(file.Models, r)
 	}
-	if data, err = json.MarshalIndent(file, "", "  "); err != nil {
+	data, err := json.MarshalIndent(file, "", "  ")
+	if err != nil {
 		return err
 	}
 	return files.Write(o.out, append(data, '\n'))

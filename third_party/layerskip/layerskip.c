@@ -84,7 +84,7 @@ static _Thread_local struct {
     struct layerskip_stream *stream; /* NULL = nobody reads it */
     struct layerskip_output *output; /* NULL = nobody reads or changes it */
     struct ggml_cgraph *graph;       /* the last that was built; NULL = none was */
-    int32_t alone;                   /* what rows.c is to compute row by row */
+    int32_t alone;                   /* what rows.c is to compute as for one token */
     bool refused;
 } job;
 
@@ -633,14 +633,26 @@ static void preload_begin(const void *caller);
 static void preload_end(void);
 #endif
 
-/* Has rows.c compute the rows of some operations one by one. */
+/* The quantised types with kernels for tiles of tokens, which may round like those for one (rows.c). */
+static bool may_be_tiled(int type) {
+    return type == GGML_TYPE_Q4_0 || type == GGML_TYPE_Q5_0 || type == GGML_TYPE_Q8_0 || type == GGML_TYPE_IQ4_NL;
+}
+
+/* The types that round otherwise for several tokens where they are rearranged, if only now and then. */
+static bool is_k_quant(int type) { return type >= GGML_TYPE_Q2_K && type <= GGML_TYPE_Q6_K; }
+
+/* Has rows.c compute some operations as for each token alone. */
 static void mark_rows(struct ggml_cgraph *graph) {
     const int n = real.n_nodes(graph);
     for (int i = 0; i < n; i++) {
         struct ggml_tensor *node = real.node(graph, i);
         const char *op = real.op_name(node->op);
-        if (strcmp(op, "FLASH_ATTN_EXT") == 0 || (job.alone == LAYERSKIP_PRODUCTS_ALONE && strcmp(op, "MUL_MAT") == 0)) {
+        const bool product = strcmp(op, "MUL_MAT") == 0;
+        if (strcmp(op, "FLASH_ATTN_EXT") == 0 || (product && (job.alone == LAYERSKIP_PRODUCTS_ALONE || is_k_quant(node->src[0]->type)))) {
             node->op_params[LAYERSKIP_ROWS_PARAM] = LAYERSKIP_ROWS;
+        } else if ((product || strcmp(op, "MUL_MAT_ID") == 0) &&
+                   (job.alone >= LAYERSKIP_PRODUCTS_UNTILED || !may_be_tiled(node->src[0]->type))) {
+            node->op_params[LAYERSKIP_ROWS_PARAM] = LAYERSKIP_UNTILED;
         }
     }
 }

@@ -27,11 +27,12 @@ enum {
     LAYERSKIP_NOT_HOOKED = -101, /* llama.cpp built a graph that the hook never saw */
 };
 
-/* What of a batch is computed token by token (rows.c). */
-enum { LAYERSKIP_TOGETHER, LAYERSKIP_ATTENTION_ALONE, LAYERSKIP_PRODUCTS_ALONE /* and the attention */ };
+/* What of a batch is computed as for one token (rows.c). Each step includes those before it. */
+enum { LAYERSKIP_TOGETHER, LAYERSKIP_ATTENTION_ALONE, LAYERSKIP_PRODUCTS_UNTILED, LAYERSKIP_PRODUCTS_ALONE };
 
-/* An operation whose last parameter, unused by ggml, is this is computed row by row. */
-enum { LAYERSKIP_ROWS_PARAM = GGML_OP_PARAMS - 1, LAYERSKIP_ROWS = 0x726f7773 };
+/* The last parameter of an operation, unused by ggml, that is computed row by row, or is a product
+ * that is computed without the kernels for several tokens at once. */
+enum { LAYERSKIP_ROWS_PARAM = GGML_OP_PARAMS - 1, LAYERSKIP_ROWS = 0x726f7773, LAYERSKIP_UNTILED = 0x756e7469 };
 
 /* What the last graph edit did. */
 struct layerskip_report {
@@ -100,7 +101,7 @@ bool layerskip_hooked(void);
 /*
  * llama_decode under a mask of LAYERSKIP_WORDS words, kept by the caller and read only during the
  * call. alone says what is computed as if each token came in a batch of its own: LAYERSKIP_TOGETHER
- * and so on. Returns llama_decode's result or one of the codes above; after LAYERSKIP_REFUSED
+ * to LAYERSKIP_PRODUCTS_ALONE. Returns llama_decode's result or one of the codes above; after LAYERSKIP_REFUSED
  * nothing was computed. The context must use causal attention. Contexts may decode at the same time
  * in different threads, each with its own state.
  */
@@ -114,6 +115,11 @@ bool ggml_backend_sched_alloc_graph(struct ggml_backend_sched *sched, struct ggm
 struct ggml_compute_params;
 void ggml_compute_forward_flash_attn_ext(const struct ggml_compute_params *params, struct ggml_tensor *dst);
 bool ggml_cpu_extra_compute_forward(struct ggml_compute_params *params, struct ggml_tensor *dst);
+void ggml_compute_forward_mul_mat(const struct ggml_compute_params *params, struct ggml_tensor *dst);
+bool llamafile_sgemm(const struct ggml_compute_params *params, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda,
+                     const void *b, int64_t ldb, void *c, int64_t ldc, int a_type, int b_type, int c_type);
+bool ggml_cpu_iqp_supports_mul_mat(const struct ggml_tensor *dst);
+bool ggml_cpu_iqp_supports_mul_mat_id(const struct ggml_tensor *dst);
 
 /* The same, taken over by barrier.c. */
 struct ggml_threadpool;

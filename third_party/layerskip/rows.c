@@ -7,13 +7,19 @@
  *
  *   attention   For one token and 512 cached positions or more, flash attention gives each thread a
  *               share of the positions and adds up what they found; for several tokens, each is one
- *               thread's.
- *   products    Weights rearranged for the CPU are multiplied with four tokens at a time by other
- *               code than with one. In Q4_0 both give the same bits, in Q4_K they do not.
+ *               thread's. Marked attention is computed row by row.
+ *   products    Weights as they are in the file are multiplied with several tokens by kernels for
+ *               tiles: llamafile_sgemm's for floats, Q4_0, Q5_0, Q8_0 and IQ4_NL, iqp's for other IQ
+ *               types. For Q4_0 and Q8_0 these add up in the same order as for one where the
+ *               processor has AVX2, else not, nor do floats' anywhere. Where a product is marked, both
+ *               say that it is not theirs, and ggml multiplies each token by its code for one.
+ *   rearranged  Weights rearranged for the CPU are multiplied with four tokens at a time by other
+ *               code than with one. In Q4_0 both give the same bits, k-quants do not, if only now and
+ *               then. Products marked for it are computed row by row; so are, of weights as they are, those whose
+ *               type's code takes two rows at a time (on ARM).
  *
  * The CPU module calls its own functions through the dynamic linker, which finds those below first.
- * Where layerskip.c marked the operation, they hand its rows to the real function one by one. All
- * else passes through.
+ * What layerskip.c did not mark passes through.
  */
 #define _GNU_SOURCE
 #include "layerskip.h"
@@ -33,13 +39,27 @@ struct ggml_compute_params {
 
 typedef void attention(const struct ggml_compute_params *, struct ggml_tensor *);
 typedef bool product(struct ggml_compute_params *, struct ggml_tensor *);
+typedef void plain_product(const struct ggml_compute_params *, struct ggml_tensor *);
+typedef bool tiles(const struct ggml_compute_params *, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *b,
+                   int64_t ldb, void *c, int64_t ldc, int a_type, int b_type, int c_type);
+typedef bool supports(const struct ggml_tensor *);
+
+typedef const struct ggml_type_traits_cpu *traits(int type);
 
 /* The real functions; any thread may find them first, and all find the same. */
 static struct {
     attention *_Atomic attention;
     product *_Atomic product;
+    plain_product *_Atomic plain_product;
+    tiles *_Atomic tiles;
+    supports *_Atomic iq_tiles;
+    supports *_Atomic iq_tiles_of_experts;
+    traits *_Atomic traits;
     atomic_bool found;
 } cpu;
+
+/* Whether this thread multiplies for a marked operation. */
+static _Thread_local bool untiled;
 
 static void find_real(const void *return_address) {
     if (atomic_load_explicit(&cpu.found, memory_order_acquire)) {
@@ -52,6 +72,11 @@ static void find_real(const void *return_address) {
     }
     atomic_store(&cpu.attention, (attention *)dlsym(module, "ggml_compute_forward_flash_attn_ext"));
     atomic_store(&cpu.product, (product *)dlsym(module, "ggml_cpu_extra_compute_forward"));
+    atomic_store(&cpu.plain_product, (plain_product *)dlsym(module, "ggml_compute_forward_mul_mat"));
+    atomic_store(&cpu.tiles, (tiles *)dlsym(module, "llamafile_sgemm"));
+    atomic_store(&cpu.iq_tiles, (supports *)dlsym(module, "ggml_cpu_iqp_supports_mul_mat"));
+    atomic_store(&cpu.iq_tiles_of_experts, (supports *)dlsym(module, "ggml_cpu_iqp_supports_mul_mat_id"));
+    atomic_store(&cpu.traits, (traits *)dlsym(module, "ggml_get_type_traits_cpu"));
     atomic_store_explicit(&cpu.found, true, memory_order_release);
     dlclose(module);
 }
@@ -100,6 +125,17 @@ __attribute__((visibility("default"))) void ggml_compute_forward_flash_attn_ext(
     }
 }
 
+/* How the row i of a product is computed alone. */
+static struct ggml_tensor one_row(const struct ggml_tensor *dst, int64_t i, struct ggml_tensor *src1) {
+    struct ggml_tensor out = *dst;
+    *src1 = *dst->src[1];
+    src1->ne[1] = out.ne[1] = 1;
+    src1->data = (char *)src1->data + i * src1->nb[1];
+    out.data = (char *)out.data + i * out.nb[1];
+    out.src[1] = src1;
+    return out;
+}
+
 /* The real function says whether the operation is its own; others go on to ggml's usual code. */
 __attribute__((visibility("default"))) bool ggml_cpu_extra_compute_forward(struct ggml_compute_params *params,
                                                                            struct ggml_tensor *dst) {
@@ -107,17 +143,50 @@ __attribute__((visibility("default"))) bool ggml_cpu_extra_compute_forward(struc
     if (!by_rows(dst, dst->ne[1]) || dst->ne[2] != 1) {
         return cpu.product(params, dst);
     }
-    const struct ggml_tensor *all = dst->src[1];
     for (int64_t i = 0; i < dst->ne[1]; i++) {
-        struct ggml_tensor out = *dst, one = *all;
-        one.ne[1] = out.ne[1] = 1;
-        one.data = (char *)all->data + i * all->nb[1];
-        out.data = (char *)dst->data + i * dst->nb[1];
-        out.src[1] = &one;
+        struct ggml_tensor one, out = one_row(dst, i, &one);
         if (!cpu.product(params, &out)) {
             return false;
         }
         ggml_barrier(params->threadpool);
     }
     return true;
+}
+
+static bool marked(const struct ggml_tensor *dst) {
+    return dst->op_params[LAYERSKIP_ROWS_PARAM] == LAYERSKIP_ROWS || dst->op_params[LAYERSKIP_ROWS_PARAM] == LAYERSKIP_UNTILED;
+}
+
+__attribute__((visibility("default"))) void ggml_compute_forward_mul_mat(const struct ggml_compute_params *params,
+                                                                         struct ggml_tensor *dst) {
+    find_real(__builtin_return_address(0));
+    untiled = marked(dst);
+    if (by_rows(dst, dst->ne[1]) && cpu.traits(dst->src[0]->type)->nrows > 1) {
+        for (int64_t i = 0; i < dst->ne[1]; i++) {
+            struct ggml_tensor one, out = one_row(dst, i, &one);
+            cpu.plain_product(params, &out);
+            ggml_barrier(params->threadpool);
+        }
+    } else {
+        cpu.plain_product(params, dst);
+    }
+    untiled = false;
+}
+
+__attribute__((visibility("default"))) bool llamafile_sgemm(const struct ggml_compute_params *params, int64_t m, int64_t n, int64_t k,
+                                                            const void *a, int64_t lda, const void *b, int64_t ldb, void *c,
+                                                            int64_t ldc, int a_type, int b_type, int c_type) {
+    find_real(__builtin_return_address(0));
+    return !untiled && cpu.tiles(params, m, n, k, a, lda, b, ldb, c, ldc, a_type, b_type, c_type);
+}
+
+/* The size of the working memory is planned by these two as well, which is why they go by the mark itself. */
+__attribute__((visibility("default"))) bool ggml_cpu_iqp_supports_mul_mat(const struct ggml_tensor *dst) {
+    find_real(__builtin_return_address(0));
+    return !marked(dst) && cpu.iq_tiles(dst);
+}
+
+__attribute__((visibility("default"))) bool ggml_cpu_iqp_supports_mul_mat_id(const struct ggml_tensor *dst) {
+    find_real(__builtin_return_address(0));
+    return !marked(dst) && cpu.iq_tiles_of_experts(dst);
 }

@@ -23,7 +23,7 @@
 
 enum { GGML_DIMS = 4, GGML_SRC = 10, GGML_OP_PARAMS = 16, GGML_NAME = 64 };
 enum { GGML_FLAG_INPUT = 1, GGML_FLAG_OUTPUT = 2, GGML_FLAG_COMPUTE = 16 };
-enum { GGML_TYPE_F32 = 0, GGML_TYPE_F16 = 1, GGML_TYPE_Q4_0 = 2 };
+enum { GGML_TYPE_F32 = 0, GGML_TYPE_F16 = 1, GGML_TYPE_Q4_0 = 2, GGML_TYPE_Q5_0 = 6, GGML_TYPE_Q8_0 = 8, GGML_TYPE_Q2_K = 10, GGML_TYPE_Q6_K = 14, GGML_TYPE_IQ4_NL = 20 };
 enum { GGML_DEVICE_CPU = 0 };
 enum { GGML_LOG_NONE = 0, GGML_LOG_DEBUG = 1, GGML_LOG_INFO = 2, GGML_LOG_WARN = 3, GGML_LOG_ERROR = 4, GGML_LOG_CONT = 5 };
 
@@ -52,8 +52,22 @@ struct ggml_tensor {
     char padding[8];
 };
 
-/* What a type is made of; shortlist.c has it. */
-struct base_traits;
+/* How a type is stored, and how the CPU multiplies it. */
+struct ggml_type_traits {
+    const char *type_name;
+    int64_t block_size;
+    int64_t block_size_interleave;
+    size_t type_size;
+    bool is_quantized;
+    void (*to_float)(const void *from, float *to, int64_t n);
+    void (*from_float_ref)(const float *from, void *to, int64_t n);
+};
+struct ggml_type_traits_cpu {
+    void (*from_float)(const float *from, void *to, int64_t n);
+    void (*vec_dot)(int n, float *result, size_t bs, const void *row, size_t bx, const void *vector, size_t by, int nrc);
+    int32_t vec_dot_type; /* of the vector that a row is multiplied with */
+    int64_t nrows;        /* that vec_dot takes at a time */
+};
 
 struct ggml_init_params {
     size_t mem_size;
@@ -229,7 +243,7 @@ struct llama_sampler_chain_params {
     R(void, ggml_build_forward_expand, (struct ggml_cgraph * g, struct ggml_tensor * t), (g, t))                                    \
     R(size_t, ggml_row_size, (int type, int64_t n), (type, n))                                                                      \
     R(size_t, ggml_quantize_chunk, (int type, const float *from, void *to, int64_t start, int64_t rows, int64_t n, const float *weights), (type, from, to, start, rows, n, weights))\
-    R(const struct base_traits *, ggml_get_type_traits, (int type), (type))                                                         \
+    R(const struct ggml_type_traits *, ggml_get_type_traits, (int type), (type))                                                         \
     R(struct ggml_backend_buffer_type *, ggml_backend_cpu_buffer_type, (void), ())                                                  \
     R(void *, ggml_backend_alloc_ctx_tensors_from_buft, (struct ggml_context * c, struct ggml_backend_buffer_type * t), (c, t))     \
     R(void *, ggml_backend_buft_alloc_buffer, (struct ggml_backend_buffer_type * t, size_t size), (t, size))                        \
