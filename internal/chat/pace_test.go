@@ -147,3 +147,23 @@ func TestOddsFollowTheText(t *testing.T) {
 		require.Equal(t, class, probabilityClass(p), "%g", p)
 	}
 }
+
+// TestAPromptTellsWhatBatchesCost has a prompt whose tokens took a fifth of one alone.
+func TestAPromptTellsWhatBatchesCost(t *testing.T) {
+	var p pace
+	p.apart = 1.5
+	p.sawPrompt(leastPrompt-1, time.Millisecond)
+	p.saw(1, 10*time.Millisecond)
+	unknown := p.dear.of(8)
+	p.sawPrompt(40, 80*time.Millisecond)
+	require.InDelta(t, 1+8*0.2*1.5, p.dear.of(8), 1e-9)
+	require.Less(t, p.dear.of(8), unknown)
+	p.saw(8, 50*time.Millisecond)
+	p.saw(8, 50*time.Millisecond)
+	p.saw(8, 50*time.Millisecond)
+	require.InDelta(t, 5, p.dear.of(8), 1e-9, "what was measured counts for more")
+	p = pace{}
+	p.saw(1, 10*time.Millisecond)
+	p.sawPrompt(40, 80*time.Millisecond)
+	require.InDelta(t, unknown, p.dear.of(8), 1e-9, "where products are not computed together, a prompt tells nothing")
+}
