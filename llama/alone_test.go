@@ -94,14 +94,12 @@ func f16(x float64) uint16 {
 // equalAlone says whether a batch decoded so must give the logits of single tokens.
 func equalAlone(alone llama.Alone, typ gguf.Type) bool {
 	switch alone {
-	case llama.MultiplyAlone:
+	case llama.MultiplyAlone, llama.MultiplyUntiled:
 		return true
-	case llama.MultiplyUntiled:
-		return typ != gguf.Q4_K // which is rearranged for many processors
 	case llama.AttendAlone:
 		// Kernels for tiles of quantised weights round like those for one token where AVX2 is.
 		avx2 := strings.Contains(llama.SystemInfo(), "AVX2 = 1")
-		return typ != gguf.Q4_K && (avx2 || typ != gguf.Q4_0 && typ != gguf.Q8_0)
+		return avx2 || typ != gguf.Q4_0 && typ != gguf.Q8_0
 	}
 	return false // or by chance
 }

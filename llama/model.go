@@ -64,7 +64,8 @@ type Model struct {
 	NEmbd        int
 	NHead        int
 	NHeadKV      int
-	NCtxTrain    int // tokens the model was trained on at once
+	NCtxTrain    int  // tokens the model was trained on at once
+	Recurrent    bool // its cache, or a part of it, forgets all or nothing
 	NParams      uint64
 	Size         uint64            // bytes of all tensors
 	Metadata     map[string]string // scalar metadata as llama.cpp prints it; arrays are left out
@@ -293,6 +294,7 @@ func (m *Model) readSizes() {
 	m.NHead = int(C.llama_model_n_head(m.ptr))
 	m.NHeadKV = int(C.llama_model_n_head_kv(m.ptr))
 	m.NCtxTrain = int(C.llama_model_n_ctx_train(m.ptr))
+	m.Recurrent = bool(C.llama_model_is_recurrent(m.ptr)) || bool(C.llama_model_is_hybrid(m.ptr))
 	m.NParams = uint64(C.llama_model_n_params(m.ptr))
 	m.Size = uint64(C.llama_model_size(m.ptr))
 }

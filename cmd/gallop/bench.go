@@ -329,8 +329,13 @@ func (j job) measureLossless(ctx context.Context, cmd *cobra.Command, f *benchma
 	for _, n := range f.draftMax {
 		name := fmt.Sprintf("drafting up to %d on %s", n, strings.TrimSuffix(filepath.Base(j.path), ".gguf"))
 		s.Lossless = &chat.Lossless{MaxDraft: n}
-		if err := setDrafts(&s, m, f.draftSource); err != nil {
+		if err := setDrafts(&s, f.draftSource); err != nil {
 			return nil, err
+		}
+		if !strings.EqualFold(f.draftSource, "lookup") && !knowsMasks(&s) {
+			if s.Lossless.Masks, err = chat.DraftMasks(m, s.Context.Threads); err != nil {
+				return nil, err
+			}
 		}
 		row, err := bench.RunLossless(ctx, m, bench.LosslessOptions{
 			Session: s, Decode: o.Decode, Rounds: o.Rounds, Progress: func(done, total int) { progress(name, done, total) },

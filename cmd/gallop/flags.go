@@ -176,7 +176,7 @@ func (g *generation) session(cmd *cobra.Command, m *llama.Model, mask skip.Mask)
 	if err := g.routing(cmd, m, opts); err != nil || !g.lossless {
 		return opts, err
 	}
-	return opts, g.drafts(m, opts)
+	return opts, g.drafts(cmd, m, opts)
 }
 
 // routing finds the model's profile and turns the flags into how the session
@@ -283,7 +283,7 @@ func (g *generation) listing(ctx context.Context, cmd *cobra.Command, m *llama.M
 }
 
 // drafts turns the flags into how the session drafts.
-func (g *generation) drafts(m *llama.Model, o *chat.Options) (err error) {
+func (g *generation) drafts(cmd *cobra.Command, m *llama.Model, o *chat.Options) (err error) {
 	o.Lossless = &chat.Lossless{MaxDraft: g.draftMax}
 	if g.draftMax < 1 {
 		return usageError{fmt.Errorf("--draft-max is %d, want 1 to %d", g.draftMax, chat.MaxDraft)}
@@ -291,12 +291,25 @@ func (g *generation) drafts(m *llama.Model, o *chat.Options) (err error) {
 	if g.escalate > 0 {
 		return usageError{errors.New("--escalate and --lossless exclude each other: lossless answers are all the whole model's")}
 	}
-	return setDrafts(o, m, g.draftSource)
+	// Without a folder for the cache what batches cost is found out each time.
+	o.Lossless.Learned, _ = chat.LearnedPath(m, &o.Context, gpuLayers(g.gpuLayers), !g.noRepack)
+	if err := setDrafts(o, g.draftSource); err != nil {
+		return err
+	}
+	if o.Lossless.NoLookup && !knowsMasks(o) {
+		fmt.Fprintf(cmd.ErrOrStderr(), "gallop: decodes one token at a time: no mask to draft under is known; name one with --skip, or make a profile with `gallop calibrate -m %s`\n", m.Path)
+	}
+	return nil
 }
 
-// setDrafts sets where drafts come from: under the session's own mask, those of
-// its profile, or what a look at the model suggests; by looking up; or both.
-func setDrafts(o *chat.Options, m *llama.Model, source string) error {
+// knowsMasks tells whether there is a mask to draft under.
+func knowsMasks(o *chat.Options) bool {
+	return !o.Mask.IsEmpty() || o.Routing != nil && len(o.Routing.Profile.Drafts) > 0
+}
+
+// setDrafts sets where drafts come from: under the session's own mask or those of
+// its profile; by looking up; or both.
+func setDrafts(o *chat.Options, source string) error {
 	masks, err := choose("--draft-source", source, map[string]bool{"both": true, "mask": true, "lookup": false})
 	if err != nil {
 		return err
@@ -306,10 +319,7 @@ func setDrafts(o *chat.Options, m *llama.Model, source string) error {
 		o.Mask, o.Routing = skip.Mask{}, nil
 		return nil
 	}
-	if o.Mask.IsEmpty() && (o.Routing == nil || len(o.Routing.Profile.Drafts) == 0) {
-		o.Lossless.Masks, err = chat.DraftMasks(m, o.Context.Threads)
-	}
-	return err
+	return nil
 }
 
 // openModel loads the library and a model, with a progress bar.

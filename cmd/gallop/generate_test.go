@@ -171,6 +171,9 @@ func TestLossless(t *testing.T) {
 		require.Empty(t, lossless.Skip, "the answer is the whole model's")
 		require.NotNil(t, lossless.Drafts)
 	}
+	code, _, notes := gallop(t, "", append(run, "--lossless", "--draft-source", "mask")...)
+	require.Equal(t, exitOK, code, notes)
+	require.Contains(t, notes, "no mask to draft under is known")
 	for want, args := range map[string][]string{
 		"exclude each other": {"--escalate", "0.5"}, "--draft-max is 0": {"--draft-max", "0"}, "drafts of 99 tokens": {"--draft-max", "99"},
 		"one of": {"--draft-source", "x"},

@@ -91,7 +91,7 @@ type runDrafts struct {
 	Lengths        []int          `json:"lengths"`          // rounds by how many tokens were accepted, from 0 on
 	Masks          map[string]int `json:"masks"`            // drafted tokens by mask
 	Speedup        float64        `json:"speedup"`          // over one token at a time, estimated
-	Rounding       float64        `json:"rounding"`         // of logits in a batch, at most, as seen at the start; 0 = to the last bit those of one token at a time
+	Rounding       float64        `json:"rounding"`         // of logits in a batch, at most, as seen so far; 0 = to the last bit those of one token at a time
 }
 
 func draftsOf(a chat.Answer) *runDrafts {

@@ -53,7 +53,7 @@ type LosslessRow struct {
 
 	EqualTokens    int     `json:"equal_tokens"` // of those compared, up to where answers part
 	ComparedTokens int     `json:"compared_tokens"`
-	Rounding       float64 `json:"rounding"` // of logits in a batch, at most, as seen at the start; see [chat.Drafting]
+	Rounding       float64 `json:"rounding"` // of logits in a batch, at most, as seen so far; see [chat.Drafting]
 }
 
 // RunLossless asks prompts of a session that drafts and of one that does not, in

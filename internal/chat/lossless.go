@@ -3,7 +3,6 @@ package chat
 import (
 	"errors"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -12,9 +11,6 @@ import (
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
 )
-
-// noRounding is a distance of logits that practically never decides over a token.
-const noRounding = 1e-3
 
 // MaxDraft is the longest draft, in tokens: the bound of γ in the papers.
 const MaxDraft = 16
@@ -38,12 +34,16 @@ type Lossless struct {
 	// Fixed drafts MaxDraft tokens each time, under the first mask or, without
 	// one, looked up, whether it pays or not: for tests and measurements.
 	Fixed bool
+
+	// Learned is the file that keeps what batches cost on this machine, from
+	// process to process; see [LearnedPath]. "" = nothing is kept.
+	Learned string
 }
 
 // DraftMask is a mask to draft under, and what is known of it beforehand.
 type DraftMask struct {
 	Mask       skip.Mask
-	Cost       float64 // of a drafted token, as a share of the whole model's; 0 = by the number of sublayers
+	Cost       float64 // of a drafted token, as a share of the whole model's; 0 = by the bytes of weights that are read
 	Acceptance float64 // share of its tokens that is expected to be accepted, 0 to 1; 0 = not known
 }
 
@@ -63,9 +63,8 @@ type Drafting struct {
 	Possible float64
 
 	// Rounding is how far a token's logits are apart at most when it is decoded
-	// alone and in a batch, as seen at the session's start: where the whole model's
-	// likeliest tokens are closer than that, answers may part. 0 = to the last bit
-	// the same.
+	// alone and in a batch, as seen so far: where the whole model's likeliest
+	// tokens are closer than that, answers may part. 0 = to the last bit the same.
 	Rounding float64
 }
 
@@ -93,6 +92,9 @@ func (d *Drafting) TokensPerRound() float64 {
 
 // check refuses what cannot be drafted with.
 func (o *Lossless) check(m *llama.Model) error {
+	if err := checkForgetting(m); err != nil {
+		return err
+	}
 	if o.MaxDraft < 0 || o.MaxDraft > MaxDraft {
 		return fmt.Errorf("%w: drafts of %d tokens, want 1 to %d", ErrLossless, o.MaxDraft, MaxDraft)
 	}
@@ -145,15 +147,31 @@ type drafter struct {
 	batch   []llama.Token      // (γ+1,) scratch
 	took    []float64          // (γ,) scratch: tokens' time of each token of a draft
 
-	drafted  map[*source]*judged // in this answer
-	bare     int                 // tokens of this answer for which no source had a draft
-	rounding float64             // see [Drafting]
+	mean, sure, hope [MaxDraft]float64 // (γ,) scratch: chances of a draft's tokens: likely, at least, at most
 
-	ahead   float64 // tokens' time won over one at a time; negative = lost
-	steps   int     // drafts since the time of a single token was last measured
-	singles int     // tokens decoded alone since the last draft
-	trying  bool    // the draft is made to find out what its source is worth
-	rounds  int
+	drafted map[*source]*judged // in this answer
+	bare    int                 // tokens of this answer for which no source had a draft
+
+	same      compared
+	reference []float32 // (nVocab,) logits that pending was sampled from
+	row       int       // of the last batch, that pending was sampled from; -1 = its last output
+	first     int       // place of the answer's first token
+
+	expected llama.Token // what was looked up for the next token, whether it is drafted or not
+	match    int         // of expected; 0 = nothing was found
+
+	ahead    float64       // tokens' time won over one at a time, and what may be lost; see lossShare
+	steps    int           // drafts since the time of a single token was last measured
+	singles  int           // tokens decoded alone since the last batch
+	switched time.Duration // time of the first of them, which has a graph to build; 0 = booked
+	turned   bool          // the next single token follows another graph because of a draft
+	trying   bool          // the draft is made to find out what its source is worth
+	judged   *source       // whose one token is held against the one that the whole model chooses alone; nil = none
+	rounds   int
+	emitted  time.Duration // in which a draft's tokens were given to the caller
+
+	kept    string // file for what is learnt; "" = none
+	learned bool   // something that is not in it
 }
 
 func newDrafter(s *Session, o *Lossless) (*drafter, error) {
@@ -168,11 +186,9 @@ func newDrafter(s *Session, o *Lossless) (*drafter, error) {
 		d.lookup = &source{lookup: true, prior: priorLookup}
 	}
 	d.judge.excess = make([]float32, s.model.Vocab.Size)
-	if err := d.measure(); err != nil {
-		return nil, err
-	}
-	if d.lookup != nil {
-		d.lookup.cost.once = d.pace.graph // which the token behind it needs
+	s.alone = llama.AttendAlone
+	if d.recall(o.Learned); s.alone == llama.AttendAlone {
+		d.pace.apart = apart(s.model)
 	}
 	return d, nil
 }
@@ -214,102 +230,51 @@ func (d *drafter) source(m DraftMask) *source {
 	if m.Acceptance > 0 {
 		src.prior = min(m.Acceptance, mostOdds)
 	}
-	share := m.Cost
-	if share == 0 {
-		share = 1 - float64(m.Mask.Sublayers())/float64(2*d.s.model.NLayer)
+	if src.cost.each = m.Cost; m.Cost == 0 {
+		src.cost.each = 1 - skippedShare(d.s.model, m.Mask)
 	}
-	src.cost.each, src.cost.once = share, d.pace.graph
 	d.known[m.Mask] = src
 	return src
 }
 
-// Close frees the sampler. Further calls do nothing.
+// skippedShare is the share of the weights' bytes that a token does not read under
+// a mask.
+func skippedShare(m *llama.Model, mask skip.Mask) float64 {
+	read, embedding, output := 0.0, 0.0, false
+	for _, t := range m.Tensors {
+		read += float64(t.Size)
+		switch t.Name {
+		case "token_embd.weight":
+			embedding = float64(t.Size)
+		case "output.weight":
+			output = true
+		}
+	}
+	if output { // a row of the embedding is read, not all of it
+		read -= embedding
+	}
+	return float64(skip.SizesOf(m.Tensors, m.NLayer).Bytes(mask)) / max(read, 1)
+}
+
+// Close keeps what was learnt and frees the sampler. Further calls do nothing.
 func (d *drafter) Close() error {
-	if d == nil || d.drawing == nil {
+	if d == nil {
+		return nil
+	}
+	d.keep()
+	if d.drawing == nil {
 		return nil
 	}
 	return d.drawing.Close()
 }
 
-// measureFor bounds the time that measuring may take at a session's start.
-const measureFor = 500 * time.Millisecond
-
-// measure finds out how verifications must be computed to come out as one token
-// at a time, and what they cost: the least of the steps of [llama.Alone] at which
-// a batch gives the very logits of single tokens. Where none does, as on a GPU,
-// they only cost time.
-func (d *drafter) measure() error {
-	for _, d.s.alone = range []llama.Alone{llama.AttendAlone, llama.MultiplyUntiled, llama.MultiplyAlone} {
-		if err := d.measureBatches(true); err != nil || d.rounding == 0 {
-			return err
-		}
-	}
-	d.s.alone = llama.AttendAlone
-	return d.measureBatches(false)
-}
-
-// measureBatches takes the time of batches of some sizes, on tokens that are
-// forgotten again. The rest is learned while generating. With equal, it ends at a
-// batch that does not give the logits of a single token.
-func (d *drafter) measureBatches(equal bool) error {
-	s := d.s
-	d.pace, d.rounding = pace{}, 0
-	tokens := make([]llama.Token, MaxDraft+1)
-	sizes := []int{1, 1, 1, 1, 4, 1, 1, 8, 1, 1, 4, 1, 1, 8, 2, 16}
-	const warmUp = 2 // reads the weights into memory, and makes room
-	if d.fixed {
-		sizes = []int{1, 1, 1, 4} // as much as finds out whether tokens can be forgotten, and how batches round
-	}
-	var alone []float32 // (nVocab,) of the first token
-	start := time.Now()
-	for i, n := range sizes {
-		if i == warmUp {
-			start = time.Now()
-		}
-		if n > min(s.batch.Cap(), s.ctx.NCtx()) || i > warmUp && time.Since(start) > measureFor {
-			break
-		}
-		began := time.Now()
-		if err := s.decode(tokens[:n], skip.Mask{}, n); err != nil {
-			return err
-		}
-		logits, err := s.ctx.Logits(0) // waits for a GPU
-		if err != nil {
-			return err
-		}
-		switch {
-		case i < warmUp:
-		case n == 1 && sizes[i-1] > 1:
-			d.pace.sawGraph(time.Since(began))
-		default:
-			d.pace.saw(n, time.Since(began))
-		}
-		if n == 1 {
-			alone = append(alone[:0], logits...)
-		}
-		for j, x := range logits {
-			d.rounding = max(d.rounding, math.Abs(float64(x-alone[j])))
-		}
-		if equal && d.rounding > 0 {
-			return s.forget(0) // so these times are of no use
-		}
-		if n > 1 {
-			if err := s.forget(1); err != nil {
-				return fmt.Errorf("%w: %w", ErrLossless, err)
-			}
-		}
-		if err := s.forget(0); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // begin prepares for the answer to a prompt whose first token is not sampled yet.
-func (d *drafter) begin(g *generation, prompt []llama.Token) (err error) {
+func (d *drafter) begin(g *generation, prompt []llama.Token) {
 	g.a.Drafting = &Drafting{Masks: map[skip.Mask]int{}}
 	d.drafted, d.bare = map[*source]*judged{}, 0
 	d.ahead = min(d.ahead, wonBefore)
+	d.singles, d.switched, d.turned, d.row, d.first, d.match = 0, 0, false, -1, len(d.s.cached), 0
+	d.pace.sawPrompt(g.a.PromptTokens-g.a.CachedTokens, g.a.Prefill)
 	seed := d.s.opts.Sampling.Seed
 	if seed == llama.RandomSeed {
 		seed = rand.Uint32()
@@ -318,16 +283,12 @@ func (d *drafter) begin(g *generation, prompt []llama.Token) (err error) {
 	if d.lookup != nil {
 		d.text.reset(prompt)
 	}
-	if d.drawing == nil {
-		d.drawing, err = g.sampler.Clone()
-	}
-	return err
 }
 
 // end sums up what drafts brought for the answer.
 func (d *drafter) end(g *generation) {
 	g.a.Drafting.Plain = time.Duration(float64(g.a.Tokens-1) * d.pace.one * float64(time.Second))
-	g.a.Drafting.Possible, g.a.Drafting.Rounding = d.possible(g.a.Tokens), d.rounding
+	g.a.Drafting.Possible, g.a.Drafting.Rounding = d.possible(g.a.Tokens), d.same.most
 }
 
 // generate goes on with the answer after its first token. A token that is
@@ -336,9 +297,12 @@ func (d *drafter) generate(g *generation, pending llama.Token) (err error) {
 	for {
 		d.remember(pending)
 		more := true
-		if src, length := d.choose(g.room()); src == nil {
+		switch src, length := d.choose(g.room()); {
+		case src == nil:
 			pending, err = d.single(g, pending)
-		} else {
+		case length == 0:
+			pending, err = d.try(g, src, pending)
+		default:
 			pending, more, err = d.round(g, src, length, pending)
 		}
 		if err != nil || !more || !g.take(pending) {
@@ -347,10 +311,66 @@ func (d *drafter) generate(g *generation, pending llama.Token) (err error) {
 	}
 }
 
+// remember takes in the answer's next token. What was looked up for it is counted
+// whether it was drafted or not: how well looking up does is known for nothing.
 func (d *drafter) remember(t llama.Token) {
-	if d.lookup != nil {
-		d.text.add(t)
+	if d.lookup == nil {
+		return
 	}
+	if d.match > 0 {
+		d.lookup.odds.count(matchClass(d.match), t == d.expected)
+	}
+	d.text.add(t)
+	var next [1]llama.Token
+	if _, d.match = d.text.draft(next[:0], 1); d.match > 0 {
+		d.expected = next[0]
+	}
+}
+
+// try drafts the token behind pending and does not have it verified in a batch: it is
+// held against the token that the whole model gives when it decodes pending alone.
+// That shows how often a mask is right for the price of its own tokens.
+func (d *drafter) try(g *generation, src *source, pending llama.Token) (next llama.Token, err error) {
+	began, base := time.Now(), len(d.s.cached)
+	d.cut(0)
+	d.took = d.took[:0]
+	if err := d.draft(g, src, 1, pending); err != nil {
+		return llama.NoToken, err
+	}
+	if err := d.s.forget(base); err != nil {
+		return llama.NoToken, err
+	}
+	d.turn()
+	d.ahead -= min(d.pace.tokens(time.Since(began)), d.pace.graph+src.dearest())
+	if len(d.tokens) == 0 { // a grammar's dead end
+		return d.single(g, pending)
+	}
+	d.judged = src
+	next, err = d.single(g, pending)
+	d.judged = nil
+	return next, err
+}
+
+// turn notes that the next token decoded alone has a graph to build because of a draft.
+func (d *drafter) turn() { d.singles, d.turned = 0, true }
+
+// sample chooses the token that follows one decoded alone. Where that was drafted
+// for a try, it is judged like any draft.
+func (d *drafter) sample(g *generation) (next llama.Token, err error) {
+	if d.judged == nil {
+		return g.sampler.Sample(d.s.ctx, -1)
+	}
+	if err := g.sampler.Distribution(d.s.ctx, -1, &d.p); err != nil {
+		return llama.NoToken, err
+	}
+	next = d.tokens[0]
+	kept := d.judge.accepts(&d.p, &d.q[0], next)
+	if !kept {
+		next = d.judge.instead(&d.p, &d.q[0])
+	}
+	g.sampler.Take(next)
+	d.judged.odds.count(d.class[0], kept)
+	return next, nil
 }
 
 // single decodes one token by the whole model and samples the next.
@@ -360,14 +380,28 @@ func (d *drafter) single(g *generation, pending llama.Token) (next llama.Token, 
 	if err := d.s.decode(d.batch, skip.Mask{}, 1); err != nil {
 		return llama.NoToken, err
 	}
-	if next, err = g.sampler.Sample(d.s.ctx, -1); err != nil {
+	if next, err = d.sample(g); err != nil {
 		return llama.NoToken, err
 	}
-	if d.singles++; d.singles > 1 { // the first one after a draft has a graph to build
-		d.pace.saw(1, time.Since(began))
-		d.steps = 0
-	}
+	took := time.Since(began)
+	d.row = -1
 	d.ahead += lossShare
+	switch d.singles++; {
+	case d.singles == 1: // it has a graph to build
+		d.switched = took
+		if d.turned {
+			d.ahead -= min(max(d.pace.tokens(took)-1, 0), d.pace.graph)
+			d.turned = false
+		}
+		return next, nil
+	case d.switched > 0:
+		d.pace.saw(1, took)
+		d.pace.sawGraph(d.switched)
+		d.switched = 0
+	default:
+		d.pace.saw(1, took)
+	}
+	d.steps = 0
 	return next, nil
 }
 
@@ -375,29 +409,37 @@ func (d *drafter) single(g *generation, pending llama.Token) (next llama.Token, 
 // grows with the context.
 const remeasure = 20
 
-// lossShare is the share of the time of plain decoding that drafts may cost
-// where they fail, and lossTokens how many tokens' time beside that, to begin with.
-const (
-	lossShare  = 0.005
-	lossTokens = 3
-)
+// lossShare is the share of the time of plain decoding that drafts may cost where
+// they fail: finding out what they are worth included.
+const lossShare = 0.014
 
-// wonBefore is how much of what was won in earlier answers may be lost in
-// another one, in tokens' time.
-const wonBefore = 6
+// wonBefore is how much of what was won in earlier answers, or not spent on
+// finding out, may be lost in another one, in tokens' time.
+const wonBefore = 0.6
+
+// mostRisk bounds the expected loss of one draft, in tokens' time, until more than
+// twice as much was won: it leaves out drafts that can hardly win, like one token
+// where batches of two are dear.
+const mostRisk = 1.7
 
 // tryMost bounds drafts that are made to find out what a source is worth.
 const tryMost = 3
+
+// tryTokens is how many tokens of a mask are tried without a draft at most: if so
+// many do not show that a draft would pay, batches are too dear.
+const tryTokens = 12
 
 // tryEvery is how often a source other than the best one is tried, in drafts.
 const tryEvery = 16
 
 // choose decides over the next step: the source of a draft and how long it may
-// get, or nil for a single token. No draft gets so long that its failure would
-// cost more than was won so far, and what may be lost.
+// get, 0 for a try, or nil for a single token. No draft gets so long that it is
+// expected to lose more than was won so far, and what may be lost, by what its
+// source has shown; while that is nothing, it is expected to fail.
 func (d *drafter) choose(room int) (src *source, length int) {
 	most := d.bound(room)
-	if most < 1 {
+	since := len(d.s.cached) - d.first
+	if most < 1 || since < 1 {
 		return nil, 0
 	}
 	if d.fixed {
@@ -406,37 +448,51 @@ func (d *drafter) choose(room int) (src *source, length int) {
 		}
 		return d.lookup, most
 	}
-	if d.steps >= remeasure {
+	if since < leastLead || d.pace.one == 0 || d.steps >= remeasure {
 		return nil, 0
 	}
-	sources, match := d.masks, 0
-	if d.lookup != nil {
-		if _, match = d.text.draft(d.tokens[:0], 1); match > 0 {
-			sources = append(sources[:len(sources):len(sources)], d.lookup)
-		}
-	}
-	if len(sources) == 0 {
+	if len(d.masks) == 0 && d.match == 0 {
 		d.bare++
+		return nil, 0
 	}
-	var best, promising *source
+	var best, promising, hopeful *source
 	var bestLength, promisingLength int
-	rate, promise, hope := 1.0, 1.0, &d.pace.hoped
-	for _, s := range sources {
-		longest := d.pace.affordable(&s.cost, 1+lossTokens+d.ahead, most)
-		odds := s.odds.mean(s.prior)
-		if s.lookup {
-			odds = s.odds.of(matchClass(match), s.prior)
-		}
-		if n, r := d.pace.best(&s.cost, min(odds, mostOdds), longest); r > rate {
+	rate, promise, wish := 1.0, 1.0, 1.0
+	risk := min(d.ahead, max(mostRisk, d.ahead/2))
+	consider := func(s *source) {
+		cost := d.costOf(s)
+		d.setChances(s, most)
+		longest := d.pace.dear.affordable(&cost, d.sure[:most], risk, d.extra)
+		if n, r := d.pace.best(&cost, d.mean[:longest]); r > rate {
 			best, bestLength, rate = s, n, r
 			if !s.lookup {
 				bestLength = longest // it ends where the next token would not pay
 			}
 		}
-		try := hope.affordable(&s.cost, 1+lossTokens+min(d.ahead, 0), min(most, tryMost))
-		if _, r := hope.best(&s.cost, s.odds.hope(s.prior), try); r > promise {
-			promising, promisingLength, promise = s, try, r
+		try := min(longest, tryMost)
+		if s.lookup {
+			try = longest
 		}
+		n, r := d.pace.hoped.best(&cost, d.hope[:try])
+		if r > promise {
+			promising, promisingLength, promise = s, n, r
+		}
+		if tried, _ := s.odds.sums(); s.lookup || tried >= tryTokens || d.ahead < cost.each+2*d.pace.graph {
+			return
+		}
+		if _, r := d.pace.hoped.best(&cost, d.hope[:most]); r > wish { // if batches are cheap
+			hopeful, wish = s, r
+		}
+	}
+	for _, s := range d.masks {
+		consider(s)
+	}
+	if d.match > 0 {
+		consider(d.lookup)
+	}
+	if best == nil && promising == nil {
+		d.trying = true
+		return hopeful, 0
 	}
 	d.trying = best == nil || promising != best && promise > rate && d.rounds%tryEvery == tryEvery-1
 	if d.trying {
@@ -445,10 +501,50 @@ func (d *drafter) choose(room int) (src *source, length int) {
 	return best, bestLength
 }
 
+// extra is how many tokens more a batch has that is compared; see [compared].
+func (d *drafter) extra(n int) int {
+	if d.same.known(batchSize(n + 1)) {
+		return 0
+	}
+	return 1
+}
+
+// costOf is what drafts of a source cost. Where it is not known yet, a draft costs
+// a graph: that of the mask, or, looked up, that of the token behind it.
+func (d *drafter) costOf(s *source) draftCost {
+	cost := draftCost{once: s.cost.once, each: s.cost.each}
+	if s.cost.first.n < trusted {
+		cost.once = d.pace.graph
+	}
+	return cost
+}
+
+// setChances works out with what chances the tokens of a source's next draft are
+// accepted. How often what is looked up is right is counted without drafts, so
+// nothing is hoped for there.
+func (d *drafter) setChances(s *source, most int) {
+	mean, hope := s.odds.mean(s.prior), s.odds.hope(s.prior)
+	tried, kept := s.odds.sums()
+	sure := kept / (tried + 1)
+	for i := range most {
+		if s.lookup {
+			class := matchClass(d.match + i)
+			sure = s.odds.sure(class)
+			mean = max(s.odds.of(class, s.prior), sure)
+			hope = mean
+		}
+		d.mean[i], d.sure[i], d.hope[i] = min(mean, mostOdds), min(sure, mostOdds), min(hope, mostOdds)
+	}
+}
+
 // bound is the longest draft that there is room for, when room more tokens may
 // be taken: with one of the whole model's own behind it.
 func (d *drafter) bound(room int) int {
-	return min(d.most, room-1, d.s.batch.Cap()-1, d.s.ctx.NCtx()-len(d.s.cached)-1)
+	most := d.most
+	if !d.fixed {
+		most = min(most, MaxDraft/columns*columns-1) // and the token before it
+	}
+	return min(most, room-1, d.s.batch.Cap()-columns, d.s.ctx.NCtx()-len(d.s.cached)-1)
 }
 
 // round drafts after pending, the last token that was taken, and lets the whole
@@ -456,7 +552,11 @@ func (d *drafter) bound(room int) int {
 // is false when the answer has ended with one of them.
 func (d *drafter) round(g *generation, src *source, length int, pending llama.Token) (next llama.Token, more bool, err error) {
 	s, began, base := d.s, time.Now(), len(d.s.cached)
-	d.tokens, d.class = d.tokens[:0], d.class[:0]
+	d.cut(0)
+	d.took, d.emitted = d.took[:0], 0
+	if err := d.keepReference(); err != nil {
+		return llama.NoToken, false, err
+	}
 	if src.lookup {
 		d.lookUp(length)
 	} else if err := d.draft(g, src, length, pending); err != nil {
@@ -466,26 +566,26 @@ func (d *drafter) round(g *generation, src *source, length int, pending llama.To
 		if err := s.forget(base); err != nil {
 			return llama.NoToken, false, err
 		}
-		d.singles = 0
+		d.turn()
 		next, err = d.single(g, pending)
-		d.account(src, 1, time.Since(began))
+		d.account(src, 1, 1, time.Since(began))
 		return next, true, err
 	}
 	verifying := time.Now()
-	if err := s.forget(base); err != nil { // what the draft left in the KV cache lacks layers
+	lead := d.lead()
+	if err := d.verifiable(pending, base, lead); err != nil {
 		return llama.NoToken, false, err
 	}
-	d.batch = append(append(d.batch[:0], pending), d.tokens...)
-	if err := s.decode(d.batch, skip.Mask{}, len(d.batch)); err != nil {
-		return llama.NoToken, false, err
-	}
-	accepted, next, more, err := d.verify(g)
+	accepted, next, more, err := d.verify(g, lead)
 	if err == nil {
 		err = s.forget(base + 1 + accepted)
 	}
-	d.pace.saw(len(d.batch), time.Since(verifying))
-	for i, class := range d.class[:min(accepted+1, len(d.tokens))] {
-		src.odds.count(class, i < accepted)
+	d.row = lead + accepted
+	d.saw(len(d.batch), time.Since(verifying)-d.emitted)
+	if !src.lookup { // what is looked up is counted when it is remembered
+		for i, class := range d.class[:min(accepted+1, len(d.tokens))] {
+			src.odds.count(class, i < accepted)
+		}
 	}
 	g.a.Drafting.count(src, len(d.tokens), accepted)
 	if d.drafted[src] == nil {
@@ -495,8 +595,8 @@ func (d *drafter) round(g *generation, src *source, length int, pending llama.To
 	d.drafted[src].decided += min(accepted+1, len(d.tokens))
 	d.steps++
 	d.rounds++
-	d.singles = 0
-	d.account(src, accepted+1, time.Since(began))
+	d.turn()
+	d.account(src, len(d.batch), accepted+1, time.Since(began)-d.emitted)
 	return next, more, err
 }
 
@@ -516,22 +616,38 @@ func (d *drafter) possible(tokens int) float64 {
 		return 0
 	}
 	j := d.drafted[most]
-	_, rate := d.pace.best(&most.cost, float64(j.accepted)/float64(j.decided), d.most)
+	cost := d.costOf(most)
+	_, rate := d.pace.best(&cost, fill(d.mean[:d.most], float64(j.accepted)/float64(j.decided)))
 	return float64(tokens) / (float64(d.bare) + float64(tokens-d.bare)/max(rate, 1))
 }
 
-// account books what a step won over one token at a time, or lost. What it took
-// beyond the usual was an interruption by another program: nobody's loss.
-func (d *drafter) account(src *source, tokens int, took time.Duration) {
-	usual := src.cost.once + float64(len(d.tokens))*src.cost.each + d.pace.of(len(d.tokens)+1)
-	d.ahead += float64(tokens)*(1+lossShare) - min(d.pace.tokens(took), usual)
+// saw takes in the time of a batch.
+func (d *drafter) saw(n int, took time.Duration) {
+	d.pace.saw(n, took)
+	d.learned = d.learned || d.pace.seen[n].n <= trusted
+}
+
+// account books what a step with a batch of n tokens won over one token at a
+// time, or lost. What it took beyond what it can cost was an interruption by
+// another program: nobody's loss.
+func (d *drafter) account(src *source, n, tokens int, took time.Duration) {
+	most := d.costOf(src).once + float64(len(d.took))*src.dearest() + max(d.pace.dear.of(n), d.pace.cost[n])
+	d.ahead += float64(tokens)*(1+lossShare) - min(d.pace.tokens(took), most)
+}
+
+// dearest is what a drafted token costs at most.
+func (s *source) dearest() float64 {
+	if s.lookup || s.cost.later.n >= trusted {
+		return s.cost.each
+	}
+	return max(s.cost.each, 1)
 }
 
 // verify takes the drafted tokens that the whole model accepts, whose logits are
-// there, and chooses the token after them.
-func (d *drafter) verify(g *generation) (accepted int, next llama.Token, more bool, err error) {
+// there behind lead others, and chooses the token after them.
+func (d *drafter) verify(g *generation, lead int) (accepted int, next llama.Token, more bool, err error) {
 	for i, t := range d.tokens {
-		if err := g.sampler.Distribution(d.s.ctx, i, &d.p); err != nil {
+		if err := g.sampler.Distribution(d.s.ctx, lead+i, &d.p); err != nil {
 			return i, llama.NoToken, false, err
 		}
 		if !d.judge.accepts(&d.p, &d.q[i], t) {
@@ -540,12 +656,14 @@ func (d *drafter) verify(g *generation) (accepted int, next llama.Token, more bo
 			return i, next, true, nil
 		}
 		g.sampler.Take(t)
-		if !g.take(t) {
+		emitting := time.Now()
+		more := g.take(t)
+		if d.emitted += time.Since(emitting); !more {
 			return i + 1, llama.NoToken, false, nil
 		}
 		d.remember(t)
 	}
-	next, err = g.sampler.Sample(d.s.ctx, len(d.tokens))
+	next, err = g.sampler.Sample(d.s.ctx, lead+len(d.tokens))
 	return len(d.tokens), next, err == nil, err
 }
 
@@ -554,7 +672,7 @@ func (d *drafter) lookUp(length int) {
 	var match int
 	d.tokens, match = d.text.draft(d.tokens, length)
 	for i, t := range d.tokens {
-		d.class = append(d.class, matchClass(match))
+		d.class = append(d.class, matchClass(match+i))
 		d.q[i].Tokens, d.q[i].P = append(d.q[i].Tokens[:0], t), append(d.q[i].P[:0], 1)
 	}
 }
@@ -562,13 +680,18 @@ func (d *drafter) lookUp(length int) {
 // draft generates tokens under the source's mask: most of them if that is fixed
 // or a try, else as many as pay.
 func (d *drafter) draft(g *generation, src *source, most int, pending llama.Token) error {
-	if err := d.drawing.Follow(g.sampler); err != nil {
+	if d.drawing == nil {
+		var err error
+		if d.drawing, err = g.sampler.Clone(); err != nil {
+			return err
+		}
+	} else if err := d.drawing.Follow(g.sampler); err != nil {
 		return err
 	}
-	d.took = d.took[:0]
 	defer func() { src.cost.learn(d.took) }()
 	always, mean := d.fixed || d.trying, min(src.odds.mean(src.prior), mostOdds)
-	_, rate := d.pace.best(&src.cost, mean, most)
+	cost := d.costOf(src)
+	_, rate := d.pace.best(&cost, fill(d.mean[:most], mean))
 	rate = max(rate, 1) // that the time could bring otherwise
 	reach := 1.0        // chance that all tokens so far are accepted
 	for token := pending; len(d.tokens) < most; {
@@ -593,7 +716,7 @@ func (d *drafter) draft(g *generation, src *source, most int, pending llama.Toke
 		class := probabilityClass(sure)
 		chance := min(src.odds.of(class, src.prior), mostOdds)
 		ends := d.s.model.Vocab.IsEnd(token)
-		goOn := !ends && (always || d.pace.goOn(n+1, reach*chance, &src.cost, mean, rate, most))
+		goOn := !ends && (always || d.pace.goOn(n+1, reach*chance, &cost, mean, rate, most))
 		if !goOn && !ends && !always && reach*chance < rate*(d.pace.of(n+2)-d.pace.of(n+1)) {
 			return nil // not even this token is worth being verified
 		}

@@ -15,6 +15,7 @@ import (
 type pace struct {
 	curve       // measured, or on the line between the neighbours that were, or beyond the last of them on its own
 	hoped curve // what was measured so far does not rule out: where that is little, batches may be as cheap as usual
+	dear  curve // what they cost where they are dear: where little was measured, nearly as much as their tokens alone
 
 	one   float64 // seconds of a token decoded alone; 0 = not measured
 	alone times   // what one follows from
@@ -22,16 +23,35 @@ type pace struct {
 	graph float64 // cost of a token decoded alone, beyond one, that follows a batch of another kind; batches have it in them
 	after times   // what graph follows from
 
-	cost [MaxDraft + 2]float64 // (n,) of a batch of n tokens; 0 = not measured
-	seen [MaxDraft + 2]times   // what they follow from
+	prompt float64 // seconds of each token of the last prompt; 0 = not measured
+	apart  float64 // how much more a token takes that has logits than one of a prompt, as a factor; 0 = products are not computed together
+
+	cost [mostRows + 1]float64 // (n,) of a batch of n tokens; 0 = not measured
+	seen [mostRows + 1]times   // what they follow from
 }
+
+// mostRows is the longest batch, in tokens: the longest draft, the last token
+// taken, and one before it that is decoded again to compare with.
+const mostRows = MaxDraft + 2
 
 // curve is the cost of a batch of n tokens, (n,): worked out once for each
 // measurement, as it is asked for many times for each token.
-type curve [MaxDraft + 2]float64
+type curve [mostRows + 1]float64
 
-// of is the cost of a batch of n tokens.
-func (c *curve) of(n int) float64 { return c[n] }
+// of is the cost of a batch of n tokens, filled up to the next size.
+func (c *curve) of(n int) float64 { return c[batchSize(n)] }
+
+// batchSize is how many tokens a batch of n is filled up to: CPUs multiply by four
+// or eight columns at a time, and some take as long for five as for eight.
+func batchSize(n int) int {
+	if n <= 2 {
+		return n
+	}
+	return min((n+columns-1)/columns*columns, mostRows)
+}
+
+// columns is what sizes of batches are multiples of, beyond two.
+const columns = 4
 
 // recent is how many measurements count: few, because they should be of now, and
 // enough that some of them were not interrupted by another program.
@@ -54,17 +74,20 @@ func (t *times) add(x float64) (usual float64) {
 	return sorted[(known-1)/4]
 }
 
-// saw takes in the time of a batch of n tokens; that of a single one comes first.
+// saw takes in the time of a batch of n tokens; before that of a single one is
+// known, nothing.
 func (p *pace) saw(n int, took time.Duration) {
 	if n == 1 {
 		p.one = p.alone.add(took.Seconds())
-		if p.alone.n == 1 {
+		if p.alone.n <= recent {
 			p.draw()
 		}
 		return
 	}
-	p.cost[n] = p.seen[n].add(p.tokens(took))
-	p.draw()
+	if p.one > 0 {
+		p.cost[n] = p.seen[n].add(p.tokens(took))
+		p.draw()
+	}
 }
 
 // sawGraph takes in the time of a single token that followed another kind of batch.
@@ -73,23 +96,100 @@ func (p *pace) sawGraph(took time.Duration) {
 	p.draw()
 }
 
+// sawPrompt takes in the time of a prompt of n tokens.
+func (p *pace) sawPrompt(n int, took time.Duration) {
+	if n >= leastPrompt {
+		p.prompt = took.Seconds() / float64(n)
+		p.draw()
+	}
+}
+
+// leastPrompt is how many tokens of a prompt tell what one in a batch costs.
+const leastPrompt = 8
+
+// together is what a batch of n tokens costs by what a prompt's tokens did: the
+// weights are read once, and each token is multiplied with them. Logits for all are
+// more work than for the last one.
+func (p *pace) together(n int) float64 {
+	if p.prompt == 0 || p.one == 0 || p.apart == 0 {
+		return math.Inf(1)
+	}
+	return 1 + p.graph + float64(n)*p.apart*p.prompt/p.one
+}
+
+// forgetBatches forgets what batches cost: they are computed in another way now.
+func (p *pace) forgetBatches() {
+	p.cost, p.seen = [mostRows + 1]float64{}, [mostRows + 1]times{}
+	p.draw()
+}
+
+// recall takes in costs that were measured earlier, as often as it takes to trust
+// them; new measurements take their place.
+func (p *pace) recall(graph float64, costs map[int]float64) {
+	p.graph = graph
+	for range trusted {
+		p.after.add(1 + graph)
+		for n, cost := range costs {
+			p.cost[n] = p.seen[n].add(cost)
+		}
+	}
+	p.draw()
+}
+
 // draw works out the curves.
 func (p *pace) draw() {
 	for n := range p.curve {
 		p.curve[n] = p.estimate(n)
 		p.hoped[n] = p.curve[n]
-		if n > 1 && p.seen[n].n < trusted {
-			p.hoped[n] = min(p.curve[n], 1+p.graph+unknownSlope*float64(n-1))
+		if n > 1 && p.seen[n].n < trusted { // one time may be twice too long
+			p.hoped[n] = min(p.curve[n], max(1+p.graph+unknownSlope*float64(n-1), p.cost[n]/2))
+		}
+	}
+	p.dear[0], p.dear[1] = 1, 1
+	for n := 2; n < len(p.dear); n++ {
+		p.dear[n] = dearOnce + p.graph + dearSlope*float64(n)
+		if n == 2 {
+			p.dear[n] = dearPair + p.graph
+		}
+		p.dear[n] = min(p.dear[n], p.together(n))
+		if below := p.dear[n-1]; n > 2 && p.seen[n-1].n > 0 {
+			p.dear[n] = min(p.dear[n], below+dearSlope)
+		}
+		if p.seen[n].n >= trusted {
+			p.dear[n] = p.cost[n]
+		} else if p.seen[n].n > 0 {
+			p.dear[n] = min(p.dear[n], p.cost[n])
+		}
+	}
+	for n := len(p.dear) - 2; n > 1; n-- { // a shorter batch costs no more
+		if p.seen[n].n < trusted {
+			p.dear[n] = min(p.dear[n], p.dear[n+1])
 		}
 	}
 }
 
-// tokens is how many tokens could have been decoded alone in a time.
-func (p *pace) tokens(took time.Duration) float64 { return took.Seconds() / p.one }
+// tokens is how many tokens could have been decoded alone in a time; 0 while
+// that of one is not known.
+func (p *pace) tokens(took time.Duration) float64 {
+	if p.one == 0 {
+		return 0
+	}
+	return took.Seconds() / p.one
+}
 
 // unknownSlope is what one more token is taken to add to a batch while nothing
 // was measured: about a CPU's.
 const unknownSlope = 0.3
+
+// A batch of n tokens that was not measured is expected to cost dearOnce and n
+// times dearSlope where it is dear, and one of two dearPair. Some processors have fast code for one token
+// and none for a few: two cost as much as 2.7 to 3.7 there, eight 6 to 7.5 and
+// sixteen 8 to 13 (three models in 4 and 5 bits on an AMD EPYC with AVX-512).
+const (
+	dearPair  = 3.7
+	dearOnce  = 1.6
+	dearSlope = 0.8
+)
 
 // trusted is how many measurements it takes to give up what was believed before:
 // one may have been interrupted, and what is taken for dear is not tried again.
@@ -184,6 +284,17 @@ func (o *odds) of(class int, prior float64) float64 {
 	return (o.kept[class] + priorTries*mean) / (o.tried[class] + priorTries)
 }
 
+// sure is the chance of a class that tries show, whatever was believed: as if one
+// more had failed. Classes below it count where that makes it surer.
+func (o *odds) sure(class int) (chance float64) {
+	tried, kept := 1.0, 0.0
+	for c := class; c >= 0; c-- {
+		tried, kept = tried+o.tried[c], kept+o.kept[c]
+		chance = max(chance, kept/tried)
+	}
+	return chance
+}
+
 // probabilityClass is the class of a token that the draft gave probability p:
 // each class halves what is missing to 1.
 func probabilityClass(p float64) int {
@@ -216,30 +327,55 @@ func (c *draftCost) learn(tokens []float64) {
 	}
 }
 
-// affordable is the longest draft that costs no more than a bound, its
-// verification included, up to most tokens; 0 = none.
-func (c *curve) affordable(cost *draftCost, bound float64, most int) int {
-	for most > 0 && cost.once+float64(most)*cost.each+c.of(most+1) > bound {
-		most--
+// affordable is the longest draft of at most len(chances) tokens that is expected
+// to lose no more than budget, in the time of tokens decoded alone; 0 = none. Each
+// token is accepted with its chance, (γ,), where those before it are. extra is how
+// many tokens the batch of a draft of n has beside it and the one before it.
+func (c *curve) affordable(cost *draftCost, chances []float64, budget float64, extra func(n int) int) int {
+	n := len(chances)
+	for n > 0 && c.risk(cost, chances[:n], extra(n)) > budget {
+		n--
 	}
-	return most
+	return n
+}
+
+// risk is the expected loss of a draft: what it costs beyond the tokens that it
+// gives, wherever it does.
+func (c *curve) risk(cost *draftCost, chances []float64, extra int) (loss float64) {
+	n := len(chances)
+	price := cost.once + float64(n)*cost.each + c.of(n+1+extra)
+	reach := 1.0
+	for accepted, chance := range chances {
+		loss += reach * (1 - chance) * max(price-float64(accepted+1), 0)
+		reach *= chance
+	}
+	return loss + reach*max(price-float64(n+1), 0)
 }
 
 // best finds the length of drafts that brings most when each token is accepted
-// with the chance of those before it times odds: a draft of γ tokens gives
-// 1 + odds + … + odds^γ (the whole model's own next token is the first term), for
-// once + γ each + the cost of a batch of γ+1. rate is tokens by cost: the speed-up
-// over one token at a time.
-func (c *curve) best(cost *draftCost, odds float64, most int) (length int, rate float64) {
+// with its chance, (γ,), where those before it are: a draft of γ tokens gives
+// 1 + a₁ + a₁a₂ + … + a₁a₂…a_γ (the whole model's own next token is the first
+// term), for once + γ each + the cost of a batch of γ+1. rate is tokens by cost:
+// the speed-up over one token at a time.
+func (c *curve) best(cost *draftCost, chances []float64) (length int, rate float64) {
 	tokens, reach := 1.0, 1.0
-	for n := 1; n <= most; n++ {
-		reach *= odds
+	for i, chance := range chances {
+		n := i + 1
+		reach *= chance
 		tokens += reach
 		if r := tokens / (cost.once + float64(n)*cost.each + c.of(n+1)); r > rate {
 			length, rate = n, r
 		}
 	}
 	return length, rate
+}
+
+// fill sets all of dst to x.
+func fill(dst []float64, x float64) []float64 {
+	for i := range dst {
+		dst[i] = x
+	}
+	return dst
 }
 
 // goOn decides whether a draft of n tokens, all of which are accepted with the

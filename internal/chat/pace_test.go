@@ -23,16 +23,18 @@ func laptop() *pace {
 func TestPaceFillsGaps(t *testing.T) {
 	p := laptop()
 	const tolerance = 1e-6 // of the decimals here
-	for n, ms := range map[int]float64{1: 15.1, 2: 19.8333333, 3: 24.5666667, 4: 29.3, 6: 38.9, 8: 48.5, 15: 81.9} {
+	for n, ms := range map[int]float64{1: 15.1, 2: 19.8333333, 3: 29.3, 4: 29.3, 6: 48.5, 8: 48.5, 15: 86.6714286} {
 		require.InDelta(t, ms, p.of(n)*15.1, tolerance, "%d tokens", n)
 	}
 	var unknown pace
 	unknown.saw(1, 10*time.Millisecond)
-	require.InDelta(t, 1.6, unknown.of(3), tolerance)
-	unknown.saw(3, time.Second)
-	require.InDelta(t, 1.6, unknown.of(3), tolerance, "one measurement may have been interrupted")
-	unknown.saw(3, 15*time.Millisecond)
+	require.InDelta(t, 1.9, unknown.of(3), tolerance)
+	require.InDelta(t, 4.8, unknown.dear.of(3), tolerance)
+	unknown.saw(4, time.Second)
+	require.InDelta(t, 1.9, unknown.of(3), tolerance, "one measurement may have been interrupted")
+	unknown.saw(4, 15*time.Millisecond)
 	require.InDelta(t, 1.5, unknown.of(3), tolerance)
+	require.InDelta(t, 1.5, unknown.dear.of(3), tolerance)
 
 	for range recent - 1 {
 		p.saw(4, 30*time.Millisecond)
@@ -54,7 +56,7 @@ func TestBestDraft(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 1))
 	for _, odds := range []float64{0.1, 0.5, 0.8, 0.95} {
 		cost := &draftCost{once: 0.07, each: 0.27}
-		length, rate := p.best(cost, odds, MaxDraft)
+		length, rate := p.best(cost, fill(make([]float64, MaxDraft), odds))
 		bestPlayed, played := 0, 0.0
 		for n := 1; n <= MaxDraft; n++ {
 			tokens := 0
@@ -75,16 +77,16 @@ func TestBestDraft(t *testing.T) {
 		}
 		require.InEpsilon(t, played, rate, 0.03, "%d instead of %d tokens", length, bestPlayed)
 	}
-	_, cheap := p.best(&draftCost{each: 0.13}, 0.95, MaxDraft)
+	_, cheap := p.best(&draftCost{each: 0.13}, fill(make([]float64, MaxDraft), 0.95))
 	require.Greater(t, cheap, 1.3, "a deep mask that is mostly right pays on two cores")
-	_, poor := p.best(&draftCost{each: 0.53}, 0.3, MaxDraft)
+	_, poor := p.best(&draftCost{each: 0.53}, fill(make([]float64, MaxDraft), 0.3))
 	require.Less(t, poor, 1.0, "and one that is mostly wrong does not")
 }
 
 func TestDraftsGoOnWhileTheyPay(t *testing.T) {
 	p := laptop()
 	cost := &draftCost{each: 0.27}
-	length, rate := p.best(cost, 0.9, MaxDraft)
+	length, rate := p.best(cost, fill(make([]float64, MaxDraft), 0.9))
 	require.True(t, p.goOn(1, 0.9, cost, 0.9, rate, MaxDraft))
 	require.False(t, p.goOn(length, 0.1, cost, 0.9, rate, MaxDraft), "hardly anything so far will be accepted")
 	require.False(t, p.goOn(MaxDraft, 1, cost, 0.9, rate, MaxDraft))
@@ -92,11 +94,15 @@ func TestDraftsGoOnWhileTheyPay(t *testing.T) {
 
 func TestDraftsAreAffordable(t *testing.T) {
 	p, cost := laptop(), &draftCost{once: 0.1, each: 0.2}
-	require.Zero(t, p.affordable(cost, 1, MaxDraft), "nothing is free")
-	n := p.affordable(cost, 3, MaxDraft)
-	require.Equal(t, 3, n) // 0.1 + 3 × 0.2 + 29.3 / 15.1 = 2.64
-	require.LessOrEqual(t, p.affordable(cost, 3, 2), 2)
-	require.Equal(t, MaxDraft, p.affordable(cost, 100, MaxDraft))
+	never, none := make([]float64, MaxDraft), func(int) int { return 0 }
+	require.Zero(t, p.affordable(cost, never, 0, none), "nothing is free")
+	n := p.affordable(cost, never, 2, none)
+	require.Equal(t, 3, n) // 0.1 + 3 × 0.2 + 29.3 / 15.1 = 2.64, of which its own token brings 1
+	require.Equal(t, 2, p.affordable(cost, never, 2, func(int) int { return 1 }), "a batch that is compared has a row more")
+	require.LessOrEqual(t, p.affordable(cost, never[:2], 2, none), 2)
+	require.Equal(t, MaxDraft, p.affordable(cost, never, 100, none))
+	mostly := fill(make([]float64, MaxDraft), 0.95)
+	require.Greater(t, p.affordable(cost, mostly, 0.5, none), 3, "what mostly wins may be longer")
 }
 
 func TestHopeEndsWithMeasurements(t *testing.T) {
@@ -140,4 +146,24 @@ func TestOddsFollowTheText(t *testing.T) {
 	for p, class := range map[float64]int{0: 0, 0.4: 0, 0.6: 1, 0.8: 2, 0.99: 6, 1: 7} {
 		require.Equal(t, class, probabilityClass(p), "%g", p)
 	}
+}
+
+// TestAPromptTellsWhatBatchesCost has a prompt whose tokens took a fifth of one alone.
+func TestAPromptTellsWhatBatchesCost(t *testing.T) {
+	var p pace
+	p.apart = 1.5
+	p.sawPrompt(leastPrompt-1, time.Millisecond)
+	p.saw(1, 10*time.Millisecond)
+	unknown := p.dear.of(8)
+	p.sawPrompt(40, 80*time.Millisecond)
+	require.InDelta(t, 1+8*0.2*1.5, p.dear.of(8), 1e-9)
+	require.Less(t, p.dear.of(8), unknown)
+	p.saw(8, 50*time.Millisecond)
+	p.saw(8, 50*time.Millisecond)
+	p.saw(8, 50*time.Millisecond)
+	require.InDelta(t, 5, p.dear.of(8), 1e-9, "what was measured counts for more")
+	p = pace{}
+	p.saw(1, 10*time.Millisecond)
+	p.sawPrompt(40, 80*time.Millisecond)
+	require.InDelta(t, unknown, p.dear.of(8), 1e-9, "where products are not computed together, a prompt tells nothing")
 }

@@ -27,7 +27,7 @@ func TestCostPicture(t *testing.T) {
 			s.Name, cost = "looked up", &draftCost{}
 		}
 		for percent := 0.0; percent <= 99; percent += 3 {
-			_, rate := p.best(cost, percent/100, MaxDraft)
+			_, rate := p.best(cost, fill(make([]float64, MaxDraft), percent/100))
 			s.X, s.Y = append(s.X, percent), append(s.Y, max(rate, 1))
 		}
 		series = append(series, s)

@@ -329,9 +329,7 @@ func (s *Session) answer(ctx context.Context, emit func(string)) (Answer, error)
 // under the answer's mask, or drafts, follow.
 func (s *Session) generate(g *generation, prompt []llama.Token, chosen *choice, began time.Time) error {
 	if s.drafter != nil {
-		if err := s.drafter.begin(g, prompt); err != nil {
-			return err
-		}
+		s.drafter.begin(g, prompt)
 		defer s.drafter.end(g)
 	}
 	first, err := g.sampler.Sample(s.ctx, -1)

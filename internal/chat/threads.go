@@ -40,7 +40,7 @@ func (s *Session) compute(mask skip.Mask) error {
 	if p == nil {
 		return s.ctx.Decode(s.batch, mask)
 	}
-	want, chosen := p.batch, n <= MaxDraft+1
+	want, chosen := p.batch, n <= mostRows
 	switch {
 	case chosen && s.drafter != nil && len(s.cached)+n > sameUpTo:
 		want, chosen = p.Most(), false

@@ -638,6 +638,9 @@ static bool may_be_tiled(int type) {
     return type == GGML_TYPE_Q4_0 || type == GGML_TYPE_Q5_0 || type == GGML_TYPE_Q8_0 || type == GGML_TYPE_IQ4_NL;
 }
 
+/* The types that round otherwise for several tokens where they are rearranged, if only now and then. */
+static bool is_k_quant(int type) { return type >= GGML_TYPE_Q2_K && type <= GGML_TYPE_Q6_K; }
+
 /* Has rows.c compute some operations as for each token alone. */
 static void mark_rows(struct ggml_cgraph *graph) {
     const int n = real.n_nodes(graph);
@@ -645,7 +648,7 @@ static void mark_rows(struct ggml_cgraph *graph) {
         struct ggml_tensor *node = real.node(graph, i);
         const char *op = real.op_name(node->op);
         const bool product = strcmp(op, "MUL_MAT") == 0;
-        if (strcmp(op, "FLASH_ATTN_EXT") == 0 || (product && job.alone == LAYERSKIP_PRODUCTS_ALONE)) {
+        if (strcmp(op, "FLASH_ATTN_EXT") == 0 || (product && (job.alone == LAYERSKIP_PRODUCTS_ALONE || is_k_quant(node->src[0]->type)))) {
             node->op_params[LAYERSKIP_ROWS_PARAM] = LAYERSKIP_ROWS;
         } else if ((product || strcmp(op, "MUL_MAT_ID") == 0) &&
                    (job.alone >= LAYERSKIP_PRODUCTS_UNTILED || !may_be_tiled(node->src[0]->type))) {

@@ -14,8 +14,8 @@
  *               processor has AVX2, else not, nor do floats' anywhere. Where a product is marked, both
  *               say that it is not theirs, and ggml multiplies each token by its code for one.
  *   rearranged  Weights rearranged for the CPU are multiplied with four tokens at a time by other
- *               code than with one. In Q4_0 both give the same bits, in Q4_K they do not. Products
- *               marked for it are computed row by row; so are, of weights as they are, those whose
+ *               code than with one. In Q4_0 both give the same bits, k-quants do not, if only now and
+ *               then. Products marked for it are computed row by row; so are, of weights as they are, those whose
  *               type's code takes two rows at a time (on ARM).
  *
  * The CPU module calls its own functions through the dynamic linker, which finds those below first.

@@ -1,0 +1,100 @@
+package chat
+
+import (
+	"encoding/json"
+	"fmt"
+	"hash/fnv"
+	"os"
+	"path/filepath"
+
+	"github.com/gallop-llm/gallop/internal/files"
+	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/router"
+)
+
+// learned is what drafting found out about a model on a machine, as it is kept in
+// a file: the next process need not find it out again.
+type learned struct {
+	Version  int             `json:"version"`
+	Alone    llama.Alone     `json:"alone"`    // how batches come out as one token at a time
+	Compared uint            `json:"compared"` // sizes of batches; see [compared]
+	Rounding float64         `json:"rounding"` // of logits, at most
+	Graph    float64         `json:"graph"`    // cost of a new graph, in the time of a token decoded alone
+	Costs    map[int]float64 `json:"costs"`    // of batches, by their tokens, likewise
+}
+
+// learnedVersion changes with the meaning of what is kept.
+const learnedVersion = 1
+
+// valid tells whether what a file says can be.
+func (l *learned) valid() bool {
+	ok := l.Version == learnedVersion && l.Alone >= llama.AttendAlone && l.Alone <= llama.MultiplyAlone &&
+		l.Compared < 1<<(mostRows+1) && l.Rounding >= 0 && l.Graph >= 0
+	for n, cost := range l.Costs {
+		ok = ok && n > 1 && n <= mostRows && cost > 0
+	}
+	return ok
+}
+
+// LearnedPath is where [Lossless].Learned is kept: in the user's cache folder, in
+// a file for each model, library, processor, number of threads and kind of KV
+// cache, on all of which times and rounding hang.
+func LearnedPath(m *llama.Model, o *llama.ContextOptions, gpuLayers int, repack bool) (string, error) {
+	model, err := router.FingerprintOf(m.Path)
+	if err != nil {
+		return "", err
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("find the cache folder for costs of batches: %w", err)
+	}
+	threads := o.Threads
+	if threads == 0 {
+		threads = m.DefaultThreads()
+	}
+	machine := fnv.New64a()
+	fmt.Fprintln(machine, llama.Release, llama.Version(), llama.SystemInfo(), threads, o.ThreadsBatch, o.NUBatch, o.KType, o.VType, o.Flash, gpuLayers, repack)
+	for _, d := range llama.Devices() {
+		fmt.Fprintln(machine, d.Name, d.Description, d.Kind)
+	}
+	name := fmt.Sprintf("%s-%016x.json", filepath.Base(model.String()), machine.Sum64())
+	return filepath.Join(cache, "gallop", "lossless", name), nil
+}
+
+// recall takes in what is kept in a file. What cannot be read or understood is
+// found out again.
+func (d *drafter) recall(path string) {
+	d.kept = path
+	if path == "" {
+		return
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return
+	}
+	var l learned
+	if json.Unmarshal(data, &l) != nil || !l.valid() {
+		return
+	}
+	d.s.alone, d.same = l.Alone, compared{sizes: l.Compared, most: l.Rounding, anyway: l.Rounding > 0}
+	d.pace.recall(l.Graph, l.Costs)
+}
+
+// keep writes what was learnt, if something was. Without the file drafting works
+// as well, so no error stops an answer.
+func (d *drafter) keep() {
+	if d.kept == "" || !d.learned {
+		return
+	}
+	d.learned = false
+	l := learned{Version: learnedVersion, Alone: d.s.alone, Compared: d.same.sizes, Rounding: d.same.most, Graph: d.pace.graph, Costs: map[int]float64{}}
+	for n, cost := range d.pace.cost {
+		if d.pace.seen[n].n >= trusted {
+			l.Costs[n] = cost
+		}
+	}
+	data, err := json.Marshal(l)
+	if err == nil && os.MkdirAll(filepath.Dir(d.kept), 0o755) == nil {
+		files.Write(d.kept, append(data, '\n'))
+	}
+}
