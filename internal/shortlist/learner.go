@@ -79,6 +79,7 @@ type Learner struct {
 
 	mu      sync.Mutex // guards what follows
 	why     string     // there can be none; "" = there can
+	enough  bool       // the file has the states for a first preview: more can wait
 	seen    []float32  // states not yet in moments, (n, nEmbd)
 	cancel  context.CancelFunc
 	running sync.WaitGroup
@@ -120,6 +121,7 @@ func Open(m *llama.Model, dir string, threads int, warn func(error)) *Learner {
 		warn(fmt.Errorf("the vocabulary shortlist is made anew: %w", err))
 	case err == nil:
 		l.moments = moments
+		l.enough = moments.N >= enoughStates
 		if made != nil {
 			l.made.Store(made)
 		}
@@ -183,7 +185,7 @@ func (l *Learner) See(c *llama.Context) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := len(l.seen)
-	if l.why != "" || n >= keptStates*l.matrix.NEmbd {
+	if l.why != "" || n >= keptStates*l.matrix.NEmbd || l.enough && l.made.Load() == nil {
 		return
 	}
 	l.seen = slices.Grow(l.seen, l.matrix.NEmbd)[:n+l.matrix.NEmbd]
