@@ -538,7 +538,7 @@ func (s *Session) decode(tokens []llama.Token, mask skip.Mask, outputs int) erro
 	run := mask
 	single := len(tokens) == 1 && outputs == 1
 	if single && (s.drafter == nil || !mask.IsEmpty()) { // lossless mode verifies with the whole matrix
-		run = s.list.mask(mask)
+		run = s.list.mask(mask, s.ctx)
 	}
 	err := s.compute(run)
 	if err != nil && s.list.refused(err) {

@@ -13,6 +13,8 @@ type listing struct {
 	learner *shortlist.Learner // nil = never; the session does not close it
 	wanted  int                // tokens, as the user set it; 0 = as measured, where it pays
 	size    int                // of this answer; 0 = the whole output matrix
+	doubt   float64            // share of tokens in doubt up to which it pays
+	used    int                // the size that this answer began with
 	why     string             // this answer has none; "" = it has one
 	before  llama.ShortlistUse // when this answer began
 }
@@ -28,7 +30,7 @@ type Listed struct {
 // begin settles whether the answer to come has a shortlist. What reaches outside the
 // list needs the whole matrix.
 func (l *listing) begin(s *Session) {
-	l.size, l.before = 0, s.ctx.ShortlistUse()
+	l.size, l.used, l.doubt, l.before = 0, 0, 1, s.ctx.ShortlistUse()
 	if l.why = l.obstacle(&s.opts.Sampling); l.why != "" {
 		return
 	}
@@ -43,8 +45,9 @@ func (l *listing) begin(s *Session) {
 	case l.wanted > 0:
 		l.size = l.wanted
 	default:
-		l.size = made.Size
+		l.size, l.doubt = made.Size, made.Doubt
 	}
+	l.used = l.size
 }
 
 func (l *listing) obstacle(o *llama.Sampling) string {
@@ -66,8 +69,18 @@ func (l *listing) obstacle(o *llama.Sampling) string {
 	return ""
 }
 
+// doubtAfter is how many tokens are looked at before a text is found to leave too many
+// in doubt, and the answer goes on with the whole matrix.
+const doubtAfter = 16
+
 // mask is m for the decode of a single token that another is chosen after.
-func (l *listing) mask(m skip.Mask) skip.Mask { return m.WithShortlist(l.size) }
+func (l *listing) mask(m skip.Mask, c *llama.Context) skip.Mask {
+	if use := c.ShortlistUse(); l.size > 0 && use.Rows-l.before.Rows >= doubtAfter &&
+		float64(use.Whole-l.before.Whole) > l.doubt*float64(use.Rows-l.before.Rows) {
+		l.size, l.why = 0, "too many tokens of this text were in doubt"
+	}
+	return m.WithShortlist(l.size)
+}
 
 // work is a token's share of the whole model's, when layers is that of its layers.
 func (l *listing) work(mask skip.Mask, layers float64) float64 {
@@ -87,7 +100,7 @@ func (l *listing) refused(err error) bool {
 	if l.size == 0 || !errors.Is(err, llama.ErrMask) {
 		return false
 	}
-	l.size, l.why = 0, err.Error()
+	l.size, l.used, l.why = 0, 0, err.Error()
 	return true
 }
 
@@ -101,5 +114,5 @@ func (l *listing) see(c *llama.Context) {
 // end gives the answer's account.
 func (l *listing) end(c *llama.Context) Listed {
 	use := c.ShortlistUse()
-	return Listed{Size: l.size, Rows: use.Rows - l.before.Rows, Whole: use.Whole - l.before.Whole, Why: l.why}
+	return Listed{Size: l.used, Rows: use.Rows - l.before.Rows, Whole: use.Whole - l.before.Whole, Why: l.why}
 }

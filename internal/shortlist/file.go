@@ -36,7 +36,7 @@ const (
 	// kind is what these files say in general.type.
 	kind = "gallop-shortlist"
 	// version is that of the files' meaning: others are made anew.
-	version = 3
+	version = 4
 )
 
 var (
@@ -84,7 +84,7 @@ func write(path string, m *llama.Model, made *Made, moments *Moments, basis []fl
 	meta.Set("gallop.shortlist.fitted", uint32(made.States))
 	meta.Set("gallop.shortlist.size", uint32(made.Size))
 	meta.Set("gallop.shortlist.margin", made.List.Margin)
-	meta.Set("gallop.shortlist.gain", made.Gain)
+	meta.Set("gallop.shortlist.sure", made.Sure)
 	meta.Set("gallop.shortlist.whole", made.Whole)
 	rank := uint64(made.List.Rank)
 	vocab := uint64(len(preview)) * 32 / 18 / rank
@@ -163,11 +163,12 @@ func read(path string, m *llama.Model, o *llama.OutputMatrix) (*Made, *Moments, 
 		return nil, nil, err
 	}
 	margin, _ := f.Metadata.Float("gallop.shortlist.margin")
-	gain, _ := f.Metadata.Float("gallop.shortlist.gain")
+	sure, _ := f.Metadata.Float("gallop.shortlist.sure")
 	whole, _ := f.Metadata.Float("gallop.shortlist.whole")
-	made := &Made{Size: int(number("size")), States: int(number("fitted")), Gain: gain, Whole: whole}
-	if made.Size < 1 || made.Size > o.NVocab/4 || !(margin > -math.MaxFloat32 && margin < math.MaxFloat32) {
-		return nil, nil, foreign("its size or margin is out of range")
+	made := &Made{Size: int(number("size")), States: int(number("fitted")), Sure: sure, Whole: whole}
+	made.account(share(m, o))
+	if made.Size < 1 || made.Size > o.NVocab/4 || !(margin > -math.MaxFloat32 && margin < math.MaxFloat32) || !(sure > 0 && whole >= 0) {
+		return nil, nil, foreign("its size, margin or figures are out of range")
 	}
 	if made.List, err = o.NewShortlist(decode(basis), preview, float32(margin)); err != nil {
 		return nil, nil, err

@@ -49,6 +49,9 @@ const (
 	doubtCosts = 2
 	// freeDoubt is the share of tokens that may be in doubt without being missed.
 	freeDoubt = 0.02
+	// mostDoubt is the share of the measured tokens that the margin leaves in doubt at most: a
+	// single token whose errors are far larger than usual must not send half of them there.
+	mostDoubt = 0.1
 	// smallerSaves is the share of rows that a smaller size must save to be taken in place
 	// of a larger one, which errs less.
 	smallerSaves = 0.2
@@ -91,9 +94,18 @@ type Made struct {
 	List   *llama.Shortlist
 	Size   int           // tokens that get exact logits
 	States int           // that it was fitted to
-	Gain   float64       // a token's time with the whole matrix over that with the shortlist, as measured
-	Whole  float64       // share of measured tokens that needed the whole matrix
+	Sure   float64       // a token's time with the whole matrix over that of one chosen from the list, as measured
+	Gain   float64       // the same with the tokens in doubt
+	Whole  float64       // share of measured tokens that were in doubt, and needed the whole matrix
+	Doubt  float64       // share up to which the shortlist pays
 	Took   time.Duration // from the learner's start; 0 = it was in the cache
+}
+
+// account works out Gain and Doubt: a token in doubt costs about the matrix's share of a
+// token more.
+func (m *Made) account(matrix float64) {
+	m.Gain = 1 / (1/m.Sure + m.Whole*matrix)
+	m.Doubt = (1/leastGain - 1/m.Sure) / matrix
 }
 
 // Pays tells whether decoding is measurably faster with it.
@@ -519,9 +531,8 @@ func (s *student) measure(made *Made, m *Moments) error {
 			}
 		}
 	}
-	all := float64(median(whole))
-	// A token in doubt costs about the matrix's share of a token more.
-	made.Gain = all / (float64(median(short)) + made.Whole*share(s.model, s.matrix)*all)
+	made.Sure = float64(median(whole)) / float64(median(short))
+	made.account(share(s.model, s.matrix))
 	return nil
 }
 
@@ -536,7 +547,8 @@ func (s *student) choose(made *Made, trials [][]llama.ShortlistTrial) {
 		}
 		margin := slices.MaxFunc(tokens, func(a, b llama.ShortlistTrial) int { return cmp.Compare(a.Missed, b.Missed) }).Missed
 		slices.SortFunc(tokens, func(a, b llama.ShortlistTrial) int { return cmp.Compare(a.Gap, b.Gap) })
-		margin = max(margin, tokens[int(freeDoubt*float64(len(tokens)))].Gap)
+		at := func(doubt float64) float32 { return tokens[int(doubt*float64(len(tokens)))].Gap }
+		margin = min(max(margin, at(freeDoubt)), at(mostDoubt))
 		doubt, _ := slices.BinarySearchFunc(tokens, margin, func(t llama.ShortlistTrial, m float32) int { return cmp.Compare(t.Gap, m) })
 		share := float64(doubt) / float64(len(tokens))
 		if rows := float64(sizes[i]) + doubtCosts*share*float64(s.matrix.NVocab); rows < (1-smallerSaves)*least {

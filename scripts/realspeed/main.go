@@ -35,6 +35,7 @@ import (
 )
 
 // row is what is measured of a model. Ratios over stock are medians of pairs that take turns.
+// null is what was not measured.
 type row struct {
 	Name           string   `json:"name"`
 	StockTPS       float64  `json:"stock_tps"`            // decode, whole model and matrix
@@ -42,12 +43,12 @@ type row struct {
 	ShortlistRatio float64  `json:"shortlist_ratio"`      // decode speed over stock's; 1 without one
 	ShortlistCount int      `json:"shortlist_tokens"`     // tokens with exact logits
 	ShortlistEqual float64  `json:"shortlist_equal"`      // share of greedy tokens equal to the whole matrix's
-	FirstToken     float64  `json:"first_token_ratio"`    // time over stock's, worst of three prompt lengths
+	FirstToken     *float64 `json:"first_token_ratio"`    // time over stock's, worst of three prompt lengths
 	Answer         float64  `json:"answer_ratio"`         // time of whole answers over stock's, worst with and without a profile
 	AnswerProfile  *float64 `json:"answer_ratio_profile"` // by the model's profile; null: there is none
-	Lossless       float64  `json:"lossless_ratio"`       // speed over plain, worst of sources and kinds of text
-	LosslessEqual  bool     `json:"lossless_equal"`       // all of its tokens
-	Busy           float64  `json:"busy_ratio"`           // own number of threads over the best fixed one, worst situation
+	Lossless       *float64 `json:"lossless_ratio"`       // speed over plain, worst of sources and kinds of text
+	LosslessEqual  *bool    `json:"lossless_equal"`       // all of its tokens
+	Busy           *float64 `json:"busy_ratio"`           // own number of threads over the best fixed one, worst situation
 	Seconds        float64  `json:"seconds"`              // that measuring took
 	Failed         []string `json:"failed,omitempty"`     // parts that could not be measured, and why
 }
