@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gallop-llm/gallop/internal/chat"
+	"github.com/gallop-llm/gallop/internal/report"
 	"github.com/gallop-llm/gallop/internal/setup"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
@@ -208,13 +209,13 @@ func measure(o *options) (*result, error) {
 		fmt.Fprintf(os.Stderr, "%s: round %d, %.0f s\n", r.Name, round+1, time.Since(start).Seconds())
 	}
 	for _, row := range r.Rows {
-		row.Decode, row.Answer = median(row.decode), median(row.answer)
+		row.Decode, row.Answer = report.Median(row.decode), report.Median(row.answer)
 		row.Drafted /= float64(row.Pairs)
 		row.Accepted /= float64(row.Pairs)
 		r.Ratio = min(r.Ratio, row.Decode, row.Answer)
 		r.Equal = r.Equal && row.Equal
 	}
-	r.PlainTPS, r.Seconds = median(plainTPS), time.Since(start).Seconds()
+	r.PlainTPS, r.Seconds = report.Median(plainTPS), time.Since(start).Seconds()
 	return r, nil
 }
 
@@ -297,9 +298,4 @@ func (r *result) add(source, text, when string, plain, got answer) {
 	x.Accepted += float64(got.Drafting.Accepted)
 	x.Equal = x.Equal && slices.Equal(plain.Generated, got.Generated)
 	r.Rounding = max(r.Rounding, got.Drafting.Rounding)
-}
-
-func median(x []float64) float64 {
-	slices.Sort(x)
-	return (x[(len(x)-1)/2] + x[len(x)/2]) / 2
 }
