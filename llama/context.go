@@ -366,6 +366,7 @@ func (c *Context) Decode(b *Batch, mask [MaskWords]uint64) error {
 		return err
 	}
 	c.mask = mask
+	c.list(mask[ShortlistWord])
 	if err := c.Model.useWeights(&mask); err != nil {
 		return err
 	}
@@ -374,8 +375,8 @@ func (c *Context) Decode(b *Batch, mask [MaskWords]uint64) error {
 	switch code {
 	case 0:
 		c.nOut = b.Len()
-		if size := mask[ShortlistWord]; size > 0 {
-			return c.listOutputs(b, int(size))
+		if mask[ShortlistWord] > 0 {
+			return c.listOutputs(b)
 		}
 		return nil
 	case 1:

@@ -419,7 +419,7 @@ int64_t gallop_stalled(const struct gallop_context *c) {
 
 void gallop_free_context(struct gallop_context *c) {
     free_pools(c->pools);
-    gallop_use_shortlist(c, NULL);
+    gallop_use_shortlist(c, NULL, 0);
     if (c->inputs != NULL) {
         for (int layer = 0; layer < LAYERSKIP_MAX_LAYERS; layer++) {
             free(c->inputs->after[layer].data);

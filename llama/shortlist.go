@@ -171,7 +171,7 @@ func (c *Context) SetShortlist(s *Shortlist) error {
 		}
 		own = s.c
 	}
-	if !C.gallop_use_shortlist(c.own, own) {
+	if !C.gallop_use_shortlist(c.own, own, C.int32_t(c.nUBatch)) {
 		return fmt.Errorf("%w: no memory for it", ErrShortlist)
 	}
 	before := c.shortlist
@@ -202,6 +202,17 @@ func (c *Context) checkShortlist(b *Batch, size uint64) error {
 	return nil
 }
 
+// list tells the steps at the graph's end how many tokens to list: none where the
+// preview itself is to be measured.
+func (c *Context) list(size uint64) {
+	if size > 0 {
+		if c.measure != nil {
+			size = 0
+		}
+		C.gallop_list(c.own, C.int32_t(size))
+	}
+}
+
 // ShortlistUse counts what became of rows of logits.
 type ShortlistUse struct {
 	Rows  int // computed with the shortlist
@@ -211,8 +222,8 @@ type ShortlistUse struct {
 // ShortlistUse counts since the context was made.
 func (c *Context) ShortlistUse() ShortlistUse { return c.listed }
 
-// listOutputs gives the batch's logits, which are the preview's, their exact values.
-func (c *Context) listOutputs(b *Batch, size int) error {
+// listOutputs looks at the batch's logits, some of which were given their exact values.
+func (c *Context) listOutputs(b *Batch) error {
 	output := 0
 	for i, wanted := range unsafe.Slice(b.c.logits, b.Len()) {
 		if wanted == 0 {
@@ -224,9 +235,13 @@ func (c *Context) listOutputs(b *Batch, size int) error {
 		}
 		logits := unsafe.Slice((*float32)(unsafe.Pointer(row)), c.nVocab())
 		if c.measure != nil {
-			c.measureRow(logits, output)
-		} else if gap, _ := c.listExactly(logits, output, size); !(gap >= c.shortlist.Margin) { // also if it is no number
-			c.allExactly(logits)
+			if err := c.measureRow(logits, output); err != nil {
+				return err
+			}
+		} else if !(gap(C.gallop_listed(c.own, C.int32_t(output))) >= c.shortlist.Margin) { // also if it is no number
+			if err := c.allExactly(logits, output); err != nil {
+				return err
+			}
 			c.listed.Whole++
 		}
 		c.listed.Rows++
@@ -235,22 +250,25 @@ func (c *Context) listOutputs(b *Batch, size int) error {
 	return nil
 }
 
-// listExactly gives the size largest logits of a row their exact values. gap is how far
-// the largest is above the list's end in the preview, in the preview's errors on the list.
-func (c *Context) listExactly(logits []float32, output, size int) (gap float32, listed C.struct_gallop_listed) {
-	listed = C.gallop_list_exactly(c.own, (*C.float)(&logits[0]), C.int32_t(output), C.int32_t(size))
-	return float32((listed.top - listed.outside) / listed.error), listed
+// gap is how far a row's largest logit is above the list's end in the preview, in the
+// preview's errors on the list.
+func gap(listed C.struct_gallop_listed) float32 {
+	return float32((listed.top - listed.outside) / listed.error)
 }
 
-// allExactly computes a whole row of logits, from the hidden state that was listed last.
-func (c *Context) allExactly(logits []float32) {
+// allExactly computes a whole row of logits.
+func (c *Context) allExactly(logits []float32, output int) error {
+	if !C.gallop_prepare_exact(c.own, C.int32_t(output)) {
+		return fmt.Errorf("%w: the hidden state of output %d is not known", ErrDecode, output)
+	}
 	n, parts := len(logits), runtime.GOMAXPROCS(0)
 	row := (*C.float)(&logits[0])
 	var running sync.WaitGroup
 	for i := range parts {
-		running.Go(func() { C.gallop_all_exactly(c.own, row, C.int32_t(n*i/parts), C.int32_t(n*(i+1)/parts)) })
+		running.Go(func() { C.gallop_exact(c.own, row, C.int32_t(n*i/parts), C.int32_t(n*(i+1)/parts)) })
 	}
 	running.Wait()
+	return nil
 }
 
 // ShortlistTrial is what a row of logits says of a shortlist of some size: how far above
@@ -275,23 +293,25 @@ func (c *Context) MeasureShortlist(b *Batch, mask [MaskWords]uint64, sizes []int
 }
 
 // measureRow lets measure try sizes on a row of the preview's logits, which are exact then.
-func (c *Context) measureRow(logits []float32, output int) {
+func (c *Context) measureRow(logits []float32, output int) error {
 	preview := slices.Clone(logits)
-	c.listExactly(logits, output, 1)
-	c.allExactly(logits)
+	if err := c.allExactly(logits, output); err != nil {
+		return err
+	}
 	exact := slices.Clone(logits)
 	c.measure(output, func(size int) ShortlistTrial {
 		copy(logits, preview)
-		gap, listed := c.listExactly(logits, output, size)
+		listed := C.gallop_list_alone(c.own, (*C.float)(&logits[0]), C.int32_t(output), C.int32_t(size))
 		missed := float32(math.Inf(-1))
 		for t, p := range preview {
 			if p < float32(listed.outside) {
 				missed = max(missed, exact[t])
 			}
 		}
-		return ShortlistTrial{gap, float32((C.float(missed) - listed.outside) / listed.error)}
+		return ShortlistTrial{gap(listed), float32((C.float(missed) - listed.outside) / listed.error)}
 	})
 	copy(logits, exact)
+	return nil
 }
 
 // Hidden copies the final hidden state of a row of the last decode's outputs into

@@ -73,6 +73,8 @@ static struct {
     const char *(*op_name)(int);
     void (*reset)(struct ggml_context *);
     struct ggml_tensor *(*mul_mat)(struct ggml_context *, struct ggml_tensor *, struct ggml_tensor *);
+    struct ggml_tensor *(*custom)(struct ggml_context *, struct ggml_tensor *, struct ggml_tensor **, int n, layerskip_step *,
+                                  int n_threads, void *data);
     int32_t (*decode)(struct llama_context *, struct llama_batch);
     void (*set_causal_attn)(struct llama_context *, bool);
 } real;
@@ -119,6 +121,7 @@ const char *layerskip_init(void *libllama) {
 #ifndef LAYERSKIP_PRELOAD
         {"ggml_reset", (void **)&real.reset},
         {"ggml_mul_mat", (void **)&real.mul_mat},
+        {"ggml_custom_inplace", (void **)&real.custom},
         {"llama_decode", (void **)&real.decode},
         {"llama_set_causal_attn", (void **)&real.set_causal_attn},
 #endif
@@ -207,6 +210,7 @@ struct graph {
     struct ggml_tensor **nodes;   /* (n,) in order of execution; owned here */
     struct ggml_tensor **instead; /* (n,) what to read for a node that is left out; owned here */
     int32_t *flags;               /* (n,) as llama.cpp set them; owned here */
+    struct ggml_tensor *end;      /* the last node that was added; NULL = none was */
     bool *keep;                   /* (n,) false = left out; owned here */
     int n;
     int n_layer;
@@ -447,6 +451,10 @@ static bool shorten_output(struct graph *g, struct layerskip_output *o) {
         real.reset(o->nodes);
         t->src[0] = o->preview;
         t->src[1] = real.mul_mat(o->nodes, o->basis, o->hidden);
+        for (int k = 0; o->steps[k] != NULL; k++) {
+            enum { ALL_THREADS = -1 };
+            g->end = real.custom(o->nodes, g->end == NULL ? t : g->end, &o->hidden, 1, o->steps[k], ALL_THREADS, o->data);
+        }
         return true;
     }
     return refuse("the product with the output matrix is not in the graph", 0, 0);
@@ -467,6 +475,9 @@ static bool rebuild(struct ggml_cgraph *cgraph, const struct graph *g, const uin
         if (g->keep[i]) {
             real.expand(cgraph, g->nodes[i]);
         }
+    }
+    if (g->end != NULL) {
+        real.expand(cgraph, g->end);
     }
     for (int i = 0; i < g->n; i++) {
         g->nodes[i]->flags = g->flags[i];

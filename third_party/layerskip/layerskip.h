@@ -56,16 +56,21 @@ struct layerskip_stream {
     const struct ggml_tensor *out[LAYERSKIP_MAX_LAYERS]; /* l_out */
 };
 
+/* What a thread of n_threads does with the logits, of which hidden is the second source (src[1]). */
+typedef void layerskip_step(struct ggml_tensor *logits, int thread, int n_threads, void *data);
+
 /*
  * The end of a context's graph: logits = matrix * hidden. Under a mask with a shortlist they are
- * preview * (basis * hidden) instead.
+ * preview * (basis * hidden) instead, and steps follow, each by all threads once they have done the one before.
  */
 struct layerskip_output {
     const struct ggml_tensor *matrix; /* (n_embd, n_vocab), the model's; NULL = the last graph ends in another way */
     struct ggml_tensor *hidden;       /* (n_embd, n_outputs), valid as long as llama.cpp keeps that graph; NULL likewise */
     struct ggml_tensor *basis;        /* (n_embd, rank); NULL = no shortlist; the owner's, outlives the context */
     struct ggml_tensor *preview;      /* (rank, n_vocab); likewise */
-    struct ggml_context *nodes;       /* room for the one node that the edit adds; NULL likewise; the owner's */
+    struct ggml_context *nodes;       /* room for the few nodes that the edit adds; NULL likewise; the owner's */
+    layerskip_step *const *steps;     /* NULL at the end */
+    void *data;                       /* theirs */
 };
 
 /*
