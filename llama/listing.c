@@ -224,12 +224,6 @@ static void prefetch(const struct gallop_matrix *m, int32_t id) {
     }
 }
 
-static float exact(const struct gallop_matrix *m, const void *vector, int32_t id) {
-    float logit;
-    m->dot((int)m->n_embd, &logit, 0, m->rows + (size_t)id * m->row_size, 0, vector, 0, 1);
-    return logit;
-}
-
 /* Puts the hidden state into the type that the matrix's rows are multiplied with. */
 static void convert(const struct gallop_matrix *m, const float *hidden, void *vector) {
     if (m->quantize != NULL) {
@@ -237,6 +231,29 @@ static void convert(const struct gallop_matrix *m, const float *hidden, void *ve
     } else {
         memcpy(vector, hidden, m->vector_size);
     }
+}
+
+/* Gives n tokens their exact logits in place of the preview's. Of what is found, error is the sum of squares. */
+static struct gallop_listed compute_rows(const struct gallop_matrix *m, const void *vector, const int32_t *ids, int32_t n,
+                                         float *logits) {
+    enum { AHEAD = 4 }; /* rows */
+    for (int32_t c = 0; c < n && c < AHEAD; c++) {
+        prefetch(m, ids[c]);
+    }
+    float top = -INFINITY;
+    double squares = 0;
+    for (int32_t c = 0; c < n; c++) {
+        if (c + AHEAD < n) {
+            prefetch(m, ids[c + AHEAD]);
+        }
+        float logit;
+        m->dot((int)m->n_embd, &logit, 0, m->rows + (size_t)ids[c] * m->row_size, 0, vector, 0, 1);
+        const float error = logit - logits[ids[c]];
+        squares += (double)error * error;
+        logits[ids[c]] = logit;
+        top = logit > top ? logit : top;
+    }
+    return (struct gallop_listed){.top = top, .error = (float)squares};
 }
 
 /* The i-th worker gives those of its candidates that are listed their exact logits. */
@@ -247,28 +264,13 @@ static void compute(const struct row *r, int i) {
     int32_t n = 0;
     for (int32_t c = 0; c < w->n_candidates; c++) {
         if (bin(&w->counts[CANDIDATES], w->values[c]) >= last.bin) {
-            w->values[n] = w->values[c];
             w->ids[n++] = w->ids[c];
         }
     }
     convert(m, r->hidden, w->vector);
-    enum { AHEAD = 4 }; /* rows */
-    for (int32_t c = 0; c < n && c < AHEAD; c++) {
-        prefetch(m, w->ids[c]);
-    }
-    float top = -INFINITY;
-    double squares = 0;
-    for (int32_t c = 0; c < n; c++) {
-        if (c + AHEAD < n) {
-            prefetch(m, w->ids[c + AHEAD]);
-        }
-        const float logit = exact(m, w->vector, w->ids[c]), error = logit - w->values[c];
-        squares += (double)error * error;
-        r->logits[w->ids[c]] = logit;
-        top = logit > top ? logit : top;
-    }
+    w->found = compute_rows(m, w->vector, w->ids, n, r->logits);
+    w->found.outside = last.value;
     w->n_listed = n;
-    w->found = (struct gallop_listed){.top = top, .outside = last.value, .error = (float)squares};
 }
 
 /* What n workers found together. */
@@ -440,9 +442,16 @@ bool gallop_prepare_exact(struct gallop_context *c, int32_t output) {
     return true;
 }
 
-void gallop_exact(struct gallop_context *c, float *logits, int32_t from, int32_t to) {
+void gallop_compute_exact(struct gallop_context *c, float *logits, float least, int32_t part, int32_t n_parts) {
     const struct gallop_listing *l = c->listing;
-    for (int32_t i = from; i < to; i++) {
-        logits[i] = exact(&l->shortlist->matrix, l->workers[0]->vector, i);
+    const struct gallop_matrix *m = &l->shortlist->matrix;
+    for (int64_t chunk = (int64_t)part * CHUNK; chunk < m->n_vocab; chunk += (int64_t)n_parts * CHUNK) {
+        int32_t ids[CHUNK], n = 0;
+        for (int64_t t = chunk; t < chunk + CHUNK && t < m->n_vocab; t++) {
+            if (!(logits[t] < least)) {
+                ids[n++] = (int32_t)t;
+            }
+        }
+        compute_rows(m, l->workers[0]->vector, ids, n, logits);
     }
 }

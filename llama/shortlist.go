@@ -118,7 +118,7 @@ func (o *OutputMatrix) Preview(ctx context.Context, x []float32, threads int) ([
 // dimensions, ranks all tokens, and the matrix itself gives the first of them their
 // exact logits. The others keep the preview's. It implements SVD-softmax (Shim et
 // al., 2017) with a basis fitted to the model's own hidden states, and a test that
-// sends a token in doubt to the whole matrix.
+// makes the list of a token in doubt as long as it takes to be sure.
 type Shortlist struct {
 	part
 	Rank   int     // dimensions of the preview
@@ -215,8 +215,8 @@ func (c *Context) list(size uint64) {
 
 // ShortlistUse counts what became of rows of logits.
 type ShortlistUse struct {
-	Rows  int // computed with the shortlist
-	Whole int // of these, sent to the whole matrix: the decision was too close
+	Rows     int // computed with the shortlist
+	Extended int // of these, those whose list was made longer: the decision was too close
 }
 
 // ShortlistUse counts since the context was made.
@@ -238,11 +238,10 @@ func (c *Context) listOutputs(b *Batch) error {
 			if err := c.measureRow(logits, output); err != nil {
 				return err
 			}
-		} else if !(gap(C.gallop_listed(c.own, C.int32_t(output))) >= c.shortlist.Margin) { // also if it is no number
-			if err := c.allExactly(logits, output); err != nil {
-				return err
-			}
-			c.listed.Whole++
+		} else if extended, err := c.extendList(logits, output, C.gallop_listed(c.own, C.int32_t(output))); err != nil {
+			return err
+		} else if extended {
+			c.listed.Extended++
 		}
 		c.listed.Rows++
 		output++
@@ -256,16 +255,25 @@ func gap(listed C.struct_gallop_listed) float32 {
 	return float32((listed.top - listed.outside) / listed.error)
 }
 
-// allExactly computes a whole row of logits.
-func (c *Context) allExactly(logits []float32, output int) error {
+// extendList gives more logits of a row their exact values where the list is too short
+// to be sure of the likeliest.
+func (c *Context) extendList(logits []float32, output int, listed C.struct_gallop_listed) (extended bool, err error) {
+	if gap(listed) >= c.shortlist.Margin {
+		return false, nil
+	}
+	return true, c.exactly(logits, output, float32(listed.top)-c.shortlist.Margin*float32(listed.error))
+}
+
+// exactly gives exact values to those of a row's logits that are not below least; NaN = to all.
+func (c *Context) exactly(logits []float32, output int, least float32) error {
 	if !C.gallop_prepare_exact(c.own, C.int32_t(output)) {
 		return fmt.Errorf("%w: the hidden state of output %d is not known", ErrDecode, output)
 	}
-	n, parts := len(logits), runtime.GOMAXPROCS(0)
+	parts := runtime.GOMAXPROCS(0)
 	row := (*C.float)(&logits[0])
 	var running sync.WaitGroup
 	for i := range parts {
-		running.Go(func() { C.gallop_exact(c.own, row, C.int32_t(n*i/parts), C.int32_t(n*(i+1)/parts)) })
+		running.Go(func() { C.gallop_compute_exact(c.own, row, C.float(least), C.int32_t(i), C.int32_t(parts)) })
 	}
 	running.Wait()
 	return nil
@@ -274,8 +282,12 @@ func (c *Context) allExactly(logits []float32, output int) error {
 // ShortlistTrial is what a row of logits says of a shortlist of some size: how far above
 // the list's end in the preview the likeliest logit is in the list (Gap) and outside it
 // (Missed), in the preview's errors on the list. Where Missed is the larger, the list
-// lacks the likeliest token.
-type ShortlistTrial struct{ Gap, Missed float32 }
+// lacks the likeliest token. Equal tells whether that one was found in the end, the
+// shortlist's Margin being what it is.
+type ShortlistTrial struct {
+	Gap, Missed float32
+	Equal       bool
+}
 
 // MeasureShortlist is [Context.Decode] with exact logits for all tokens, and tells of each
 // row what shortlists of these sizes would have come to: trials (len(sizes),), valid
@@ -295,10 +307,12 @@ func (c *Context) MeasureShortlist(b *Batch, mask [MaskWords]uint64, sizes []int
 // measureRow lets measure try sizes on a row of the preview's logits, which are exact then.
 func (c *Context) measureRow(logits []float32, output int) error {
 	preview := slices.Clone(logits)
-	if err := c.allExactly(logits, output); err != nil {
+	if err := c.exactly(logits, output, float32(math.NaN())); err != nil {
 		return err
 	}
 	exact := slices.Clone(logits)
+	likeliest, _ := TopProbability(exact)
+	var failed error
 	c.measure(output, func(size int) ShortlistTrial {
 		copy(logits, preview)
 		listed := C.gallop_list_alone(c.own, (*C.float)(&logits[0]), C.int32_t(output), C.int32_t(size))
@@ -308,10 +322,14 @@ func (c *Context) measureRow(logits []float32, output int) error {
 				missed = max(missed, exact[t])
 			}
 		}
-		return ShortlistTrial{gap(listed), float32((C.float(missed) - listed.outside) / listed.error)}
+		if _, err := c.extendList(logits, output, listed); err != nil {
+			failed = err
+		}
+		found, _ := TopProbability(logits)
+		return ShortlistTrial{gap(listed), float32((C.float(missed) - listed.outside) / listed.error), found == likeliest}
 	})
 	copy(logits, exact)
-	return nil
+	return failed
 }
 
 // Hidden copies the final hidden state of a row of the last decode's outputs into

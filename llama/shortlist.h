@@ -75,11 +75,12 @@ struct gallop_listed gallop_listed(const struct gallop_context *c, int32_t outpu
 /* Lists a row of logits (n_vocab,) that the last decode has left as the preview gave it. */
 struct gallop_listed gallop_list_alone(struct gallop_context *c, float *logits, int32_t output, int32_t size);
 
-/* Takes the hidden state at this place for the calls of gallop_exact that follow. False: it is not known. */
+/* Takes the hidden state at this place for the calls of gallop_compute_exact that follow. False: it is not known. */
 bool gallop_prepare_exact(struct gallop_context *c, int32_t output);
 
-/* Gives exact values to the logits from..to-1. Several threads may do so at once. */
-void gallop_exact(struct gallop_context *c, float *logits, int32_t from, int32_t to);
+/* Gives exact values to the logits that are not below least, in one of n_parts parts of the row; NaN = to
+ * all. Several threads may do so at once. */
+void gallop_compute_exact(struct gallop_context *c, float *logits, float least, int32_t part, int32_t n_parts);
 
 /* Copies the hidden state at this place among the last graph's outputs into out (n_embd,). False: it
  * is not known. */

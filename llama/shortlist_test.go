@@ -91,7 +91,7 @@ func TestShortlistIsExactWhereItSays(t *testing.T) {
 				require.NoError(t, c.SetShortlist(list))
 				before := c.ShortlistUse()
 				short := logitsOf(t, c, mask)
-				require.Equal(t, llama.ShortlistUse{Rows: before.Rows + 1, Whole: before.Whole}, c.ShortlistUse())
+				require.Equal(t, llama.ShortlistUse{Rows: before.Rows + 1, Extended: before.Extended}, c.ShortlistUse())
 				exact := 0
 				for i := range whole {
 					if near(whole[i], short[i]) {
@@ -106,7 +106,7 @@ func TestShortlistIsExactWhereItSays(t *testing.T) {
 				for i, logit := range logitsOf(t, c, mask) {
 					require.True(t, near(whole[i], logit), "token %d: %g, the whole matrix gives %g", i, logit, whole[i])
 				}
-				require.Equal(t, before.Whole+1, c.ShortlistUse().Whole)
+				require.Equal(t, before.Extended+1, c.ShortlistUse().Extended)
 				require.Equal(t, whole, logitsOf(t, c, layers), "the whole matrix is back")
 			}
 		})

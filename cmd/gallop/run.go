@@ -74,10 +74,10 @@ type runResult struct {
 
 // runListed is what the vocabulary shortlist did.
 type runListed struct {
-	Size  int    `json:"size"`          // tokens with exact logits; 0 = all
-	Rows  int    `json:"rows"`          // tokens that were chosen from a shortlist
-	Whole int    `json:"whole"`         // of these, those that the whole output matrix decided
-	Why   string `json:"why,omitempty"` // there was none
+	Size     int    `json:"size"`          // tokens with exact logits; 0 = all
+	Rows     int    `json:"rows"`          // tokens that were chosen from a shortlist
+	Extended int    `json:"extended"`      // of these, those that needed a longer list
+	Why      string `json:"why,omitempty"` // there was none
 }
 
 // runDrafts is what lossless drafting brought.

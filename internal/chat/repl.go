@@ -233,7 +233,7 @@ func drafts(a Answer) string {
 // listed says what the vocabulary shortlist did, or why there was none.
 func listed(a Answer) string {
 	if l := a.Listed; l.Size > 0 {
-		return fmt.Sprintf("%d tokens with exact logits; %d of %d choices by the whole output matrix", l.Size, l.Whole, l.Rows)
+		return fmt.Sprintf("%d tokens with exact logits, more for %d of %d choices", l.Size, l.Extended, l.Rows)
 	}
 	return "none: " + a.Listed.Why
 }

@@ -36,7 +36,7 @@ const (
 	// kind is what these files say in general.type.
 	kind = "gallop-shortlist"
 	// version is that of the files' meaning: others are made anew.
-	version = 4
+	version = 5
 )
 
 var (
@@ -85,7 +85,7 @@ func write(path string, m *llama.Model, made *Made, moments *Moments, basis []fl
 	meta.Set("gallop.shortlist.size", uint32(made.Size))
 	meta.Set("gallop.shortlist.margin", made.List.Margin)
 	meta.Set("gallop.shortlist.sure", made.Sure)
-	meta.Set("gallop.shortlist.whole", made.Whole)
+	meta.Set("gallop.shortlist.doubted", made.Doubted)
 	rank := uint64(made.List.Rank)
 	vocab := uint64(len(preview)) * 32 / 18 / rank
 	return save(path, meta, append(tensors,
@@ -164,10 +164,10 @@ func read(path string, m *llama.Model, o *llama.OutputMatrix) (*Made, *Moments, 
 	}
 	margin, _ := f.Metadata.Float("gallop.shortlist.margin")
 	sure, _ := f.Metadata.Float("gallop.shortlist.sure")
-	whole, _ := f.Metadata.Float("gallop.shortlist.whole")
-	made := &Made{Size: int(number("size")), States: int(number("fitted")), Sure: sure, Whole: whole}
+	doubted, _ := f.Metadata.Float("gallop.shortlist.doubted")
+	made := &Made{Size: int(number("size")), States: int(number("fitted")), Sure: sure, Doubted: doubted}
 	made.account(share(m, o))
-	if made.Size < 1 || made.Size > o.NVocab/4 || !(margin > -math.MaxFloat32 && margin < math.MaxFloat32) || !(sure > 0 && whole >= 0) {
+	if made.Size < 1 || made.Size > o.NVocab/4 || !(margin > -math.MaxFloat32 && margin < math.MaxFloat32) || !(sure > 0 && doubted >= 0) {
 		return nil, nil, foreign("its size, margin or figures are out of range")
 	}
 	if made.List, err = o.NewShortlist(decode(basis), preview, float32(margin)); err != nil {

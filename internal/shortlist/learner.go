@@ -44,14 +44,17 @@ const (
 	learnAnswer = 48
 	// measuredTokens is how many tokens of other prompts' answers a preview is measured on.
 	measuredTokens = 96
-	// doubtCosts is what a token in doubt is taken to cost, in whole matrices: other texts
-	// leave more in doubt than those that were measured.
-	doubtCosts = 2
+	// extension is the share of the matrix that a token in doubt is taken to need: one to
+	// fifteen percent was measured.
+	extension = 0.15
+	// moreDoubt is how many times as many tokens other texts are taken to leave in doubt as
+	// those that were measured.
+	moreDoubt = 2
 	// freeDoubt is the share of tokens that may be in doubt without being missed.
-	freeDoubt = 0.02
+	freeDoubt = 0.05
 	// mostDoubt is the share of the measured tokens that the margin leaves in doubt at most: a
 	// single token whose errors are far larger than usual must not send half of them there.
-	mostDoubt = 0.1
+	mostDoubt = 0.25
 	// smallerSaves is the share of rows that a smaller size must save to be taken in place
 	// of a larger one, which errs less.
 	smallerSaves = 0.2
@@ -91,21 +94,21 @@ type Learner struct {
 
 // Made is a shortlist that is ready to be used.
 type Made struct {
-	List   *llama.Shortlist
-	Size   int           // tokens that get exact logits
-	States int           // that it was fitted to
-	Sure   float64       // a token's time with the whole matrix over that of one chosen from the list, as measured
-	Gain   float64       // the same with the tokens in doubt
-	Whole  float64       // share of measured tokens that were in doubt, and needed the whole matrix
-	Doubt  float64       // share up to which the shortlist pays
-	Took   time.Duration // from the learner's start; 0 = it was in the cache
+	List    *llama.Shortlist
+	Size    int           // tokens that get exact logits
+	States  int           // that it was fitted to
+	Sure    float64       // a token's time with the whole matrix over that of one chosen from the list, as measured
+	Gain    float64       // the same with the tokens in doubt
+	Doubted float64       // share of measured tokens that were in doubt, and needed a longer list
+	Doubt   float64       // share up to which the shortlist pays
+	Took    time.Duration // from the learner's start; 0 = it was in the cache
 }
 
-// account works out Gain and Doubt: a token in doubt costs about the matrix's share of a
-// token more.
+// account works out Gain and Doubt: a token in doubt costs about the extension's part of
+// the matrix's share of a token more.
 func (m *Made) account(matrix float64) {
-	m.Gain = 1 / (1/m.Sure + m.Whole*matrix)
-	m.Doubt = (1/leastGain - 1/m.Sure) / matrix
+	m.Gain = 1 / (1/m.Sure + m.Doubted*extension*matrix)
+	m.Doubt = (1/leastGain - 1/m.Sure) / (extension * matrix)
 }
 
 // Pays tells whether decoding is measurably faster with it.
@@ -536,8 +539,8 @@ func (s *student) measure(made *Made, m *Moments) error {
 	return nil
 }
 
-// choose finds the size that costs the fewest rows, those of tokens sent to the whole
-// matrix included, and the margin that would have sent there whatever a list lacked. Where
+// choose finds the size that costs the fewest rows, those of longer lists for tokens in
+// doubt included, and the margin that would have left in doubt whatever a list lacked. Where
 // that is little, the margin is as large as costs little: other texts are harder.
 func (s *student) choose(made *Made, trials [][]llama.ShortlistTrial) {
 	least := math.Inf(1)
@@ -551,9 +554,9 @@ func (s *student) choose(made *Made, trials [][]llama.ShortlistTrial) {
 		margin = min(max(margin, at(freeDoubt)), at(mostDoubt))
 		doubt, _ := slices.BinarySearchFunc(tokens, margin, func(t llama.ShortlistTrial, m float32) int { return cmp.Compare(t.Gap, m) })
 		share := float64(doubt) / float64(len(tokens))
-		if rows := float64(sizes[i]) + doubtCosts*share*float64(s.matrix.NVocab); rows < (1-smallerSaves)*least {
+		if rows := float64(sizes[i]) + moreDoubt*share*extension*float64(s.matrix.NVocab); rows < (1-smallerSaves)*least {
 			least = rows
-			made.Size, made.List.Margin, made.Whole = sizes[i], margin, share
+			made.Size, made.List.Margin, made.Doubted = sizes[i], margin, share
 		}
 	}
 }

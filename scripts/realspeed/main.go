@@ -57,7 +57,7 @@ type row struct {
 type listed struct {
 	Rows      int     `json:"rows"`       // tokens compared
 	Unequal   int     `json:"unequal"`    // of these, another token than the whole matrix's
-	Whole     float64 `json:"whole"`      // share sent to the whole matrix
+	Extended  float64 `json:"extended"`   // share of rows whose list was made longer
 	Rounds    int     `json:"rounds"`     // pairs behind shortlist_ratio
 	Sampled   int     `json:"sampled"`    // rows behind the distance
 	Distance  float64 `json:"distance"`   // mean total variation distance after the default sampling chain
