@@ -164,6 +164,76 @@ func TestShortlistOfSeveralRows(t *testing.T) {
 	}
 }
 
+// What is listed depends neither on how many threads share a row nor on whether each has
+// rows of its own.
+func TestShortlistIsTheSameForAllThreads(t *testing.T) {
+	llamatest.Library(t)
+	spec := randmodel.Small("llama")
+	spec.Vocab = 5000
+	m := llamatest.Open(t, llamatest.Write(t, spec))
+	const size = 300
+	// rows decodes the last tokens of a prompt with a shortlist, some at a time.
+	rows := func(threads, at int, margin float32) [][]float32 {
+		c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 64, Threads: threads})
+		list, _ := newShortlist(t, m, margin)
+		require.NoError(t, c.SetShortlist(list))
+		var all [][]float32
+		b := batchOf(t, 64)
+		for from := 0; from < 6; from += at {
+			b.Clear()
+			for i, token := range prompt(6)[from : from+at] {
+				require.NoError(t, b.Add(token, from+i, true, 0))
+			}
+			b.Alone = llama.MultiplyAlone
+			require.NoError(t, c.Decode(b, skip.Mask{}.WithShortlist(size)))
+			for i := range at {
+				logits, err := c.Logits(i)
+				require.NoError(t, err)
+				all = append(all, slices.Clone(logits))
+			}
+		}
+		if margin > 0 {
+			require.Positive(t, c.ShortlistUse().Extended)
+		}
+		return all
+	}
+	for _, margin := range []float32{-1e9, 4} { // nothing in doubt, and some
+		want := rows(1, 1, margin)
+		for _, threads := range []int{2, 3, 7} {
+			require.Equal(t, want, rows(threads, 1, margin), "%d threads", threads)
+			require.Equal(t, want, rows(threads, 3, margin), "%d threads, three rows", threads)
+		}
+	}
+}
+
+// A list that is too short gets longer: further tokens get exact logits, and not all of them.
+func TestShortlistGetsLonger(t *testing.T) {
+	llamatest.Library(t)
+	spec := randmodel.Small("llama")
+	spec.Vocab = 5000
+	m := llamatest.Open(t, llamatest.Write(t, spec))
+	c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 64, Threads: 1})
+	whole := logitsOf(t, c, skip.Mask{})
+	exact := func(margin float32) int {
+		list, _ := newShortlist(t, m, margin)
+		require.NoError(t, c.SetShortlist(list))
+		n := 0
+		for i, logit := range logitsOf(t, c, skip.Mask{}.WithShortlist(300)) {
+			if near(whole[i], logit) {
+				n++
+			}
+		}
+		return n
+	}
+	before, longest := 0, 0
+	for _, margin := range []float32{-1e9, 4, 5, 1e9} {
+		n := exact(margin)
+		require.Greater(t, n, before, "margin %g", margin)
+		before, longest = n, max(longest, n)
+	}
+	require.Equal(t, len(whole), longest)
+}
+
 // The embedding is the hidden state that the shortlist reads.
 func TestShortlistBesideEmbeddings(t *testing.T) {
 	llamatest.Library(t)
