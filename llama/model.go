@@ -99,6 +99,19 @@ type Tensor struct {
 	Size  uint64   // bytes
 }
 
+// TokenBytes is how many bytes of the tensors one token needs, experts whole: of an
+// embedding beside an output matrix one row, which is left out. output is the
+// output matrix's part.
+func (m *Model) TokenBytes() (all, output uint64) {
+	return gguf.TokenBytes(func(yield func(string, uint64) bool) {
+		for _, t := range m.Tensors {
+			if !yield(t.Name, t.Size) {
+				return
+			}
+		}
+	})
+}
+
 // LoadModel opens a GGUF file. Cancelling ctx stops the load and returns its
 // error. The file is checked before llama.cpp sees it: the error then wraps
 // one of package gguf's or [fs.ErrNotExist]; otherwise [ErrModel].

@@ -15,6 +15,8 @@ import (
 	"slices"
 	"sync"
 	"unsafe"
+
+	"github.com/gallop-llm/gallop/internal/gguf"
 )
 
 // ShortlistWord is the word of a mask that holds the size of the vocabulary
@@ -40,7 +42,7 @@ func (m *Model) OutputMatrix() (*OutputMatrix, error) {
 	if m.vocabOnly {
 		return nil, fmt.Errorf("%w: %s was loaded without its weights", ErrShortlist, m.Path)
 	}
-	for _, name := range []string{"output.weight", "token_embd.weight"} { // tied models have the second alone
+	for _, name := range []string{gguf.OutputName, gguf.EmbeddingName} { // tied models have the second alone
 		i := slices.IndexFunc(m.Tensors, func(t Tensor) bool { return t.Name == name })
 		if i < 0 {
 			continue

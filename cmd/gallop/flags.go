@@ -229,20 +229,15 @@ func (g *generation) routing(cmd *cobra.Command, m *llama.Model, o *chat.Options
 		return closeProfile() // its calibration found that it doesn't pay
 	}
 	g.closeProfile = closeProfile
-	o.Routing = &chat.Routing{Profile: p, When: when, Policy: router.Policy{Depth: g.depth, Quality: g.quality}}
 	if g.prefill == "" {
 		o.Prefill = p.Defaults.Prefill
 	}
-	if g.depth > 0 || g.escalate >= 0 || o.Prefill != skip.FullPrefill || g.releaseSkipped {
-		return nil
+	policy := router.Policy{Depth: g.depth, Quality: g.quality}
+	o.Routing = &chat.Routing{Profile: p, Policy: policy}
+	if g.escalate < 0 && !g.releaseSkipped {
+		o.Routing = chat.NewRouting(p, policy, o.Prefill)
 	}
-	quality := g.quality
-	if quality == 0 {
-		quality = p.Defaults.Quality
-	}
-	if c, ok := p.Defaults.Cascade(quality); ok {
-		o.Routing.Policy, o.Routing.Escalate = router.Policy{Depth: c.Depth, Guard: true}, c.Threshold
-	}
+	o.Routing.When = when
 	return nil
 }
 

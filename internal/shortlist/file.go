@@ -166,7 +166,7 @@ func read(path string, m *llama.Model, o *llama.OutputMatrix) (*Made, *Moments, 
 	sure, _ := f.Metadata.Float("gallop.shortlist.sure")
 	whole, _ := f.Metadata.Float("gallop.shortlist.whole")
 	made := &Made{Size: int(number("size")), States: int(number("fitted")), Sure: sure, Whole: whole}
-	made.account(share(m, o))
+	made.account(share(m))
 	if made.Size < 1 || made.Size > o.NVocab/4 || !(margin > -math.MaxFloat32 && margin < math.MaxFloat32) || !(sure > 0 && whole >= 0) {
 		return nil, nil, foreign("its size, margin or figures are out of range")
 	}

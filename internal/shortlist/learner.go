@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/gallop-llm/gallop/internal/dataset"
+	"github.com/gallop-llm/gallop/internal/report"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -124,7 +125,7 @@ func Open(m *llama.Model, dir string, threads int, warn func(error)) *Learner {
 	if l.why = unfit(m, l.matrix); l.why != "" {
 		return l
 	}
-	l.share = share(m, l.matrix)
+	l.share = share(m)
 	l.moments = NewMoments(m.NEmbd)
 	l.path = filePath(dir, m)
 	made, moments, err := read(l.path, m, l.matrix)
@@ -143,7 +144,7 @@ func Open(m *llama.Model, dir string, threads int, warn func(error)) *Learner {
 
 // unfit says why a shortlist is not worth it for a model; "" = it may be.
 func unfit(m *llama.Model, o *llama.OutputMatrix) string {
-	share := share(m, o)
+	share := share(m)
 	switch {
 	case o.NEmbd != m.NEmbd:
 		return fmt.Sprintf("the output matrix takes %d dimensions, the model has %d", o.NEmbd, m.NEmbd)
@@ -156,15 +157,9 @@ func unfit(m *llama.Model, o *llama.OutputMatrix) string {
 }
 
 // share is the output matrix's share of the bytes that a token needs, 0 to 1.
-func share(m *llama.Model, o *llama.OutputMatrix) float64 {
-	bytes := m.Size
-	untied := slices.ContainsFunc(m.Tensors, func(t llama.Tensor) bool { return t.Name == "output.weight" })
-	for _, t := range m.Tensors {
-		if untied && t.Name == "token_embd.weight" { // one row of it is read
-			bytes -= t.Size
-		}
-	}
-	return float64(o.Size) / float64(max(bytes, 1))
+func share(m *llama.Model) float64 {
+	all, output := m.TokenBytes()
+	return float64(output) / float64(max(all, 1))
 }
 
 // Share is the output matrix's share of the bytes that a token needs, 0 to 1; 0 where
@@ -397,6 +392,20 @@ func (s *student) next() (token llama.Token, end bool, err error) {
 	return token, s.model.Vocab.IsEnd(token) || s.pos >= s.c.NCtx(), nil
 }
 
+// answer continues the prompt with up to learnAnswer likeliest tokens: add appends each.
+func (s *student) answer(add func(token llama.Token) error) error {
+	for range learnAnswer {
+		token, end, err := s.next()
+		if err != nil || end {
+			return err
+		}
+		if err := add(token); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // collect adds hidden states of prompts and their answers until there are enough.
 func (s *student) collect(m *Moments, enough int) error {
 	states := make([]float32, 0, learnBatch*s.matrix.NEmbd)
@@ -410,20 +419,14 @@ func (s *student) collect(m *Moments, enough int) error {
 		if err := s.prompt(see); err != nil {
 			return err
 		}
-		for range learnAnswer {
-			token, end, err := s.next()
-			if err != nil {
-				return err
-			}
-			if end {
-				break
-			}
+		err := s.answer(func(token llama.Token) error {
 			if err := s.decode([]llama.Token{token}, skip.Mask{}); err != nil {
 				return err
 			}
-			if err := see(0); err != nil {
-				return err
-			}
+			return see(0)
+		})
+		if err != nil {
+			return err
 		}
 		m.Add(states)
 		if s.ctx.Err() != nil {
@@ -471,20 +474,13 @@ func (s *student) measure(made *Made, m *Moments) error {
 		return err
 	}
 	trials := make([][]llama.ShortlistTrial, len(sizes))
-	var whole, short []time.Duration
+	var whole, short []float64 // seconds
 	states := make([]float32, s.matrix.NEmbd)
 	for tokens := 0; tokens < measuredTokens; {
 		if err := s.prompt(func(int) error { return nil }); err != nil {
 			return err
 		}
-		for range learnAnswer {
-			token, end, err := s.next()
-			if err != nil {
-				return err
-			}
-			if end {
-				break
-			}
+		err := s.answer(func(token llama.Token) error {
 			if err := s.fill([]llama.Token{token}); err != nil {
 				return err
 			}
@@ -501,6 +497,10 @@ func (s *student) measure(made *Made, m *Moments) error {
 			}
 			m.Add(states)
 			tokens++
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 	}
 	s.choose(made, trials)
@@ -521,7 +521,7 @@ func (s *student) measure(made *Made, m *Moments) error {
 				if err := s.decode([]llama.Token{token}, mask); err != nil {
 					return err
 				}
-				switch took := time.Since(began); {
+				switch took := time.Since(began).Seconds(); {
 				case i == 0:
 				case mask.Shortlist() == 0:
 					whole = append(whole, took)
@@ -531,8 +531,8 @@ func (s *student) measure(made *Made, m *Moments) error {
 			}
 		}
 	}
-	made.Sure = float64(median(whole)) / float64(median(short))
-	made.account(share(s.model, s.matrix))
+	made.Sure = report.Median(whole) / report.Median(short)
+	made.account(share(s.model))
 	return nil
 }
 
@@ -556,9 +556,4 @@ func (s *student) choose(made *Made, trials [][]llama.ShortlistTrial) {
 			made.Size, made.List.Margin, made.Whole = sizes[i], margin, share
 		}
 	}
-}
-
-func median(d []time.Duration) time.Duration {
-	slices.Sort(d)
-	return d[len(d)/2]
 }
