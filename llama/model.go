@@ -77,6 +77,7 @@ type Model struct {
 	causal      bool // masks need causal attention
 	sampling    Sampling
 	vocabOnly   bool   // loaded without weights
+	gpuLayers   int    // as asked for; see [ModelOptions]
 	repacks     bool   // weights are rearranged for the CPU
 	fingerprint uint64 // of the file
 
@@ -125,7 +126,7 @@ func LoadModel(ctx context.Context, path string, opts *ModelOptions) (*Model, er
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("load %s: %w", path, err)
 	}
-	m := &Model{Path: path, users: 1, vocabOnly: opts.VocabOnly, repacks: !opts.NoRepack}
+	m := &Model{Path: path, users: 1, vocabOnly: opts.VocabOnly, gpuLayers: opts.GPULayers, repacks: !opts.NoRepack}
 	if err := m.readFile(); err != nil {
 		return nil, err
 	}

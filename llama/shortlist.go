@@ -37,10 +37,14 @@ type OutputMatrix struct {
 }
 
 // OutputMatrix finds the model's output matrix. The error wraps [ErrShortlist] where its
-// rows cannot be read: on a GPU, or rearranged for the CPU without a mapped file.
+// rows cannot be read, rearranged for the CPU without a mapped file, and where it is on a
+// GPU: what a shortlist gains there was never measured.
 func (m *Model) OutputMatrix() (*OutputMatrix, error) {
 	if m.vocabOnly {
 		return nil, fmt.Errorf("%w: %s was loaded without its weights", ErrShortlist, m.Path)
+	}
+	if gpu := outputDevice(m.gpuLayers, Devices()); gpu != "" {
+		return nil, fmt.Errorf("%w: the output matrix is on a GPU, %s", ErrShortlist, gpu)
 	}
 	for _, name := range []string{gguf.OutputName, gguf.EmbeddingName} { // tied models have the second alone
 		i := slices.IndexFunc(m.Tensors, func(t Tensor) bool { return t.Name == name })
@@ -63,6 +67,20 @@ func (m *Model) OutputMatrix() (*OutputMatrix, error) {
 		return o, nil
 	}
 	return nil, fmt.Errorf("%w: %s has no output matrix", ErrShortlist, m.Path)
+}
+
+// outputDevice is the GPU on which llama.cpp puts the output matrix: before all layers.
+// A tied model keeps the embedding in main memory beside it. "" = none.
+func outputDevice(gpuLayers int, devices []Device) string {
+	if gpuLayers < 0 {
+		return ""
+	}
+	for _, d := range devices {
+		if d.Kind == GPU || d.Kind == IGPU {
+			return d.Name
+		}
+	}
+	return ""
 }
 
 // Rows writes these tokens' rows of the matrix into out (len(ids), NEmbd).
