@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/gallop-llm/gallop/internal/dataset"
+	"github.com/gallop-llm/gallop/internal/gguf"
 	"github.com/gallop-llm/gallop/internal/report"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
@@ -122,34 +123,74 @@ func Open(m *llama.Model, dir string, threads int, warn func(error)) *Learner {
 		l.why = err.Error()
 		return l
 	}
-	if l.why = unfit(m, l.matrix); l.why != "" {
+	if l.why = unfit(m); l.why != "" {
 		return l
 	}
 	l.share = share(m)
 	l.moments = NewMoments(m.NEmbd)
 	l.path = filePath(dir, m)
-	made, moments, err := read(l.path, m, l.matrix)
-	switch {
-	case err != nil && !errors.Is(err, errNoFile):
+	if err := l.take(); err != nil && !errors.Is(err, errNoFile) {
 		warn(fmt.Errorf("the vocabulary shortlist is made anew: %w", err))
-	case err == nil:
-		l.moments = moments
-		l.enough = moments.N >= enoughStates
-		if made != nil {
-			l.made.Store(made)
-		}
 	}
 	return l
 }
 
+// take begins with what is kept in the file.
+func (l *Learner) take() error {
+	k, err := read(l.path, l.model)
+	if err != nil {
+		return err
+	}
+	if k.made != nil {
+		if k.made.List, err = l.matrix.NewShortlist(k.basis, k.preview, k.margin); err != nil {
+			return err
+		}
+		l.made.Store(k.made)
+	}
+	l.moments, l.enough = k.moments, k.moments.N >= enoughStates
+	return nil
+}
+
+// Outlook says in a sentence what becomes of a model's shortlist on the CPU, by the model's
+// file and the cache folder dir alone; m may be loaded without its weights. has tells
+// whether there is or will be one.
+func Outlook(m *llama.Model, dir string) (text string, has bool) {
+	if why := unfit(m); why != "" {
+		return "none: " + why, false
+	}
+	switch k, err := read(filePath(dir, m), m); {
+	case err != nil && !errors.Is(err, errNoFile):
+		return fmt.Sprintf("will be made anew: %v", err), true
+	case err != nil || k.made == nil:
+		return fmt.Sprintf("will be learnt: the output matrix is %.0f %% of a token's bytes", 100*share(m)), true
+	case !k.made.Pays():
+		return fmt.Sprintf("none: decoding was measured at %.2f times the speed with one of %d tokens", k.made.Gain, k.made.Size), false
+	default:
+		return fmt.Sprintf("%d tokens, decoding was measured at %.2f times the speed", k.made.Size, k.made.Gain), true
+	}
+}
+
+// matrixOf is the output matrix's entry in the file; nil = there is none.
+func matrixOf(m *llama.Model) *llama.Tensor {
+	for _, name := range []string{gguf.OutputName, gguf.EmbeddingName} { // tied models have the second alone
+		if i := slices.IndexFunc(m.Tensors, func(t llama.Tensor) bool { return t.Name == name }); i >= 0 && len(m.Tensors[i].Shape) == 2 {
+			return &m.Tensors[i]
+		}
+	}
+	return nil
+}
+
 // unfit says why a shortlist is not worth it for a model; "" = it may be.
-func unfit(m *llama.Model, o *llama.OutputMatrix) string {
-	share := share(m)
-	switch {
-	case o.NEmbd != m.NEmbd:
-		return fmt.Sprintf("the output matrix takes %d dimensions, the model has %d", o.NEmbd, m.NEmbd)
-	case o.NVocab < leastVocab:
-		return fmt.Sprintf("a vocabulary of %d tokens is too small to gain from one", o.NVocab)
+func unfit(m *llama.Model) string {
+	o, share := matrixOf(m), share(m)
+	if o == nil {
+		return "the model has no output matrix"
+	}
+	switch nEmbd, nVocab := int(o.Shape[0]), int(o.Shape[1]); {
+	case nEmbd != m.NEmbd:
+		return fmt.Sprintf("the output matrix takes %d dimensions, the model has %d", nEmbd, m.NEmbd)
+	case nVocab < leastVocab:
+		return fmt.Sprintf("a vocabulary of %d tokens is too small to gain from one", nVocab)
 	case share < leastShare:
 		return fmt.Sprintf("the output matrix is %.0f %% of a token's bytes, too little to gain from one", 100*share)
 	}
