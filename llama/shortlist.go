@@ -142,6 +142,7 @@ func (o *OutputMatrix) Preview(ctx context.Context, x []float32, threads int) ([
 type Shortlist struct {
 	part
 	Rank   int     // dimensions of the preview
+	Size   uint64  // bytes of the preview and what turns hidden states into its dimensions
 	Margin float32 // how far above the list's end in the preview a logit outside the list may be, in the preview's errors on the list
 
 	c *C.struct_gallop_shortlist // owned
@@ -159,7 +160,8 @@ func (o *OutputMatrix) NewShortlist(basis []float32, preview []byte, margin floa
 	if err := m.retain(); err != nil {
 		return nil, err
 	}
-	s := &Shortlist{Rank: rank, Margin: margin, c: (*C.struct_gallop_shortlist)(C.calloc(1, C.sizeof_struct_gallop_shortlist))}
+	const floatBytes = 4
+	s := &Shortlist{Rank: rank, Size: uint64(len(preview) + floatBytes*len(basis)), Margin: margin, c: (*C.struct_gallop_shortlist)(C.calloc(1, C.sizeof_struct_gallop_shortlist))}
 	s.c.matrix = o.matrix
 	var why C.struct_gallop_text
 	if !C.gallop_new_shortlist(s.c, (*C.float)(&basis[0]), (*C.char)(unsafe.Pointer(&preview[0])), C.int32_t(rank), C.bool(m.repacks), &why) {

@@ -244,37 +244,27 @@ func (g *generation) routing(cmd *cobra.Command, m *llama.Model, o *chat.Options
 // listing turns --shortlist into the session's vocabulary shortlist. One that was asked
 // for by a number is learnt at once, if that is still to be done.
 func (g *generation) listing(ctx context.Context, cmd *cobra.Command, m *llama.Model, o *chat.Options) error {
-	size := o.Mask.Shortlist()
-	switch word := strings.ToLower(g.shortlist); word {
-	case "auto":
-	case "off":
+	size, err := parseShortlist(g.shortlist)
+	switch {
+	case err != nil:
+		return err
+	case size == 0:
 		o.Mask = o.Mask.WithShortlist(0)
 		return nil
-	default:
-		n, err := strconv.Atoi(word)
-		if err != nil || n < skip.MinShortlist || n > skip.MaxShortlist {
-			return usageError{fmt.Errorf("--shortlist is %q, want auto, off or a number of tokens, %d to %d", g.shortlist, skip.MinShortlist, skip.MaxShortlist)}
-		}
-		size = n
+	case size == autoShortlist:
+		size = o.Mask.Shortlist()
 	}
 	dir, err := shortlist.Dir()
 	if err != nil {
 		return err
 	}
-	g.learner = shortlist.Open(m, dir, o.Context.Threads, func(err error) { fmt.Fprintln(cmd.ErrOrStderr(), "gallop:", err) })
+	g.learner = openShortlist(cmd, m, dir, o.Context.Threads)
 	o.Shortlist = g.learner
 	if size == 0 {
 		return nil
 	}
 	o.Mask = o.Mask.WithShortlist(size)
-	if most := m.Vocab.Size / 4; size > most {
-		return fmt.Errorf("%w: a shortlist of %d tokens saves nothing with a vocabulary of %d: take up to %d", skip.ErrMask, size, m.Vocab.Size, most)
-	}
-	if g.learner.Made() != nil {
-		return nil
-	}
-	fmt.Fprintln(cmd.ErrOrStderr(), "learning the vocabulary shortlist, which takes a minute or less and is done once for a model")
-	return g.learner.Learn(ctx)
+	return learnShortlist(ctx, cmd, g.learner, m, size)
 }
 
 // drafts turns the flags into how the session drafts.
