@@ -36,7 +36,6 @@ struct worker {
     float low, high;         /* of maxima, those that are -infinity left out */
     struct histogram counts[2]; /* of maxima and of candidates */
     struct gallop_listed found; /* error is the sum of squares until the end */
-    int32_t n_listed;
 };
 
 /* A context's working memory; owned by its gallop_context. */
@@ -253,7 +252,7 @@ static struct gallop_listed compute_rows(const struct gallop_matrix *m, const vo
         logits[ids[c]] = logit;
         top = logit > top ? logit : top;
     }
-    return (struct gallop_listed){.top = top, .error = (float)squares};
+    return (struct gallop_listed){.top = top, .error = (float)squares, .n = n};
 }
 
 /* The i-th worker gives those of its candidates that are listed their exact logits. */
@@ -270,21 +269,19 @@ static void compute(const struct row *r, int i) {
     convert(m, r->hidden, w->vector);
     w->found = compute_rows(m, w->vector, w->ids, n, r->logits);
     w->found.outside = last.value;
-    w->n_listed = n;
 }
 
 /* What n workers found together. */
 static struct gallop_listed sum_up(struct worker *const *workers, int n) {
     struct gallop_listed all = {.top = -INFINITY, .outside = workers[0]->found.outside, .error = 0};
     double squares = 0;
-    int32_t listed = 0;
     for (int k = 0; k < n; k++) {
         const struct worker *w = workers[k];
         all.top = w->found.top > all.top ? w->found.top : all.top;
         squares += w->found.error;
-        listed += w->n_listed;
+        all.n += w->found.n;
     }
-    all.error = (float)sqrt(squares / (listed > 0 ? listed : 1));
+    all.error = (float)sqrt(squares / (all.n > 0 ? all.n : 1));
     return all;
 }
 
@@ -442,9 +439,10 @@ bool gallop_prepare_exact(struct gallop_context *c, int32_t output) {
     return true;
 }
 
-void gallop_compute_exact(struct gallop_context *c, float *logits, float least, int32_t part, int32_t n_parts) {
+int32_t gallop_compute_exact(struct gallop_context *c, float *logits, float least, int32_t part, int32_t n_parts) {
     const struct gallop_listing *l = c->listing;
     const struct gallop_matrix *m = &l->shortlist->matrix;
+    int32_t computed = 0;
     for (int64_t chunk = (int64_t)part * CHUNK; chunk < m->n_vocab; chunk += (int64_t)n_parts * CHUNK) {
         int32_t ids[CHUNK], n = 0;
         for (int64_t t = chunk; t < chunk + CHUNK && t < m->n_vocab; t++) {
@@ -453,5 +451,7 @@ void gallop_compute_exact(struct gallop_context *c, float *logits, float least, 
             }
         }
         compute_rows(m, l->workers[0]->vector, ids, n, logits);
+        computed += n;
     }
+    return computed;
 }

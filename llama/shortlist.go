@@ -14,7 +14,10 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"unsafe"
+
+	"github.com/gallop-llm/gallop/internal/gguf"
 )
 
 // ShortlistWord is the word of a mask that holds the size of the vocabulary
@@ -35,12 +38,16 @@ type OutputMatrix struct {
 }
 
 // OutputMatrix finds the model's output matrix. The error wraps [ErrShortlist] where its
-// rows cannot be read: on a GPU, or rearranged for the CPU without a mapped file.
+// rows cannot be read, rearranged for the CPU without a mapped file, and where it is on a
+// GPU: what a shortlist gains there was never measured.
 func (m *Model) OutputMatrix() (*OutputMatrix, error) {
 	if m.vocabOnly {
 		return nil, fmt.Errorf("%w: %s was loaded without its weights", ErrShortlist, m.Path)
 	}
-	for _, name := range []string{"output.weight", "token_embd.weight"} { // tied models have the second alone
+	if gpu := outputDevice(m.gpuLayers, Devices()); gpu != "" {
+		return nil, fmt.Errorf("%w: the output matrix is on a GPU, %s", ErrShortlist, gpu)
+	}
+	for _, name := range []string{gguf.OutputName, gguf.EmbeddingName} { // tied models have the second alone
 		i := slices.IndexFunc(m.Tensors, func(t Tensor) bool { return t.Name == name })
 		if i < 0 {
 			continue
@@ -61,6 +68,20 @@ func (m *Model) OutputMatrix() (*OutputMatrix, error) {
 		return o, nil
 	}
 	return nil, fmt.Errorf("%w: %s has no output matrix", ErrShortlist, m.Path)
+}
+
+// outputDevice is the GPU on which llama.cpp puts the output matrix: before all layers.
+// A tied model keeps the embedding in main memory beside it. "" = none.
+func outputDevice(gpuLayers int, devices []Device) string {
+	if gpuLayers < 0 {
+		return ""
+	}
+	for _, d := range devices {
+		if d.Kind == GPU || d.Kind == IGPU {
+			return d.Name
+		}
+	}
+	return ""
 }
 
 // Rows writes these tokens' rows of the matrix into out (len(ids), NEmbd).
@@ -122,6 +143,7 @@ func (o *OutputMatrix) Preview(ctx context.Context, x []float32, threads int) ([
 type Shortlist struct {
 	part
 	Rank   int     // dimensions of the preview
+	Size   uint64  // bytes of the preview and what turns hidden states into its dimensions
 	Margin float32 // how far above the list's end in the preview a logit outside the list may be, in the preview's errors on the list
 
 	c *C.struct_gallop_shortlist // owned
@@ -139,7 +161,8 @@ func (o *OutputMatrix) NewShortlist(basis []float32, preview []byte, margin floa
 	if err := m.retain(); err != nil {
 		return nil, err
 	}
-	s := &Shortlist{Rank: rank, Margin: margin, c: (*C.struct_gallop_shortlist)(C.calloc(1, C.sizeof_struct_gallop_shortlist))}
+	const floatBytes = 4
+	s := &Shortlist{Rank: rank, Size: uint64(len(preview) + floatBytes*len(basis)), Margin: margin, c: (*C.struct_gallop_shortlist)(C.calloc(1, C.sizeof_struct_gallop_shortlist))}
 	s.c.matrix = o.matrix
 	var why C.struct_gallop_text
 	if !C.gallop_new_shortlist(s.c, (*C.float)(&basis[0]), (*C.char)(unsafe.Pointer(&preview[0])), C.int32_t(rank), C.bool(m.repacks), &why) {
@@ -217,6 +240,12 @@ func (c *Context) list(size uint64) {
 type ShortlistUse struct {
 	Rows     int // computed with the shortlist
 	Extended int // of these, those whose list was made longer: the decision was too close
+	Exact    int // logits of these rows that were computed exactly
+}
+
+// Since is what came after before.
+func (u ShortlistUse) Since(before ShortlistUse) ShortlistUse {
+	return ShortlistUse{u.Rows - before.Rows, u.Extended - before.Extended, u.Exact - before.Exact}
 }
 
 // ShortlistUse counts since the context was made.
@@ -238,10 +267,16 @@ func (c *Context) listOutputs(b *Batch) error {
 			if err := c.measureRow(logits, output); err != nil {
 				return err
 			}
-		} else if extended, err := c.extendList(logits, output, C.gallop_listed(c.own, C.int32_t(output))); err != nil {
-			return err
-		} else if extended {
-			c.listed.Extended++
+		} else {
+			listed := C.gallop_listed(c.own, C.int32_t(output))
+			exact, err := c.extendList(logits, output, listed)
+			if err != nil {
+				return err
+			}
+			if exact > 0 {
+				c.listed.Extended++
+			}
+			c.listed.Exact += max(exact, int(listed.n))
 		}
 		c.listed.Rows++
 		output++
@@ -256,27 +291,30 @@ func gap(listed C.struct_gallop_listed) float32 {
 }
 
 // extendList gives more logits of a row their exact values where the list is too short
-// to be sure of the likeliest.
-func (c *Context) extendList(logits []float32, output int, listed C.struct_gallop_listed) (extended bool, err error) {
+// to be sure of the likeliest. exact is how many then have them; 0 = the list is long enough.
+func (c *Context) extendList(logits []float32, output int, listed C.struct_gallop_listed) (exact int, err error) {
 	if gap(listed) >= c.shortlist.Margin {
-		return false, nil
+		return 0, nil
 	}
-	return true, c.exactly(logits, output, float32(listed.top)-c.shortlist.Margin*float32(listed.error))
+	return c.exactly(logits, output, float32(listed.top)-c.shortlist.Margin*float32(listed.error))
 }
 
-// exactly gives exact values to those of a row's logits that are not below least; NaN = to all.
-func (c *Context) exactly(logits []float32, output int, least float32) error {
+// exactly gives exact values to those n of a row's logits that are not below least; NaN = to all.
+func (c *Context) exactly(logits []float32, output int, least float32) (n int, err error) {
 	if !C.gallop_prepare_exact(c.own, C.int32_t(output)) {
-		return fmt.Errorf("%w: the hidden state of output %d is not known", ErrDecode, output)
+		return 0, fmt.Errorf("%w: the hidden state of output %d is not known", ErrDecode, output)
 	}
 	parts := runtime.GOMAXPROCS(0)
 	row := (*C.float)(&logits[0])
 	var running sync.WaitGroup
+	var computed atomic.Int64
 	for i := range parts {
-		running.Go(func() { C.gallop_compute_exact(c.own, row, C.float(least), C.int32_t(i), C.int32_t(parts)) })
+		running.Go(func() {
+			computed.Add(int64(C.gallop_compute_exact(c.own, row, C.float(least), C.int32_t(i), C.int32_t(parts))))
+		})
 	}
 	running.Wait()
-	return nil
+	return int(computed.Load()), nil
 }
 
 // ShortlistTrial is what a row of logits says of a shortlist of some size: how far above
@@ -307,7 +345,7 @@ func (c *Context) MeasureShortlist(b *Batch, mask [MaskWords]uint64, sizes []int
 // measureRow lets measure try sizes on a row of the preview's logits, which are exact then.
 func (c *Context) measureRow(logits []float32, output int) error {
 	preview := slices.Clone(logits)
-	if err := c.exactly(logits, output, float32(math.NaN())); err != nil {
+	if _, err := c.exactly(logits, output, float32(math.NaN())); err != nil {
 		return err
 	}
 	exact := slices.Clone(logits)

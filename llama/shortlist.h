@@ -63,6 +63,7 @@ struct gallop_listed {
     float top;     /* largest exact logit */
     float outside; /* bound of the preview values of the tokens whose logits are not exact */
     float error;   /* root of the mean squared difference of exact logits and preview */
+    int32_t n;     /* exact logits */
 };
 
 /* How many of each row's largest logits, which are the preview's, the next decode is to give exact
@@ -79,8 +80,8 @@ struct gallop_listed gallop_list_alone(struct gallop_context *c, float *logits, 
 bool gallop_prepare_exact(struct gallop_context *c, int32_t output);
 
 /* Gives exact values to the logits that are not below least, in one of n_parts parts of the row; NaN = to
- * all. Several threads may do so at once. */
-void gallop_compute_exact(struct gallop_context *c, float *logits, float least, int32_t part, int32_t n_parts);
+ * all. Returns how many. Several threads may do so at once. */
+int32_t gallop_compute_exact(struct gallop_context *c, float *logits, float least, int32_t part, int32_t n_parts);
 
 /* Copies the hidden state at this place among the last graph's outputs into out (n_embd,). False: it
  * is not known. */

@@ -329,6 +329,30 @@ func TestShortlistAndAnAdapterOfTheOutput(t *testing.T) {
 	require.NoError(t, c.Decode(b, skip.Mask{}.WithShortlist(listSize)))
 }
 
+// On a GPU there is none, tied or not, however few layers are there; with everything on
+// the CPU there is one beside a GPU. llvmpipe will do, which GGML_VK_VISIBLE_DEVICES=0 names.
+func TestShortlistBesideAGPU(t *testing.T) {
+	llamatest.Library(t)
+	if !slices.ContainsFunc(llama.Devices(), func(d llama.Device) bool { return d.Kind == llama.GPU || d.Kind == llama.IGPU }) {
+		t.Skip("needs a GPU and its libraries: `gallop setup --device vulkan`")
+	}
+	for _, untied := range []bool{true, false} {
+		spec := randmodel.Small("llama")
+		spec.Untied = untied
+		path := llamatest.Write(t, spec)
+		for _, layers := range []int{0, 1} {
+			m, err := llama.LoadModel(context.Background(), path, &llama.ModelOptions{GPULayers: layers})
+			require.NoError(t, err)
+			_, err = m.OutputMatrix()
+			require.ErrorIs(t, err, llama.ErrShortlist)
+			require.ErrorContains(t, err, "on a GPU")
+			require.NoError(t, m.Close())
+		}
+		_, err := llamatest.Open(t, path).OutputMatrix()
+		require.NoError(t, err)
+	}
+}
+
 func TestOutputMatrixOnlyWithWeightsInReach(t *testing.T) {
 	llamatest.Library(t)
 	vocab, err := llama.LoadModel(context.Background(), llamatest.Write(t, randmodel.Small("llama")), &llama.ModelOptions{VocabOnly: true})

@@ -229,57 +229,42 @@ func (g *generation) routing(cmd *cobra.Command, m *llama.Model, o *chat.Options
 		return closeProfile() // its calibration found that it doesn't pay
 	}
 	g.closeProfile = closeProfile
-	o.Routing = &chat.Routing{Profile: p, When: when, Policy: router.Policy{Depth: g.depth, Quality: g.quality}}
 	if g.prefill == "" {
 		o.Prefill = p.Defaults.Prefill
 	}
-	if g.depth > 0 || g.escalate >= 0 || o.Prefill != skip.FullPrefill || g.releaseSkipped {
-		return nil
+	policy := router.Policy{Depth: g.depth, Quality: g.quality}
+	o.Routing = &chat.Routing{Profile: p, Policy: policy}
+	if g.escalate < 0 && !g.releaseSkipped {
+		o.Routing = chat.NewRouting(p, policy, o.Prefill)
 	}
-	quality := g.quality
-	if quality == 0 {
-		quality = p.Defaults.Quality
-	}
-	if c, ok := p.Defaults.Cascade(quality); ok {
-		o.Routing.Policy, o.Routing.Escalate = router.Policy{Depth: c.Depth, Guard: true}, c.Threshold
-	}
+	o.Routing.When = when
 	return nil
 }
 
 // listing turns --shortlist into the session's vocabulary shortlist. One that was asked
 // for by a number is learnt at once, if that is still to be done.
 func (g *generation) listing(ctx context.Context, cmd *cobra.Command, m *llama.Model, o *chat.Options) error {
-	size := o.Mask.Shortlist()
-	switch word := strings.ToLower(g.shortlist); word {
-	case "auto":
-	case "off":
+	size, err := parseShortlist(g.shortlist)
+	switch {
+	case err != nil:
+		return err
+	case size == 0:
 		o.Mask = o.Mask.WithShortlist(0)
 		return nil
-	default:
-		n, err := strconv.Atoi(word)
-		if err != nil || n < skip.MinShortlist || n > skip.MaxShortlist {
-			return usageError{fmt.Errorf("--shortlist is %q, want auto, off or a number of tokens, %d to %d", g.shortlist, skip.MinShortlist, skip.MaxShortlist)}
-		}
-		size = n
+	case size == autoShortlist:
+		size = o.Mask.Shortlist()
 	}
 	dir, err := shortlist.Dir()
 	if err != nil {
 		return err
 	}
-	g.learner = shortlist.Open(m, dir, o.Context.Threads, func(err error) { fmt.Fprintln(cmd.ErrOrStderr(), "gallop:", err) })
+	g.learner = openShortlist(cmd, m, dir, o.Context.Threads)
 	o.Shortlist = g.learner
 	if size == 0 {
 		return nil
 	}
 	o.Mask = o.Mask.WithShortlist(size)
-	if most := m.Vocab.Size / 4; size > most {
-		return fmt.Errorf("%w: a shortlist of %d tokens saves nothing with a vocabulary of %d: take up to %d", skip.ErrMask, size, m.Vocab.Size, most)
-	}
-	if g.learner.Made() != nil {
-		return nil
-	}
-	fmt.Fprintln(cmd.ErrOrStderr(), "learning the vocabulary shortlist, which takes a minute or less and is done once for a model")
-	return g.learner.Learn(ctx)
+	return learnShortlist(ctx, cmd, g.learner, m, size)
 }
 
 // drafts turns the flags into how the session drafts.

@@ -168,20 +168,7 @@ func (r *run) savingOf(p *router.Profile, cases []int) (s saving, err error) {
 // layersShare is the layers' share of the bytes that a token reads: of all weights
 // but the token embeddings, unless these are the output matrix too.
 func (r *run) layersShare() float64 {
-	var all, embeddings uint64
-	own := false
-	for _, t := range r.model.Tensors {
-		all += t.Size
-		switch t.Name {
-		case "token_embd.weight":
-			embeddings = t.Size
-		case "output.weight":
-			own = true
-		}
-	}
-	if own {
-		all -= embeddings
-	}
+	all, _ := r.model.TokenBytes()
 	var layers uint64
 	for l := range r.sizes.Attention {
 		layers += r.sizes.Attention[l] + r.sizes.FeedForward[l]

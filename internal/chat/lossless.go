@@ -240,20 +240,8 @@ func (d *drafter) source(m DraftMask) *source {
 // skippedShare is the share of the weights' bytes that a token does not read under
 // a mask.
 func skippedShare(m *llama.Model, mask skip.Mask) float64 {
-	read, embedding, output := 0.0, 0.0, false
-	for _, t := range m.Tensors {
-		read += float64(t.Size)
-		switch t.Name {
-		case "token_embd.weight":
-			embedding = float64(t.Size)
-		case "output.weight":
-			output = true
-		}
-	}
-	if output { // a row of the embedding is read, not all of it
-		read -= embedding
-	}
-	return float64(skip.SizesOf(m.Tensors, m.NLayer).Bytes(mask)) / max(read, 1)
+	read, _ := m.TokenBytes()
+	return float64(skip.SizesOf(m.Tensors, m.NLayer).Bytes(mask)) / float64(max(read, 1))
 }
 
 // Close keeps what was learnt and frees the sampler. Further calls do nothing.

@@ -75,8 +75,7 @@ const doubtAfter = 16
 
 // mask is m for the decode of a single token that another is chosen after.
 func (l *listing) mask(m skip.Mask, c *llama.Context) skip.Mask {
-	if use := c.ShortlistUse(); l.size > 0 && use.Rows-l.before.Rows >= doubtAfter &&
-		float64(use.Extended-l.before.Extended) > l.doubt*float64(use.Rows-l.before.Rows) {
+	if use := c.ShortlistUse().Since(l.before); l.size > 0 && use.Rows >= doubtAfter && float64(use.Extended) > l.doubt*float64(use.Rows) {
 		l.size, l.why = 0, "too many tokens of this text were in doubt"
 	}
 	return m.WithShortlist(l.size)
@@ -113,6 +112,6 @@ func (l *listing) see(c *llama.Context) {
 
 // end gives the answer's account.
 func (l *listing) end(c *llama.Context) Listed {
-	use := c.ShortlistUse()
-	return Listed{Size: l.used, Rows: use.Rows - l.before.Rows, Extended: use.Extended - l.before.Extended, Why: l.why}
+	use := c.ShortlistUse().Since(l.before)
+	return Listed{Size: l.used, Rows: use.Rows, Extended: use.Extended, Why: l.why}
 }

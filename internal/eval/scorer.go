@@ -89,6 +89,10 @@ type Options struct {
 	// takes room for a row of logits in llama.cpp, and a kept prompt for one here.
 	Sequences int
 
+	// Shortlist is what masks with a vocabulary shortlist are scored with; nil = none has
+	// one. Prompts, and so an answer's first token, have the whole output matrix, as in chat.
+	Shortlist *llama.Shortlist
+
 	attention llama.ContextOptions // its types of keys and values and its kernel; tests want none that rounds
 }
 
@@ -131,6 +135,9 @@ type Scorer struct {
 	room    int                  // bytes left for them
 	tried   bool                 // whether the model can start at them
 	starts  bool                 // it can
+
+	list   *llama.Shortlist                 // of the masks that have one; not closed here
+	listed map[skip.Mask]llama.ShortlistUse // by mask
 
 	references map[string][]distribution // at each token of the whole model's own answers, by their jobs' tokens
 
@@ -207,7 +214,7 @@ func NewScorer(m *llama.Model, o *Options) (*Scorer, error) {
 		return nil, fmt.Errorf("%w: a context of %d tokens for %d sequences, want one each at least", ErrOption, nCtx, sequences)
 	}
 	c, err := m.NewContext(&llama.ContextOptions{
-		NCtx: nCtx, NBatch: min(nCtx, batchTokens), NSeqMax: sequences, Threads: o.Threads, KVUnified: true, LayerInputs: true,
+		NCtx: nCtx, NBatch: min(nCtx, batchTokens), NUBatch: groupTokens, NSeqMax: sequences, Threads: o.Threads, KVUnified: true, LayerInputs: true,
 		KType: o.attention.KType, VType: o.attention.VType, Flash: o.attention.Flash,
 	})
 	if err != nil {
@@ -221,7 +228,10 @@ func NewScorer(m *llama.Model, o *Options) (*Scorer, error) {
 	if err != nil {
 		return nil, errors.Join(err, b.Close(), c.Close())
 	}
-	s := &Scorer{model: m, ctx: c, batch: b, fed: fed}
+	s := &Scorer{model: m, ctx: c, batch: b, fed: fed, list: o.Shortlist, listed: map[skip.Mask]llama.ShortlistUse{}}
+	if err := c.SetShortlist(o.Shortlist); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
 	s.rows = min(max(logitBytes/(4*m.Vocab.Size), 1), b.Cap())
 	s.free = make([]int, sequences)
 	s.reset()
@@ -581,7 +591,7 @@ func (s *Scorer) settle(ctx context.Context, err error) error {
 // layer, below which mask names none. read gets the logits that predict the answers,
 // valid until it returns: those of all first tokens, then the others.
 func (s *Scorer) pass(group []job, mask skip.Mask, p skip.Prefill, from int, read func(place, []float32)) error {
-	under, first := p.Mask(mask), read
+	under, first := p.Mask(mask).WithShortlist(0), read
 	if p == skip.FullPrefill { // the first tokens' stay the same under every mask
 		first = func(p place, logits []float32) {
 			p.job.prefix.logits = append(p.job.prefix.logits[:0], logits...)
@@ -602,10 +612,12 @@ func (s *Scorer) pass(group []job, mask skip.Mask, p skip.Prefill, from int, rea
 		}
 		j.prefix.filled = true
 	}
-	if p == skip.FullPrefill {
+	if p == skip.FullPrefill || under != mask {
 		if err := s.flush(s.batch, under, first); err != nil {
 			return err
 		}
+	}
+	if p == skip.FullPrefill {
 		for i := range group {
 			read(place{job: &group[i], answer: -1}, group[i].prefix.logits)
 		}
@@ -650,7 +662,7 @@ func below(layer int) (m skip.Mask) {
 
 // add appends a token to the batch, after decoding what is in it if it is full.
 func (s *Scorer) add(t llama.Token, pos int, seqs []int, mask skip.Mask, read func(place, []float32)) error {
-	if s.batch.Len() == s.batch.Cap() {
+	if s.batch.Len() == s.most(s.batch, mask) {
 		if err := s.flush(s.batch, mask, read); err != nil {
 			return err
 		}
@@ -661,7 +673,7 @@ func (s *Scorer) add(t llama.Token, pos int, seqs []int, mask skip.Mask, read fu
 // ask appends the token that p's output comes from, or what goes into layer from
 // there, if that is > 0.
 func (s *Scorer) ask(p place, batch *llama.Batch, from int, mask skip.Mask, read func(place, []float32)) error {
-	if batch.Len() == batch.Cap() || len(s.places) == s.rows {
+	if batch.Len() == s.most(batch, mask) || len(s.places) == s.rows {
 		if err := s.flush(batch, mask, read); err != nil {
 			return err
 		}
@@ -675,6 +687,22 @@ func (s *Scorer) ask(p place, batch *llama.Batch, from int, mask skip.Mask, read
 	return batch.AddEmbedding(s.input(p, from), pos, true, seqs...)
 }
 
+// most is how many tokens a decode under mask takes: with a shortlist no more than
+// llama.cpp computes at once.
+func (s *Scorer) most(batch *llama.Batch, mask skip.Mask) int {
+	if mask.Shortlist() > 0 {
+		return min(batch.Cap(), groupTokens)
+	}
+	return batch.Cap()
+}
+
+// Exact is the mean share of the vocabulary that got exact logits, in the tokens scored
+// under a mask with a shortlist; 0 before any.
+func (s *Scorer) Exact(mask skip.Mask) float64 {
+	use := s.listed[mask]
+	return float64(use.Exact) / float64(max(use.Rows, 1)*s.model.Vocab.Size)
+}
+
 // flush decodes the batch, if there is anything in it, and reads its outputs.
 func (s *Scorer) flush(batch *llama.Batch, mask skip.Mask, read func(place, []float32)) error {
 	if batch.Len() == 0 {
@@ -684,8 +712,12 @@ func (s *Scorer) flush(batch *llama.Batch, mask skip.Mask, read func(place, []fl
 		batch.Clear()
 		s.places = s.places[:0]
 	}()
+	before := s.ctx.ShortlistUse()
 	if err := s.ctx.Decode(batch, mask); err != nil {
 		return err
+	}
+	if mask.Shortlist() > 0 {
+		s.listed[mask] = s.ctx.ShortlistUse().Since(before.Since(s.listed[mask])) // that and what came since before
 	}
 	for _, p := range s.places {
 		logits, err := s.ctx.Logits(p.at)
@@ -754,7 +786,7 @@ func (s *Scorer) start(group []job, mask skip.Mask, p skip.Prefill) int {
 		return 0
 	}
 	first := mask.First()
-	if mask.IsEmpty() {
+	if first < 0 { // it names none
 		first = s.model.NLayer
 	}
 	if mask.Union(below(first)) == below(s.model.NLayer) { // one has to run
