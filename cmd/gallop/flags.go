@@ -173,8 +173,15 @@ func (g *generation) session(cmd *cobra.Command, m *llama.Model, mask skip.Mask)
 		return nil, err
 	}
 	opts.Mask = mask
-	if err := g.routing(cmd, m, opts); err != nil || !g.lossless {
-		return opts, err
+	if err := g.routing(cmd, m, opts); err != nil {
+		return nil, err
+	}
+	if g.lossless || opts.Routing != nil {
+		// Without a folder for the cache costs are found out each time.
+		opts.Learned, _ = chat.LearnedPath(m, &opts.Context, gpuLayers(g.gpuLayers), !g.noRepack)
+	}
+	if !g.lossless {
+		return opts, nil
 	}
 	return opts, g.drafts(cmd, m, opts)
 }
@@ -291,8 +298,6 @@ func (g *generation) drafts(cmd *cobra.Command, m *llama.Model, o *chat.Options)
 	if g.escalate > 0 {
 		return usageError{errors.New("--escalate and --lossless exclude each other: lossless answers are all the whole model's")}
 	}
-	// Without a folder for the cache what batches cost is found out each time.
-	o.Lossless.Learned, _ = chat.LearnedPath(m, &o.Context, gpuLayers(g.gpuLayers), !g.noRepack)
 	if err := setDrafts(o, g.draftSource); err != nil {
 		return err
 	}

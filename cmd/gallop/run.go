@@ -70,6 +70,7 @@ type runResult struct {
 	Route        *runChoice  `json:"route,omitempty"`                  // absent when nothing was chosen
 	Drafts       *runDrafts  `json:"drafts,omitempty"`                 // absent when not lossless
 	Shortlist    runListed   `json:"shortlist"`
+	Weighed      *runWeighed `json:"weighed,omitempty"` // absent when no mask was weighed
 }
 
 // runListed is what the vocabulary shortlist did.
@@ -78,6 +79,14 @@ type runListed struct {
 	Rows  int    `json:"rows"`          // tokens that were chosen from a shortlist
 	Whole int    `json:"whole"`         // of these, those that the whole output matrix decided
 	Why   string `json:"why,omitempty"` // there was none
+}
+
+// runWeighed is what was found out about the routed mask.
+type runWeighed struct {
+	Speed  float64 `json:"speed"`        // times as fast as the whole model, second decodes included; 0 = not measured
+	Masked int     `json:"masked"`       // tokens decoded under the mask
+	Whole  int     `json:"whole"`        // tokens by the whole model alone, to compare or because the mask did not pay
+	Off    bool    `json:"does_not_pay"` // in the end
 }
 
 // runDrafts is what lossless drafting brought.
@@ -147,6 +156,10 @@ func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error
 		if r := answer.Routed; r != nil {
 			route = &runChoice{r.Task, r.Reason, r.Quality, r.Novelty, ms(answer.Routing), ms(answer.Timing.Waited)}
 		}
+		var weighed *runWeighed
+		if w := answer.Weighed; w.Masked+w.Whole > 0 {
+			weighed = (*runWeighed)(&w)
+		}
 		resident, _ := model.ResidentWeights() // 0 where the system does not tell
 		return json.NewEncoder(out).Encode(runResult{
 			Text: answer.Text, Finish: answer.Finish, Model: model.Path, Skip: answer.Mask.String(),
@@ -157,7 +170,7 @@ func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error
 			PrefillMS: ms(answer.Prefill), PrefillTPS: answer.PrefillSpeed(),
 			DecodeMS: ms(answer.Decode), DecodeTPS: answer.DecodeSpeed(),
 			Prefill: session.Prefill().String(), Escalated: answer.Escalated, Weights: model.Size, Resident: resident,
-			Threads: answer.Threads.Now, Changes: answer.Threads.Changes, Route: route, Drafts: draftsOf(answer), Shortlist: runListed(answer.Listed),
+			Threads: answer.Threads.Now, Changes: answer.Threads.Changes, Route: route, Drafts: draftsOf(answer), Shortlist: runListed(answer.Listed), Weighed: weighed,
 		})
 	}
 	if _, err := fmt.Fprintln(out); err != nil {
