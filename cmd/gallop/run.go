@@ -161,7 +161,7 @@ func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error
 			weighed = (*runWeighed)(&w)
 		}
 		resident, _ := model.ResidentWeights() // 0 where the system does not tell
-		return json.NewEncoder(out).Encode(runResult{
+		err := json.NewEncoder(out).Encode(runResult{
 			Text: answer.Text, Finish: answer.Finish, Model: model.Path, Skip: answer.Mask.String(),
 			Layers: model.NLayer, LayersUsed: chat.LayersUsed(answer.Mask, model.NLayer),
 			PromptTokens: answer.PromptTokens, Tokens: answer.Tokens,
@@ -172,6 +172,11 @@ func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error
 			Prefill: session.Prefill().String(), Escalated: answer.Escalated, Weights: model.Size, Resident: resident,
 			Threads: answer.Threads.Now, Changes: answer.Threads.Changes, Route: route, Drafts: draftsOf(answer), Shortlist: runListed(answer.Listed), Weighed: weighed,
 		})
+		if err != nil {
+			return fmt.Errorf("write the answer: %w", err)
+		}
+		g.learn(ctx, cmd, false)
+		return nil
 	}
 	if _, err := fmt.Fprintln(out); err != nil {
 		return fmt.Errorf("write the answer: %w", err)
@@ -180,26 +185,27 @@ func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	return g.learn(ctx, cmd)
+	g.learn(ctx, cmd, isTerminal(cmd.ErrOrStderr()))
+	return nil
 }
 
-// learn makes the model's vocabulary shortlist after an answer, where a person can see what
-// takes time and end it.
-func (g *generation) learn(ctx context.Context, cmd *cobra.Command) error {
-	notes := cmd.ErrOrStderr()
-	if g.learner == nil || g.learner.Why() != "" || g.learner.Made() != nil || !isTerminal(notes) {
-		return nil
+// learn makes the model's vocabulary shortlist after an answer: once the answers have
+// given enough hidden states, or, where a person can see what takes time and end it, at
+// once. The answer is there, so an error is told and no more.
+func (g *generation) learn(ctx context.Context, cmd *cobra.Command, atOnce bool) {
+	l, notes := g.learner, cmd.ErrOrStderr()
+	if ctx.Err() != nil || l == nil || l.Why() != "" || l.Made() != nil || !atOnce && !l.Ready() {
+		return
 	}
 	fmt.Fprintln(notes, "[learning this model's vocabulary shortlist, once, in a minute or less; Ctrl-C leaves it for later]")
-	err := g.learner.Learn(ctx)
+	err := l.Learn(ctx)
 	switch {
 	case ctx.Err() != nil:
-		return nil
 	case err != nil:
-		return err
+		fmt.Fprintln(notes, "gallop:", err)
+	default:
+		fmt.Fprintln(notes, madeNote(l.Made()))
 	}
-	fmt.Fprintln(notes, madeNote(g.learner.Made()))
-	return nil
 }
 
 func ms(d time.Duration) float64 { return d.Seconds() * 1000 }
