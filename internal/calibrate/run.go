@@ -63,8 +63,8 @@ type scored struct {
 }
 
 // Run makes a profile for m: omission sets, router and policy. The same data,
-// settings and seed give the same profile, also when a run was killed and
-// started again with the same folder.
+// settings and seed give the same profile, but for the speed that is measured in the
+// end, also when a run was killed and started again with the same folder.
 func Run(ctx context.Context, m *llama.Model, o Options) (*router.Profile, error) {
 	r := &run{Options: o, start: time.Now(), model: m, sizes: skip.SizesOf(m.Tensors, m.NLayer), tokens: map[scored][]eval.TokenScore{}}
 	if err := r.defaults(); err != nil {
