@@ -121,7 +121,10 @@ static bool on_progress(float progress, void *watch) {
     return !atomic_load(&w->stop);
 }
 
-static bool on_abort(void *watch) { return atomic_load(&((struct gallop_watch *)watch)->stop); }
+static bool on_abort(void *watch) {
+    struct gallop_watch *w = watch;
+    return atomic_load(&w->stop) || atomic_load(&w->pause);
+}
 
 struct llama_model *gallop_load_model(const char *path, struct llama_model_params p, struct gallop_watch *watch,
                                       struct gallop_text *err) {
@@ -438,7 +441,7 @@ void gallop_free_context(struct gallop_context *c) {
 int32_t gallop_decode(struct gallop_context *c, struct llama_context *ctx, struct llama_batch batch, const uint64_t *mask,
                       bool causal, int32_t alone) {
     enum { ABORTED = 2 }; /* llama_decode's own number */
-    if (atomic_load(&c->watch.stop)) {
+    if (on_abort(&c->watch)) {
         return ABORTED;
     }
     first_error[0] = '\0';
