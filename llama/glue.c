@@ -441,7 +441,7 @@ void gallop_free_context(struct gallop_context *c) {
 int32_t gallop_decode(struct gallop_context *c, struct llama_context *ctx, struct llama_batch batch, const uint64_t *mask,
                       bool causal, int32_t alone) {
     enum { ABORTED = 2 }; /* llama_decode's own number */
-    if (on_abort(&c->watch)) {
+    if (atomic_load(&c->watch.stop)) {
         return ABORTED;
     }
     first_error[0] = '\0';

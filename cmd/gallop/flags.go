@@ -40,6 +40,8 @@ type generation struct {
 	draftSource, shortlist                                                     string
 	stop                                                                       []string
 
+	learn bool // of chat: calibrate in the background
+
 	closeProfile func() error       // frees what routing opened
 	learner      *shortlist.Learner // of the model's vocabulary shortlist; nil = off
 }
@@ -176,7 +178,7 @@ func (g *generation) session(cmd *cobra.Command, m *llama.Model, mask skip.Mask)
 	if err := g.routing(cmd, m, opts); err != nil {
 		return nil, err
 	}
-	if g.lossless || opts.Routing != nil {
+	if g.lossless || g.learn || opts.Routing != nil {
 		// Without a folder for the cache costs are found out each time.
 		opts.Learned, _ = chat.LearnedPath(m, &opts.Context, gpuLayers(g.gpuLayers), !g.noRepack)
 	}
@@ -236,12 +238,18 @@ func (g *generation) routing(cmd *cobra.Command, m *llama.Model, o *chat.Options
 		return closeProfile() // its calibration found that it doesn't pay
 	}
 	g.closeProfile = closeProfile
+	g.routeBy(p, when, o)
+	return nil
+}
+
+// routeBy lets a session choose layers by p.
+func (g *generation) routeBy(p *router.Profile, when chat.When, o *chat.Options) {
 	o.Routing = &chat.Routing{Profile: p, When: when, Policy: router.Policy{Depth: g.depth, Quality: g.quality}}
 	if g.prefill == "" {
 		o.Prefill = p.Defaults.Prefill
 	}
 	if g.depth > 0 || g.escalate >= 0 || o.Prefill != skip.FullPrefill || g.releaseSkipped {
-		return nil
+		return
 	}
 	quality := g.quality
 	if quality == 0 {
@@ -250,7 +258,6 @@ func (g *generation) routing(cmd *cobra.Command, m *llama.Model, o *chat.Options
 	if c, ok := p.Defaults.Cascade(quality); ok {
 		o.Routing.Policy, o.Routing.Escalate = router.Policy{Depth: c.Depth, Guard: true}, c.Threshold
 	}
-	return nil
 }
 
 // listing turns --shortlist into the session's vocabulary shortlist. One that was asked

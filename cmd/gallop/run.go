@@ -175,7 +175,7 @@ func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error
 		if err != nil {
 			return fmt.Errorf("write the answer: %w", err)
 		}
-		g.learn(ctx, cmd, false)
+		g.learnShortlist(ctx, cmd, false)
 		return nil
 	}
 	if _, err := fmt.Fprintln(out); err != nil {
@@ -185,14 +185,14 @@ func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	g.learn(ctx, cmd, isTerminal(cmd.ErrOrStderr()))
+	g.learnShortlist(ctx, cmd, isTerminal(cmd.ErrOrStderr()))
 	return nil
 }
 
-// learn makes the model's vocabulary shortlist after an answer: once the answers have
+// learnShortlist makes the model's vocabulary shortlist after an answer: once the answers have
 // given enough hidden states, or, where a person can see what takes time and end it, at
 // once. The answer is there, so an error is told and no more.
-func (g *generation) learn(ctx context.Context, cmd *cobra.Command, atOnce bool) {
+func (g *generation) learnShortlist(ctx context.Context, cmd *cobra.Command, atOnce bool) {
 	l, notes := g.learner, cmd.ErrOrStderr()
 	if ctx.Err() != nil || l == nil || l.Why() != "" || l.Made() != nil || !atOnce && !l.Ready() {
 		return

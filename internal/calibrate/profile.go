@@ -30,7 +30,7 @@ func (r *run) profile(ctx context.Context) (*router.Profile, error) {
 	}
 	r.Progress("training the router", 0, 1)
 	var report router.Report
-	if p.Router, report, err = router.Train(r.vectors, r.losses, &router.TrainOptions{Depths: depths, Seed: r.Seed}); err != nil {
+	if p.Router, report, err = router.Train(r.vectors, r.losses, &router.TrainOptions{Depths: depths, Seed: r.Seed, Between: func() error { return r.Pause.Wait(ctx) }}); err != nil {
 		return nil, err
 	}
 	task := make([]int, len(r.cases))

@@ -129,6 +129,7 @@ func (r *run) speedOf(ctx context.Context, shares map[skip.Mask]float64, twice f
 		return 0, err
 	}
 	defer t.Close()
+	t.c.PauseWith(r.Pause)
 	defer t.c.AbortOn(ctx)()
 	speed, err := t.compare(masks, shares, twice, func(done time.Duration) {
 		r.Progress("timing masks", int(done.Milliseconds()), int(timedFor.Milliseconds()))

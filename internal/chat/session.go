@@ -123,7 +123,8 @@ type Session struct {
 	opts     Options
 	messages []llama.Message // the conversation so far, without the system prompt
 	mask     skip.Mask       // of the next answer
-	fixed    bool            // mask was set by hand: nothing is chosen
+	fixed    bool            // nothing is chosen: mask was set by hand, or there is nothing to choose by
+	byHand   bool            // mask was set by hand
 	routed   *Routed         // the conversation's last choice
 	cached   []llama.Token   // in the KV cache at positions 0, 1, …
 	under    []skip.Mask     // (len(cached),) what each was decoded under
@@ -157,6 +158,7 @@ func New(m *llama.Model, opts *Options) (*Session, error) {
 	if err := s.SetMask(s.opts.Mask); err != nil {
 		return nil, err
 	}
+	s.byHand = !s.opts.Mask.WithShortlist(0).IsEmpty()
 	s.fixed = s.opts.Routing == nil
 	s.idleCore = !s.fixed && s.hasIdleCore()
 	if err := s.checkRelease(); err != nil {
@@ -197,12 +199,13 @@ func (s *Session) SetMask(mask skip.Mask) error {
 		}
 	}
 	s.list.wanted = mask.Shortlist()
-	s.mask, s.fixed, s.routed = mask.WithShortlist(0), true, nil
+	s.mask, s.fixed, s.byHand, s.routed = mask.WithShortlist(0), true, true, nil
 	return nil
 }
 
 // Route lets the session choose masks again. It reports whether it can.
 func (s *Session) Route() bool {
+	s.byHand = false
 	s.fixed = s.opts.Routing == nil
 	return !s.fixed
 }
