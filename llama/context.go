@@ -9,6 +9,7 @@ import "C"
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -128,6 +129,9 @@ type Context struct {
 	unified bool    // sequences share one KV buffer
 	loras   []*LoRA // in use, each kept alive
 	release func()  // of AbortOn; nil = none
+
+	pause *Pause          // that decodes wait for; nil = none
+	ended <-chan struct{} // of AbortOn's context; nil = none
 
 	shortlist *Shortlist // in use, kept alive; nil = none
 	listed    ShortlistUse
@@ -257,6 +261,7 @@ func (c *Context) Close() error {
 	if c.release != nil {
 		c.release()
 	}
+	c.PauseWith(nil)
 	C.llama_free(c.ptr)
 	C.gallop_free_context(c.own)
 	c.ptr, c.mem, c.own = nil, nil, nil
@@ -326,6 +331,7 @@ func (c *Context) AbortOn(ctx context.Context) (release func()) {
 	if ctx.Err() != nil { // AfterFunc would tell a moment later
 		C.gallop_watch_stop(watch, true)
 	}
+	c.ended = ctx.Done()
 	fired := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		C.gallop_watch_stop(watch, true)
@@ -336,6 +342,7 @@ func (c *Context) AbortOn(ctx context.Context) (release func()) {
 			<-fired // the flag must not be set after it is cleared
 		}
 		C.gallop_watch_stop(watch, false)
+		c.ended = nil
 	})
 	return c.release
 }
@@ -352,6 +359,18 @@ func (c *Context) AbortOn(ctx context.Context) (release func()) {
 //
 // Errors: [ErrBatch], [ErrFull], [ErrMask], [ErrAborted], [ErrDecode].
 func (c *Context) Decode(b *Batch, mask [MaskWords]uint64) error {
+	for {
+		c.pause.wait(c.ended)
+		err := c.decode(b, mask)
+		if c.pause == nil || !errors.Is(err, ErrAborted) || bool(C.gallop_watch_stopped(&c.own.watch)) {
+			return err
+		}
+		c.forget(b)
+	}
+}
+
+// decode is Decode without pauses.
+func (c *Context) decode(b *Batch, mask [MaskWords]uint64) error {
 	if c.ptr == nil || b.cap == 0 {
 		return fmt.Errorf("decode: %w", ErrClosed)
 	}

@@ -121,7 +121,10 @@ static bool on_progress(float progress, void *watch) {
     return !atomic_load(&w->stop);
 }
 
-static bool on_abort(void *watch) { return atomic_load(&((struct gallop_watch *)watch)->stop); }
+static bool on_abort(void *watch) {
+    struct gallop_watch *w = watch;
+    return atomic_load(&w->stop) || atomic_load(&w->pause);
+}
 
 struct llama_model *gallop_load_model(const char *path, struct llama_model_params p, struct gallop_watch *watch,
                                       struct gallop_text *err) {

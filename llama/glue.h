@@ -39,10 +39,13 @@ void gallop_log_to_go(void);
 struct gallop_watch {
     _Atomic float progress; /* 0 to 1 */
     atomic_bool stop;
+    atomic_bool pause; /* stops decodes as well; they are done again later */
 };
 
 static inline float gallop_watch_progress(struct gallop_watch *w) { return atomic_load(&w->progress); }
 static inline void gallop_watch_stop(struct gallop_watch *w, bool stop) { atomic_store(&w->stop, stop); }
+static inline bool gallop_watch_stopped(struct gallop_watch *w) { return atomic_load(&w->stop); }
+static inline void gallop_watch_pause(struct gallop_watch *w, bool pause) { atomic_store(&w->pause, pause); }
 
 /* The bytes of a weight that the model computes with, NULL when they are not in main memory. */
 const void *gallop_weight(const struct llama_model *m, const char *name);
@@ -57,7 +60,7 @@ int gallop_drop(uintptr_t start, size_t size);
 struct llama_model *gallop_load_model(const char *path, struct llama_model_params p, struct gallop_watch *watch,
                                       struct gallop_text *err);
 struct llama_context *gallop_new_context(struct llama_model *m, struct llama_context_params p, struct gallop_watch *watch,
-                                         struct gallop_text *err); /* watch->stop aborts its decodes */
+                                         struct gallop_text *err); /* watch->stop and pause abort its decodes */
 struct llama_adapter_lora *gallop_load_lora(struct llama_model *m, const char *path, struct gallop_text *err);
 struct llama_sampler *gallop_new_grammar(const struct llama_vocab *v, const char *grammar, struct gallop_text *err);
 

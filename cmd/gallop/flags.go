@@ -40,6 +40,8 @@ type generation struct {
 	draftSource, shortlist                                                     string
 	stop                                                                       []string
 
+	learn bool // of chat: calibrate in the background
+
 	closeProfile func() error       // frees what routing opened
 	learner      *shortlist.Learner // of the model's vocabulary shortlist; nil = off
 }
@@ -173,8 +175,15 @@ func (g *generation) session(cmd *cobra.Command, m *llama.Model, mask skip.Mask)
 		return nil, err
 	}
 	opts.Mask = mask
-	if err := g.routing(cmd, m, opts); err != nil || !g.lossless {
-		return opts, err
+	if err := g.routing(cmd, m, opts); err != nil {
+		return nil, err
+	}
+	if g.lossless || g.learn || opts.Routing != nil {
+		// Without a folder for the cache costs are found out each time.
+		opts.Learned, _ = chat.LearnedPath(m, &opts.Context, gpuLayers(g.gpuLayers), !g.noRepack)
+	}
+	if !g.lossless {
+		return opts, nil
 	}
 	return opts, g.drafts(cmd, m, opts)
 }
@@ -229,6 +238,12 @@ func (g *generation) routing(cmd *cobra.Command, m *llama.Model, o *chat.Options
 		return closeProfile() // its calibration found that it doesn't pay
 	}
 	g.closeProfile = closeProfile
+	g.routeBy(p, when, o)
+	return nil
+}
+
+// routeBy lets a session choose layers by p.
+func (g *generation) routeBy(p *router.Profile, when chat.When, o *chat.Options) {
 	if g.prefill == "" {
 		o.Prefill = p.Defaults.Prefill
 	}
@@ -238,7 +253,6 @@ func (g *generation) routing(cmd *cobra.Command, m *llama.Model, o *chat.Options
 		o.Routing = chat.NewRouting(p, policy, o.Prefill)
 	}
 	o.Routing.When = when
-	return nil
 }
 
 // listing turns --shortlist into the session's vocabulary shortlist. One that was asked
@@ -276,8 +290,6 @@ func (g *generation) drafts(cmd *cobra.Command, m *llama.Model, o *chat.Options)
 	if g.escalate > 0 {
 		return usageError{errors.New("--escalate and --lossless exclude each other: lossless answers are all the whole model's")}
 	}
-	// Without a folder for the cache what batches cost is found out each time.
-	o.Lossless.Learned, _ = chat.LearnedPath(m, &o.Context, gpuLayers(g.gpuLayers), !g.noRepack)
 	if err := setDrafts(o, g.draftSource); err != nil {
 		return err
 	}

@@ -137,6 +137,9 @@ func Summary(a Answer, nLayer int) string {
 	if a.Escalated > 0 {
 		fmt.Fprintf(&s, " · %.0f %% of tokens by the whole model", 100*a.EscalatedShare())
 	}
+	if w := a.Weighed; w.Off {
+		fmt.Fprintf(&s, " · the mask does not pay here: %d tokens by the whole model", w.Whole)
+	}
 	if d := a.Drafting; d != nil && d.Rounds > 0 {
 		fmt.Fprintf(&s, " · drafts: %.0f %% accepted, %.1f tokens a verification, %.2f × as fast", 100*d.Acceptance(), d.TokensPerRound(), a.DraftSpeedup())
 	} else if d != nil {
@@ -192,6 +195,7 @@ func (r *Repl) stats() {
 		{"layers", fmt.Sprintf("%g of %d", LayersUsed(a.Mask, r.Model.NLayer), r.Model.NLayer)},
 		{"skipped", a.Mask.String()},
 		{"routed", routing(a)},
+		{"mask", a.Weighed.String()},
 		{"shortlist", listed(a)},
 		{"escalated", fmt.Sprintf("%d tokens, %.1f %%, decided by the whole model", a.Escalated, 100*a.EscalatedShare())},
 		{"drafts", drafts(a)},

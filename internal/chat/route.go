@@ -65,6 +65,15 @@ func DefaultRouting(p *router.Profile) *Routing {
 	return NewRouting(p, router.Policy{}, p.Defaults.Prefill)
 }
 
+// SetRouting makes the session choose by r from the next answer on, with prompts decoded
+// as prefill says; while a mask that was set by hand is in use, from [Session.Route] on.
+// Between answers only. The profile of before is no longer used.
+func (s *Session) SetRouting(r *Routing, prefill skip.Prefill) {
+	s.opts.Routing, s.opts.Prefill, s.routed = r, prefill, nil
+	s.fixed = s.byHand
+	s.idleCore = s.hasIdleCore()
+}
+
 // Routed is what was chosen for an answer, and why.
 type Routed struct {
 	router.Decision

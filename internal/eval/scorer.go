@@ -93,6 +93,13 @@ type Options struct {
 	// one. Prompts, and so an answer's first token, have the whole output matrix, as in chat.
 	Shortlist *llama.Shortlist
 
+	// Pause, while it is on, makes the scorer wait, and gives up and repeats the decode
+	// that is running; nil = never. What is scored may then differ in its last digits.
+	Pause *llama.Pause
+
+	// InputBytes bounds what [Scorer.Hold] keeps of layer inputs; 0 = 1 GiB.
+	InputBytes int
+
 	attention llama.ContextOptions // its types of keys and values and its kernel; tests want none that rounds
 }
 
@@ -116,9 +123,13 @@ const groupTokens = 512
 // logitBytes bounds the logits of a decode: 110 rows of a vocabulary of 150,000.
 const logitBytes = 64 << 20
 
-// inputBytes bounds what [Scorer.Hold] keeps of layer inputs: 120 answers of 64
+// defaultInputBytes bounds what [Scorer.Hold] keeps of layer inputs: 120 answers of 64
 // tokens in the shape of LLaMA-3.2-1B.
-const inputBytes = 1 << 30
+const defaultInputBytes = 1 << 30
+
+// pausedUBatch is how many tokens a scorer that can be paused computes at once: a decode
+// stops between the nodes of its graph, which take as long as their tokens.
+const pausedUBatch = 128
 
 // Scorer measures one model. Close it after use.
 type Scorer struct {
@@ -127,14 +138,16 @@ type Scorer struct {
 	batch *llama.Batch // of tokens
 	fed   *llama.Batch // of layer inputs
 
+	uBatch int     // tokens computed at once
 	rows   int     // of logits in a decode at most
 	places []place // of the outputs in the batch
 
-	inputs  map[string][]float32 // of held jobs, by their tokens; see job.inputs; nil = not kept
-	keeping bool                 // inputs are being filled, if there is room
-	room    int                  // bytes left for them
-	tried   bool                 // whether the model can start at them
-	starts  bool                 // it can
+	inputBytes int                  // that inputs may take
+	inputs     map[string][]float32 // of held jobs, by their tokens; see job.inputs; nil = not kept
+	keeping    bool                 // inputs are being filled, if there is room
+	room       int                  // bytes left of these
+	tried      bool                 // whether the model can start at them
+	starts     bool                 // it can
 
 	list   *llama.Shortlist                 // of the masks that have one; not closed here
 	listed map[skip.Mask]llama.ShortlistUse // by mask
@@ -213,8 +226,12 @@ func NewScorer(m *llama.Model, o *Options) (*Scorer, error) {
 	if nCtx < sequences {
 		return nil, fmt.Errorf("%w: a context of %d tokens for %d sequences, want one each at least", ErrOption, nCtx, sequences)
 	}
+	uBatch := groupTokens
+	if o.Pause != nil {
+		uBatch = pausedUBatch
+	}
 	c, err := m.NewContext(&llama.ContextOptions{
-		NCtx: nCtx, NBatch: min(nCtx, batchTokens), NUBatch: groupTokens, NSeqMax: sequences, Threads: o.Threads, KVUnified: true, LayerInputs: true,
+		NUBatch: uBatch, NCtx: nCtx, NBatch: min(nCtx, batchTokens), NSeqMax: sequences, Threads: o.Threads, KVUnified: true, LayerInputs: true,
 		KType: o.attention.KType, VType: o.attention.VType, Flash: o.attention.Flash,
 	})
 	if err != nil {
@@ -228,10 +245,14 @@ func NewScorer(m *llama.Model, o *Options) (*Scorer, error) {
 	if err != nil {
 		return nil, errors.Join(err, b.Close(), c.Close())
 	}
-	s := &Scorer{model: m, ctx: c, batch: b, fed: fed, list: o.Shortlist, listed: map[skip.Mask]llama.ShortlistUse{}}
+	s := &Scorer{
+		model: m, ctx: c, batch: b, fed: fed, uBatch: uBatch, inputBytes: cmp.Or(o.InputBytes, defaultInputBytes),
+		list: o.Shortlist, listed: map[skip.Mask]llama.ShortlistUse{},
+	}
 	if err := c.SetShortlist(o.Shortlist); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
+	c.PauseWith(o.Pause)
 	s.rows = min(max(logitBytes/(4*m.Vocab.Size), 1), b.Cap())
 	s.free = make([]int, sequences)
 	s.reset()
@@ -323,7 +344,7 @@ func (s *Scorer) Hold(ctx context.Context, cases []Case) (held bool, err error) 
 	s.ctx.Clear()
 	s.reset()
 	s.inputs, s.references = nil, map[string][]distribution{}
-	if s.room = inputBytes; s.starts || !s.tried {
+	if s.room = s.inputBytes; s.starts || !s.tried {
 		s.inputs = map[string][]float32{}
 	}
 	err = s.work(ctx, jobs, skip.Mask{}, skip.FullPrefill, s.ctx.NCtx(), func(group []job) error {
@@ -691,7 +712,7 @@ func (s *Scorer) ask(p place, batch *llama.Batch, from int, mask skip.Mask, read
 // llama.cpp computes at once.
 func (s *Scorer) most(batch *llama.Batch, mask skip.Mask) int {
 	if mask.Shortlist() > 0 {
-		return min(batch.Cap(), groupTokens)
+		return min(batch.Cap(), s.uBatch)
 	}
 	return batch.Cap()
 }

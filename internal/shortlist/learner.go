@@ -220,6 +220,14 @@ func (l *Learner) Why() string {
 // Made is the shortlist, nil while there is none.
 func (l *Learner) Made() *Made { return l.made.Load() }
 
+// Ready tells whether answers alone have given the states for a first shortlist, so that
+// making it takes a few seconds.
+func (l *Learner) Ready() bool {
+	l.learning.Lock()
+	defer l.learning.Unlock()
+	return l.Why() == "" && l.made.Load() == nil && l.absorb() >= enoughStates
+}
+
 // Use lets c decode with the shortlist and returns it; nil while there is none.
 func (l *Learner) Use(c *llama.Context) (*Made, error) {
 	l.mu.Lock() // it must not be replaced meanwhile
