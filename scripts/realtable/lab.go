@@ -290,7 +290,7 @@ func (l *lab) profile(ctx context.Context) (*router.Profile, error) {
 		Threads: l.threads, Seed: seed, Folder: filepath.Join(l.folder, l.name+"-profile"),
 	}
 	o.Quick()
-	o.Time *= 2 // other work may stop this meanwhile
+	o.Time *= 4 // other work may stop this meanwhile, and the time goes on
 	p, err := calibrate.Run(ctx, l.model, o)
 	if err != nil {
 		return nil, err
