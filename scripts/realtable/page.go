@@ -57,9 +57,9 @@ func (all *results) page() string {
 // howMeasured explains what the figures are.
 const howMeasured = `## How it was measured
 
-Questions come from halves of published benchmarks: ARC easy and challenge, OpenBookQA, PIQA, WinoGrande, SIQA, BoolQ and MathQA have choices, and the choice with the highest log-likelihood counts. In ARC challenge, OpenBookQA and PIQA that is divided by the choice's bytes, as is usual. SIQA and BoolQ are asked through the chat template, the others are continued as plain text. BoolQ is asked without its passage. Examples of more than 224 tokens are left out.
+Questions come from halves of published benchmarks: ARC easy and challenge, OpenBookQA, PIQA, WinoGrande, SIQA, BoolQ and MathQA have choices, and the choice with the highest log-likelihood counts. In ARC challenge, OpenBookQA and PIQA that is divided by the choice's bytes, as is usual. SIQA and BoolQ are asked through the chat template, if the model has one; the others are continued as plain text. BoolQ is asked without its passage. Examples of more than 224 tokens are left out.
 GSM8K is not generated: a small model answers nearly none of it right, and long answers take hours here. Its worked answers are given token by token. The share of their tokens that the model finds likeliest stands in GSM8K's column, and their perplexity in a column of its own. "Accuracy" is the mean of the other eight.
-All methods see the same examples. Intervals are 95 %, bootstrapped over examples; the difference is to the whole model, example by example. Searches look at other examples of the same files.
+All methods see the same examples. Intervals are 95 %, bootstrapped over examples; differences and ratios are to the whole model, example by example. Searches look at other examples of the same files.
 
 "Skipped" counts layers' worth of weight bytes. "Bytes" are the weights that are read for a token, over those of the whole model; tokens that are decoded twice count twice. Speed is decoding alone, one token at a time, beside stock llama.cpp in the same process: the median of rounds in which both take turns. Where a method gives prompts masks of their own, some of these are measured. "With shortlist" adds the [vocabulary shortlist](shortlist.md) to the same mask. Log-likelihoods need exact logits, so the shortlist does not change accuracy; the share of tokens that it chooses as the whole matrix does is given beside the speed.
 
@@ -134,14 +134,14 @@ func (m *model) claims() (claims []string) {
 	}
 	var keeps []string
 	for _, r := range m.Rows[1:] {
-		if r.Difference.High >= 0 && r.Cost < leastSpared && r.Perplexity.Mean <= first.Perplexity.High {
+		if r.Difference.High >= 0 && r.Ratio.Low <= 1 && r.Cost < leastSpared {
 			keeps = append(keeps, r.named())
 		}
 	}
-	if len(keeps) == 0 {
-		say("No method that spares bytes keeps both the accuracy and the perplexity of the whole model within the intervals.")
+	if keeps == nil {
+		say("Every method that spares bytes has a lower accuracy or a higher perplexity than the whole model, outside the intervals.")
 	} else {
-		say("These spare bytes, and neither their accuracy nor their perplexity can be told from the whole model's: %s.", joined(keeps))
+		say("These spare bytes, and neither their accuracy nor their perplexity can be told from the whole model's on so few examples: %s.", joined(keeps))
 	}
 	for _, random := range []string{randomLayers, randomHalves} {
 		for _, depth := range m.depths() {
@@ -153,8 +153,8 @@ func (m *model) claims() (claims []string) {
 			if r.Skipped == 0 {
 				say("The budget of %s gives every question the whole model.", r.Method)
 			} else {
-				say("The budget of %s spares %.1f %% of a token's bytes on average: accuracy %s, perplexity %s against the whole model's %s.",
-					r.Method, 100*(1-r.Cost), percent(r.Accuracy), figure(r.Perplexity.Mean), figure(first.Perplexity.Mean))
+				say("The budget of %s spares %.1f %% of a token's bytes on average: accuracy %s, %s times the whole model's perplexity%s.",
+					r.Method, 100*(1-r.Cost), percent(r.Accuracy), report.Short(r.Ratio.Mean), r.at())
 			}
 		}
 	}
@@ -181,32 +181,30 @@ func (m *model) compareWithRandom(random string, depth float64, say func(string,
 	}
 	best := slices.MaxFunc(rows, func(a, b *row) int { return cmp.Compare(a.Accuracy.Mean, b.Accuracy.Mean) })
 	clearest := slices.MinFunc(rows, func(a, b *row) int { return cmp.Compare(a.Perplexity.Mean, b.Perplexity.Mean) })
-	what := "whole layers"
-	if random == randomHalves {
-		what = "halves"
-	}
-	say("At %g layers' worth of %s, %s has the best accuracy: %s%s; %s come to %s. %s has the lowest perplexity: %s; %s come to %s, the whole model to %s.",
-		depth, what, best.Method, percent(best.Accuracy), best.at(), random, percent(base.Accuracy), clearest.Method, figure(clearest.Perplexity.Mean), random,
-		figure(base.Perplexity.Mean), figure(m.Rows[0].Perplexity.Mean))
-	var less, dearer []string
+	var less, unclearer []string
 	for _, r := range rows {
 		if r.Accuracy.Mean < base.Accuracy.Mean {
 			less = append(less, r.Method)
 		}
 		if r.Perplexity.Mean > base.Perplexity.Mean {
-			dearer = append(dearer, r.Method)
+			unclearer = append(unclearer, r.Method)
 		}
 	}
-	switch {
-	case less == nil && dearer == nil:
-		say("There no method loses to %s.", random)
-	case dearer == nil:
-		say("There %s below %s in accuracy; none is in perplexity.", are(less), random)
-	case less == nil:
-		say("There %s worse than %s in perplexity; none is in accuracy.", are(dearer), random)
-	default:
-		say("There %s below %s in accuracy, and %s worse in perplexity.", are(less), random, are(dearer))
+	what := "whole layers"
+	if random == randomHalves {
+		what = "halves"
 	}
+	say("%s, %g layers' worth skipped. Best accuracy: %s, %s%s. Accuracy of %s: %s; below that: %s. Lowest perplexity: %s, %s times the whole model's%s. Perplexity of %s: %s times; above that: %s.",
+		strings.ToUpper(what[:1])+what[1:], depth, best.Method, percent(best.Accuracy), best.at(), random, percent(base.Accuracy), orNone(less),
+		clearest.Method, report.Short(clearest.Ratio.Mean), clearest.at(), random, report.Short(base.Ratio.Mean), orNone(unclearer))
+}
+
+// orNone joins names; without any it says so.
+func orNone(names []string) string {
+	if names == nil {
+		return "none"
+	}
+	return joined(names)
 }
 
 // at says how fast a row decodes.
@@ -214,7 +212,7 @@ func (r *row) at() string {
 	if r.Speed == nil {
 		return ""
 	}
-	return fmt.Sprintf(" at %.2f times stock's speed", *r.Speed)
+	return fmt.Sprintf(", at %.2f times stock's speed", *r.Speed)
 }
 
 // named is a row's method with its depth.
@@ -223,14 +221,6 @@ func (r *row) named() string {
 		return r.Method
 	}
 	return fmt.Sprintf("%s at %g", r.Method, r.Depth)
-}
-
-// are joins names and their verb.
-func are(names []string) string {
-	if len(names) == 1 {
-		return names[0] + " is"
-	}
-	return joined(names) + " are"
 }
 
 // joined joins names with commas and an "and".
@@ -244,9 +234,6 @@ func joined(names []string) string {
 func percent(i interval) string {
 	return fmt.Sprintf("%.1f %% (%.1f–%.1f)", 100*i.Mean, 100*i.Low, 100*i.High)
 }
-
-// figure writes a perplexity.
-func figure(x float64) string { return report.Short(x) }
 
 // ordered gives the rows by depth: the whole model first, methods that decide for
 // themselves last.
@@ -267,20 +254,21 @@ func (m *model) ordered() []row {
 
 // table writes a row for each method and depth.
 func (m *model) table(s *strings.Builder) {
-	s.WriteString("| method | prompt | skipped | bytes, % | speed | with shortlist: bytes, % | speed | same tokens | accuracy, % | difference | perplexity |\n")
-	s.WriteString("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
+	s.WriteString("| method | prompt | skipped | bytes, % | speed | with shortlist: bytes, % | speed | same tokens | accuracy, % | difference | perplexity | over the whole model's |\n")
+	s.WriteString("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
 	for _, r := range m.ordered() {
-		difference := "–"
+		difference, ratio := "–", "–"
 		if r.Method != whole {
+			ratio = fmt.Sprintf("%s (%s–%s)", report.Short(r.Ratio.Mean), report.Short(r.Ratio.Low), report.Short(r.Ratio.High))
 			difference = fmt.Sprintf("%+.1f (%+.1f to %+.1f)", 100*r.Difference.Mean, 100*r.Difference.Low, 100*r.Difference.High)
 		}
 		same := "–"
 		if r.ShortOf > 0 {
 			same = fmt.Sprintf("%d of %d", r.ShortSame, r.ShortOf)
 		}
-		fmt.Fprintf(s, "| %s | %s | %.1f | %.0f | %s | %s | %s | %s | %s | %s | %s (%s–%s) |\n",
+		fmt.Fprintf(s, "| %s | %s | %.1f | %.0f | %s | %s | %s | %s | %s | %s | %s (%s–%s) | %s |\n",
 			r.Method, cmp.Or(r.Prefill, "–"), r.Skipped, 100*r.Cost, optional("%.2f", r.Speed, 1), optional("%.0f", r.ShortCost, 100), optional("%.2f", r.ShortSpeed, 1), same,
-			strings.ReplaceAll(percent(r.Accuracy), " %", ""), difference, figure(r.Perplexity.Mean), figure(r.Perplexity.Low), figure(r.Perplexity.High))
+			strings.ReplaceAll(percent(r.Accuracy), " %", ""), difference, report.Short(r.Perplexity.Mean), report.Short(r.Perplexity.Low), report.Short(r.Perplexity.High), ratio)
 	}
 }
 

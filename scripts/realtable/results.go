@@ -61,6 +61,7 @@ type row struct {
 	Difference interval            `json:"difference"` // to the whole model's accuracy, on the same examples
 	Benchmarks map[string]interval `json:"benchmarks"` // accuracy of each; of GSM8K the share of the worked answers' tokens that come out likeliest
 	Perplexity interval            `json:"perplexity"` // of the worked answers' tokens
+	Ratio      interval            `json:"ratio"`      // of the perplexity over the whole model's, on the same texts
 
 	Speed          *float64 `json:"speed"`           // decode over stock
 	ShortSpeed     *float64 `json:"shortlist_speed"` // the same with the shortlist
@@ -161,18 +162,24 @@ func (l *lab) results(entries []entry) (model, error) {
 	if m.Shortlist, err = l.list(); err != nil {
 		return m, err
 	}
-	var first []float64 // the whole model's right choices
+	var first *outcome // the whole model's
 	for _, e := range entries {
 		records, ok := l.records(e)
 		if !ok {
 			continue
 		}
-		r, hits := l.row(e, records, &m)
+		o := newOutcome(records)
 		if first == nil {
-			first = hits
+			first = o
 		}
-		mean, low, high := eval.BootstrapPaired(hits, first, seed)
+		r := l.row(e, o, &m)
+		mean, low, high := eval.BootstrapPaired(o.hits, first.hits, seed)
 		r.Difference = interval{rounded(mean), rounded(low), rounded(high)}
+		more := make([]float64, len(o.losses))
+		for i := range more {
+			more[i] = o.losses[i] - first.losses[i]
+		}
+		r.Ratio = perplexity(more, o.lengths)
 		m.Rows = append(m.Rows, r)
 	}
 	if len(m.Rows) == 0 || m.Rows[0].Method != whole {
@@ -181,54 +188,63 @@ func (l *lab) results(entries []entry) (model, error) {
 	return m, nil
 }
 
-// row sums up an entry's records. hits are its right choices, 0 or 1, over all
-// benchmarks that have choices.
-func (l *lab) row(e entry, records [][]record, m *model) (r row, hits []float64) {
-	ways, share := e.weights()
-	r = row{Method: e.method, Depth: e.depth, Masks: len(ways), Benchmarks: map[string]interval{}}
-	if e.method != whole {
-		for _, w := range ways {
-			if !w.mask.IsEmpty() {
-				r.Prefill = w.prefill.String()
-			}
-		}
-	}
-	skipped := 0.0
-	for _, w := range ways {
-		skipped += share[w] * l.sizes.Depth(w.mask)
-	}
-	r.Skipped = rounded(skipped)
-	var losses, lengths []float64
-	decoded, again := 0, 0
+// outcome is what an entry's examples came to.
+type outcome struct {
+	values         [][]float64 // by benchmark and example: 1 for a right choice, or the share of likeliest tokens
+	hits           []float64   // of all benchmarks that have choices
+	losses         []float64   // nats of each worked answer
+	lengths        []float64   // its tokens
+	decoded, again int         // tokens of right answers but the first; those that the whole model decided
+}
+
+func newOutcome(records [][]record) *outcome {
+	o := &outcome{}
 	for b, some := range records {
 		var values []float64
 		for _, x := range some {
-			decoded, again = decoded+x.Tokens-1, again+x.Escalated
+			o.decoded, o.again = o.decoded+x.Tokens-1, o.again+x.Escalated
 			value := 0.0
 			switch {
 			case benchmarks[b].name == worked:
 				value = float64(x.Likeliest) / float64(x.Tokens)
-				losses, lengths = append(losses, -x.LogP), append(lengths, float64(x.Tokens))
+				o.losses, o.lengths = append(o.losses, -x.LogP), append(o.lengths, float64(x.Tokens))
 			case x.Right:
 				value = 1
 			}
 			values = append(values, value)
 		}
-		r.Benchmarks[benchmarks[b].name] = newInterval(values)
+		o.values = append(o.values, values)
 		if benchmarks[b].name != worked {
-			hits = append(hits, values...)
+			o.hits = append(o.hits, values...)
 		}
 	}
-	r.Accuracy = newInterval(hits)
-	r.Perplexity = perplexity(losses, lengths)
+	return o
+}
+
+// row sums up an entry.
+func (l *lab) row(e entry, o *outcome, m *model) row {
+	ways, share := e.weights()
+	r := row{Method: e.method, Depth: e.depth, Masks: len(ways), Benchmarks: map[string]interval{}}
+	skipped := 0.0
+	for _, w := range ways {
+		skipped += share[w] * l.sizes.Depth(w.mask)
+		if !w.mask.IsEmpty() {
+			r.Prefill = w.prefill.String()
+		}
+	}
+	r.Skipped = rounded(skipped)
+	for b, values := range o.values {
+		r.Benchmarks[benchmarks[b].name] = newInterval(values)
+	}
+	r.Accuracy, r.Perplexity = newInterval(o.hits), perplexity(o.losses, o.lengths)
 	cost := 1 - skipped/float64(l.model.NLayer)*m.LayersShare
 	if e.method == cascade {
-		twice := float64(again) / float64(max(decoded, 1))
+		twice := float64(o.again) / float64(max(o.decoded, 1))
 		cost += twice
 		r.Again = report.Figure(rounded(twice))
 	}
 	r.Cost = rounded(cost)
-	ratio, short, same, of, _, wholeRows := l.speedOf(e)
+	ratio, short, same, of, wholeRows := l.speedOf(e)
 	if !math.IsNaN(ratio) {
 		r.Speed = report.Figure(rounded(ratio))
 	}
@@ -242,7 +258,7 @@ func (l *lab) row(e entry, records [][]record, m *model) (r row, hits []float64)
 		}
 		r.ShortCost = report.Figure(rounded(cost - decodes*spared))
 	}
-	return r, hits
+	return r
 }
 
 // perplexity is e to the mean loss of all tokens, with an interval over texts: resampled

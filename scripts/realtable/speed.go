@@ -308,7 +308,7 @@ func (l *lab) speed(r *runner, w way, size int) (s speed, err error) {
 
 // speedOf is an entry's speed over stock's, the mean over ways of the medians of rounds:
 // NaN where it was not measured. short is with the shortlist.
-func (l *lab) speedOf(e entry) (ratio, short float64, same, of int, again, whole float64) {
+func (l *lab) speedOf(e entry) (ratio, short float64, same, of int, whole float64) {
 	_, share := e.weights()
 	ways := l.measuredWays(e)
 	total := 0.0
@@ -320,16 +320,16 @@ func (l *lab) speedOf(e entry) (ratio, short float64, same, of int, again, whole
 		w.prefill = skip.FullPrefill
 		s, known := l.Speeds[w.String()]
 		if !known {
-			return math.NaN(), math.NaN(), 0, 0, math.NaN(), math.NaN()
+			return math.NaN(), math.NaN(), 0, 0, math.NaN()
 		}
 		// Times add up, not speeds.
 		total += weight
 		ratio += weight / report.Median(s.Ratio)
 		short += weight / report.Median(s.Short)
-		again, whole = again+weight*s.Again, whole+weight*s.Whole
+		whole += weight * s.Whole
 		same, of = same+s.Same, of+s.Of
 	}
-	return total / ratio, total / short, same, of, again / total, whole / total
+	return total / ratio, total / short, same, of, whole / total
 }
 
 // list says what the shortlist reads of a token's bytes; nil = the model has none yet.
