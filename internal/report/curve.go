@@ -64,10 +64,12 @@ func CurveSVG(title, xLabel, yLabel string, series []Series) ([]byte, error) {
 		return nil, err
 	}
 	canvas := vgsvg.New(curveWidth, curveHeight)
-	paint(draw.New(canvas))
+	c := draw.New(canvas)
+	c.FillPolygon(color.White, []vg.Point{{}, {X: curveWidth}, {X: curveWidth, Y: curveHeight}, {Y: curveHeight}}) // dark pages show through otherwise
+	paint(c)
 	var data bytes.Buffer
 	_, err = canvas.WriteTo(&data)
-	return data.Bytes(), err
+	return bytes.ReplaceAll(data.Bytes(), []byte("Liberation Sans"), []byte("Liberation Sans,Arial,sans-serif")), err
 }
 
 // curve draws lines with points.
