@@ -94,6 +94,11 @@ var groups = map[string][]string{
 func (m *model) settings() string {
 	text := fmt.Sprintf("%d layers, %s MB for a token, of these %.0f %% in the layers. %d examples of each benchmark, %d questions with choices. Searches looked at %d other examples of each. Stock decodes %.0f tokens/s; %d rounds of each speed.",
 		m.Layers, report.Short(m.Bytes/1e6), 100*m.LayersShare, m.Examples, m.questions(), m.Calibration, m.StockTPS, m.Rounds)
+	seconds := 0.0
+	for _, part := range m.Seconds {
+		seconds += part
+	}
+	text += fmt.Sprintf(" All of it took %.0f minutes, pauses for other work counted.", seconds/60)
 	if m.Shortlist != nil {
 		text += fmt.Sprintf(" The shortlist has %d tokens; it reads %s MB for a token in place of the matrix's %s MB.", m.Shortlist.Tokens, report.Short(m.Shortlist.Bytes/1e6), report.Short(m.Shortlist.Matrix/1e6))
 	}
