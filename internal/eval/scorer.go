@@ -49,6 +49,10 @@ type Score struct {
 
 	Tokens []TokenScore // of the right answer
 
+	// All (len(Answers),) are the tokens of each answer, Tokens among them; KL is
+	// known of the right one's alone.
+	All [][]TokenScore
+
 	referred bool // KL is known
 }
 
@@ -296,7 +300,11 @@ func (s *Scorer) Score(ctx context.Context, cases []Case, mask skip.Mask, p skip
 func newScores(cases []Case) []Score {
 	scores := make([]Score, len(cases))
 	for i, c := range cases {
-		scores[i] = Score{LogLik: make([]float64, len(c.Answers)), Exact: true, Tokens: make([]TokenScore, len(c.Answers[c.Right]))}
+		scores[i] = Score{LogLik: make([]float64, len(c.Answers)), Exact: true}
+		for _, answer := range c.Answers {
+			scores[i].All = append(scores[i].All, make([]TokenScore, len(answer)))
+		}
+		scores[i].Tokens = scores[i].All[c.Right]
 	}
 	return scores
 }
@@ -312,15 +320,15 @@ func note(cases []Case, scores []Score, p place, logits []float32) {
 		token := p.job.answers[a][p.token]
 		logP := float64(logits[token]) - lse
 		score.LogLik[p.job.first+a] += logP
+		t := TokenScore{LogP: logP, Top: math.Exp(float64(logits[top]) - lse)}
 		if p.job.first+a == cases[p.job.number].Right {
 			score.Exact = score.Exact && token == top
-			t := TokenScore{LogP: logP, Top: math.Exp(float64(logits[top]) - lse)}
 			if p.job.references != nil {
 				t.KL = p.job.references[p.token].divergence(logits, lse)
 				score.referred = true
 			}
-			score.Tokens[p.token] = t
 		}
+		score.All[p.job.first+a][p.token] = t
 	}
 }
 
