@@ -222,7 +222,7 @@ func (m *Model) readFile() error {
 	defer f.Close()
 	for _, t := range f.Tensors {
 		m.Tensors = append(m.Tensors, Tensor{Name: t.Name, Shape: t.Shape, Type: t.Type.String(), Size: t.Size})
-		m.places = append(m.places, place{offset: uint64(f.DataOffset) + t.Offset})
+		m.places = append(m.places, place{part: t.Part, offset: uint64(f.Place(t))})
 	}
 	if m.Architecture, err = f.Metadata.Architecture(); err != nil {
 		return fmt.Errorf("%s: %w: it names no architecture, so it is no language model", m.Path, ErrModel)

@@ -164,7 +164,7 @@ const suffix = ".gallop.gguf"
 // DefaultPath is where a model's profile is written: model.gallop.gguf beside
 // model.gguf.
 func DefaultPath(modelPath string) string {
-	return strings.TrimSuffix(modelPath, ".gguf") + suffix
+	return gguf.Stem(modelPath) + suffix
 }
 
 // CachePath is where a model's profile is kept when the model's folder takes

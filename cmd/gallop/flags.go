@@ -86,10 +86,10 @@ func (g *generation) addOthers(cmd *cobra.Command) {
 	f.StringArrayVar(&g.lora, "lora", nil, "LoRA adapter (GGUF), with its scale behind a colon if that is not 1; repeatable")
 	f.Float32Var(&g.temp, "temp", d.Temp, "temperature; 0 = always the likeliest token (default: the model's own advice, else this)")
 	f.IntVar(&g.topK, "top-k", d.TopK, "keep the k likeliest tokens; 0 or less = all")
-	f.Float32Var(&g.topP, "top-p", d.TopP, "keep the likeliest tokens with this share together; 1 = all")
+	f.Float32Var(&g.topP, "top-p", d.TopP, "keep the likeliest tokens with this share together; 1 = all, 0 = the likeliest alone")
 	f.Float32Var(&g.minP, "min-p", d.MinP, "keep tokens at least this likely against the likeliest; 0 = all")
 	f.Float32Var(&g.repeat, "repeat-penalty", d.RepeatPenalty, "penalty on recent tokens; 1 = none")
-	f.IntVar(&g.repeatLastN, "repeat-last-n", d.RepeatLastN, "how many tokens count as recent; 0 = none, -1 = all")
+	f.IntVar(&g.repeatLastN, "repeat-last-n", d.RepeatLastN, "how many tokens count as recent; 0 = none, -1 = the whole context")
 	f.Float32Var(&g.presence, "presence-penalty", 0, "penalty on every token that occurred")
 	f.Float32Var(&g.frequency, "frequency-penalty", 0, "penalty on a token for each time that it occurred")
 	f.Int64VarP(&g.seed, "seed", "s", -1, "seed of the sampling; -1 = a new one each time")
@@ -149,6 +149,10 @@ func (g *generation) load(ctx context.Context, cmd *cobra.Command) (mask skip.Ma
 	}
 	if g.releaseSkipped && (g.noMmap || g.mlock) {
 		return mask, nil, usageError{errors.New("--release-skipped needs the model mapped and unlocked: leave out --no-mmap and --mlock")}
+	}
+	sampling := llama.DefaultSampling() // a mistake shows before the model is loaded
+	if err := g.sampling(cmd, &sampling); err != nil {
+		return mask, nil, err
 	}
 	path, err := modelPath(g.model)
 	if err != nil {
@@ -398,18 +402,17 @@ func (g *generation) sampling(cmd *cobra.Command, s *llama.Sampling) error {
 	for flag, set := range map[string]func(){
 		"temp":           func() { s.Temp = g.temp },
 		"top-k":          func() { s.TopK = g.topK },
-		"top-p":          func() { s.TopP = g.topP },
+		"top-p":          func() { s.SetTopP(g.topP) },
 		"min-p":          func() { s.MinP = g.minP },
 		"repeat-penalty": func() { s.RepeatPenalty = g.repeat },
-		"repeat-last-n":  func() { s.RepeatLastN = g.repeatLastN },
 	} {
 		if given(cmd, flag) {
 			set()
 		}
 	}
 	s.PresencePenalty, s.FrequencyPenalty, s.Grammar = g.presence, g.frequency, g.grammar
-	if given(cmd, "repeat-last-n") && g.repeatLastN == 0 { // no token counts as recent
-		s.RepeatPenalty, s.PresencePenalty, s.FrequencyPenalty = 1, 0, 0
+	if given(cmd, "repeat-last-n") {
+		s.SetRepeatLastN(g.repeatLastN)
 	}
 	if g.seed < -1 || g.seed >= llama.RandomSeed {
 		return usageError{fmt.Errorf("--seed is %d, want 0 to %d, or -1 for a new one each time", g.seed, llama.RandomSeed-1)}
@@ -441,7 +444,7 @@ func (g *generation) sampling(cmd *cobra.Command, s *llama.Sampling) error {
 		}
 		s.LogitBias[llama.Token(token)] = float32(bias)
 	}
-	return nil
+	return asUsageError(s.Check())
 }
 
 // loadLoRA loads the adapters of --lora into the session.

@@ -473,11 +473,15 @@ func (s *Session) answerRoom() int {
 // sampler makes the answer's sampler, which has seen what it looks back at of
 // the prompt.
 func (s *Session) sampler(prompt []llama.Token) (*llama.Sampler, error) {
-	sampler, err := s.model.NewSampler(s.opts.Sampling)
+	o := s.opts.Sampling
+	if o.RepeatLastN < 0 { // the whole context
+		o.RepeatLastN = min(s.ctx.NCtx(), llama.MostLastN)
+	}
+	sampler, err := s.model.NewSampler(o)
 	if err != nil {
 		return nil, err
 	}
-	for _, t := range prompt[max(len(prompt)-s.opts.Sampling.LookBack(), 0):] {
+	for _, t := range prompt[max(len(prompt)-o.LookBack(), 0):] {
 		sampler.Accept(t)
 	}
 	return sampler, nil

@@ -12,6 +12,8 @@ const (
 	KeyArchitecture = "general.architecture" // text: the prefix of the model's own keys
 	KeyAlignment    = "general.alignment"    // uint32: tensor offsets are multiples of it
 	KeySplitCount   = "split.count"          // whole number: files that make up the model
+	KeySplitNo      = "split.no"             // whole number: which of them this is, from 0
+	KeySplitTensors = "split.tensors.count"  // whole number: tensors of all of them
 
 	// KeyBlockCount is the number of layers, under the architecture's prefix.
 	KeyBlockCount = "block_count"

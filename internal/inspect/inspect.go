@@ -40,7 +40,7 @@ type Model struct {
 	ChatTemplate string `json:"chat_template"` // Jinja source
 
 	PrunedLayers []uint64 `json:"pruned_layers,omitempty"` // by their numbers before `gallop prune`
-	SplitFiles   uint64   `json:"split_files,omitempty"`   // files that make up the model; this is one of them
+	SplitFiles   uint64   `json:"split_files,omitempty"`   // files that make up the model; Path is the first
 
 	Layers []Layer `json:"layers"` // (nLayer,); none when the file is no language model
 }
