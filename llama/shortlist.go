@@ -212,8 +212,8 @@ type ShortlistUse struct {
 func (c *Context) ShortlistUse() ShortlistUse { return c.listed }
 
 // listOutputs gives the batch's logits, which are the preview's, their exact values.
-func (c *Context) listOutputs(b *Batch, size int) error {
-	output := 0
+func (c *Context) listOutputs(b *Batch) error {
+	size, output := int(c.mask[ShortlistWord]), 0
 	for i, wanted := range unsafe.Slice(b.c.logits, b.Len()) {
 		if wanted == 0 {
 			continue
@@ -223,6 +223,9 @@ func (c *Context) listOutputs(b *Batch, size int) error {
 			return fmt.Errorf("%w: no logits at place %d", ErrDecode, i)
 		}
 		logits := unsafe.Slice((*float32)(unsafe.Pointer(row)), c.nVocab())
+		if b.several() {
+			size = int(b.rowMask(i)[ShortlistWord])
+		}
 		if c.measure != nil {
 			c.measureRow(logits, output)
 		} else if gap, _ := c.listExactly(logits, output, size); !(gap >= c.shortlist.Margin) { // also if it is no number
