@@ -28,8 +28,8 @@ type Batch struct {
 
 	shared bool // a token is in several sequences
 
-	masks map[int][MaskWords]uint64 // of SetMask, by sequence
-	rows  *C.struct_layerskip_rows  // what Decode makes of them, room for maxSequences+1 masks and cap tokens; owned, nil at first
+	masks []ownMask                // of SetMask, by sequence; nil at first
+	rows  *C.struct_layerskip_rows // what Decode makes of them, room for maxSequences+1 masks and cap tokens; owned, nil at first
 
 	// Alone says what of a few tokens is computed as for each in a batch of its own.
 	// Clear leaves it as it is.
@@ -109,7 +109,9 @@ func (b *Batch) Cap() int { return b.cap }
 // Clear empties the batch and forgets the masks of its sequences.
 func (b *Batch) Clear() {
 	b.c.n_tokens, b.shared = 0, false
-	clear(b.masks)
+	for i := range b.masks {
+		b.masks[i].set = false
+	}
 }
 
 // Add appends a token at position pos of the sequences. With output, its

@@ -11,6 +11,12 @@ import (
 	"unsafe"
 )
 
+// ownMask is a sequence's mask in a batch.
+type ownMask struct {
+	set  bool // else it has none of its own
+	mask [MaskWords]uint64
+}
+
 // SetMask puts the tokens of a sequence under a mask of their own, in place of the one
 // that [Context.Decode] is given, until the batch is cleared. A token in several
 // sequences needs the same mask for all of them.
@@ -22,9 +28,9 @@ func (b *Batch) SetMask(seq int, mask [MaskWords]uint64) error {
 		return fmt.Errorf("%w: sequence %d, want 0 to %d", ErrBatch, seq, maxSequences-1)
 	}
 	if b.masks == nil {
-		b.masks = map[int][MaskWords]uint64{}
+		b.masks = make([]ownMask, maxSequences)
 	}
-	b.masks[seq] = mask
+	b.masks[seq] = ownMask{set: true, mask: mask}
 	return nil
 }
 
@@ -35,7 +41,7 @@ func (b *Batch) rowMasks(mask [MaskWords]uint64) (common [MaskWords]uint64, err 
 	if b.rows != nil {
 		b.rows.n_masks = 0
 	}
-	if len(b.masks) == 0 {
+	if b.masks == nil {
 		return mask, nil
 	}
 	if b.rows == nil {
@@ -85,8 +91,8 @@ func (b *Batch) rowMasks(mask [MaskWords]uint64) (common [MaskWords]uint64, err 
 
 // maskOf is the mask of a sequence; otherwise is for those that have none of their own.
 func (b *Batch) maskOf(seq int, otherwise [MaskWords]uint64) [MaskWords]uint64 {
-	if m, ok := b.masks[seq]; ok {
-		return m
+	if own := &b.masks[seq]; own.set {
+		return own.mask
 	}
 	return otherwise
 }
