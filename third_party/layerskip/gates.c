@@ -54,19 +54,52 @@ static bool go_together(int layer, int halves) {
     return true;
 }
 
-/* True if some row keeps the attention of `layer` and not that of `read`. */
-static bool needs_cache_of_skipped(int layer, int read) {
+/* True if some row skips the attention of layer `skipped` and keeps some of these halves of `kept`. */
+static bool needs_skipped(int skipped, int kept, int halves) {
     for (int i = 0; i < job.rows->n_masks; i++) {
         const uint64_t *mask = job.rows->masks + (size_t)i * LAYERSKIP_WORDS;
-        if (skips_attention(mask, read) && !skips_attention(mask, layer)) {
+        if (skips_attention(mask, skipped) && (skipped_halves(mask, kept) & halves) != halves) {
             return true;
         }
     }
     return false;
 }
 
+/*
+ * Refuses masks under which a kept layer would need the KV cache of a skipped one: it reads that, or
+ * something else in the other layer that comes from it. A gate gives neither the row's own.
+ */
+static bool check_caches(struct graph *g) {
+    for (int i = 0; i < g->n; i++) {
+        g->nodes[i]->flags = (i + 1) << FLAG_BITS;
+    }
+    bool ok = true;
+    for (int layer = 0, at = 0; layer < g->n_layer && ok; layer++) {
+        for (; at <= g->out[layer] && ok; at++) {
+            for (int s = 0; s < GGML_SRC && ok; s++) {
+                const struct ggml_tensor *src = g->nodes[at]->src[s];
+                const int cache = cache_layer(src);
+                const int node = src != NULL ? (src->flags >> FLAG_BITS) - 1 : -1;
+                const int from = node >= 0 ? g->from[node] - 1 : -1;
+                if (cache == layer || from == layer) {
+                    g->from[at] = (int16_t)(layer + 1);
+                } else if (cache >= 0 && cache < g->n_layer && needs_skipped(cache, layer, ATTENTION)) {
+                    ok = refuse("a kept layer reads the KV cache of layer %d, so layer %d cannot be skipped", cache, cache);
+                } else if (from >= 0 && needs_skipped(from, layer, WHOLE)) {
+                    ok = refuse("a kept layer reads what layer %d computes from its KV cache, so layer %d cannot be skipped", from, from);
+                }
+            }
+        }
+        g->from[g->out[layer]] = 0; /* what is read of it is gated */
+    }
+    for (int i = 0; i < g->n; i++) {
+        g->nodes[i]->flags = g->flags[i];
+    }
+    return ok;
+}
+
 /* Refuses other rows than the batch's, and what would be refused of a row's mask if it were the batch's. */
-static bool check_rows(const struct graph *g) {
+static bool check_rows(struct graph *g) {
     if (g->input[0]->ne[1] != job.n_rows) {
         return refuse("llama.cpp computes %d of the batch's %d tokens at a time, so they must all have the same mask",
                       (int)g->input[0]->ne[1], job.n_rows);
@@ -85,17 +118,7 @@ static bool check_rows(const struct graph *g) {
             return refuse("the mask skips all %d layers: keep at least one", g->n_layer, 0);
         }
     }
-    for (int layer = 0, at = 0; layer < g->n_layer; layer++) {
-        for (; at <= g->out[layer]; at++) {
-            for (int s = 0; s < GGML_SRC; s++) {
-                const int read = cache_layer(g->nodes[at]->src[s]);
-                if (read >= 0 && read < g->n_layer && read != layer && needs_cache_of_skipped(layer, read)) {
-                    return refuse("a kept layer reads the KV cache of layer %d, so layer %d cannot be skipped", read, read);
-                }
-            }
-        }
-    }
-    return true;
+    return check_caches(g);
 }
 
 /* Makes room for the gates of a graph with this many layers. */
@@ -274,8 +297,12 @@ void layerskip_free(struct layerskip_state *state) {
     if (gates->buffer != NULL) {
         real.buffer_free(gates->buffer);
     }
+    if (state->plan.nodes != NULL) {
+        real.free_context(state->plan.nodes);
+    }
     free(gates->memory);
     *gates = (struct layerskip_gates){0};
+    state->plan = (struct layerskip_plan){0};
 }
 
 #endif

@@ -76,6 +76,7 @@ static struct {
     int (*graph_size)(struct ggml_cgraph *);
     struct ggml_context *(*init)(struct ggml_init_params);
     void (*free_context)(struct ggml_context *);
+    struct ggml_tensor *(*view_1d)(struct ggml_context *, struct ggml_tensor *, int64_t n, size_t offset);
     struct ggml_tensor *(*new_tensor_1d)(struct ggml_context *, int32_t type, int64_t n);
     struct ggml_tensor *(*cont)(struct ggml_context *, struct ggml_tensor *);
     struct ggml_tensor *(*get_rows)(struct ggml_context *, struct ggml_tensor *, struct ggml_tensor *ids);
@@ -96,6 +97,8 @@ static _Thread_local struct {
     const int8_t *outputs;             /* (n_rows,) other than 0 = the row's output is wanted */
     int n_rows;                        /* of the batch */
     struct layerskip_gates *gates;
+    struct layerskip_plan *plan; /* NULL outside a decode of layerskip_decode's */
+    bool changed;                /* the mask has, since the graph before */
     struct layerskip_report *report;
     struct layerskip_stream *stream; /* NULL = nobody reads it */
     struct layerskip_output *output; /* NULL = nobody reads or changes it */
@@ -138,6 +141,7 @@ const char *layerskip_init(void *libllama) {
         {"ggml_graph_size", (void **)&real.graph_size},
         {"ggml_init", (void **)&real.init},
         {"ggml_free", (void **)&real.free_context},
+        {"ggml_view_1d", (void **)&real.view_1d},
         {"ggml_new_tensor_1d", (void **)&real.new_tensor_1d},
         {"ggml_cont", (void **)&real.cont},
         {"ggml_get_rows", (void **)&real.get_rows},
@@ -236,6 +240,7 @@ struct graph {
     struct ggml_tensor **instead; /* (n,) what to read for a node that is left out or gated, NULL = itself; owned here */
     int32_t *flags;               /* (n,) as llama.cpp set them; owned here */
     bool *keep;                   /* (n,) false = left out; owned here */
+    int16_t *from;                /* (n,) 1 + the layer that the node stands in and whose KV cache it was computed from, 0 = none; owned here */
     int n;
     int n_layer;
     int out[LAYERSKIP_MAX_LAYERS];                   /* position of l_out-L */
@@ -614,7 +619,7 @@ static bool edit_graph(struct ggml_cgraph *cgraph, struct graph *g, const uint64
 /* Memory for what is found out about a graph, or NULL; the caller frees it. */
 static struct graph *new_graph(struct ggml_cgraph *cgraph) {
     const int n = real.n_nodes(cgraph);
-    const size_t per_node = 2 * sizeof(struct ggml_tensor *) + sizeof(int32_t) + sizeof(bool);
+    const size_t per_node = 2 * sizeof(struct ggml_tensor *) + sizeof(int32_t) + sizeof(int16_t) + sizeof(bool);
     struct graph *g = calloc(1, sizeof *g + (size_t)n * per_node);
     if (g == NULL) {
         return NULL;
@@ -623,7 +628,8 @@ static struct graph *new_graph(struct ggml_cgraph *cgraph) {
     g->nodes = (struct ggml_tensor **)(g + 1);
     g->instead = g->nodes + n;
     g->flags = (int32_t *)(g->instead + n);
-    g->keep = (bool *)(g->flags + n);
+    g->from = (int16_t *)(g->flags + n);
+    g->keep = (bool *)(g->from + n);
     return g;
 }
 
@@ -700,6 +706,33 @@ static void mark_rows(struct ggml_cgraph *graph) {
     }
 }
 
+/*
+ * ggml's allocator takes its last plan for memory again where a graph has as many nodes and leafs as
+ * the one before, each no larger than the one in its place. That is another graph where the mask has
+ * changed, so nodes are added until there is no such graph: views of a weight, which compute nothing.
+ */
+static bool force_new_plan(struct ggml_cgraph *graph, struct layerskip_plan *plan, int unedited) {
+    struct ggml_tensor *weight = NULL;
+    const int n = real.n_nodes(graph);
+    for (int i = 0; i < n && weight == NULL; i++) {
+        for (int s = 0; s < GGML_SRC && weight == NULL; s++) {
+            struct ggml_tensor *src = real.node(graph, i)->src[s];
+            weight = src != NULL && src->buffer != NULL && src->view_src == NULL ? src : NULL;
+        }
+    }
+    if (plan->nodes == NULL) {
+        plan->nodes = real.init((struct ggml_init_params){.mem_size = 4096, .no_alloc = true});
+    }
+    if (weight == NULL || plan->nodes == NULL) {
+        return refuse("the graph of %d nodes cannot be told from the one before", n, 0);
+    }
+    real.reset(plan->nodes);
+    for (int now = n; now == plan->n_nodes || now == unedited; now++) {
+        real.expand(graph, real.view_1d(plan->nodes, weight, weight->ne[0], 0));
+    }
+    return true;
+}
+
 __attribute__((visibility("default"))) bool ggml_backend_sched_alloc_graph(struct ggml_backend_sched *sched,
                                                                            struct ggml_cgraph *graph) {
 #ifdef LAYERSKIP_PRELOAD
@@ -716,8 +749,16 @@ __attribute__((visibility("default"))) bool ggml_backend_sched_alloc_graph(struc
     if (job.output != NULL) {
         find_output(graph, job.output);
     }
+    const int unedited = real.n_nodes(graph);
     if (job.mask != NULL) {
         ok = apply_mask(graph, job.mask);
+    }
+    if (job.plan != NULL) {
+        if (ok && job.changed) {
+            ok = force_new_plan(graph, job.plan, job.mask != NULL ? unedited : 0);
+            job.changed = false;
+        }
+        job.plan->n_nodes = real.n_nodes(graph);
     }
     if (job.alone != LAYERSKIP_TOGETHER) {
         mark_rows(graph);
@@ -773,6 +814,8 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
     job.outputs = batch.logits;
     job.n_rows = batch.n_tokens;
     job.gates = &state->gates;
+    job.plan = &state->plan;
+    job.changed = new_graph;
     job.report = &state->report;
     job.stream = state->stream;
     job.output = &state->output;
@@ -784,6 +827,7 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
     job.rows = NULL;
     job.outputs = NULL;
     job.gates = NULL;
+    job.plan = NULL;
     job.report = NULL;
     job.stream = NULL;
     job.output = NULL;

@@ -89,6 +89,12 @@ struct layerskip_gates {
     void *memory;                /* owned */
 };
 
+/* What ggml's allocator knows of a context's last graph. */
+struct layerskip_plan {
+    int32_t n_nodes;
+    struct ggml_context *nodes; /* owned: nodes that set the next apart */
+};
+
 /*
  * One per llama_context, zeroed before its first use, owned by whoever owns the context. It
  * remembers the mask that the context's last graph was built with, because llama.cpp reuses that
@@ -103,6 +109,7 @@ struct layerskip_state {
     struct layerskip_stream *stream; /* NULL = nobody reads it; the owner's, outlives the context */
     struct layerskip_output output;
     struct layerskip_gates gates;
+    struct layerskip_plan plan;
 };
 
 /*
