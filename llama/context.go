@@ -135,6 +135,7 @@ type Context struct {
 
 	shortlist *Shortlist // in use, kept alive; nil = none
 	listed    ShortlistUse
+	sizes     []C.int32_t // of the lists of a decode's outputs; reused
 	measure   func(row int, try func(size int) ShortlistTrial) // of MeasureShortlist; nil = none
 }
 
@@ -143,6 +144,7 @@ type Stats struct {
 	Layers           int // in the model's graph; 0 while no mask was used
 	LayersRemoved    int
 	SublayersRemoved int // of layers that kept their other half
+	SublayersGated   int // that only some tokens of the batch skip
 	Nodes            int // in llama.cpp's own graph
 	NodesRemoved     int
 }
@@ -349,7 +351,8 @@ func (c *Context) AbortOn(ctx context.Context) (release func()) {
 
 // Decode runs the batch through the model's layers that mask does not skip and
 // stores their keys and values in the KV cache. The results are read with
-// [Context.Logits] or [Context.Embedding].
+// [Context.Logits] or [Context.Embedding]. Sequences may have masks of their own,
+// see [Batch.SetMask].
 //
 // A mask changes what is computed, never how well: the result is that of the
 // model with the skipped sublayers' output projections set to zero, bit for
@@ -378,18 +381,28 @@ func (c *Context) decode(b *Batch, mask [MaskWords]uint64) error {
 	if err := c.check(b); err != nil {
 		return err
 	}
-	if !c.Model.causal && mask != [MaskWords]uint64{} {
+	mask, err := b.rowMasks(mask)
+	if err != nil {
+		return err
+	}
+	if !c.Model.causal && (b.several() || mask != [MaskWords]uint64{}) {
 		return fmt.Errorf("%w: %s attends in both directions", ErrMask, c.Model.Path)
 	}
-	if err := c.checkShortlist(b, mask[ShortlistWord]); err != nil {
+	rows := (*C.struct_layerskip_rows)(nil)
+	if b.several() {
+		if err := c.checkRows(b); err != nil {
+			return err
+		}
+		rows = b.rows
+	} else if err := c.checkShortlist(b, mask[ShortlistWord]); err != nil {
 		return err
 	}
 	c.mask = mask
-	c.list(mask[ShortlistWord])
+	c.list(b)
 	if err := c.Model.useWeights(&mask); err != nil {
 		return err
 	}
-	code := C.gallop_decode(c.own, c.ptr, b.c, (*C.uint64_t)(&c.mask[0]), C.bool(c.Model.causal), C.int32_t(b.Alone))
+	code := C.gallop_decode(c.own, c.ptr, b.c, (*C.uint64_t)(&c.mask[0]), rows, C.bool(c.Model.causal), C.int32_t(b.Alone))
 	c.Model.weights.RUnlock()
 	switch code {
 	case 0:
@@ -444,6 +457,7 @@ func (c *Context) Stats() Stats {
 		Layers:           int(r.n_layer),
 		LayersRemoved:    int(r.layers_removed),
 		SublayersRemoved: int(r.sublayers_removed),
+		SublayersGated:   int(r.sublayers_gated),
 		Nodes:            int(r.nodes),
 		NodesRemoved:     int(r.nodes_removed),
 	}

@@ -133,10 +133,13 @@ int64_t gallop_stalled(const struct gallop_context *c);
 /* Frees c and what it owns, after its llama_context. */
 void gallop_free_context(struct gallop_context *c);
 
-/* A decode; one that does not attend causally takes no mask. alone is layerskip_decode's. Where the
+/* The masks of a batch's rows, with room for so many of both, in one block that free() takes. NULL: no memory. */
+struct layerskip_rows *gallop_new_rows(int32_t n_tokens, int32_t n_masks);
+
+/* A decode; one that does not attend causally takes no mask. rows and alone are layerskip_decode's. Where the
  * result is not 0, c->err holds the library's error. */
 int32_t gallop_decode(struct gallop_context *c, struct llama_context *ctx, struct llama_batch batch, const uint64_t *mask,
-                      bool causal, int32_t alone);
+                      const struct layerskip_rows *rows, bool causal, int32_t alone);
 
 /* The steps that lead from logits to a token. */
 struct gallop_steps {

@@ -41,9 +41,9 @@ struct worker {
 /* A context's working memory; owned by its gallop_context. */
 struct gallop_listing {
     struct gallop_shortlist *shortlist;
-    int32_t size;                  /* tokens to list in the next decode; 0 = none */
     int n_shared;                  /* workers that shared the last decode's only row; 0 = none did */
     int32_t n_rows;                /* outputs of a decode at most */
+    int32_t *sizes;                /* (n_rows,) tokens to list in the next decode; owned */
     struct gallop_listed *rows;    /* (n_rows,) of the last decode, where each row was one thread's; owned */
     float *hidden;                 /* (n_embd,) scratch; owned */
     struct worker *workers[MAX_WORKERS]; /* owned; NULL = not needed so far */
@@ -305,7 +305,7 @@ static struct gallop_listed list_alone(struct gallop_listing *l, int thread, flo
 static void take_part(struct gallop_listing *l, const struct ggml_tensor *logits, int thread, int n_threads,
                       void (*part)(const struct row *, int)) {
     const int n = n_threads < MAX_WORKERS ? n_threads : MAX_WORKERS;
-    if (l->size == 0 || logits->ne[1] != 1 || thread >= n) {
+    if (logits->ne[1] != 1 || l->sizes[0] == 0 || thread >= n) {
         return;
     }
     if (part == find_maxima) {
@@ -316,7 +316,7 @@ static void take_part(struct gallop_listing *l, const struct ggml_tensor *logits
             return; /* no memory: nothing is listed */
         }
     }
-    const struct row r = {l, logits->data, logits->src[1]->data, l->workers, n, (int32_t)l->shortlist->matrix.n_vocab, l->size};
+    const struct row r = {l, logits->data, logits->src[1]->data, l->workers, n, (int32_t)l->shortlist->matrix.n_vocab, l->sizes[0]};
     part(&r, thread);
     if (part == compute && thread == 0) {
         l->n_shared = n;
@@ -338,14 +338,17 @@ static void step_collect(struct ggml_tensor *logits, int thread, int n_threads, 
 static void step_compute(struct ggml_tensor *logits, int thread, int n_threads, void *listing) {
     struct gallop_listing *l = listing;
     take_part(l, logits, thread, n_threads, compute);
-    if (l->size == 0 || logits->ne[1] == 1 || thread >= MAX_WORKERS) {
+    if (logits->ne[1] == 1 || thread >= MAX_WORKERS) {
         return;
     }
     const struct ggml_tensor *hidden = logits->src[1];
     const int n = n_threads < MAX_WORKERS ? n_threads : MAX_WORKERS;
     for (int64_t i = thread; i < logits->ne[1] && i < l->n_rows; i += n) {
+        if (l->sizes[i] == 0) {
+            continue;
+        }
         l->rows[i] = list_alone(l, thread, (float *)((char *)logits->data + (size_t)i * logits->nb[1]),
-                                (const float *)((const char *)hidden->data + (size_t)i * hidden->nb[1]), l->size);
+                                (const float *)((const char *)hidden->data + (size_t)i * hidden->nb[1]), l->sizes[i]);
     }
 }
 
@@ -358,6 +361,7 @@ static void free_listing(struct gallop_listing *l) {
     for (int k = 0; k < MAX_WORKERS; k++) {
         free_worker(l->workers[k]);
     }
+    free(l->sizes);
     free(l->rows);
     free(l->hidden);
     free(l);
@@ -381,10 +385,11 @@ bool gallop_use_shortlist(struct gallop_context *c, struct gallop_shortlist *s, 
     if (l != NULL) {
         l->shortlist = s;
         l->n_rows = n_rows;
+        l->sizes = calloc((size_t)n_rows, sizeof *l->sizes);
         l->rows = calloc((size_t)n_rows, sizeof *l->rows);
         l->hidden = malloc((size_t)s->matrix.n_embd * sizeof(float));
     }
-    if (o->nodes == NULL || l == NULL || l->rows == NULL || l->hidden == NULL) {
+    if (o->nodes == NULL || l == NULL || l->sizes == NULL || l->rows == NULL || l->hidden == NULL) {
         gallop_use_shortlist(c, NULL, 0);
         return false;
     }
@@ -395,11 +400,11 @@ bool gallop_use_shortlist(struct gallop_context *c, struct gallop_shortlist *s, 
     return true;
 }
 
-void gallop_list(struct gallop_context *c, int32_t size) {
+void gallop_list(struct gallop_context *c, const int32_t *sizes, int32_t n) {
     struct gallop_listing *l = c->listing;
-    l->size = size;
     l->n_shared = 0;
-    for (int32_t i = 0; i < l->n_rows; i++) {
+    for (int32_t i = 0; i < n && i < l->n_rows; i++) {
+        l->sizes[i] = sizes[i];
         l->rows[i] = unknown;
     }
 }

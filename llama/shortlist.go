@@ -225,15 +225,27 @@ func (c *Context) checkShortlist(b *Batch, size uint64) error {
 	return nil
 }
 
-// list tells the steps at the graph's end how many tokens to list: none where the
-// preview itself is to be measured.
-func (c *Context) list(size uint64) {
-	if size > 0 {
-		if c.measure != nil {
-			size = 0
-		}
-		C.gallop_list(c.own, C.int32_t(size))
+// list tells the steps at the graph's end how many tokens of each output to list: none
+// where the preview itself is to be measured.
+func (c *Context) list(b *Batch) {
+	if c.mask[ShortlistWord] == 0 {
+		return
 	}
+	c.sizes = c.sizes[:0]
+	for i, wanted := range unsafe.Slice(b.c.logits, b.Len()) {
+		if wanted == 0 {
+			continue
+		}
+		size := c.mask[ShortlistWord]
+		switch {
+		case c.measure != nil:
+			size = 0
+		case b.several():
+			size = b.rowMask(i)[ShortlistWord]
+		}
+		c.sizes = append(c.sizes, C.int32_t(size))
+	}
+	C.gallop_list(c.own, unsafe.SliceData(c.sizes), C.int32_t(len(c.sizes)))
 }
 
 // ShortlistUse counts what became of rows of logits.

@@ -66,9 +66,10 @@ struct gallop_listed {
     int32_t n;     /* exact logits */
 };
 
-/* How many of each row's largest logits, which are the preview's, the next decode is to give exact
- * values; 0 = none. A few more are given them where they are too close to tell apart. */
-void gallop_list(struct gallop_context *c, int32_t size);
+/* How many of each output's largest logits, which are the preview's, the next decode is to give exact
+ * values: sizes (n,), which are copied; 0 = none. A few more are given them where they are too close to
+ * tell apart. */
+void gallop_list(struct gallop_context *c, const int32_t *sizes, int32_t n);
 
 /* What became of the row at this place among the outputs of the last decode. */
 struct gallop_listed gallop_listed(const struct gallop_context *c, int32_t output);
