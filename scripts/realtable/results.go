@@ -63,12 +63,12 @@ type row struct {
 	Perplexity interval            `json:"perplexity"` // of the worked answers' tokens
 	Ratio      interval            `json:"ratio"`      // of the perplexity over the whole model's, on the same texts
 
-	Speed          *float64 `json:"speed"`           // decode over stock
-	ShortSpeed     *float64 `json:"shortlist_speed"` // the same with the shortlist
-	ShortCost      *float64 `json:"shortlist_cost"`  // as Cost, with the shortlist
-	ShortSame      int      `json:"shortlist_same"`  // tokens that it chose as the whole matrix would
-	ShortOf        int      `json:"shortlist_of"`    // of so many
-	ShortWholeRows *float64 `json:"shortlist_whole"` // share of its tokens that needed the whole matrix
+	Speed         *float64 `json:"speed"`              // decode over stock
+	ShortSpeed    *float64 `json:"shortlist_speed"`    // the same with the shortlist
+	ShortCost     *float64 `json:"shortlist_cost"`     // as Cost, with the shortlist
+	ShortSame     int      `json:"shortlist_same"`     // tokens that it chose as the whole matrix would
+	ShortOf       int      `json:"shortlist_of"`       // of so many
+	ShortExtended *float64 `json:"shortlist_extended"` // share of its tokens whose list was made longer
 }
 
 // interval is a mean with its 95 % confidence interval, bootstrapped over examples.
@@ -249,7 +249,7 @@ func (l *lab) row(e entry, o *outcome, m *model) row {
 		r.Speed = report.Figure(rounded(ratio))
 	}
 	if m.Shortlist != nil && !math.IsNaN(short) {
-		r.ShortSpeed, r.ShortWholeRows = report.Figure(rounded(short)), report.Figure(rounded(wholeRows))
+		r.ShortSpeed, r.ShortExtended = report.Figure(rounded(short)), report.Figure(rounded(wholeRows))
 		r.ShortSame, r.ShortOf = same, of
 		spared := (m.Shortlist.Matrix*(1-wholeRows) - m.Shortlist.Bytes) / m.Bytes
 		decodes := 1.0

@@ -300,8 +300,8 @@ func (l *lab) speed(r *runner, w way, size int) (s speed, err error) {
 		}
 	}
 	s.Again = float64(again) / float64(l.rounds*steps)
-	if use := r.c.ShortlistUse(); use.Rows > before.Rows {
-		s.Whole = float64(use.Whole-before.Whole) / float64(use.Rows-before.Rows)
+	if use := r.c.ShortlistUse().Since(before); use.Rows > 0 {
+		s.Extended = float64(use.Extended) / float64(use.Rows)
 	}
 	return s, nil
 }
@@ -326,7 +326,7 @@ func (l *lab) speedOf(e entry) (ratio, short float64, same, of int, whole float6
 		total += weight
 		ratio += weight / report.Median(s.Ratio)
 		short += weight / report.Median(s.Short)
-		whole += weight * s.Whole
+		whole += weight * s.Extended
 		same, of = same+s.Same, of+s.Of
 	}
 	return total / ratio, total / short, same, of, whole / total

@@ -42,13 +42,13 @@ type record struct {
 
 // speed is what decoding under a way came to, beside stock in the same run.
 type speed struct {
-	Ratio []float64 `json:"ratio"`          // speed over stock's, of each round
-	Short []float64 `json:"short"`          // the same with the shortlist; nil = the model has none
-	Same  int       `json:"same"`           // tokens that the shortlist chose as the whole matrix does
-	Of    int       `json:"of"`             // tokens that were compared
-	Stock []float64 `json:"stock"`          // tokens/s of stock, of each round
-	Again float64   `json:"again"`          // share of the tokens that the cascade decoded again
-	Whole float64   `json:"whole,omitzero"` // share of the shortlist's tokens that needed the whole matrix
+	Ratio    []float64 `json:"ratio"`             // speed over stock's, of each round
+	Short    []float64 `json:"short"`             // the same with the shortlist; nil = the model has none
+	Same     int       `json:"same"`              // tokens that the shortlist chose as the whole matrix does
+	Of       int       `json:"of"`                // tokens that were compared
+	Stock    []float64 `json:"stock"`             // tokens/s of stock, of each round
+	Again    float64   `json:"again"`             // share of the tokens that the cascade decoded again
+	Extended float64   `json:"extended,omitzero"` // share of the shortlist's tokens whose list was made longer
 }
 
 // state is what has been measured of a model so far.
