@@ -302,13 +302,17 @@ func gap(listed C.struct_gallop_listed) float32 {
 	return float32((listed.top - listed.outside) / listed.error)
 }
 
+// further is how many margins below the likeliest logit a list in doubt goes: the preview
+// errs more for such tokens than for those that the margin was found on.
+const further = 1.25
+
 // extendList gives more logits of a row their exact values where the list is too short
 // to be sure of the likeliest. exact is how many then have them; 0 = the list is long enough.
 func (c *Context) extendList(logits []float32, output int, listed C.struct_gallop_listed) (exact int, err error) {
 	if gap(listed) >= c.shortlist.Margin {
 		return 0, nil
 	}
-	return c.exactly(logits, output, float32(listed.top)-c.shortlist.Margin*float32(listed.error))
+	return c.exactly(logits, output, float32(listed.top)-further*c.shortlist.Margin*float32(listed.error))
 }
 
 // exactly gives exact values to those n of a row's logits that are not below least; NaN = to all.

@@ -46,9 +46,8 @@ const (
 	learnAnswer = 48
 	// measuredTokens is how many tokens of other prompts' answers a preview is measured on.
 	measuredTokens = 96
-	// extension is the share of the matrix that a token in doubt is taken to need: one to
-	// fifteen percent was measured.
-	extension = 0.15
+	// extension is the share of the matrix that a token in doubt is taken to need.
+	extension = 0.3
 	// moreDoubt is how many times as many tokens other texts are taken to leave in doubt as
 	// those that were measured.
 	moreDoubt = 2
