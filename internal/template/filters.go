@@ -528,7 +528,7 @@ func titleFilter(t Text) Text {
 		begins := first
 		first = isSpace(r) || strings.ContainsRune("-({[<", r)
 		if begins {
-			return strings.ToUpper(string(r))
+			return upperRune(r)
 		}
 		return strings.ToLower(string(r))
 	})

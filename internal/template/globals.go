@@ -68,9 +68,7 @@ func newDict(args []any, kw []keyword) *Dict {
 	}
 	for _, from := range args {
 		if other, ok := from.(*Dict); ok {
-			for i, k := range other.keys {
-				d.set(k, other.values[i])
-			}
+			d.Update(other)
 			continue
 		}
 		for _, pair := range iterate(define(from)) {

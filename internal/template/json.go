@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/big"
 	"sort"
 	"strconv"
 	"strings"
@@ -79,6 +80,9 @@ func readJSON(dec *json.Decoder, typed bool, depth int) (any, error) {
 		if n, err := strconv.ParseInt(string(t), 10, 64); err == nil {
 			return n, nil
 		}
+		if n, ok := new(big.Int).SetString(string(t), 10); ok {
+			return n, nil
+		}
 		f, err := t.Float64()
 		return f, err
 	}
@@ -108,6 +112,8 @@ func (s jsonStyle) write(b *textBuilder, v any, depth int) {
 		b.own(strconv.FormatBool(v))
 	case int64:
 		b.own(strconv.FormatInt(v, 10))
+	case *big.Int:
+		b.own(v.String())
 	case float64:
 		b.own(jsonFloat(v))
 	case Text:

@@ -195,7 +195,16 @@ func cased(t Text, is, isNot func(rune) bool) bool {
 	return strings.IndexFunc(t.s, is) >= 0 && strings.IndexFunc(t.s, isNot) < 0
 }
 
-func upper(t Text) Text { return t.each(func(r rune) string { return strings.ToUpper(string(r)) }) }
+// upperRune is a character's capital. Of those that have two, only the German sharp
+// s is common.
+func upperRune(r rune) string {
+	if r == 'ß' {
+		return "SS"
+	}
+	return strings.ToUpper(string(r))
+}
+
+func upper(t Text) Text { return t.each(upperRune) }
 func lower(t Text) Text { return t.each(func(r rune) string { return strings.ToLower(string(r)) }) }
 
 func capitalize(t Text) Text {
@@ -232,7 +241,7 @@ func textMember(t Text, id string) (any, bool) {
 				if unicode.IsUpper(r) {
 					return strings.ToLower(string(r))
 				}
-				return strings.ToUpper(string(r))
+				return upperRune(r)
 			})
 		})
 	case "isdigit", "isnumeric", "isdecimal":
@@ -365,7 +374,7 @@ func splitText(id string, t Text, sep, most any) any {
 	if len(words) <= n {
 		return texts(words)
 	}
-	rest := t.trim(isSpace, true, true)
+	rest := t.trim(isSpace, false, true)
 	for range n {
 		rest = rest.Slice(0, strings.LastIndexFunc(rest.s, isSpace)).trim(isSpace, false, true)
 	}

@@ -96,7 +96,7 @@ func (p *parser) endTag() {
 // the template's end if there are none.
 func (p *parser) statements(ends ...string) []stmt {
 	defer p.enter()()
-	begin := p.peek().line
+	begin := p.tokens[max(p.at-1, 0)].line
 	var list []stmt
 	for {
 		switch t := p.next(); t.kind {

@@ -120,7 +120,7 @@ func (t Text) fields(n int) []Text {
 	for t = t.trim(isSpace, true, false); t.s != ""; t = t.trim(isSpace, true, false) {
 		end := strings.IndexFunc(t.s, isSpace)
 		if n == 0 || end < 0 {
-			return append(parts, t.trim(isSpace, false, n == 0))
+			return append(parts, t)
 		}
 		parts = append(parts, t.Slice(0, end))
 		t = t.rest(end)

@@ -12,7 +12,8 @@ import (
 )
 
 // A value is one of nil, bool, int64, float64, [Text], *list, *[Dict], undefined,
-// *namespace, *function, *loop.
+// *namespace, *function, *loop, and *big.Int for a number of JSON that has over 64
+// bits, which can be written and nothing else.
 
 // undefined is what a name stands for that nothing was given to.
 type undefined struct{ what string }
@@ -66,6 +67,13 @@ type Dict struct {
 // Set gives a key its value: nil, bool, int, int64, float64, string, [Text], []any
 // or *Dict. A string counts as the template's; what somebody typed is [Typed].
 func (d *Dict) Set(key string, value any) { d.set(Own(key), fromGo(value)) }
+
+// Update sets what other has.
+func (d *Dict) Update(other *Dict) {
+	for i, k := range other.keys {
+		d.set(k, other.values[i])
+	}
+}
 
 // Get is a key's value, nil if there is none.
 func (d *Dict) Get(key string) any {
@@ -180,7 +188,7 @@ func typeName(v any) string {
 		return "NoneType"
 	case bool:
 		return "bool"
-	case int64:
+	case int64, *big.Int:
 		return "int"
 	case float64:
 		return "float"
@@ -439,6 +447,8 @@ func writeRepr(b *textBuilder, v any, depth int) {
 		b.own(map[bool]string{true: "True", false: "False"}[v])
 	case int64:
 		b.own(strconv.FormatInt(v, 10))
+	case *big.Int:
+		b.own(v.String())
 	case float64:
 		b.own(floatText(v))
 	case undefined:
