@@ -280,7 +280,7 @@ func (m *Model) special(t Token) string {
 func builtinRender(format string, c Conversation) (Rendered, error) {
 	standIns := slices.Clone(c.Messages)
 	for i := range standIns {
-		standIns[i].Content = " " + standIn(i) + " "
+		standIns[i].Content = "\t" + standIn(i) + "\t" // no format writes tabs
 	}
 	text, err := builtinTemplate(format, standIns, c.Answer)
 	if err != nil {
@@ -293,11 +293,11 @@ func builtinRender(format string, c Conversation) (Rendered, error) {
 			continue // the format leaves it out
 		}
 		content := msg.Content
-		var left, right bool // what the format left of the spaces around
-		if before, left = strings.CutSuffix(before, " "); !left {
+		var left, right bool // what the format left of the tabs around
+		if before, left = strings.CutSuffix(before, "\t"); !left {
 			content = strings.TrimLeft(content, whiteSpace)
 		}
-		if after, right = strings.CutPrefix(after, " "); !right {
+		if after, right = strings.CutPrefix(after, "\t"); !right {
 			content = strings.TrimRight(content, whiteSpace)
 		}
 		parts = append(parts, template.Own(before), template.Typed(content))

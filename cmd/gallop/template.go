@@ -28,7 +28,7 @@ func addTemplate(flags *pflag.FlagSet, template *string) {
 // what it says itself.
 func templateText(template string) (string, error) {
 	info, err := os.Stat(template)
-	if err != nil || info.IsDir() || strings.Contains(template, "{") {
+	if err != nil || !info.Mode().IsRegular() || strings.Contains(template, "{") {
 		return template, nil
 	}
 	if info.Size() > maxTemplate {

@@ -52,6 +52,19 @@ func (e *evaluator) step() {
 
 func (e *evaluator) leave() { e.depth-- }
 
+// charged is v, whose items or bytes count as steps: something goes through them.
+func (e *evaluator) charged(v any) any {
+	switch v := v.(type) {
+	case Text:
+		e.steps += len(v.s) / textStep
+	case *list:
+		e.steps += len(v.items)
+	case *Dict:
+		e.steps += len(v.keys)
+	}
+	return v
+}
+
 func (e *evaluator) run(body []stmt, s *scope) control {
 	for _, st := range body {
 		if c := e.exec(st, s); c != goOn {
@@ -181,6 +194,8 @@ func (e *evaluator) loop(st forStmt, s *scope, in any, depth int) {
 	if st.cond != nil {
 		var kept []any
 		for _, v := range l.items {
+			e.step()
+			e.leave()
 			inner := s.inner()
 			e.assign(st.target, v, inner)
 			if truth(e.eval(st.cond, inner)) {
@@ -202,6 +217,8 @@ func (e *evaluator) loop(st forStmt, s *scope, in any, depth int) {
 		}
 	}
 	for i, v := range l.items {
+		e.step()
+		e.leave()
 		l.index = i
 		inner := s.inner()
 		inner.vars["loop"] = l
@@ -372,6 +389,9 @@ func (e *evaluator) eval(x expr, s *scope) any {
 	case attribute:
 		v := e.eval(x.x, s)
 		e.line = x.line
+		if _, ok := v.(Text); ok {
+			e.charged(v) // for a method
+		}
 		return attr(v, x.id)
 	case item:
 		v := e.eval(x.x, s)
@@ -384,7 +404,7 @@ func (e *evaluator) eval(x expr, s *scope) any {
 			}
 			start, stop, step := bound(part.start), bound(part.stop), bound(part.step)
 			e.line = x.line
-			return slice(v, start, stop, step)
+			return slice(e.charged(v), start, stop, step)
 		}
 		index := e.eval(x.index, s)
 		e.line = x.line
@@ -393,12 +413,12 @@ func (e *evaluator) eval(x expr, s *scope) any {
 		fn := e.eval(x.fn, s)
 		args, kw := e.arguments(x.args, s)
 		e.line = x.line
-		return e.callValue(fn, args, kw)
+		return e.charged(e.callValue(fn, args, kw))
 	case filter:
 		v := e.eval(x.x, s)
 		args, kw := e.arguments(x.args, s)
 		e.line = x.line
-		return e.filter(x.id, v, args, kw)
+		return e.filter(x.id, e.charged(v), args, kw)
 	case test:
 		v := e.eval(x.x, s)
 		args, kw := e.arguments(x.args, s)
@@ -415,7 +435,7 @@ func (e *evaluator) eval(x expr, s *scope) any {
 		for _, part := range x.parts {
 			b.add(str(e.eval(part, s)))
 		}
-		return b.text()
+		return e.charged(b.text())
 	case conditional:
 		switch {
 		case truth(e.eval(x.cond, s)):
@@ -483,7 +503,7 @@ func (e *evaluator) binary(x binary, s *scope) any {
 	}
 	r := e.eval(x.r, s)
 	e.line = x.line
-	return arithmetic(x.op, l, r)
+	return e.charged(arithmetic(x.op, l, r))
 }
 
 func (e *evaluator) compare(x compare, s *scope) any {
@@ -506,9 +526,9 @@ func (e *evaluator) compare(x compare, s *scope) any {
 		case ">=":
 			holds = order(l, r) >= 0
 		case "in":
-			holds = contains(r, l)
+			holds = contains(e.charged(r), l)
 		case "not in":
-			holds = !contains(r, l)
+			holds = !contains(e.charged(r), l)
 		}
 		if !holds {
 			return false

@@ -8,12 +8,13 @@ import (
 // Bounds on what a template may do: far above any real one's needs, so that one
 // without end stops.
 const (
-	maxSource = 4 << 20   // bytes of a template
-	maxOutput = 16 << 20  // bytes of a text
-	maxItems  = 1 << 20   // of a list
-	maxRange  = 100_000   // of range(), as in jinja2's sandbox
-	maxSteps  = 5_000_000 // expressions and statements evaluated
-	maxDepth  = 4000      // of them in each other; a macro's call takes several
+	maxSource = 4 << 20  // bytes of a template
+	maxOutput = 16 << 20 // bytes of a text
+	maxItems  = 1 << 20  // of a list
+	maxRange  = 100_000  // of range(), as in jinja2's sandbox
+	maxSteps  = 20e6     // expressions and statements evaluated, items and bytes gone through
+	textStep  = 32       // bytes of a text that count as a step
+	maxDepth  = 4000     // of them in each other; a macro's call takes several
 )
 
 // Error is what is wrong with a template, or what it could not do.

@@ -110,6 +110,13 @@ func TestErrorsSayWhere(t *testing.T) {
 		"{{ x() }}":               "line 1: 'str' object is not callable",
 		"{{ '{:>5}'.format(1) }}": "line 1: the format {:>5} is not supported",
 		"{{ [].index(1) }}":       "line 1: the list does not have it",
+		"{% for a in range(9999) %}{% for a in range(9999) %}{% endfor %}{% endfor %}":                                                                           "line 1: the template has no end",
+		"{% for a in range(9999) if range(9999) | select('odd') | list %}{% endfor %}":                                                                           "line 1: the template has no end",
+		"{% set ns = namespace(a=[1]) %}{% for a in range(99) %}{% set ns.a = ns.a + ns.a %}{% endfor %}":                                                        "line 1: a list of over 1048576 items",
+		"{% set ns = namespace(a=[1], b=[1]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% set ns.b = [ns.b, ns.b] %}{% endfor %}{{ ns.a == ns.b }}": "line 1: a comparison of over 1048576 items",
+		"{% set ns = namespace(a=(1, 2)) %}{% for i in range(60) %}{% set ns.a = (ns.a, ns.a) %}{% endfor %}{{ {ns.a: 1} }}":                                     "line 1: unhashable type: tuple",
+		"{% set ns = namespace(a=[1]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{{ ns.a | tojson }}":                                    "line 1: the text has no end",
+		"{% set ns = namespace(a=[1]) %}{% for i in range(300) %}{% set ns.a = [ns.a] %}{% endfor %}{{ ns.a }}":                                                  "line 1: a value nested deeper than 200 levels",
 	} {
 		_, err := render(source)
 		wrong := new(Error)

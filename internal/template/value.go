@@ -126,7 +126,7 @@ func hash(key any) any {
 		}
 		return k
 	case *list:
-		if k.kind == tuple {
+		if hashable(k) {
 			var b strings.Builder
 			for _, v := range k.items {
 				fmt.Fprintf(&b, "%T %v,", v, hash(v))
@@ -144,7 +144,10 @@ func hash(key any) any {
 func hashable(v any) bool {
 	switch v := v.(type) {
 	case *list:
-		return v.kind == tuple && !slices.ContainsFunc(v.items, func(item any) bool { return !hashable(item) })
+		return v.kind == tuple && !slices.ContainsFunc(v.items, func(item any) bool {
+			_, isList := item.(*list) // tuples in tuples are no keys here
+			return isList || !hashable(item)
+		})
 	case *Dict:
 		return false
 	}
@@ -306,6 +309,16 @@ func whole(v any) (n int64, ok bool) {
 }
 
 func equal(a, b any) bool {
+	left := maxItems
+	return equalWithin(&left, a, b)
+}
+
+// equalWithin is equal, as long as it takes no more than left comparisons: lists
+// can hold others many times over.
+func equalWithin(left *int, a, b any) bool {
+	if *left--; *left < 0 {
+		fail("a comparison of over %d items", maxItems)
+	}
 	if x, ok := number(a); ok {
 		if n, whole1 := whole(a); whole1 {
 			if m, whole2 := whole(b); whole2 {
@@ -330,7 +343,7 @@ func equal(a, b any) bool {
 			return ok && a == l
 		}
 		for i, v := range a.items {
-			if !equal(v, l.items[i]) {
+			if !equalWithin(left, v, l.items[i]) {
 				return false
 			}
 		}
@@ -341,7 +354,7 @@ func equal(a, b any) bool {
 			return false
 		}
 		for i, k := range a.keys {
-			if v, ok := d.get(k); !ok || !equal(a.values[i], v) {
+			if v, ok := d.get(k); !ok || !equalWithin(left, a.values[i], v) {
 				return false
 			}
 		}
