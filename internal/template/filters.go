@@ -27,7 +27,7 @@ func init() { // filters call others by name
 		"selectattr": selectFilter(true, true), "slice": sliceFilter, "sort": sortFilter,
 		"string": onText(func(t Text) Text { return t }), "sum": sumFilter, "title": onText(titleFilter), "tojson": tojsonFilter,
 		"trim": trimFilter, "truncate": truncateFilter, "unique": uniqueFilter, "upper": onText(upper),
-		"urlencode": onText(urlencode), "wordcount": wordcountFilter,
+		"urlencode": urlencodeFilter, "wordcount": wordcountFilter,
 	}
 }
 
@@ -593,8 +593,13 @@ func uniqueFilter(_ *evaluator, v any, args []any, kw []keyword) any {
 	return out
 }
 
-func urlencode(t Text) Text {
-	return t.each(func(r rune) string {
+func urlencodeFilter(_ *evaluator, v any, args []any, kw []keyword) any {
+	bind("urlencode", args, kw, 0)
+	switch v.(type) {
+	case *list, *Dict:
+		fail("urlencode of a %s is not supported", typeName(v))
+	}
+	return str(v).each(func(r rune) string {
 		if r == '/' || r == '~' {
 			return string(r)
 		}

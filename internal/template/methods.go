@@ -462,7 +462,7 @@ func percent(format Text, values []any) Text {
 		}
 		b.add(part)
 	}
-	if next < len(values) && typeName(values[0]) != "dict" {
+	if next < len(values) && !slices.Contains([]string{"dict", "list", "range"}, typeName(values[0])) {
 		fail("not all arguments converted during string formatting")
 	}
 	text := b.text()

@@ -467,6 +467,10 @@ func writeRepr(b *textBuilder, v any, depth int) {
 	case undefined:
 		b.own("Undefined")
 	case Text:
+		if v.escaped { // Python names the type
+			b.own("Markup(")
+			defer b.own(")")
+		}
 		quote(b, v)
 	case *list:
 		switch {
@@ -478,6 +482,9 @@ func writeRepr(b *textBuilder, v any, depth int) {
 			all("[", v.items, "]")
 		case v.kind == rangeKind:
 			first, last := int64(0), int64(0)
+			if len(v.items) > 1 && v.items[1].(int64)-v.items[0].(int64) != 1 {
+				fail("the text of a range by other steps than 1 is not supported")
+			}
 			if len(v.items) > 0 {
 				first, last = v.items[0].(int64), v.items[len(v.items)-1].(int64)+1
 			}
@@ -752,11 +759,11 @@ func slice(x any, start, stop, step any) any {
 		items = iterate(x)
 	case *list:
 		if x.kind == iterator || x.kind >= keysView && x.kind <= itemsView {
-			return undefined{"a part of a " + typeName(x)}
+			fail("'%s' object is not subscriptable", typeName(x))
 		}
 		items = x.items
 	default:
-		return undefined{"a part of a " + typeName(x)}
+		fail("'%s' object is not subscriptable", typeName(x))
 	}
 	bound := func(v any, otherwise int64) int64 {
 		if v == nil {

@@ -22,6 +22,7 @@ SOURCES = [
     ("EricLBuehler/mistral.rs", None, r"^chat_templates/.*\.(jinja|json)$"),
     ("unslothai/unsloth", None, r"/chat_templates/.*\.jinja$"),
     ("huggingface/huggingface.js", "fe42e68017ffc76d09922ea8f9b38a6964345710", r"^packages/jinja/test/e2e\.test\.js$"),
+    ("theroyallab/llm-prompt-templates", None, r"\.jinja$"),
     ("ardanlabs/jinja", None, r"^testdata/templates/.*\.jinja$"),
 ]
 
