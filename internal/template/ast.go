@@ -2,7 +2,7 @@ package template
 
 // Statements.
 type (
-	stmt interface{}
+	stmt any
 
 	output struct { // text and expressions
 		line int
@@ -81,7 +81,7 @@ type macroDef struct {
 
 // Expressions.
 type (
-	expr interface{}
+	expr any
 
 	constant struct{ v any }
 	name     struct {

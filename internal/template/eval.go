@@ -52,6 +52,13 @@ func (e *evaluator) step() {
 
 func (e *evaluator) leave() { e.depth-- }
 
+// item counts an item of a loop, which costs more than an expression.
+func (e *evaluator) item() {
+	e.steps += 4
+	e.step()
+	e.leave()
+}
+
 // charged is v, whose items or bytes count as steps: something goes through them.
 func (e *evaluator) charged(v any) any {
 	switch v := v.(type) {
@@ -194,8 +201,7 @@ func (e *evaluator) loop(st forStmt, s *scope, in any, depth int) {
 	if st.cond != nil {
 		var kept []any
 		for _, v := range l.items {
-			e.step()
-			e.leave()
+			e.item()
 			inner := s.inner()
 			e.assign(st.target, v, inner)
 			if truth(e.eval(st.cond, inner)) {
@@ -217,8 +223,7 @@ func (e *evaluator) loop(st forStmt, s *scope, in any, depth int) {
 		}
 	}
 	for i, v := range l.items {
-		e.step()
-		e.leave()
+		e.item()
 		l.index = i
 		inner := s.inner()
 		inner.vars["loop"] = l

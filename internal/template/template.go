@@ -30,6 +30,9 @@ type Refusal struct{ Message string }
 
 func (r *Refusal) Error() string { return r.Message }
 
+// internalError begins the message of what should not have happened.
+const internalError = "internal error:"
+
 // fault is a failed evaluation on its way up to Render, which knows the line.
 type fault struct{ message string }
 
@@ -79,7 +82,11 @@ func recoverError(err *error, e *evaluator) {
 		*err = r
 	case fault:
 		*err = &Error{Line: e.line, Message: r.message}
-	default:
-		panic(r)
+	default: // a mistake of ours must not end the program
+		line := 0
+		if e != nil {
+			line = e.line
+		}
+		*err = &Error{line, fmt.Sprintf("%s %v", internalError, r)}
 	}
 }

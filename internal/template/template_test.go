@@ -143,12 +143,13 @@ func TestFromJSON(t *testing.T) {
 func FuzzRender(f *testing.F) {
 	for _, source := range []string{"{{ x }}", "{% for a in list %}{{ loop.index }}{% endfor %}", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
 		"{{ call | tojson(indent=2) }}", "{%- set ns = namespace(a=1) -%}{{ ns.a }}", "{{ x[::-1] ~ y[1:] }}", "{{ list | map('upper') | join }}",
-		"{{ '%5.1f' % 3 }}", "{% call(a) f() %}{% endcall %}", "{{ x.split(y, 2) }}{{ 1 if x else 2 }}", "{% raw %}{{{% endraw %}"} {
+		"{{ '%5.1f' % 3 }}", "{% call(a) f() %}{% endcall %}", "{{ x.split(y, 2) }}{{ 1 if x else 2 }}", "{% raw %}{{{% endraw %}", "{{ '\xff\xfe'.replace('', '-')[::-1] | upper | tojson }}{{ '\xff' | title }}"} {
 		f.Add(source)
 	}
 	f.Fuzz(func(t *testing.T, source string) {
 		text, err := render(source)
 		if err != nil {
+			require.NotContains(t, err.Error(), internalError)
 			wrong, refused := new(Error), new(Refusal)
 			require.True(t, errors.As(err, &wrong) || errors.As(err, &refused))
 			return

@@ -159,14 +159,15 @@ func isLineEnd(r rune) bool {
 func (t Text) replace(old string, by Text, n int) Text {
 	var b textBuilder
 	if old == "" { // between all characters, and at both ends
-		for i, r := range t.s {
+		for i := range t.s {
 			if n == 0 {
 				b.add(t.rest(i))
 				return b.text()
 			}
 			b.add(by)
 			n--
-			b.add(t.Slice(i, i+max(utf8.RuneLen(r), 1)))
+			_, size := utf8.DecodeRuneInString(t.s[i:])
+			b.add(t.Slice(i, i+size))
 		}
 		if n != 0 {
 			b.add(by)
