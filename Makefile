@@ -19,7 +19,7 @@ get-git  := with `apt install git`
 get-python3 := with `apt install python3-pip`
 
 .DEFAULT_GOAL := help
-.PHONY: help templates demo build setup test test-long test-cpus lint preload bench bench-shapes bench-peers bench-lossless bench-compare real-speed eval profile install fuzz clean models need-browser
+.PHONY: help demo build setup test test-long test-cpus lint preload bench bench-shapes bench-peers bench-lossless bench-compare real-speed real-table templates eval profile install fuzz clean models need-browser
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,12 @@ bench-lossless: build setup ## measure lossless drafts; rows go to build/lossles
 real-speed: build setup ## measure real models beside stock decoding (MODELS= by name, after `make models`); rows go to build/real.json
 	go build -o $(BUILD)/ ./scripts/firsttoken ./scripts/losslessratio ./scripts/benchbusy ./scripts/realspeed
 	$(BUILD)/realspeed -bin $(BUILD) -o $(BUILD)/real.json demo $(MODELS)
+
+# What was measured stays in build/real-table, so a run that was stopped goes on. Speeds
+# want a quiet machine: PARTS=accuracy can run beside other work, PARTS=speed,table later.
+real-table: build setup ## compare ways to skip on published benchmarks (DATA= their folder, MODELS= by name, EXAMPLES= of each); writes build/real-table.json
+	go build -o $(BUILD)/realtable ./scripts/realtable
+	nice $(BUILD)/realtable -data '$(DATA)' -folder $(BUILD)/real-table -o $(BUILD)/real-table.json $(if $(PARTS),-parts $(PARTS)) $(if $(EXAMPLES),-examples $(EXAMPLES)) $(MODELS)
 
 bench-compare: build setup need-git ## compare Go's benchmarks with those of a git REF=
 	scripts/bench-compare '$(REF)'

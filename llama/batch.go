@@ -28,6 +28,9 @@ type Batch struct {
 
 	shared bool // a token is in several sequences
 
+	masks []ownMask                // of SetMask, by sequence; nil at first
+	rows  *C.struct_layerskip_rows // what Decode makes of them, room for maxSequences+1 masks and cap tokens; owned, nil at first
+
 	// Alone says what of a few tokens is computed as for each in a batch of its own.
 	// Clear leaves it as it is.
 	Alone Alone
@@ -103,8 +106,13 @@ func (b *Batch) Len() int { return int(b.c.n_tokens) }
 // Cap is the number of tokens that fit.
 func (b *Batch) Cap() int { return b.cap }
 
-// Clear empties the batch.
-func (b *Batch) Clear() { b.c.n_tokens, b.shared = 0, false }
+// Clear empties the batch and forgets the masks of its sequences.
+func (b *Batch) Clear() {
+	b.c.n_tokens, b.shared = 0, false
+	for i := range b.masks {
+		b.masks[i].set = false
+	}
+}
 
 // Add appends a token at position pos of the sequences. With output, its
 // logits (or embedding) can be read after the decode.
@@ -185,7 +193,7 @@ func (b *Batch) Close() error {
 	}
 	for _, p := range []unsafe.Pointer{
 		unsafe.Pointer(b.c.token), unsafe.Pointer(b.c.embd), unsafe.Pointer(b.c.pos), unsafe.Pointer(b.c.n_seq_id),
-		unsafe.Pointer(b.c.logits), unsafe.Pointer(b.c.seq_id), unsafe.Pointer(b.seqs),
+		unsafe.Pointer(b.c.logits), unsafe.Pointer(b.c.seq_id), unsafe.Pointer(b.seqs), unsafe.Pointer(b.rows),
 	} {
 		C.free(p)
 	}

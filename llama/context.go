@@ -9,6 +9,7 @@ import "C"
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -129,8 +130,12 @@ type Context struct {
 	loras   []*LoRA // in use, each kept alive
 	release func()  // of AbortOn; nil = none
 
+	pause *Pause          // that decodes wait for; nil = none
+	ended <-chan struct{} // of AbortOn's context; nil = none
+
 	shortlist *Shortlist // in use, kept alive; nil = none
 	listed    ShortlistUse
+	sizes     []C.int32_t                                      // of the lists of a decode's outputs; reused
 	measure   func(row int, try func(size int) ShortlistTrial) // of MeasureShortlist; nil = none
 }
 
@@ -139,6 +144,7 @@ type Stats struct {
 	Layers           int // in the model's graph; 0 while no mask was used
 	LayersRemoved    int
 	SublayersRemoved int // of layers that kept their other half
+	SublayersGated   int // that only some tokens of the batch skip
 	Nodes            int // in llama.cpp's own graph
 	NodesRemoved     int
 }
@@ -257,6 +263,7 @@ func (c *Context) Close() error {
 	if c.release != nil {
 		c.release()
 	}
+	c.PauseWith(nil)
 	C.llama_free(c.ptr)
 	C.gallop_free_context(c.own)
 	c.ptr, c.mem, c.own = nil, nil, nil
@@ -326,6 +333,7 @@ func (c *Context) AbortOn(ctx context.Context) (release func()) {
 	if ctx.Err() != nil { // AfterFunc would tell a moment later
 		C.gallop_watch_stop(watch, true)
 	}
+	c.ended = ctx.Done()
 	fired := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		C.gallop_watch_stop(watch, true)
@@ -336,13 +344,15 @@ func (c *Context) AbortOn(ctx context.Context) (release func()) {
 			<-fired // the flag must not be set after it is cleared
 		}
 		C.gallop_watch_stop(watch, false)
+		c.ended = nil
 	})
 	return c.release
 }
 
 // Decode runs the batch through the model's layers that mask does not skip and
 // stores their keys and values in the KV cache. The results are read with
-// [Context.Logits] or [Context.Embedding].
+// [Context.Logits] or [Context.Embedding]. Sequences may have masks of their own,
+// see [Batch.SetMask].
 //
 // A mask changes what is computed, never how well: the result is that of the
 // model with the skipped sublayers' output projections set to zero, bit for
@@ -352,6 +362,18 @@ func (c *Context) AbortOn(ctx context.Context) (release func()) {
 //
 // Errors: [ErrBatch], [ErrFull], [ErrMask], [ErrAborted], [ErrDecode].
 func (c *Context) Decode(b *Batch, mask [MaskWords]uint64) error {
+	for {
+		c.pause.wait(c.ended)
+		err := c.decode(b, mask)
+		if c.pause == nil || !errors.Is(err, ErrAborted) || bool(C.gallop_watch_stopped(&c.own.watch)) {
+			return err
+		}
+		c.forget(b)
+	}
+}
+
+// decode is Decode without pauses.
+func (c *Context) decode(b *Batch, mask [MaskWords]uint64) error {
 	if c.ptr == nil || b.cap == 0 {
 		return fmt.Errorf("decode: %w", ErrClosed)
 	}
@@ -359,23 +381,34 @@ func (c *Context) Decode(b *Batch, mask [MaskWords]uint64) error {
 	if err := c.check(b); err != nil {
 		return err
 	}
-	if !c.Model.causal && mask != [MaskWords]uint64{} {
+	mask, err := b.rowMasks(mask)
+	if err != nil {
+		return err
+	}
+	if !c.Model.causal && (b.several() || mask != [MaskWords]uint64{}) {
 		return fmt.Errorf("%w: %s attends in both directions", ErrMask, c.Model.Path)
 	}
-	if err := c.checkShortlist(b, mask[ShortlistWord]); err != nil {
+	rows := (*C.struct_layerskip_rows)(nil)
+	if b.several() {
+		if err := c.checkRows(b); err != nil {
+			return err
+		}
+		rows = b.rows
+	} else if err := c.checkShortlist(b, mask[ShortlistWord]); err != nil {
 		return err
 	}
 	c.mask = mask
+	c.list(b)
 	if err := c.Model.useWeights(&mask); err != nil {
 		return err
 	}
-	code := C.gallop_decode(c.own, c.ptr, b.c, (*C.uint64_t)(&c.mask[0]), C.bool(c.Model.causal), C.int32_t(b.Alone))
+	code := C.gallop_decode(c.own, c.ptr, b.c, (*C.uint64_t)(&c.mask[0]), rows, C.bool(c.Model.causal), C.int32_t(b.Alone))
 	c.Model.weights.RUnlock()
 	switch code {
 	case 0:
 		c.nOut = b.Len()
-		if size := mask[ShortlistWord]; size > 0 {
-			return c.listOutputs(b, int(size))
+		if mask[ShortlistWord] > 0 {
+			return c.listOutputs(b)
 		}
 		return nil
 	case 1:
@@ -424,6 +457,7 @@ func (c *Context) Stats() Stats {
 		Layers:           int(r.n_layer),
 		LayersRemoved:    int(r.layers_removed),
 		SublayersRemoved: int(r.sublayers_removed),
+		SublayersGated:   int(r.sublayers_gated),
 		Nodes:            int(r.nodes),
 		NodesRemoved:     int(r.nodes_removed),
 	}

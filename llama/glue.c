@@ -121,7 +121,10 @@ static bool on_progress(float progress, void *watch) {
     return !atomic_load(&w->stop);
 }
 
-static bool on_abort(void *watch) { return atomic_load(&((struct gallop_watch *)watch)->stop); }
+static bool on_abort(void *watch) {
+    struct gallop_watch *w = watch;
+    return atomic_load(&w->stop) || atomic_load(&w->pause);
+}
 
 struct llama_model *gallop_load_model(const char *path, struct llama_model_params p, struct gallop_watch *watch,
                                       struct gallop_text *err) {
@@ -419,7 +422,8 @@ int64_t gallop_stalled(const struct gallop_context *c) {
 
 void gallop_free_context(struct gallop_context *c) {
     free_pools(c->pools);
-    gallop_use_shortlist(c, NULL);
+    layerskip_free(&c->skip);
+    gallop_use_shortlist(c, NULL, 0);
     if (c->inputs != NULL) {
         for (int layer = 0; layer < LAYERSKIP_MAX_LAYERS; layer++) {
             free(c->inputs->after[layer].data);
@@ -435,8 +439,18 @@ void gallop_free_context(struct gallop_context *c) {
     free(c);
 }
 
+struct layerskip_rows *gallop_new_rows(int32_t n_tokens, int32_t n_masks) {
+    const size_t masks = (size_t)n_masks * LAYERSKIP_WORDS * sizeof(uint64_t);
+    struct layerskip_rows *rows = calloc(1, sizeof *rows + masks + (size_t)n_tokens * sizeof(int32_t));
+    if (rows != NULL) {
+        rows->masks = (uint64_t *)(rows + 1);
+        rows->mask_of = (int32_t *)((char *)(rows + 1) + masks);
+    }
+    return rows;
+}
+
 int32_t gallop_decode(struct gallop_context *c, struct llama_context *ctx, struct llama_batch batch, const uint64_t *mask,
-                      bool causal, int32_t alone) {
+                      const struct layerskip_rows *rows, bool causal, int32_t alone) {
     enum { ABORTED = 2 }; /* llama_decode's own number */
     if (atomic_load(&c->watch.stop)) {
         return ABORTED;
@@ -449,7 +463,7 @@ int32_t gallop_decode(struct gallop_context *c, struct llama_context *ctx, struc
         rewind_inputs(c->inputs);
     }
     /* layerskip may switch causal attention off and on again, which these models must not be left with. */
-    const int32_t result = causal ? layerskip_decode(&c->skip, ctx, batch, mask, alone) : llama_decode(ctx, batch);
+    const int32_t result = causal ? layerskip_decode(&c->skip, ctx, batch, mask, rows, alone) : llama_decode(ctx, batch);
     if (result != 0) {
         take_error(&c->err);
     }

@@ -39,10 +39,13 @@ void gallop_log_to_go(void);
 struct gallop_watch {
     _Atomic float progress; /* 0 to 1 */
     atomic_bool stop;
+    atomic_bool pause; /* stops decodes as well; they are done again later */
 };
 
 static inline float gallop_watch_progress(struct gallop_watch *w) { return atomic_load(&w->progress); }
 static inline void gallop_watch_stop(struct gallop_watch *w, bool stop) { atomic_store(&w->stop, stop); }
+static inline bool gallop_watch_stopped(struct gallop_watch *w) { return atomic_load(&w->stop); }
+static inline void gallop_watch_pause(struct gallop_watch *w, bool pause) { atomic_store(&w->pause, pause); }
 
 /* The bytes of a weight that the model computes with, NULL when they are not in main memory. */
 const void *gallop_weight(const struct llama_model *m, const char *name);
@@ -57,7 +60,7 @@ int gallop_drop(uintptr_t start, size_t size);
 struct llama_model *gallop_load_model(const char *path, struct llama_model_params p, struct gallop_watch *watch,
                                       struct gallop_text *err);
 struct llama_context *gallop_new_context(struct llama_model *m, struct llama_context_params p, struct gallop_watch *watch,
-                                         struct gallop_text *err); /* watch->stop aborts its decodes */
+                                         struct gallop_text *err); /* watch->stop and pause abort its decodes */
 struct llama_adapter_lora *gallop_load_lora(struct llama_model *m, const char *path, struct gallop_text *err);
 struct llama_sampler *gallop_new_grammar(const struct llama_vocab *v, const char *grammar, struct gallop_text *err);
 
@@ -130,10 +133,13 @@ int64_t gallop_stalled(const struct gallop_context *c);
 /* Frees c and what it owns, after its llama_context. */
 void gallop_free_context(struct gallop_context *c);
 
-/* A decode; one that does not attend causally takes no mask. alone is layerskip_decode's. Where the
+/* The masks of a batch's rows, with room for so many of both, in one block that free() takes. NULL: no memory. */
+struct layerskip_rows *gallop_new_rows(int32_t n_tokens, int32_t n_masks);
+
+/* A decode; one that does not attend causally takes no mask. rows and alone are layerskip_decode's. Where the
  * result is not 0, c->err holds the library's error. */
 int32_t gallop_decode(struct gallop_context *c, struct llama_context *ctx, struct llama_batch batch, const uint64_t *mask,
-                      bool causal, int32_t alone);
+                      const struct layerskip_rows *rows, bool causal, int32_t alone);
 
 /* The steps that lead from logits to a token. */
 struct gallop_steps {

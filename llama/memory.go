@@ -22,6 +22,7 @@ import (
 // What llama.cpp repacked for the CPU is a copy in memory of its own; it can be
 // made again from the file.
 type place struct {
+	part   int     // which file of a split model has it, from 0
 	offset uint64  // in the file
 	file   uintptr // address in the file's mapping; 0 = it is not mapped
 	used   uintptr // address of the bytes that are computed with; 0 = not in main memory
@@ -63,7 +64,7 @@ func (m mapping) at(offset, size uint64) uintptr {
 
 // placeWeights finds the weights in memory.
 func (m *Model) placeWeights(locked bool) error {
-	var own []mapping // those in which a tensor is at its place: one, if the file is mapped at all
+	own := map[int][]mapping{} // by part, those in which a tensor is at its place: one, if the file is mapped at all
 	all := fileMappings()
 	for i, t := range m.Tensors {
 		p := &m.places[i]
@@ -71,15 +72,16 @@ func (m *Model) placeWeights(locked bool) error {
 		p.used = uintptr(C.gallop_weight(m.ptr, name))
 		C.free(unsafe.Pointer(name))
 		for _, in := range all {
-			if p.used != 0 && in.at(p.offset, t.Size) == p.used && (len(own) == 0 || own[len(own)-1] != in) {
-				own = append(own, in)
+			known := own[p.part]
+			if p.used != 0 && in.at(p.offset, t.Size) == p.used && (len(known) == 0 || known[len(known)-1] != in) {
+				own[p.part] = append(known, in)
 			}
 		}
 	}
 	m.pageable = !locked
 	for i, t := range m.Tensors {
 		p := &m.places[i]
-		for _, in := range own {
+		for _, in := range own[p.part] {
 			if addr := in.at(p.offset, t.Size); addr != 0 {
 				p.file = addr
 			}

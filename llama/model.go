@@ -77,6 +77,7 @@ type Model struct {
 	causal      bool // masks need causal attention
 	sampling    Sampling
 	vocabOnly   bool   // loaded without weights
+	gpuLayers   int    // as asked for; see [ModelOptions]
 	repacks     bool   // weights are rearranged for the CPU
 	fingerprint uint64 // of the file
 
@@ -99,6 +100,19 @@ type Tensor struct {
 	Size  uint64   // bytes
 }
 
+// TokenBytes is how many bytes of the tensors one token needs, experts whole: of an
+// embedding beside an output matrix one row, which is left out. output is the
+// output matrix's part.
+func (m *Model) TokenBytes() (all, output uint64) {
+	return gguf.TokenBytes(func(yield func(string, uint64) bool) {
+		for _, t := range m.Tensors {
+			if !yield(t.Name, t.Size) {
+				return
+			}
+		}
+	})
+}
+
 // LoadModel opens a GGUF file. Cancelling ctx stops the load and returns its
 // error. The file is checked before llama.cpp sees it: the error then wraps
 // one of package gguf's or [fs.ErrNotExist]; otherwise [ErrModel].
@@ -112,7 +126,7 @@ func LoadModel(ctx context.Context, path string, opts *ModelOptions) (*Model, er
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("load %s: %w", path, err)
 	}
-	m := &Model{Path: path, users: 1, vocabOnly: opts.VocabOnly, repacks: !opts.NoRepack}
+	m := &Model{Path: path, users: 1, vocabOnly: opts.VocabOnly, gpuLayers: opts.GPULayers, repacks: !opts.NoRepack}
 	if err := m.readFile(); err != nil {
 		return nil, err
 	}
@@ -208,7 +222,7 @@ func (m *Model) readFile() error {
 	defer f.Close()
 	for _, t := range f.Tensors {
 		m.Tensors = append(m.Tensors, Tensor{Name: t.Name, Shape: t.Shape, Type: t.Type.String(), Size: t.Size})
-		m.places = append(m.places, place{offset: uint64(f.DataOffset) + t.Offset})
+		m.places = append(m.places, place{part: t.Part, offset: uint64(f.Place(t))})
 	}
 	if m.Architecture, err = f.Metadata.Architecture(); err != nil {
 		return fmt.Errorf("%s: %w: it names no architecture, so it is no language model", m.Path, ErrModel)

@@ -31,14 +31,18 @@ type Sampling struct {
 	PresencePenalty  float32           // taken off every recent token's logit; 0 = off
 	RepeatLastN      int               // how many tokens are recent; 0 = 64, -1 = as many as the model was trained on at once
 	TopK             int               // keeps the k most likely tokens; 0 or less = all
-	TopP             float32           // keeps the likeliest that reach this share together, 0 to 1; 0 or 1 = all
+	TopP             float32           // keeps the likeliest that reach this share together, 0 to 1; 0 or 1 = all; LeastTopP = the likeliest alone
 	MinP             float32           // keeps those at least this likely against the likeliest; 0 = all
 	Temp             float32           // divides the logits, 1e-6 to 100; 0 = greedy
 	Seed             uint32            // of the choice; RandomSeed = a new one
 }
 
-// mostLastN bounds the window of the penalties: what it holds needs memory.
-const mostLastN = 1 << 20
+// LeastTopP as [Sampling].TopP keeps the likeliest token alone, as 0 does in
+// llama.cpp's programs; the field's own 0 leaves the step out.
+const LeastTopP = math.SmallestNonzeroFloat32
+
+// MostLastN bounds the window of the penalties: what it holds needs memory.
+const MostLastN = 1 << 20
 
 // defaultLastN is llama.cpp's window of the penalties.
 const defaultLastN = 64
@@ -53,33 +57,49 @@ func DefaultSampling() Sampling {
 func readSampling(meta gguf.Metadata) Sampling {
 	s := DefaultSampling()
 	// Advice that no sampler can take is not the user's mistake: the defaults stay.
-	float := func(key string, v *float32) {
-		before := *v
-		if f, err := meta.Float("general.sampling." + key); err == nil {
-			if *v = float32(f); s.check(0) != nil {
-				*v = before
-			}
+	advise := func(set func()) {
+		before := s
+		if set(); s.Check() != nil {
+			s = before
 		}
 	}
-	whole := func(key string, v *int) {
-		before := *v
+	float := func(key string, set func(v float32)) {
+		if f, err := meta.Float("general.sampling." + key); err == nil {
+			advise(func() { set(float32(f)) })
+		}
+	}
+	whole := func(key string, set func(n int)) {
 		if n, err := meta.Int("general.sampling." + key); err == nil {
-			if *v = int(n); s.check(0) != nil {
-				*v = before
-			}
+			advise(func() { set(int(n)) })
 		}
 	}
 	if t, err := meta.Float("general.sampling.temp"); err == nil && t <= 0 {
 		s.Temp = 0 // llama.cpp's greedy
 	} else {
-		float("temp", &s.Temp)
+		float("temp", func(v float32) { s.Temp = v })
 	}
-	float("top_p", &s.TopP)
-	float("min_p", &s.MinP)
-	float("penalty_repeat", &s.RepeatPenalty)
-	whole("top_k", &s.TopK)
-	whole("penalty_last_n", &s.RepeatLastN)
+	float("top_p", s.SetTopP)
+	float("min_p", func(v float32) { s.MinP = v })
+	float("penalty_repeat", func(v float32) { s.RepeatPenalty = v })
+	whole("top_k", func(n int) { s.TopK = n })
+	whole("penalty_last_n", s.SetRepeatLastN)
 	return s
+}
+
+// SetTopP sets TopP from a value as llama.cpp's programs take it: 0 keeps the
+// likeliest token alone.
+func (s *Sampling) SetTopP(p float32) {
+	if s.TopP = p; p == 0 {
+		s.TopP = LeastTopP
+	}
+}
+
+// SetRepeatLastN sets RepeatLastN from a value as llama.cpp's programs take it: 0
+// turns the penalties off. Those are set first.
+func (s *Sampling) SetRepeatLastN(n int) {
+	if s.RepeatLastN = n; n == 0 {
+		s.RepeatLastN, s.RepeatPenalty, s.FrequencyPenalty, s.PresencePenalty = defaultLastN, 1, 0, 0
+	}
 }
 
 // Sampling gives the model's recommended sampling, [DefaultSampling] where it
@@ -113,8 +133,13 @@ func (d *Distribution) Of(t Token) float32 {
 // [ErrGrammar] when the grammar does not parse, [ErrOption] when a value is out
 // of its range.
 func (m *Model) NewSampler(s Sampling) (*Sampler, error) {
-	if err := s.check(m.Vocab.Size); err != nil {
+	if err := s.Check(); err != nil {
 		return nil, err
+	}
+	for t := range s.LogitBias {
+		if t < 0 || int(t) >= m.Vocab.Size {
+			return nil, fmt.Errorf("%w: a logit bias for token %d, want 0 to %d", ErrOption, t, m.Vocab.Size-1)
+		}
 	}
 	if err := m.retain(); err != nil {
 		return nil, err
@@ -150,7 +175,7 @@ func (m *Model) NewSampler(s Sampling) (*Sampler, error) {
 	}
 	if lastN := s.LookBack(); lastN > 0 {
 		if s.RepeatLastN < 0 {
-			lastN = min(m.NCtxTrain, mostLastN)
+			lastN = min(m.NCtxTrain, MostLastN)
 		}
 		repeat := cmp.Or(s.RepeatPenalty, 1)
 		add(C.llama_sampler_init_penalties(nVocab, C.int32_t(lastN), C.float(repeat),
@@ -182,7 +207,7 @@ func (s *Sampling) LookBack() int {
 		return 0
 	}
 	if s.RepeatLastN < 0 {
-		return mostLastN
+		return MostLastN
 	}
 	return cmp.Or(s.RepeatLastN, defaultLastN)
 }
@@ -199,13 +224,11 @@ const minTemp = 1e-6
 // recursion.
 const maxGrammarDepth = 1000
 
-// check finds values that llama.cpp would take as something else in silence, or
-// end the process over.
-func (s *Sampling) check(nVocab int) error {
+// Check finds values that llama.cpp would take as something else in silence, or
+// end the process over. Its errors wrap [ErrOption] and [ErrGrammar]. Only
+// [Model.NewSampler] knows which tokens and grammars there can be.
+func (s *Sampling) Check() error {
 	for t, bias := range s.LogitBias {
-		if t < 0 || int(t) >= nVocab {
-			return fmt.Errorf("%w: a logit bias for token %d, want 0 to %d", ErrOption, t, nVocab-1)
-		}
 		if math.IsNaN(float64(bias)) {
 			return fmt.Errorf("%w: the logit bias of token %d is no number", ErrOption, t)
 		}
@@ -234,7 +257,7 @@ func (s *Sampling) check(nVocab int) error {
 		outside("repeat penalty", s.RepeatPenalty, 0, 100),
 		outside("frequency penalty", s.FrequencyPenalty, -100, 100),
 		outside("presence penalty", s.PresencePenalty, -100, 100),
-		outside("repeat-last-n", float32(s.RepeatLastN), -1, mostLastN),
+		outside("repeat-last-n", float32(s.RepeatLastN), -1, MostLastN),
 	} {
 		if err != nil {
 			return err

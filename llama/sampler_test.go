@@ -315,6 +315,8 @@ func TestAdviceOfOtherPrograms(t *testing.T) {
 	}{
 		"all tokens":        {map[string]any{"top_k": int32(-1)}, func(s *llama.Sampling) { s.TopK = -1 }},
 		"the whole context": {map[string]any{"penalty_last_n": int32(-1), "penalty_repeat": float32(1.1)}, func(s *llama.Sampling) { s.RepeatLastN, s.RepeatPenalty = -1, 1.1 }},
+		"the best alone":    {map[string]any{"top_p": float32(0)}, func(s *llama.Sampling) { s.TopP = llama.LeastTopP }},
+		"no penalties":      {map[string]any{"penalty_last_n": int32(0), "penalty_repeat": float32(1.1)}, func(*llama.Sampling) {}},
 		"greedy":            {map[string]any{"temp": float32(-1)}, func(s *llama.Sampling) { s.Temp = 0 }},
 		"out of range":      {map[string]any{"top_p": float32(1.5), "min_p": float32(math.NaN()), "temp": float32(1000), "penalty_last_n": int32(-9)}, func(*llama.Sampling) {}},
 	} {

@@ -14,7 +14,10 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"unsafe"
+
+	"github.com/gallop-llm/gallop/internal/gguf"
 )
 
 // ShortlistWord is the word of a mask that holds the size of the vocabulary
@@ -35,12 +38,16 @@ type OutputMatrix struct {
 }
 
 // OutputMatrix finds the model's output matrix. The error wraps [ErrShortlist] where its
-// rows cannot be read: on a GPU, or rearranged for the CPU without a mapped file.
+// rows cannot be read, rearranged for the CPU without a mapped file, and where it is on a
+// GPU: what a shortlist gains there was never measured.
 func (m *Model) OutputMatrix() (*OutputMatrix, error) {
 	if m.vocabOnly {
 		return nil, fmt.Errorf("%w: %s was loaded without its weights", ErrShortlist, m.Path)
 	}
-	for _, name := range []string{"output.weight", "token_embd.weight"} { // tied models have the second alone
+	if gpu := outputDevice(m.gpuLayers, Devices()); gpu != "" {
+		return nil, fmt.Errorf("%w: the output matrix is on a GPU, %s", ErrShortlist, gpu)
+	}
+	for _, name := range []string{gguf.OutputName, gguf.EmbeddingName} { // tied models have the second alone
 		i := slices.IndexFunc(m.Tensors, func(t Tensor) bool { return t.Name == name })
 		if i < 0 {
 			continue
@@ -61,6 +68,20 @@ func (m *Model) OutputMatrix() (*OutputMatrix, error) {
 		return o, nil
 	}
 	return nil, fmt.Errorf("%w: %s has no output matrix", ErrShortlist, m.Path)
+}
+
+// outputDevice is the GPU on which llama.cpp puts the output matrix: before all layers.
+// A tied model keeps the embedding in main memory beside it. "" = none.
+func outputDevice(gpuLayers int, devices []Device) string {
+	if gpuLayers < 0 {
+		return ""
+	}
+	for _, d := range devices {
+		if d.Kind == GPU || d.Kind == IGPU {
+			return d.Name
+		}
+	}
+	return ""
 }
 
 // Rows writes these tokens' rows of the matrix into out (len(ids), NEmbd).
@@ -118,10 +139,11 @@ func (o *OutputMatrix) Preview(ctx context.Context, x []float32, threads int) ([
 // dimensions, ranks all tokens, and the matrix itself gives the first of them their
 // exact logits. The others keep the preview's. It implements SVD-softmax (Shim et
 // al., 2017) with a basis fitted to the model's own hidden states, and a test that
-// sends a token in doubt to the whole matrix.
+// makes the list of a token in doubt as long as it takes to be sure.
 type Shortlist struct {
 	part
 	Rank   int     // dimensions of the preview
+	Size   uint64  // bytes of the preview and what turns hidden states into its dimensions
 	Margin float32 // how far above the list's end in the preview a logit outside the list may be, in the preview's errors on the list
 
 	c *C.struct_gallop_shortlist // owned
@@ -139,7 +161,8 @@ func (o *OutputMatrix) NewShortlist(basis []float32, preview []byte, margin floa
 	if err := m.retain(); err != nil {
 		return nil, err
 	}
-	s := &Shortlist{Rank: rank, Margin: margin, c: (*C.struct_gallop_shortlist)(C.calloc(1, C.sizeof_struct_gallop_shortlist))}
+	const floatBytes = 4
+	s := &Shortlist{Rank: rank, Size: uint64(len(preview) + floatBytes*len(basis)), Margin: margin, c: (*C.struct_gallop_shortlist)(C.calloc(1, C.sizeof_struct_gallop_shortlist))}
 	s.c.matrix = o.matrix
 	var why C.struct_gallop_text
 	if !C.gallop_new_shortlist(s.c, (*C.float)(&basis[0]), (*C.char)(unsafe.Pointer(&preview[0])), C.int32_t(rank), C.bool(m.repacks), &why) {
@@ -171,7 +194,7 @@ func (c *Context) SetShortlist(s *Shortlist) error {
 		}
 		own = s.c
 	}
-	if !C.gallop_use_shortlist(c.own, own) {
+	if !C.gallop_use_shortlist(c.own, own, C.int32_t(c.nUBatch)) {
 		return fmt.Errorf("%w: no memory for it", ErrShortlist)
 	}
 	before := c.shortlist
@@ -202,17 +225,46 @@ func (c *Context) checkShortlist(b *Batch, size uint64) error {
 	return nil
 }
 
+// list tells the steps at the graph's end how many tokens of each output to list: none
+// where the preview itself is to be measured.
+func (c *Context) list(b *Batch) {
+	if c.mask[ShortlistWord] == 0 {
+		return
+	}
+	c.sizes = c.sizes[:0]
+	for i, wanted := range unsafe.Slice(b.c.logits, b.Len()) {
+		if wanted == 0 {
+			continue
+		}
+		size := c.mask[ShortlistWord]
+		switch {
+		case c.measure != nil:
+			size = 0
+		case b.several():
+			size = b.rowMask(i)[ShortlistWord]
+		}
+		c.sizes = append(c.sizes, C.int32_t(size))
+	}
+	C.gallop_list(c.own, unsafe.SliceData(c.sizes), C.int32_t(len(c.sizes)))
+}
+
 // ShortlistUse counts what became of rows of logits.
 type ShortlistUse struct {
-	Rows  int // computed with the shortlist
-	Whole int // of these, sent to the whole matrix: the decision was too close
+	Rows     int // computed with the shortlist
+	Extended int // of these, those whose list was made longer: the decision was too close
+	Exact    int // logits of these rows that were computed exactly
+}
+
+// Since is what came after before.
+func (u ShortlistUse) Since(before ShortlistUse) ShortlistUse {
+	return ShortlistUse{u.Rows - before.Rows, u.Extended - before.Extended, u.Exact - before.Exact}
 }
 
 // ShortlistUse counts since the context was made.
 func (c *Context) ShortlistUse() ShortlistUse { return c.listed }
 
-// listOutputs gives the batch's logits, which are the preview's, their exact values.
-func (c *Context) listOutputs(b *Batch, size int) error {
+// listOutputs looks at the batch's logits, some of which were given their exact values.
+func (c *Context) listOutputs(b *Batch) error {
 	output := 0
 	for i, wanted := range unsafe.Slice(b.c.logits, b.Len()) {
 		if wanted == 0 {
@@ -224,10 +276,19 @@ func (c *Context) listOutputs(b *Batch, size int) error {
 		}
 		logits := unsafe.Slice((*float32)(unsafe.Pointer(row)), c.nVocab())
 		if c.measure != nil {
-			c.measureRow(logits, output)
-		} else if gap, _ := c.listExactly(logits, output, size); !(gap >= c.shortlist.Margin) { // also if it is no number
-			c.allExactly(logits)
-			c.listed.Whole++
+			if err := c.measureRow(logits, output); err != nil {
+				return err
+			}
+		} else {
+			listed := C.gallop_listed(c.own, C.int32_t(output))
+			exact, err := c.extendList(logits, output, listed)
+			if err != nil {
+				return err
+			}
+			if exact > 0 {
+				c.listed.Extended++
+			}
+			c.listed.Exact += max(exact, int(listed.n))
 		}
 		c.listed.Rows++
 		output++
@@ -235,29 +296,48 @@ func (c *Context) listOutputs(b *Batch, size int) error {
 	return nil
 }
 
-// listExactly gives the size largest logits of a row their exact values. gap is how far
-// the largest is above the list's end in the preview, in the preview's errors on the list.
-func (c *Context) listExactly(logits []float32, output, size int) (gap float32, listed C.struct_gallop_listed) {
-	listed = C.gallop_list_exactly(c.own, (*C.float)(&logits[0]), C.int32_t(output), C.int32_t(size))
-	return float32((listed.top - listed.outside) / listed.error), listed
+// gap is how far a row's largest logit is above the list's end in the preview, in the
+// preview's errors on the list.
+func gap(listed C.struct_gallop_listed) float32 {
+	return float32((listed.top - listed.outside) / listed.error)
 }
 
-// allExactly computes a whole row of logits, from the hidden state that was listed last.
-func (c *Context) allExactly(logits []float32) {
-	n, parts := len(logits), runtime.GOMAXPROCS(0)
+// extendList gives more logits of a row their exact values where the list is too short
+// to be sure of the likeliest. exact is how many then have them; 0 = the list is long enough.
+func (c *Context) extendList(logits []float32, output int, listed C.struct_gallop_listed) (exact int, err error) {
+	if gap(listed) >= c.shortlist.Margin {
+		return 0, nil
+	}
+	return c.exactly(logits, output, float32(listed.top)-c.shortlist.Margin*float32(listed.error))
+}
+
+// exactly gives exact values to those n of a row's logits that are not below least; NaN = to all.
+func (c *Context) exactly(logits []float32, output int, least float32) (n int, err error) {
+	if !C.gallop_prepare_exact(c.own, C.int32_t(output)) {
+		return 0, fmt.Errorf("%w: the hidden state of output %d is not known", ErrDecode, output)
+	}
+	parts := runtime.GOMAXPROCS(0)
 	row := (*C.float)(&logits[0])
 	var running sync.WaitGroup
+	var computed atomic.Int64
 	for i := range parts {
-		running.Go(func() { C.gallop_all_exactly(c.own, row, C.int32_t(n*i/parts), C.int32_t(n*(i+1)/parts)) })
+		running.Go(func() {
+			computed.Add(int64(C.gallop_compute_exact(c.own, row, C.float(least), C.int32_t(i), C.int32_t(parts))))
+		})
 	}
 	running.Wait()
+	return int(computed.Load()), nil
 }
 
 // ShortlistTrial is what a row of logits says of a shortlist of some size: how far above
 // the list's end in the preview the likeliest logit is in the list (Gap) and outside it
 // (Missed), in the preview's errors on the list. Where Missed is the larger, the list
-// lacks the likeliest token.
-type ShortlistTrial struct{ Gap, Missed float32 }
+// lacks the likeliest token. Equal tells whether that one was found in the end, the
+// shortlist's Margin being what it is.
+type ShortlistTrial struct {
+	Gap, Missed float32
+	Equal       bool
+}
 
 // MeasureShortlist is [Context.Decode] with exact logits for all tokens, and tells of each
 // row what shortlists of these sizes would have come to: trials (len(sizes),), valid
@@ -275,23 +355,31 @@ func (c *Context) MeasureShortlist(b *Batch, mask [MaskWords]uint64, sizes []int
 }
 
 // measureRow lets measure try sizes on a row of the preview's logits, which are exact then.
-func (c *Context) measureRow(logits []float32, output int) {
+func (c *Context) measureRow(logits []float32, output int) error {
 	preview := slices.Clone(logits)
-	c.listExactly(logits, output, 1)
-	c.allExactly(logits)
+	if _, err := c.exactly(logits, output, float32(math.NaN())); err != nil {
+		return err
+	}
 	exact := slices.Clone(logits)
+	likeliest, _ := TopProbability(exact)
+	var failed error
 	c.measure(output, func(size int) ShortlistTrial {
 		copy(logits, preview)
-		gap, listed := c.listExactly(logits, output, size)
+		listed := C.gallop_list_alone(c.own, (*C.float)(&logits[0]), C.int32_t(output), C.int32_t(size))
 		missed := float32(math.Inf(-1))
 		for t, p := range preview {
 			if p < float32(listed.outside) {
 				missed = max(missed, exact[t])
 			}
 		}
-		return ShortlistTrial{gap, float32((C.float(missed) - listed.outside) / listed.error)}
+		if _, err := c.extendList(logits, output, listed); err != nil {
+			failed = err
+		}
+		found, _ := TopProbability(logits)
+		return ShortlistTrial{gap(listed), float32((C.float(missed) - listed.outside) / listed.error), found == likeliest}
 	})
 	copy(logits, exact)
+	return failed
 }
 
 // Hidden copies the final hidden state of a row of the last decode's outputs into

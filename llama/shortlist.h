@@ -51,26 +51,38 @@ bool gallop_new_shortlist(struct gallop_shortlist *s, const float *basis, const 
                           struct gallop_text *err);
 void gallop_free_shortlist(struct gallop_shortlist *s);
 
-/* Lets the context decode under masks with a shortlist; NULL = no longer. s must outlive that.
- * False: no memory. */
-bool gallop_use_shortlist(struct gallop_context *c, struct gallop_shortlist *s);
+/* Room for a few tensors and a graph, or NULL; to be freed by ggml_free. */
+struct ggml_context *gallop_new_nodes(void);
+
+/* Lets the context, which decodes n_rows outputs at a time at most, decode under masks with a shortlist;
+ * NULL = no longer. s must outlive that. False: no memory. */
+bool gallop_use_shortlist(struct gallop_context *c, struct gallop_shortlist *s, int32_t n_rows);
 
 /* What became of a row of logits. */
 struct gallop_listed {
     float top;     /* largest exact logit */
     float outside; /* bound of the preview values of the tokens whose logits are not exact */
     float error;   /* root of the mean squared difference of exact logits and preview */
+    int32_t n;     /* exact logits */
 };
 
-/*
- * Gives exact values to the size largest of the row's logits (n_vocab,), which are the preview's, from
- * the hidden state at this place among the outputs of the context's last graph.
- */
-struct gallop_listed gallop_list_exactly(struct gallop_context *c, float *logits, int32_t output, int32_t size);
+/* How many of each output's largest logits, which are the preview's, the next decode is to give exact
+ * values: sizes (n,), which are copied; 0 = none. A few more are given them where they are too close to
+ * tell apart. */
+void gallop_list(struct gallop_context *c, const int32_t *sizes, int32_t n);
 
-/* Gives exact values to the logits from..to-1, from the hidden state of the last gallop_list_exactly.
- * Several threads may do so at once. */
-void gallop_all_exactly(struct gallop_context *c, float *logits, int32_t from, int32_t to);
+/* What became of the row at this place among the outputs of the last decode. */
+struct gallop_listed gallop_listed(const struct gallop_context *c, int32_t output);
+
+/* Lists a row of logits (n_vocab,) that the last decode has left as the preview gave it. */
+struct gallop_listed gallop_list_alone(struct gallop_context *c, float *logits, int32_t output, int32_t size);
+
+/* Takes the hidden state at this place for the calls of gallop_compute_exact that follow. False: it is not known. */
+bool gallop_prepare_exact(struct gallop_context *c, int32_t output);
+
+/* Gives exact values to the logits that are not below least, in one of n_parts parts of the row; NaN = to
+ * all. Returns how many. Several threads may do so at once. */
+int32_t gallop_compute_exact(struct gallop_context *c, float *logits, float least, int32_t part, int32_t n_parts);
 
 /* Copies the hidden state at this place among the last graph's outputs into out (n_embd,). False: it
  * is not known. */

@@ -91,14 +91,17 @@ func TestShortlistIsExactWhereItSays(t *testing.T) {
 				require.NoError(t, c.SetShortlist(list))
 				before := c.ShortlistUse()
 				short := logitsOf(t, c, mask)
-				require.Equal(t, llama.ShortlistUse{Rows: before.Rows + 1, Whole: before.Whole}, c.ShortlistUse())
+				use := c.ShortlistUse().Since(before)
+				require.Equal(t, 1, use.Rows)
+				require.Zero(t, use.Extended)
 				exact := 0
 				for i := range whole {
 					if near(whole[i], short[i]) {
 						exact++
 					}
 				}
-				require.GreaterOrEqual(t, exact, listSize)
+				require.GreaterOrEqual(t, use.Exact, listSize)
+				require.GreaterOrEqual(t, exact, use.Exact)
 				require.Less(t, exact, len(whole), "the preview gave way to the whole matrix")
 
 				always, _ := newShortlist(t, m, 1e9) // always in doubt
@@ -106,7 +109,7 @@ func TestShortlistIsExactWhereItSays(t *testing.T) {
 				for i, logit := range logitsOf(t, c, mask) {
 					require.True(t, near(whole[i], logit), "token %d: %g, the whole matrix gives %g", i, logit, whole[i])
 				}
-				require.Equal(t, before.Whole+1, c.ShortlistUse().Whole)
+				require.Equal(t, llama.ShortlistUse{Rows: 2, Extended: 1, Exact: use.Exact + len(whole)}, c.ShortlistUse().Since(before))
 				require.Equal(t, whole, logitsOf(t, c, layers), "the whole matrix is back")
 			}
 		})
@@ -162,6 +165,76 @@ func TestShortlistOfSeveralRows(t *testing.T) {
 			require.InDelta(t, want[token], logits[token], 1e-3, "place %d", i)
 		}
 	}
+}
+
+// What is listed depends neither on how many threads share a row nor on whether each has
+// rows of its own.
+func TestShortlistIsTheSameForAllThreads(t *testing.T) {
+	llamatest.Library(t)
+	spec := randmodel.Small("llama")
+	spec.Vocab = 5000
+	m := llamatest.Open(t, llamatest.Write(t, spec))
+	const size = 300
+	// rows decodes the last tokens of a prompt with a shortlist, some at a time.
+	rows := func(threads, at int, margin float32) [][]float32 {
+		c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 64, Threads: threads})
+		list, _ := newShortlist(t, m, margin)
+		require.NoError(t, c.SetShortlist(list))
+		var all [][]float32
+		b := batchOf(t, 64)
+		for from := 0; from < 6; from += at {
+			b.Clear()
+			for i, token := range prompt(6)[from : from+at] {
+				require.NoError(t, b.Add(token, from+i, true, 0))
+			}
+			b.Alone = llama.MultiplyAlone
+			require.NoError(t, c.Decode(b, skip.Mask{}.WithShortlist(size)))
+			for i := range at {
+				logits, err := c.Logits(i)
+				require.NoError(t, err)
+				all = append(all, slices.Clone(logits))
+			}
+		}
+		if margin > 0 {
+			require.Positive(t, c.ShortlistUse().Extended)
+		}
+		return all
+	}
+	for _, margin := range []float32{-1e9, 4} { // nothing in doubt, and some
+		want := rows(1, 1, margin)
+		for _, threads := range []int{2, 3, 7} {
+			require.Equal(t, want, rows(threads, 1, margin), "%d threads", threads)
+			require.Equal(t, want, rows(threads, 3, margin), "%d threads, three rows", threads)
+		}
+	}
+}
+
+// A list that is too short gets longer: further tokens get exact logits, and not all of them.
+func TestShortlistGetsLonger(t *testing.T) {
+	llamatest.Library(t)
+	spec := randmodel.Small("llama")
+	spec.Vocab = 5000
+	m := llamatest.Open(t, llamatest.Write(t, spec))
+	c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 64, Threads: 1})
+	whole := logitsOf(t, c, skip.Mask{})
+	exact := func(margin float32) int {
+		list, _ := newShortlist(t, m, margin)
+		require.NoError(t, c.SetShortlist(list))
+		n := 0
+		for i, logit := range logitsOf(t, c, skip.Mask{}.WithShortlist(300)) {
+			if near(whole[i], logit) {
+				n++
+			}
+		}
+		return n
+	}
+	before, longest := 0, 0
+	for _, margin := range []float32{-1e9, 4, 5, 1e9} {
+		n := exact(margin)
+		require.Greater(t, n, before, "margin %g", margin)
+		before, longest = n, max(longest, n)
+	}
+	require.Equal(t, len(whole), longest)
 }
 
 // The embedding is the hidden state that the shortlist reads.
@@ -257,6 +330,30 @@ func TestShortlistAndAnAdapterOfTheOutput(t *testing.T) {
 	require.NoError(t, c.SetLoRA())
 	c.Clear()
 	require.NoError(t, c.Decode(b, skip.Mask{}.WithShortlist(listSize)))
+}
+
+// On a GPU there is none, tied or not, however few layers are there; with everything on
+// the CPU there is one beside a GPU. llvmpipe will do, which GGML_VK_VISIBLE_DEVICES=0 names.
+func TestShortlistBesideAGPU(t *testing.T) {
+	llamatest.Library(t)
+	if !slices.ContainsFunc(llama.Devices(), func(d llama.Device) bool { return d.Kind == llama.GPU || d.Kind == llama.IGPU }) {
+		t.Skip("needs a GPU and its libraries: `gallop setup --device vulkan`")
+	}
+	for _, untied := range []bool{true, false} {
+		spec := randmodel.Small("llama")
+		spec.Untied = untied
+		path := llamatest.Write(t, spec)
+		for _, layers := range []int{0, 1} {
+			m, err := llama.LoadModel(context.Background(), path, &llama.ModelOptions{GPULayers: layers})
+			require.NoError(t, err)
+			_, err = m.OutputMatrix()
+			require.ErrorIs(t, err, llama.ErrShortlist)
+			require.ErrorContains(t, err, "on a GPU")
+			require.NoError(t, m.Close())
+		}
+		_, err := llamatest.Open(t, path).OutputMatrix()
+		require.NoError(t, err)
+	}
 }
 
 func TestOutputMatrixOnlyWithWeightsInReach(t *testing.T) {

@@ -72,6 +72,10 @@ type TrainOptions struct {
 	Depths []float64
 
 	Seed uint64
+
+	// Between is called before each step; its error ends the training. It may wait.
+	// nil = nothing is.
+	Between func() error
 }
 
 // Report tells how training went.
@@ -169,7 +173,10 @@ func Train(x [][]float32, losses [][]float64, o *TrainOptions) (*Router, Report,
 	report := Report{NTrain: len(train), NValid: nValid, Valid: valid}
 	for k := range opts.Nets {
 		n := newNet(in, opts.Hidden, out, x, rand.New(rand.NewPCG(opts.Seed, uint64(k+1))))
-		epochs, loss := n.train(x, y, train, valid, opts)
+		epochs, loss, err := n.train(x, y, train, valid, opts)
+		if err != nil {
+			return nil, Report{}, fmt.Errorf("train the router: %w", err)
+		}
 		report.Epochs = append(report.Epochs, epochs)
 		report.Train += loss / float64(opts.Nets)
 		r.take(n, k, opts)
@@ -307,7 +314,7 @@ func outputLayer(y, w2, b2, h []float32) {
 
 // train runs Adam until the validation loss stops falling and leaves the best
 // parameters. loss is that epoch's mean training loss.
-func (n *net) train(x, y [][]float32, train, valid []int, o TrainOptions) (epochs int, loss float64) {
+func (n *net) train(x, y [][]float32, train, valid []int, o TrainOptions) (epochs int, loss float64, err error) {
 	grad := make([]float32, len(n.params))
 	m, v := make([]float32, len(n.params)), make([]float32, len(n.params))
 	best, bestParams := math.Inf(1), slices.Clone(n.params)
@@ -318,6 +325,11 @@ func (n *net) train(x, y [][]float32, train, valid []int, o TrainOptions) (epoch
 		n.random.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 		var sum float64
 		for batch := range slices.Chunk(order, o.Batch) {
+			if o.Between != nil {
+				if err := o.Between(); err != nil {
+					return 0, 0, err
+				}
+			}
 			clear(grad)
 			for _, i := range batch {
 				n.dropout(dropped, x[i], o.Dropout)
@@ -332,7 +344,7 @@ func (n *net) train(x, y [][]float32, train, valid []int, o TrainOptions) (epoch
 		}
 	}
 	n.params = bestParams
-	return epochs, loss
+	return epochs, loss, nil
 }
 
 // dropout copies x without a random share of its features, the rest scaled up.

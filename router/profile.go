@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/gallop-llm/gallop/internal/gguf"
 	"github.com/gallop-llm/gallop/llama"
@@ -26,8 +25,13 @@ type Defaults struct {
 	Quality    float64 // above 0 to 1
 	Confidence float64 // 0 to below 1
 
-	// Off: by these defaults nothing worth its while was saved on calibration's
-	// held-out prompts. chat and run then use the whole model unless asked to route.
+	// Speed is how many times as fast as by the whole model calibration's held-out
+	// prompts decoded by these defaults on the machine that calibrated, second decodes
+	// included; 1 = none of them was routed, 0 = not measured.
+	Speed float64
+
+	// Off: that was not worth its while. chat and run then use the whole model unless
+	// asked to route.
 	Off bool
 
 	// Escalate lists, for qualities in ascending order, the confidence under
@@ -159,7 +163,7 @@ const suffix = ".gallop.gguf"
 // DefaultPath is where a model's profile is written: model.gallop.gguf beside
 // model.gguf.
 func DefaultPath(modelPath string) string {
-	return strings.TrimSuffix(modelPath, ".gguf") + suffix
+	return gguf.Stem(modelPath) + suffix
 }
 
 // CachePath is where a model's profile is kept when the model's folder takes
@@ -225,6 +229,7 @@ func (p *Profile) Write(path string) error {
 		{Key: keyDefault + "quality", Value: p.Defaults.Quality},
 		{Key: keyDefault + "confidence", Value: p.Defaults.Confidence},
 		{Key: keyDefault + "off", Value: p.Defaults.Off},
+		{Key: keyDefault + "speed", Value: p.Defaults.Speed},
 	}
 	var escalate []float64
 	for _, e := range p.Defaults.Escalate {
@@ -461,6 +466,9 @@ func (r *reader) profile() *Profile {
 	if _, ok := r.file.Metadata.Lookup(keyDefault + "off"); ok { // older profiles lack it
 		p.Defaults.Off = keep[bool](r)(r.file.Metadata.Bool(keyDefault + "off"))
 	}
+	if _, ok := r.file.Metadata.Lookup(keyDefault + "speed"); ok { // older profiles lack it too
+		p.Defaults.Speed = r.float(keyDefault + "speed")
+	}
 	p.Defaults.Prefill = keep[skip.Prefill](r)(skip.ParsePrefill(r.string(keyDefault + "prefill")))
 	p.Candidates, p.Baselines = r.candidates("gallop.candidates."), r.candidates("gallop.baselines.")
 	escalate, facts := r.floats(keyDefault+"escalate"), r.strings("gallop.provenance")
@@ -580,6 +588,8 @@ func (p *Profile) validate() error {
 		return bad("its first candidate is not the empty mask")
 	case !(d.Quality > 0 && d.Quality <= 1) || !(d.Confidence >= 0 && d.Confidence < 1) || !(d.Depth >= 0) || !finite(d.Depth):
 		return bad("its default quality, confidence or depth is out of range: %g, %g, %g", d.Quality, d.Confidence, d.Depth)
+	case !(d.Speed >= 0) || !finite(d.Speed):
+		return bad("its measured speed is %g", d.Speed)
 	case p.Units != nil && len(p.Units) != len(p.Tasks):
 		return bad("its heat map has %d rows for %d tasks", len(p.Units), len(p.Tasks))
 	}

@@ -48,7 +48,7 @@ func made(t testing.TB, modelPath string) *Profile {
 		Model:      Fingerprint{"llama", 8, 1, 2, 3},
 		Candidates: candidates, Router: r, Spec: f.Spec(), Novelty: novelty, Features: f,
 		Baselines:  []Candidate{{skip.Layers(2), 1, BaselineGreedy}},
-		Defaults:   Defaults{Prefill: skip.FullPrefill, Quality: 0.95, Confidence: 0.5, Off: true, Escalate: []Escalation{{0.9, 0.5, 4, 0.7}, {0.99, 0.9, 3, 0.8}}},
+		Defaults:   Defaults{Prefill: skip.FullPrefill, Quality: 0.95, Confidence: 0.5, Speed: 1.01, Off: true, Escalate: []Escalation{{0.9, 0.5, 4, 0.7}, {0.99, 0.9, 3, 0.8}}},
 		Tasks:      []string{"story", "translate"},
 		Units:      [][]float64{slices.Repeat([]float64{0.25}, 16), slices.Repeat([]float64{0.5}, 16)},
 		Provenance: []Fact{{"data", "abc"}, {"seed", "1"}},

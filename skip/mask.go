@@ -163,9 +163,9 @@ func (m Mask) Last() int {
 }
 
 // WholeLayers lists the layers that the mask skips whole, in order. only is
-// false when it skips single sublayers too.
+// false when it skips single sublayers too, or has a shortlist.
 func (m Mask) WholeLayers() (layers []int, only bool) {
-	only = true
+	only = m.Shortlist() == 0
 	for l := 0; l <= m.Last(); l++ {
 		switch m.Skipped(l) {
 		case Whole:

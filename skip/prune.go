@@ -69,8 +69,10 @@ func Prune(ctx context.Context, src, dst string, layers []int, opts *PruneOption
 		return err
 	}
 	defer f.Close()
-	if err := checkTarget(src, dst, opts.Overwrite); err != nil {
-		return err
+	for _, part := range f.Paths() {
+		if err := checkTarget(part, dst, opts.Overwrite); err != nil {
+			return err
+		}
 	}
 	meta, tensors, err := prune(f, layers)
 	if err != nil {
@@ -212,9 +214,6 @@ var otherArrays = []string{"classifier.output_labels", "rope.dimension_sections"
 const keyLeadingDense = "leading_dense_block_count"
 
 func checkPrunable(meta gguf.Metadata) error {
-	if n, err := meta.Uint(gguf.KeySplitCount); err == nil && n > 1 {
-		return fmt.Errorf("%w: it is split into %d files, join them with `llama-gguf-split --merge`", ErrUnprunable, n)
-	}
 	arch, err := meta.Architecture()
 	if err != nil {
 		return fmt.Errorf("%w: it is no language model: %w", ErrUnprunable, err)
@@ -243,6 +242,9 @@ func harmless(key string, value any) bool {
 // pruneMetadata gives the metadata of the pruned file, in the old order.
 func pruneMetadata(old gguf.Metadata, kept []int, nLayer int) (gguf.Metadata, error) {
 	meta := slices.Clone(old)
+	for _, key := range []string{gguf.KeySplitCount, gguf.KeySplitNo, gguf.KeySplitTensors} {
+		meta.Delete(key) // the pruned model is one file
+	}
 	prefix := old.ArchKey("")
 	for i, kv := range meta {
 		key, own := strings.CutPrefix(kv.Key, prefix)

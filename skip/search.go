@@ -64,6 +64,10 @@ type SearchOptions struct {
 	// path. Default: no limit.
 	Budget time.Duration
 
+	// Held is for how long the search has been held up so far, which does not count
+	// for Budget. Default: never.
+	Held func() time.Duration
+
 	// Influence (len(units)) is a first guess of what each unit is worth, such as
 	// block influence: where the time is up before all units were tried, those of
 	// the lowest make up the path (per byte, with PerByte). NaN is the highest.
@@ -84,8 +88,8 @@ type SearchOptions struct {
 type evaluator struct {
 	examples int
 	losses   Losses
-	deadline time.Time // zero = none
-	done     int       // examples evaluated
+	late     func() bool // nil = no deadline
+	done     int         // examples evaluated
 	progress func()
 }
 
@@ -106,7 +110,7 @@ func (e *evaluator) see(ctx context.Context, mask Mask, s *scored, examples []in
 	if len(open) == 0 {
 		return nil
 	}
-	if !e.deadline.IsZero() && time.Now().After(e.deadline) {
+	if e.late != nil && e.late() {
 		return ErrBudget
 	}
 	slices.Sort(open)
@@ -341,7 +345,12 @@ func newSearch(units []Unit, examples int, losses Losses, o *SearchOptions) (*se
 	s.o.PerByte = o.PerByte && slices.ContainsFunc(s.units, func(u Unit) bool { return u.Depth != s.units[0].Depth })
 	s.order = s.firstOrder()
 	if o.Budget > 0 {
-		s.deadline = time.Now().Add(o.Budget)
+		held := o.Held
+		if held == nil {
+			held = func() time.Duration { return 0 }
+		}
+		deadline := time.Now().Add(o.Budget - held())
+		s.late = func() bool { return time.Now().After(deadline.Add(held())) }
 	}
 	if o.Progress != nil {
 		s.progress = func() { o.Progress(s.done, max(s.total, s.done)) }

@@ -18,6 +18,7 @@ import (
 	"github.com/gallop-llm/gallop/internal/gguf"
 	"github.com/gallop-llm/gallop/internal/inspect"
 	"github.com/gallop-llm/gallop/internal/randmodel"
+	"github.com/gallop-llm/gallop/internal/shortlist"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -35,6 +36,8 @@ type benchmark struct {
 	pruned                            bool
 	faint                             float64
 	faintEnds                         bool
+	shortlist                         string
+	listed                            int // tokens of --shortlist
 
 	lossless    bool // measured in place of masks
 	draftMax    []int
@@ -51,7 +54,10 @@ with it, with what the skipped bytes and operations allow at best, and with
 --pruned with a file that lacks the layers.
 
 Where a model cannot be had, --shape makes one of random weights with its exact
-shape in the cache folder: speed does not depend on the values. Shapes:
+shape in the cache folder: speed does not depend on the values. With a
+vocabulary shortlist built-in prompts and the model's own words are decoded. That
+of random weights is learnt anew each time, and no token counts as in doubt.
+Shapes:
 ` + wrapWords(randmodel.ShapeNames(), 80),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.models = append(f.models, args...)
@@ -62,7 +68,8 @@ shape in the cache folder: speed does not depend on the values. Shapes:
 	flags.StringSliceVarP(&f.models, "model", "m", nil, "GGUF file; repeatable (default: the demo model)")
 	flags.StringSliceVar(&f.shapes, "shape", nil, "random weights in the shape of this model instead; repeatable")
 	flags.StringSliceVar(&f.types, "type", []string{"q4_0"}, "type of their weights, repeatable: "+strings.Join(typeNames(), ", ")+" (as in Q4_K_M)")
-	flags.StringArrayVar(&f.masks, "skip", nil, "layers to skip, as in 4,6,9-11,a5,f7; repeatable")
+	flags.StringArrayVar(&f.masks, "skip", nil, "layers to skip, as in 4,6,9-11,a5,f7; v1024: a vocabulary shortlist; repeatable")
+	flags.StringVar(&f.shortlist, "shortlist", "off", "also measure a vocabulary shortlist of this many tokens; auto: as many as were found best")
 	flags.Float64SliceVar(&f.depths, "depth", nil, "skip this many layers' worth: the profile's first set of that depth, else whole layers, evenly spread")
 	flags.Float64SliceVar(&f.percents, "percent", nil, "skip this share of the layers, whole ones, evenly spread (default 25 when nothing else is named)")
 	flags.BoolVar(&f.pruned, "pruned", false, "compare each mask with a file that lacks its layers, too")
@@ -142,7 +149,7 @@ func runBench(cmd *cobra.Command, f *benchmark) error {
 			drafted, err = j.measureLossless(ctx, cmd, f, o)
 			losslessRows = append(losslessRows, drafted...)
 		} else {
-			more, err = j.measure(ctx, cmd, o)
+			more, err = j.measure(ctx, cmd, f, o)
 		}
 		if f.remove && j.shape != "" {
 			err = errors.Join(err, os.Remove(j.path))
@@ -240,6 +247,16 @@ func (f *benchmark) options(cmd *cobra.Command) (bench.Options, error) {
 			return o, usageError{fmt.Errorf("-p is %d, -n %d, -r %d, -b %d and -ub %d, want at least 1 of each", f.prompt, f.decode, f.rounds, f.batch, f.ubatch)}
 		}
 	}
+	var err error
+	if f.listed, err = parseShortlist(f.shortlist); err != nil {
+		return o, err
+	}
+	if f.lossless && f.listed != 0 {
+		return o, usageError{errors.New("--lossless drafts with the vocabulary shortlist that --skip names, as in --skip f14,v1024: leave out --shortlist")}
+	}
+	if f.pruned && f.listed != 0 {
+		return o, usageError{errors.New("--pruned: no file can have a vocabulary shortlist; leave out one of --pruned and --shortlist")}
+	}
 	if f.remove && len(f.shapes) == 0 {
 		return o, usageError{errors.New("--delete goes with --shape: no model of your own is deleted")}
 	}
@@ -271,8 +288,41 @@ func typeNames() (names []string) {
 	return names
 }
 
+// needsShortlist gives the largest shortlist that the masks, or --shortlist, ask for; ok =
+// false: they ask for none.
+func (j job) needsShortlist(f *benchmark) (size int, ok bool) {
+	for _, mask := range j.masks {
+		size = max(size, mask.Shortlist())
+	}
+	return size, size > 0 || f.listed != 0
+}
+
+// learnShortlist makes the model's shortlist ready. That of random weights is not kept: its
+// states are those of no text, so it is good for speed alone, and how many tokens would be
+// in doubt says nothing.
+func (j job) learnShortlist(ctx context.Context, cmd *cobra.Command, m *llama.Model, size, threads int) (l *shortlist.Learner, err error) {
+	dir, err := shortlist.Dir()
+	if err != nil {
+		return nil, err
+	}
+	if j.shape != "" {
+		if dir, err = os.MkdirTemp(filepath.Dir(j.path), "shortlist-"); err != nil {
+			return nil, err
+		}
+		defer os.RemoveAll(dir)
+	}
+	l = openShortlist(cmd, m, dir, threads)
+	if err := learnShortlist(ctx, cmd, l, m, size); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	if j.shape != "" {
+		l.Made().List.Margin = -math.MaxFloat32
+	}
+	return l, nil
+}
+
 // measure measures one model.
-func (j job) measure(ctx context.Context, cmd *cobra.Command, o bench.Options) ([]bench.Row, error) {
+func (j job) measure(ctx context.Context, cmd *cobra.Command, f *benchmark, o bench.Options) ([]bench.Row, error) {
 	for _, sentence := range j.chosen {
 		fmt.Fprintln(cmd.ErrOrStderr(), sentence)
 	}
@@ -296,6 +346,17 @@ func (j job) measure(ctx context.Context, cmd *cobra.Command, o bench.Options) (
 			return err
 		}
 	}
+	if size, ok := j.needsShortlist(f); ok {
+		l, err := j.learnShortlist(ctx, cmd, m, size, o.Context.Threads)
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close()
+		o.Shortlist = l.Made().List
+		if f.listed == autoShortlist {
+			j.masks = append(j.masks, skip.Mask{}.WithShortlist(l.Made().Size))
+		}
+	}
 	progress, done := stageProgress(cmd.ErrOrStderr())
 	defer done()
 	name := "measuring " + strings.TrimSuffix(filepath.Base(j.path), ".gguf")
@@ -316,6 +377,12 @@ func (j job) measureLossless(ctx context.Context, cmd *cobra.Command, f *benchma
 	s.Context.Threads = cmp.Or(o.Context.Threads, m.DefaultThreads())
 	if len(f.masks) > 0 {
 		s.Mask = j.masks[0]
+		if size, ok := j.needsShortlist(f); ok {
+			if s.Shortlist, err = j.learnShortlist(ctx, cmd, m, size, o.Context.Threads); err != nil {
+				return nil, err
+			}
+			defer s.Shortlist.Close()
+		}
 	} else if j.profile != nil {
 		closeProfile, err := openProfile(j.profile, m)
 		if err != nil {
@@ -357,9 +424,6 @@ func (f *benchmark) allMasks(nLayer int, p *router.Profile) (masks []skip.Mask, 
 		if err == nil && mask.IsEmpty() {
 			err = errors.New("it names no layers; the whole model is measured anyway")
 		}
-		if err == nil && mask.Shortlist() != 0 {
-			err = fmt.Errorf("%s: bench measures layers; compare --shortlist %d measures a vocabulary shortlist", mask, mask.Shortlist())
-		}
 		if err == nil {
 			err = mask.Check(nLayer)
 		}
@@ -367,6 +431,9 @@ func (f *benchmark) allMasks(nLayer int, p *router.Profile) (masks []skip.Mask, 
 			return nil, nil, usageError{fmt.Errorf("--skip: %w", err)}
 		}
 		masks = append(masks, mask)
+	}
+	if f.listed > 0 {
+		masks = append(masks, skip.Mask{}.WithShortlist(f.listed))
 	}
 	add := func(flag, how string, mask skip.Mask) {
 		chosen = append(chosen, fmt.Sprintf("%s: skips %s, %s", flag, mask, how))
@@ -388,7 +455,7 @@ func (f *benchmark) allMasks(nLayer int, p *router.Profile) (masks []skip.Mask, 
 		add(flag, "whole layers, evenly spread", mask)
 	}
 	percents := f.percents
-	if len(masks)+len(percents) == 0 {
+	if len(masks)+len(percents) == 0 && f.listed == 0 {
 		const quarter = 25
 		percents = []float64{quarter}
 	}

@@ -132,6 +132,66 @@ func TestBenchMistakes(t *testing.T) {
 	}
 }
 
+// TestBenchShortlist: of this many tokens, of as many as were found best, and with layers.
+func TestBenchShortlist(t *testing.T) {
+	llamatest.Library(t) // from the user's own cache folder
+	cache := t.TempDir()
+	t.Setenv("XDG_CACHE_HOME", cache)
+	spec := randmodel.Small("llama")
+	spec.Vocab = 1 << 14
+	model := llamatest.Write(t, spec)
+	code, out, notes := gallop(t, "", append([]string{"bench", model, "--shortlist", "2048", "--json"}, quick...)...)
+	require.Equal(t, exitOK, code, notes)
+	masks, rows := benchRows(t, out)
+	require.Equal(t, []string{"", "v2048"}, masks, "no layers but those that were named")
+	require.NotNil(t, rows[1].Doubt)
+	require.Contains(t, notes, "learning the vocabulary shortlist")
+
+	code, out, notes = gallop(t, "", append([]string{"bench", model, "--shortlist", "auto", "--skip", "f3,v1024", "-o", "json"}, quick...)...)
+	require.Equal(t, exitOK, code, notes)
+	masks, _ = benchRows(t, out)
+	require.Len(t, masks, 3)
+	require.Equal(t, "f3,v1024", masks[1])
+	require.Regexp(t, `^v(1024|2048|4096)$`, masks[2])
+	require.NotContains(t, notes, "learning", "once for a model")
+
+	code, _, notes = gallop(t, "", append([]string{"bench", "--lossless", model, "--skip", "f3,v1024", "-n", "8"}, quick...)...)
+	require.Equal(t, exitOK, code, notes)
+
+	shape := filepath.Join(cache, "gallop", "bench", "qwen3-0.6b-q8_0.gguf")
+	require.NoError(t, os.MkdirAll(filepath.Dir(shape), 0o755))
+	require.NoError(t, os.Rename(model, shape))
+	code, out, notes = gallop(t, "", append([]string{"bench", "--shape", "qwen3-0.6b", "--type", "Q8_0", "--shortlist", "1024", "--json"}, quick...)...)
+	require.Equal(t, exitOK, code, notes)
+	_, rows = benchRows(t, out)
+	require.InDelta(t, 0, *rows[1].Doubt, 0, "which random weights say nothing of")
+	left, err := os.ReadDir(filepath.Dir(shape))
+	require.NoError(t, err)
+	require.Len(t, left, 1, "the shortlist of random weights is not kept")
+	model = shape
+
+	for name, test := range map[string]struct {
+		args []string
+		code int
+		want string
+	}{
+		"word":     {[]string{model, "--shortlist", "some"}, exitUsage, `--shortlist is "some", want auto, off or a number`},
+		"too many": {[]string{model, "--shortlist", "5000"}, exitError, "saves nothing with a vocabulary of 16384: take up to 4096"},
+		"pruned":   {[]string{model, "--shortlist", "1024", "--pruned"}, exitUsage, "no file can have a vocabulary shortlist"},
+		"in masks": {[]string{model, "--skip", "v1024", "--pruned"}, exitUsage, "no file can leave out what v1024 does"},
+		"lossless": {[]string{model, "--shortlist", "1024", "--lossless"}, exitUsage, "leave out --shortlist"},
+		"no gain":  {[]string{llamatest.Write(t, randmodel.Small("llama")), "--shortlist", "64"}, exitError, "a vocabulary of 384 tokens is too small"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, out, notes := gallop(t, "", append([]string{"bench"}, append(test.args, quick...)...)...)
+			require.Equal(t, test.code, code, notes)
+			require.Empty(t, out)
+			require.Contains(t, notes, test.want)
+			require.Equal(t, 1, strings.Count(notes, "\n"), "one sentence, but got: %s", notes)
+		})
+	}
+}
+
 func TestWrapWords(t *testing.T) {
 	require.Equal(t, "one, two,\nthree", wrapWords([]string{"one", "two", "three"}, 10))
 	require.Equal(t, "", wrapWords(nil, 10))

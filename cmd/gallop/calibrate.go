@@ -88,17 +88,9 @@ func runCalibrate(cmd *cobra.Command, f *calibration) error {
 	if err != nil {
 		return err
 	}
-	fingerprint, err := router.FingerprintOf(path)
-	if err != nil {
+	if err := setFolder(o, path); err != nil {
 		return err
 	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return fmt.Errorf("find the cache folder: %w", err)
-	}
-	measured := filepath.Join(cache, "gallop", "calibrate")
-	forget(measured)
-	o.Folder = filepath.Join(measured, fmt.Sprintf("%s-%s-%s-%.8s", fingerprint, o.Unit, o.Prefill, dataset.Hash(o.Examples)))
 	ctx, stop := interruptible(cmd)
 	defer stop()
 	m, err := openModel(ctx, cmd, path, &llama.ModelOptions{GPULayers: gpuLayers(f.gpuLayers)})
@@ -133,6 +125,23 @@ func runCalibrate(cmd *cobra.Command, f *calibration) error {
 		return err
 	}
 	fmt.Fprintln(cmd.OutOrStdout(), out)
+	return nil
+}
+
+// setFolder names the folder for what is measured of a model, and forgets what old
+// calibrations measured.
+func setFolder(o *calibrate.Options, model string) error {
+	fingerprint, err := router.FingerprintOf(model)
+	if err != nil {
+		return err
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return fmt.Errorf("find the cache folder: %w", err)
+	}
+	measured := filepath.Join(cache, "gallop", "calibrate")
+	forget(measured)
+	o.Folder = filepath.Join(measured, fmt.Sprintf("%s-%s-%s-%.8s", fingerprint, o.Unit, o.Prefill, dataset.Hash(o.Examples)))
 	return nil
 }
 

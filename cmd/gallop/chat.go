@@ -36,6 +36,7 @@ work there too.`,
 		},
 	}
 	g.add(cmd)
+	cmd.Flags().BoolVar(&g.learn, "learn", false, "calibrate the model in the background while you read or type, and route by the profile once it is there")
 	cmd.Flags().StringArrayVarP(&first, "prompt", "p", nil, "say this first; repeatable")
 	return cmd
 }
@@ -49,6 +50,13 @@ func runChat(cmd *cobra.Command, g *generation, first []string) error {
 	}
 	defer closeAll()
 	notes := cmd.ErrOrStderr()
+	var learning *learning
+	if g.learn {
+		if learning, err = g.startLearning(cmd, session, model); err != nil {
+			return err
+		}
+		defer learning.close()
+	}
 	repl := &chat.Repl{
 		Session: session, Model: model, Out: answers(cmd.OutOrStdout()), Notes: notes,
 		Interrupt: func(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -66,7 +74,9 @@ func runChat(cmd *cobra.Command, g *generation, first []string) error {
 		if g.learner != nil {
 			g.learner.Idle()
 		}
+		learning.idle()
 		line, spoken, err := nextLine(&first, lines)
+		learning.busy(notes)
 		if g.learner != nil {
 			g.learner.Busy()
 			if made := g.learner.Made(); made != nil && made != known {

@@ -17,12 +17,13 @@ func newDoctorCommand(settings *error) *cobra.Command {
 		Use:   "doctor",
 		Short: "Check that all is there that gallop needs",
 		Long: `Check libraries, processor, devices and memory, and name the command that brings
-what is missing (✗); with -m also how much memory a model's weights need. The
-exit code is 1 when something needed is missing.`,
+what is missing (✗), and what becomes of the vocabulary shortlist of the demo model;
+with -m of that model, and how much memory its weights need. The exit code is 1 when
+something needed is missing.`,
 		Args: noArgument,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runDoctor(cmd, model, asJSON, *settings) },
 	}
-	cmd.Flags().StringVarP(&model, "model", "m", "", "GGUF file whose memory to tell")
+	cmd.Flags().StringVarP(&model, "model", "m", "", "GGUF file whose memory and vocabulary shortlist to tell")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write JSON")
 	return cmd
 }

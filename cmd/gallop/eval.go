@@ -14,6 +14,7 @@ import (
 	"github.com/gallop-llm/gallop/internal/dataset"
 	"github.com/gallop-llm/gallop/internal/eval"
 	"github.com/gallop-llm/gallop/internal/report"
+	"github.com/gallop-llm/gallop/internal/shortlist"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -27,6 +28,7 @@ type evaluation struct {
 	skipBad, asJSON                        bool
 	threads, gpuLayers                     int
 	seed                                   uint64
+	shortlist                              string
 }
 
 func newEvalCommand() *cobra.Command {
@@ -60,6 +62,7 @@ a masked prefill.`,
 	flags.StringVar(&f.prefills, "prefill", "", "masked, full, or both joined by a comma (default: the profile's)")
 	flags.Float64SliceVar(&f.qualities, "quality", nil, "also measure the router under these quality budgets")
 	flags.Float64SliceVar(&f.thresholds, "escalate", nil, "also generate with the confidence cascade at these thresholds; 0 = without it")
+	flags.StringVar(&f.shortlist, "shortlist", "off", "score all but the whole model with a vocabulary shortlist of this many tokens; auto: as many as were found best")
 	flags.StringVarP(&f.out, "output", "o", "", "folder for eval.json and pictures (default: none are written)")
 	flags.BoolVar(&f.asJSON, "json", false, "print JSON instead of the table")
 	flags.IntVarP(&f.threads, "threads", "t", -1, "threads for losses; -1 = physical cores, or 1 for a tiny model; speed is always measured with that")
@@ -88,6 +91,10 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 		return err
 	}
 	if err := f.chooseDepths(cmd, profiles); err != nil {
+		return err
+	}
+	listed, err := parseShortlist(f.shortlist)
+	if err != nil {
 		return err
 	}
 	examples, err := readData(cmd.ErrOrStderr(), f.data, f.skipBad)
@@ -124,7 +131,23 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 	if t.Cases, err = eval.Encode(m, examples); err != nil {
 		return err
 	}
-	if t.Scorer, err = eval.NewScorer(m, &eval.Options{Threads: max(f.threads, 0)}); err != nil {
+	scoring := &eval.Options{Threads: max(f.threads, 0)}
+	if listed != 0 {
+		dir, err := shortlist.Dir()
+		if err != nil {
+			return err
+		}
+		l := openShortlist(cmd, m, dir, scoring.Threads)
+		defer l.Close()
+		if err := learnShortlist(ctx, cmd, l, m, max(listed, 0)); err != nil {
+			return err
+		}
+		scoring.Shortlist, t.Shortlist = l.Made().List, listed
+		if listed == autoShortlist {
+			t.Shortlist = l.Made().Size
+		}
+	}
+	if t.Scorer, err = eval.NewScorer(m, scoring); err != nil {
 		return err
 	}
 	defer t.Scorer.Close()
@@ -136,6 +159,13 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 		return err
 	}
 	rows := []report.Row{whole}
+	if t.Shortlist > 0 {
+		alone, err := t.Listed(ctx)
+		if err != nil {
+			return err
+		}
+		rows = append(rows, alone)
+	}
 	for _, p := range profiles {
 		closeProfile, err := openProfile(p.Profile, m)
 		if err != nil {
@@ -200,10 +230,13 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 	return report.Table(cmd.OutOrStdout(), columns, cells)
 }
 
-// read reads the profiles.
+// read reads the profiles. A shortlist alone needs none.
 func (f *evaluation) read(model string) ([]named, error) {
 	files := f.profiles
 	if len(files) == 0 {
+		if _, ok := router.Find(model); !ok && f.shortlist != "off" && f.depths == "" && len(f.qualities) == 0 {
+			return nil, nil
+		}
 		files = []string{"profile="}
 	}
 	var profiles []named

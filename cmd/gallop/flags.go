@@ -40,6 +40,8 @@ type generation struct {
 	draftSource, shortlist                                                     string
 	stop                                                                       []string
 
+	learn bool // of chat: calibrate in the background
+
 	closeProfile func() error       // frees what routing opened
 	learner      *shortlist.Learner // of the model's vocabulary shortlist; nil = off
 }
@@ -84,10 +86,10 @@ func (g *generation) addOthers(cmd *cobra.Command) {
 	f.StringArrayVar(&g.lora, "lora", nil, "LoRA adapter (GGUF), with its scale behind a colon if that is not 1; repeatable")
 	f.Float32Var(&g.temp, "temp", d.Temp, "temperature; 0 = always the likeliest token (default: the model's own advice, else this)")
 	f.IntVar(&g.topK, "top-k", d.TopK, "keep the k likeliest tokens; 0 or less = all")
-	f.Float32Var(&g.topP, "top-p", d.TopP, "keep the likeliest tokens with this share together; 1 = all")
+	f.Float32Var(&g.topP, "top-p", d.TopP, "keep the likeliest tokens with this share together; 1 = all, 0 = the likeliest alone")
 	f.Float32Var(&g.minP, "min-p", d.MinP, "keep tokens at least this likely against the likeliest; 0 = all")
 	f.Float32Var(&g.repeat, "repeat-penalty", d.RepeatPenalty, "penalty on recent tokens; 1 = none")
-	f.IntVar(&g.repeatLastN, "repeat-last-n", d.RepeatLastN, "how many tokens count as recent; 0 = none, -1 = all")
+	f.IntVar(&g.repeatLastN, "repeat-last-n", d.RepeatLastN, "how many tokens count as recent; 0 = none, -1 = the whole context")
 	f.Float32Var(&g.presence, "presence-penalty", 0, "penalty on every token that occurred")
 	f.Float32Var(&g.frequency, "frequency-penalty", 0, "penalty on a token for each time that it occurred")
 	f.Int64VarP(&g.seed, "seed", "s", -1, "seed of the sampling; -1 = a new one each time")
@@ -148,6 +150,10 @@ func (g *generation) load(ctx context.Context, cmd *cobra.Command) (mask skip.Ma
 	if g.releaseSkipped && (g.noMmap || g.mlock) {
 		return mask, nil, usageError{errors.New("--release-skipped needs the model mapped and unlocked: leave out --no-mmap and --mlock")}
 	}
+	sampling := llama.DefaultSampling() // a mistake shows before the model is loaded
+	if err := g.sampling(cmd, &sampling); err != nil {
+		return mask, nil, err
+	}
 	path, err := modelPath(g.model)
 	if err != nil {
 		return mask, nil, err
@@ -173,8 +179,15 @@ func (g *generation) session(cmd *cobra.Command, m *llama.Model, mask skip.Mask)
 		return nil, err
 	}
 	opts.Mask = mask
-	if err := g.routing(cmd, m, opts); err != nil || !g.lossless {
-		return opts, err
+	if err := g.routing(cmd, m, opts); err != nil {
+		return nil, err
+	}
+	if g.lossless || g.learn || opts.Routing != nil {
+		// Without a folder for the cache costs are found out each time.
+		opts.Learned, _ = chat.LearnedPath(m, &opts.Context, gpuLayers(g.gpuLayers), !g.noRepack)
+	}
+	if !g.lossless {
+		return opts, nil
 	}
 	return opts, g.drafts(cmd, m, opts)
 }
@@ -229,57 +242,47 @@ func (g *generation) routing(cmd *cobra.Command, m *llama.Model, o *chat.Options
 		return closeProfile() // its calibration found that it doesn't pay
 	}
 	g.closeProfile = closeProfile
-	o.Routing = &chat.Routing{Profile: p, When: when, Policy: router.Policy{Depth: g.depth, Quality: g.quality}}
+	g.routeBy(p, when, o)
+	return nil
+}
+
+// routeBy lets a session choose layers by p.
+func (g *generation) routeBy(p *router.Profile, when chat.When, o *chat.Options) {
 	if g.prefill == "" {
 		o.Prefill = p.Defaults.Prefill
 	}
-	if g.depth > 0 || g.escalate >= 0 || o.Prefill != skip.FullPrefill || g.releaseSkipped {
-		return nil
+	policy := router.Policy{Depth: g.depth, Quality: g.quality}
+	o.Routing = &chat.Routing{Profile: p, Policy: policy}
+	if g.escalate < 0 && !g.releaseSkipped {
+		o.Routing = chat.NewRouting(p, policy, o.Prefill)
 	}
-	quality := g.quality
-	if quality == 0 {
-		quality = p.Defaults.Quality
-	}
-	if c, ok := p.Defaults.Cascade(quality); ok {
-		o.Routing.Policy, o.Routing.Escalate = router.Policy{Depth: c.Depth, Guard: true}, c.Threshold
-	}
-	return nil
+	o.Routing.When = when
 }
 
 // listing turns --shortlist into the session's vocabulary shortlist. One that was asked
 // for by a number is learnt at once, if that is still to be done.
 func (g *generation) listing(ctx context.Context, cmd *cobra.Command, m *llama.Model, o *chat.Options) error {
-	size := o.Mask.Shortlist()
-	switch word := strings.ToLower(g.shortlist); word {
-	case "auto":
-	case "off":
+	size, err := parseShortlist(g.shortlist)
+	switch {
+	case err != nil:
+		return err
+	case size == 0:
 		o.Mask = o.Mask.WithShortlist(0)
 		return nil
-	default:
-		n, err := strconv.Atoi(word)
-		if err != nil || n < skip.MinShortlist || n > skip.MaxShortlist {
-			return usageError{fmt.Errorf("--shortlist is %q, want auto, off or a number of tokens, %d to %d", g.shortlist, skip.MinShortlist, skip.MaxShortlist)}
-		}
-		size = n
+	case size == autoShortlist:
+		size = o.Mask.Shortlist()
 	}
 	dir, err := shortlist.Dir()
 	if err != nil {
 		return err
 	}
-	g.learner = shortlist.Open(m, dir, o.Context.Threads, func(err error) { fmt.Fprintln(cmd.ErrOrStderr(), "gallop:", err) })
+	g.learner = openShortlist(cmd, m, dir, o.Context.Threads)
 	o.Shortlist = g.learner
 	if size == 0 {
 		return nil
 	}
 	o.Mask = o.Mask.WithShortlist(size)
-	if most := m.Vocab.Size / 4; size > most {
-		return fmt.Errorf("%w: a shortlist of %d tokens saves nothing with a vocabulary of %d: take up to %d", skip.ErrMask, size, m.Vocab.Size, most)
-	}
-	if g.learner.Made() != nil {
-		return nil
-	}
-	fmt.Fprintln(cmd.ErrOrStderr(), "learning the vocabulary shortlist, which takes a minute or less and is done once for a model")
-	return g.learner.Learn(ctx)
+	return learnShortlist(ctx, cmd, g.learner, m, size)
 }
 
 // drafts turns the flags into how the session drafts.
@@ -291,8 +294,6 @@ func (g *generation) drafts(cmd *cobra.Command, m *llama.Model, o *chat.Options)
 	if g.escalate > 0 {
 		return usageError{errors.New("--escalate and --lossless exclude each other: lossless answers are all the whole model's")}
 	}
-	// Without a folder for the cache what batches cost is found out each time.
-	o.Lossless.Learned, _ = chat.LearnedPath(m, &o.Context, gpuLayers(g.gpuLayers), !g.noRepack)
 	if err := setDrafts(o, g.draftSource); err != nil {
 		return err
 	}
@@ -401,18 +402,17 @@ func (g *generation) sampling(cmd *cobra.Command, s *llama.Sampling) error {
 	for flag, set := range map[string]func(){
 		"temp":           func() { s.Temp = g.temp },
 		"top-k":          func() { s.TopK = g.topK },
-		"top-p":          func() { s.TopP = g.topP },
+		"top-p":          func() { s.SetTopP(g.topP) },
 		"min-p":          func() { s.MinP = g.minP },
 		"repeat-penalty": func() { s.RepeatPenalty = g.repeat },
-		"repeat-last-n":  func() { s.RepeatLastN = g.repeatLastN },
 	} {
 		if given(cmd, flag) {
 			set()
 		}
 	}
 	s.PresencePenalty, s.FrequencyPenalty, s.Grammar = g.presence, g.frequency, g.grammar
-	if given(cmd, "repeat-last-n") && g.repeatLastN == 0 { // no token counts as recent
-		s.RepeatPenalty, s.PresencePenalty, s.FrequencyPenalty = 1, 0, 0
+	if given(cmd, "repeat-last-n") {
+		s.SetRepeatLastN(g.repeatLastN)
 	}
 	if g.seed < -1 || g.seed >= llama.RandomSeed {
 		return usageError{fmt.Errorf("--seed is %d, want 0 to %d, or -1 for a new one each time", g.seed, llama.RandomSeed-1)}
@@ -444,7 +444,7 @@ func (g *generation) sampling(cmd *cobra.Command, s *llama.Sampling) error {
 		}
 		s.LogitBias[llama.Token(token)] = float32(bias)
 	}
-	return nil
+	return asUsageError(s.Check())
 }
 
 // loadLoRA loads the adapters of --lora into the session.

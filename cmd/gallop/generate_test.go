@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/internal/randmodel"
+	"github.com/gallop-llm/gallop/llama"
 )
 
 // gallop runs the program with a pipe as its input.
@@ -183,4 +185,32 @@ func TestLossless(t *testing.T) {
 		require.Contains(t, notes, want)
 		require.Empty(t, out)
 	}
+}
+
+// TestRunLearnsWithoutATerminal as soon as the answers have given enough hidden states.
+func TestRunLearnsWithoutATerminal(t *testing.T) {
+	llamatest.Library(t)
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	t.Setenv("GALLOP_LIB", llama.Dir())
+	spec := randmodel.Small("llama")
+	spec.Layers, spec.Vocab = 2, 8<<13
+	model := llamatest.Write(t, spec)
+	const enough = 600
+	states, learnt := 0, false
+	for i := range 60 {
+		code, out, notes := gallop(t, "", "run", "-t", "1", "-m", model, "--json", "-c", "1024", "-n", "200", fmt.Sprintf("say %d", i))
+		require.Equal(t, exitOK, code, notes)
+		var r runResult
+		require.NoError(t, json.Unmarshal([]byte(out), &r))
+		states += r.Tokens - 1 // the first comes from the prompt's pass
+		if learnt = strings.Contains(notes, "[vocabulary shortlist: "); learnt {
+			break
+		}
+		require.Less(t, states, enough, notes)
+	}
+	require.True(t, learnt)
+	require.GreaterOrEqual(t, states, enough)
+	_, out, notes := gallop(t, "", "run", "-t", "1", "-m", model, "--json", "-n", "8", "say")
+	require.NotContains(t, notes, "learning")
+	require.NotContains(t, out, "not learnt yet")
 }

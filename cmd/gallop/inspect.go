@@ -109,6 +109,9 @@ func inspectProfile(out io.Writer, model, named string, asJSON bool) error {
 	for _, f := range p.Provenance {
 		fmt.Fprintf(out, "%-36s %s\n", f.Key, f.Value)
 	}
+	if p.Defaults.Speed > 0 {
+		fmt.Fprintf(out, "%-36s %.2f times as fast as the whole model, on the machine that calibrated\n", "measured", p.Defaults.Speed)
+	}
 	if p.Defaults.Off {
 		fmt.Fprintf(out, "%-36s no, it saves too little: --quality, --depth or --profile asks for it\n", "used by chat and run")
 	}

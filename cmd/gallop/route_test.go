@@ -57,6 +57,50 @@ func TestInspectProfile(t *testing.T) {
 	require.True(t, json.Valid([]byte(out)))
 }
 
+// TestEvalWithAShortlist needs no profile.
+func TestEvalWithAShortlist(t *testing.T) {
+	llamatest.Library(t)
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	spec := randmodel.Small("llama")
+	spec.Vocab = 1 << 14
+	model := llamatest.Write(t, spec)
+	data := writeFile(t, "data.jsonl", `{"prompt": "What is one and one?", "answer": "Two, and no more."}
+{"prompt": "Which?", "choices": ["no", "yes yes"], "answer": 1}
+`)
+	eval := func(args ...string) (code int, out, notes string) {
+		return gallop(t, "", append([]string{"eval", "-t", "1", "-m", model, "--data", data}, args...)...)
+	}
+	for size, want := range map[string]string{"1024": "^shortlist v1024 alone$", "auto": `^shortlist v(1024|2048|4096) alone$`} {
+		code, out, notes := eval("--shortlist", size, "--json")
+		require.Equal(t, exitOK, code, notes)
+		var rows []report.Row
+		require.NoError(t, json.Unmarshal([]byte(out), &rows))
+		require.Len(t, rows, 2)
+		require.Equal(t, "whole model", rows[0].Method)
+		require.Regexp(t, want, rows[1].Method)
+		require.Less(t, *rows[1].Cost, *rows[0].Cost)
+		require.Positive(t, *rows[1].Speedup)
+	}
+	for name, test := range map[string]struct {
+		args []string
+		code int
+		want string
+	}{
+		"word":       {[]string{"--shortlist", "some"}, exitUsage, `--shortlist is "some"`},
+		"too many":   {[]string{"--shortlist", "5000"}, exitError, "take up to 4096"},
+		"no profile": {nil, exitError, "has no profile"},
+		"depths":     {[]string{"--shortlist", "1024", "--depths", "3"}, exitError, "has no profile"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, out, notes := eval(test.args...)
+			require.Equal(t, test.code, code, notes)
+			require.Empty(t, out)
+			require.Contains(t, notes, test.want)
+			require.Equal(t, 1, strings.Count(notes, "\n"), "one sentence, but got: %s", notes)
+		})
+	}
+}
+
 // TestCalibrateRouteEval is a user's way on a model of his own.
 func TestCalibrateRouteEval(t *testing.T) {
 	llamatest.Library(t)

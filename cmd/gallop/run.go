@@ -70,14 +70,23 @@ type runResult struct {
 	Route        *runChoice  `json:"route,omitempty"`                  // absent when nothing was chosen
 	Drafts       *runDrafts  `json:"drafts,omitempty"`                 // absent when not lossless
 	Shortlist    runListed   `json:"shortlist"`
+	Weighed      *runWeighed `json:"weighed,omitempty"` // absent when no mask was weighed
 }
 
 // runListed is what the vocabulary shortlist did.
 type runListed struct {
-	Size  int    `json:"size"`          // tokens with exact logits; 0 = all
-	Rows  int    `json:"rows"`          // tokens that were chosen from a shortlist
-	Whole int    `json:"whole"`         // of these, those that the whole output matrix decided
-	Why   string `json:"why,omitempty"` // there was none
+	Size     int    `json:"size"`          // tokens with exact logits; 0 = all
+	Rows     int    `json:"rows"`          // tokens that were chosen from a shortlist
+	Extended int    `json:"extended"`      // of these, those that needed a longer list
+	Why      string `json:"why,omitempty"` // there was none
+}
+
+// runWeighed is what was found out about the routed mask.
+type runWeighed struct {
+	Speed  float64 `json:"speed"`        // times as fast as the whole model, second decodes included; 0 = not measured
+	Masked int     `json:"masked"`       // tokens decoded under the mask
+	Whole  int     `json:"whole"`        // tokens by the whole model alone, to compare or because the mask did not pay
+	Off    bool    `json:"does_not_pay"` // in the end
 }
 
 // runDrafts is what lossless drafting brought.
@@ -147,8 +156,12 @@ func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error
 		if r := answer.Routed; r != nil {
 			route = &runChoice{r.Task, r.Reason, r.Quality, r.Novelty, ms(answer.Routing), ms(answer.Timing.Waited)}
 		}
+		var weighed *runWeighed
+		if w := answer.Weighed; w.Masked+w.Whole > 0 {
+			weighed = (*runWeighed)(&w)
+		}
 		resident, _ := model.ResidentWeights() // 0 where the system does not tell
-		return json.NewEncoder(out).Encode(runResult{
+		err := json.NewEncoder(out).Encode(runResult{
 			Text: answer.Text, Finish: answer.Finish, Model: model.Path, Skip: answer.Mask.String(),
 			Layers: model.NLayer, LayersUsed: chat.LayersUsed(answer.Mask, model.NLayer),
 			PromptTokens: answer.PromptTokens, Tokens: answer.Tokens,
@@ -157,8 +170,13 @@ func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error
 			PrefillMS: ms(answer.Prefill), PrefillTPS: answer.PrefillSpeed(),
 			DecodeMS: ms(answer.Decode), DecodeTPS: answer.DecodeSpeed(),
 			Prefill: session.Prefill().String(), Escalated: answer.Escalated, Weights: model.Size, Resident: resident,
-			Threads: answer.Threads.Now, Changes: answer.Threads.Changes, Route: route, Drafts: draftsOf(answer), Shortlist: runListed(answer.Listed),
+			Threads: answer.Threads.Now, Changes: answer.Threads.Changes, Route: route, Drafts: draftsOf(answer), Shortlist: runListed(answer.Listed), Weighed: weighed,
 		})
+		if err != nil {
+			return fmt.Errorf("write the answer: %w", err)
+		}
+		g.learnShortlist(ctx, cmd, false)
+		return nil
 	}
 	if _, err := fmt.Fprintln(out); err != nil {
 		return fmt.Errorf("write the answer: %w", err)
@@ -167,26 +185,27 @@ func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	return g.learn(ctx, cmd)
+	g.learnShortlist(ctx, cmd, isTerminal(cmd.ErrOrStderr()))
+	return nil
 }
 
-// learn makes the model's vocabulary shortlist after an answer, where a person can see what
-// takes time and end it.
-func (g *generation) learn(ctx context.Context, cmd *cobra.Command) error {
-	notes := cmd.ErrOrStderr()
-	if g.learner == nil || g.learner.Why() != "" || g.learner.Made() != nil || !isTerminal(notes) {
-		return nil
+// learnShortlist makes the model's vocabulary shortlist after an answer: once the answers have
+// given enough hidden states, or, where a person can see what takes time and end it, at
+// once. The answer is there, so an error is told and no more.
+func (g *generation) learnShortlist(ctx context.Context, cmd *cobra.Command, atOnce bool) {
+	l, notes := g.learner, cmd.ErrOrStderr()
+	if ctx.Err() != nil || l == nil || l.Why() != "" || l.Made() != nil || !atOnce && !l.Ready() {
+		return
 	}
 	fmt.Fprintln(notes, "[learning this model's vocabulary shortlist, once, in a minute or less; Ctrl-C leaves it for later]")
-	err := g.learner.Learn(ctx)
+	err := l.Learn(ctx)
 	switch {
 	case ctx.Err() != nil:
-		return nil
 	case err != nil:
-		return err
+		fmt.Fprintln(notes, "gallop:", err)
+	default:
+		fmt.Fprintln(notes, madeNote(l.Made()))
 	}
-	fmt.Fprintln(notes, madeNote(g.learner.Made()))
-	return nil
 }
 
 func ms(d time.Duration) float64 { return d.Seconds() * 1000 }

@@ -15,6 +15,7 @@ import (
 	"github.com/gallop-llm/gallop/internal/chat"
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/internal/randmodel"
+	"github.com/gallop-llm/gallop/internal/shortlist"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -30,6 +31,7 @@ func TestCost(t *testing.T) {
 		experts   = 2 * 3 * 64 * 64           // 2 of 4 are used
 		router    = 64 * 4                    // of experts
 		output    = 64 * 384
+		preview   = 5000                           // bytes of a shortlist's own matrices
 		norm      = 64                             // and so long is the embedding's row
 		n         = 10                             // tokens of the prompt
 		pairs     = (1 + 10) * 10 / 2 * 2 * 4 * 64 // operations: positions, heads, keys and values
@@ -53,6 +55,9 @@ func TestCost(t *testing.T) {
 		"without the last": {randmodel.Small("llama"), "7",
 			float * (7*(attention+norm+dense+norm) + output + 2*norm),
 			7*(2*n*attention+pairs) + 7*2*n*dense + 2*output},
+		"shortlist": {randmodel.Small("llama"), "v96", // a quarter of the rows
+			float*(8*(attention+norm+dense+norm)+output/4+2*norm) + preview,
+			8*(2*n*attention+pairs) + 7*2*n*dense + 2*dense + 2*output},
 		"experts": {randmodel.Small("llama-moe"), "1",
 			float * (7*(attention+norm+experts+router+norm) + output + 2*norm),
 			7*(2*n*attention+pairs) + 6*2*n*(experts+router) + 2*(experts+router) + 2*output},
@@ -60,7 +65,7 @@ func TestCost(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			mask, err := skip.Parse(test.mask)
 			require.NoError(t, err)
-			c := costOf(llamatest.Open(t, llamatest.Write(t, test.spec)), mask, n)
+			c := costOf(llamatest.Open(t, llamatest.Write(t, test.spec)), mask, n, &llama.Shortlist{Size: preview})
 			require.Equal(t, test.bytes, c.bytes)
 			require.Equal(t, test.flops, c.flops)
 		})
@@ -95,6 +100,49 @@ func TestSpread(t *testing.T) {
 // options are for the least measurement that has all parts.
 func options() Options {
 	return Options{Prompt: 7, Decode: 3, Rounds: 2, GPULayers: llama.CPUOnly, Context: llama.ContextOptions{NBatch: 4, NUBatch: 4, Threads: 1}}
+}
+
+// A shortlist is measured on what the model says itself; only its rows tell of tokens in doubt.
+func TestRunWithAShortlist(t *testing.T) {
+	llamatest.Library(t)
+	spec := randmodel.Small("llama")
+	spec.Vocab = 1 << 14
+	m := llamatest.Open(t, llamatest.Write(t, spec))
+	l := shortlist.Open(m, t.TempDir(), 1, func(err error) { t.Error(err) })
+	defer l.Close()
+	require.NoError(t, l.Learn(context.Background()))
+	o := options()
+	o.Shortlist = l.Made().List
+	short := skip.Mask{}.WithShortlist(1024)
+	for margin, doubt := range map[float32]float64{-1e9: 0, 1e9: 1} {
+		l.Made().List.Margin = margin
+		rows, err := Run(context.Background(), m, []skip.Mask{skip.Layers(3), short}, o)
+		require.NoError(t, err)
+		require.Len(t, rows, 3)
+		require.Nil(t, rows[0].Doubt)
+		require.Nil(t, rows[1].Doubt)
+		require.NotNil(t, rows[2].Doubt)
+		require.InDelta(t, doubt, *rows[2].Doubt, 0)
+		require.Less(t, rows[2].TokenBytes, rows[0].TokenBytes)
+		var table strings.Builder
+		require.NoError(t, Write(&table, "md", rows))
+		require.Contains(t, table.String(), "in doubt, %")
+	}
+}
+
+func TestText(t *testing.T) {
+	llamatest.Library(t)
+	r := &runner{Options: options(), ctx: context.Background()}
+	r.Context.NCtx = 700
+	e, err := r.newEngine(llamatest.Small(t, "llama"))
+	require.NoError(t, err)
+	defer e.Close()
+	for _, n := range []int{1, 5, 600} {
+		e.context.Clear()
+		tokens, err := e.text(n, 3)
+		require.NoError(t, err)
+		require.Len(t, tokens, n+3)
+	}
 }
 
 func TestRun(t *testing.T) {

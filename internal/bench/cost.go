@@ -4,6 +4,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/gallop-llm/gallop/internal/gguf"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -14,15 +15,16 @@ type cost struct {
 	flops float64 // of a prompt
 }
 
-// costOf adds up what mask keeps of a model, for a prompt of nPrompt tokens.
-func costOf(m *llama.Model, mask skip.Mask, nPrompt int) cost {
+// costOf adds up what mask keeps of a model, for a prompt of nPrompt tokens. list is the
+// vocabulary shortlist that masks with one decode with; prompts have the whole matrix.
+func costOf(m *llama.Model, mask skip.Mask, nPrompt int, list *llama.Shortlist) cost {
 	used := 1.0 // share of the experts
 	if all := number(m, "expert_count"); all > 0 {
 		used = number(m, "expert_used_count") / all
 	}
-	output := "token_embd.weight" // unless there is a matrix of its own
+	output := gguf.EmbeddingName // unless there is a matrix of its own
 	for _, t := range m.Tensors {
-		if t.Name == "output.weight" {
+		if t.Name == gguf.OutputName {
 			output = t.Name
 		}
 	}
@@ -33,18 +35,22 @@ func costOf(m *llama.Model, mask skip.Mask, nPrompt int) cost {
 			continue // not run by ordinary decodes, or skipped
 		}
 		share, rows := 1.0, float64(nPrompt) // of the tensor; that it is multiplied with
+		bytes := float64(t.Size)
 		switch {
 		case strings.Contains(t.Name, "_exps."):
 			share = used
 		case t.Name == output:
 			rows = 1
-		case strings.HasSuffix(t.Name, "token_embd.weight"): // looked up
+			if n := mask.Shortlist(); n > 0 {
+				bytes = float64(list.Size) + bytes*float64(n)/float64(t.Shape[1])
+			}
+		case strings.HasSuffix(t.Name, gguf.EmbeddingName): // looked up
 			share, rows = 1/float64(t.Shape[1]), 0
 		}
 		if inLayer && layer == m.NLayer-1 && half == skip.FeedForward {
 			rows = 1
 		}
-		c.bytes += share * float64(t.Size)
+		c.bytes += share * bytes
 		if len(t.Shape) > 1 {
 			c.flops += 2 * rows * share * elements(t)
 		}

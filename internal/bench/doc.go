@@ -11,12 +11,15 @@
 // A turn is a prompt of random tokens, of which the last one's logits are wanted,
 // then tokens decoded one at a time, random too: nothing is sampled, as in
 // llama-bench. Unlike there the decoded tokens follow the prompt, as an answer does.
+// Where a mask has a vocabulary shortlist, the tokens are built-in prompts and what the
+// model goes on with: of random ones far more would be in doubt.
 //
 // # The ideal
 //
 // What a mask could gain at best follows from the file. A decoded token reads the
 // weights of every kept half of a layer once, the output matrix, the norms and a
-// row of the embedding, of experts the share that is used: decode is bound by
+// row of the embedding, of experts the share that is used. With a shortlist it reads the
+// preview and the list's rows in place of the output matrix. Decode is bound by
 // memory, so the ideal speed-up is the whole model's bytes over the mask's. A
 // prompt costs two operations for each weight and token, and for attention two
 // for each pair of positions, head and element of keys and values. The output

@@ -64,6 +64,8 @@ type Row struct {
 
 	SwitchMSCI *float64 `json:"switch_ms_ci"` // half width of its 95 % confidence interval
 
+	Doubt *float64 `json:"shortlist_doubt"` // share of the tokens with a shortlist whose list was made longer, 0 to 1
+
 	RSSMB  float64 `json:"rss_mb"`  // resident memory of the process after its first turn, 10^6 bytes
 	PeakMB float64 `json:"peak_mb"` // the most so far, loading included
 }
@@ -71,7 +73,7 @@ type Row struct {
 // rows sums up all that was measured.
 func (r *runner) rows(all []measured, route float64) []Row {
 	sizes := skip.SizesOf(r.model.Tensors, r.model.NLayer)
-	whole := costOf(r.model, skip.Mask{}, r.Prompt)
+	whole := costOf(r.model, skip.Mask{}, r.Prompt, nil)
 	var rows []Row
 	for _, x := range all {
 		per := func(tokens int, turns []turn, time func(turn) time.Duration) summary {
@@ -82,7 +84,7 @@ func (r *runner) rows(all []measured, route float64) []Row {
 			return summarise(speeds)
 		}
 		prefill, decode := per(r.Prompt, x.turns, prefillTime), per(r.Decode, x.turns, decodeTime)
-		own := costOf(r.model, x.mask, r.Prompt)
+		own := costOf(r.model, x.mask, r.Prompt, r.Shortlist)
 		ofStock, ofStockPrefill := ratio(x.turns, x.stock, decodeTime), ratio(x.turns, x.stock, prefillTime)
 		row := Row{
 			Model: strings.TrimSuffix(filepath.Base(r.model.Path), ".gguf"), Type: mainType(r.model),
@@ -99,6 +101,7 @@ func (r *runner) rows(all []measured, route float64) []Row {
 		}
 		row.RatioIdeal, row.RatioIdealPrefill = row.RatioStock/row.IdealDecode, row.RatioStockPrefill/row.IdealPrefill
 		row.RatioIdealCI, row.RatioIdealPrefillCI = ofStock.ci/row.IdealDecode, ofStockPrefill.ci/row.IdealPrefill
+		row.Doubt = report.Figure(doubt(x.turns))
 		if x.pruned != nil {
 			decode, prefill := ratio(x.turns, x.pruned, decodeTime), ratio(x.turns, x.pruned, prefillTime)
 			row.RatioPruned, row.RatioPrunedCI = &decode.median, &decode.ci
@@ -120,6 +123,16 @@ func ratio(own, other []turn, time func(turn) time.Duration) summary {
 		ratios = append(ratios, time(other[i]).Seconds()/time(own[i]).Seconds())
 	}
 	return summarise(ratios)
+}
+
+// doubt is the share of tokens with a shortlist that were in doubt; NaN without any.
+func doubt(turns []turn) float64 {
+	var sum llama.ShortlistUse
+	for _, t := range turns {
+		sum.Rows += t.listed.Rows
+		sum.Extended += t.listed.Extended
+	}
+	return float64(sum.Extended) / float64(sum.Rows)
 }
 
 // mainType is the type that most of the model's bytes have.
@@ -232,6 +245,12 @@ var columns = []struct {
 	}},
 	{report.Column{Name: "of ideal"}, func(r Row) string {
 		return exactPair(&r.RatioIdealPrefill, &r.RatioIdealPrefillCI, &r.RatioIdeal, &r.RatioIdealCI)
+	}},
+	{report.Column{Name: "in doubt, %"}, func(r Row) string {
+		if r.Doubt == nil {
+			return missing
+		}
+		return report.Percent(*r.Doubt)
 	}},
 	{report.Column{Name: "GB/s"}, func(r Row) string { return decimals(r.GBPerS, 1) }},
 	{report.Column{Name: "first token, ms"}, func(r Row) string { return decimals(r.TTFTMS, 0) }},

@@ -37,6 +37,11 @@ type Options struct {
 	// Route chooses layers for a prompt, to see what that costs; nil = nobody does.
 	Route func(prompt string) error
 
+	// Shortlist is what masks with a vocabulary shortlist decode with; nil = no mask has
+	// one. How many of its tokens are in doubt depends on the text, so with it the tokens
+	// are built-in prompts and what the model goes on with, in place of random ones.
+	Shortlist *llama.Shortlist
+
 	// Progress, when set, is told how many steps of how many are done.
 	Progress func(done, total int)
 }
@@ -96,6 +101,14 @@ func (r *runner) run(masks []skip.Mask) ([]Row, error) {
 		return nil, err
 	}
 	defer whole.Close()
+	if r.Shortlist != nil {
+		if err := whole.context.SetShortlist(r.Shortlist); err != nil {
+			return nil, err
+		}
+		if r.tokens, err = whole.text(r.Prompt, r.Decode); err != nil {
+			return nil, err
+		}
+	}
 	all := []measured{{switching: summary{median: math.NaN(), ci: math.NaN()}}}
 	variants := []variant{{whole, skip.Mask{}}}
 	for _, mask := range masks {
@@ -170,6 +183,7 @@ type variant struct {
 // turn is what a variant needed for a prompt and the tokens after it.
 type turn struct {
 	prefill, decode time.Duration
+	listed          llama.ShortlistUse
 }
 
 func (r *runner) turn(v variant) (turn, error) {
@@ -322,12 +336,19 @@ func (r *runner) newEngine(m *llama.Model) (*engine, error) {
 func (e *engine) Close() error { return errors.Join(e.batch.Close(), e.context.Close()) }
 
 // turn decodes nPrompt tokens as a prompt and the rest one at a time. Another
-// token is decoded before, untimed: after another model's turn the first look at
-// each weight is slow, most of all in a virtual machine.
+// token is decoded before, untimed, with the shortlist and with the whole output matrix,
+// which the prompt has: after another model's turn the first look at each weight is
+// slow, most of all in a virtual machine.
 func (e *engine) turn(mask skip.Mask, tokens []llama.Token, nPrompt int) (turn, error) {
+	prompt := mask.WithShortlist(0)
 	err := e.context.Remove(0, 0, -1)
+	if err == nil && mask != prompt {
+		if err = e.step(mask, tokens[0], 0); err == nil {
+			err = e.context.Remove(0, 0, -1)
+		}
+	}
 	if err == nil {
-		err = e.step(mask, tokens[0], 0)
+		err = e.step(prompt, tokens[0], 0)
 	}
 	if err == nil {
 		err = e.context.Remove(0, 0, -1)
@@ -336,26 +357,35 @@ func (e *engine) turn(mask skip.Mask, tokens []llama.Token, nPrompt int) (turn, 
 		return turn{}, err
 	}
 	start := time.Now()
-	e.batch.Clear()
-	for i, token := range tokens[:nPrompt] {
-		last := i == nPrompt-1
-		if err := e.batch.Add(token, i, last, 0); err != nil {
-			return turn{}, err
-		}
-		if e.batch.Len() == e.batch.Cap() || last {
-			if err := e.decode(mask); err != nil {
-				return turn{}, err
-			}
-		}
+	if err := e.prefill(prompt, tokens[:nPrompt]); err != nil {
+		return turn{}, err
 	}
-	prefill := time.Since(start)
+	prefill, before := time.Since(start), e.context.ShortlistUse()
 	start = time.Now()
 	for i, token := range tokens[nPrompt:] {
 		if err := e.step(mask, token, nPrompt+i); err != nil {
 			return turn{}, err
 		}
 	}
-	return turn{prefill, time.Since(start)}, nil
+	took, use := time.Since(start), e.context.ShortlistUse()
+	return turn{prefill, took, use.Since(before)}, nil
+}
+
+// prefill decodes a prompt, with the logits of its last token.
+func (e *engine) prefill(mask skip.Mask, prompt []llama.Token) error {
+	e.batch.Clear()
+	for i, token := range prompt {
+		last := i == len(prompt)-1
+		if err := e.batch.Add(token, i, last, 0); err != nil {
+			return err
+		}
+		if e.batch.Len() == e.batch.Cap() || last {
+			if err := e.decode(mask); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // step decodes one token.

@@ -100,7 +100,7 @@ func (r *run) acceptance(ctx context.Context, p *router.Profile) error {
 		p.Drafts[n].Acceptance = min(max(p.Drafts[n].Acceptance, 0), 1) // sums round
 	}
 	var err error
-	p.Drafter, _, err = router.Train(r.vectors, rows, &router.TrainOptions{Hidden: draftHidden, Nets: 1, Seed: r.Seed})
+	p.Drafter, _, err = router.Train(r.vectors, rows, &router.TrainOptions{Hidden: draftHidden, Nets: 1, Seed: r.Seed, Between: func() error { return r.Pause.Wait(ctx) }})
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/gallop-llm/gallop/internal/dataset"
+	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -52,6 +53,11 @@ type Options struct {
 	Threads int
 	Seed    uint64
 	Folder  string // for what has been measured so far; a run with the same data and settings resumes from it
+
+	// Pause, while it is on, holds up what is done, and does not count for Time; nil =
+	// never. A decode that is running is done again, so that last digits may differ. The
+	// memory beside the model's is bounded then, see [Memory].
+	Pause *llama.Pause
 
 	quick bool // fewer depths
 

@@ -30,7 +30,7 @@ func (r *run) profile(ctx context.Context) (*router.Profile, error) {
 	}
 	r.Progress("training the router", 0, 1)
 	var report router.Report
-	if p.Router, report, err = router.Train(r.vectors, r.losses, &router.TrainOptions{Depths: depths, Seed: r.Seed}); err != nil {
+	if p.Router, report, err = router.Train(r.vectors, r.losses, &router.TrainOptions{Depths: depths, Seed: r.Seed, Between: func() error { return r.Pause.Wait(ctx) }}); err != nil {
 		return nil, err
 	}
 	task := make([]int, len(r.cases))
@@ -46,10 +46,10 @@ func (r *run) profile(ctx context.Context) (*router.Profile, error) {
 			return nil, err
 		}
 	}
-	if r.saving, err = r.savingOf(p, report.Valid); err != nil {
+	if r.saving, err = r.savingOf(ctx, p, report.Valid); err != nil {
 		return nil, err
 	}
-	p.Defaults.Off = r.saving.bytes < leastSaving
+	p.Defaults.Speed, p.Defaults.Off = r.saving.speed, r.saving.speed < leastSpeedup
 	p.Provenance = []router.Fact{
 		{Key: "data", Value: dataset.Hash(r.Examples)},
 		{Key: "examples", Value: fmt.Sprint(len(r.cases))},

@@ -63,8 +63,8 @@ type scored struct {
 }
 
 // Run makes a profile for m: omission sets, router and policy. The same data,
-// settings and seed give the same profile, also when a run was killed and
-// started again with the same folder.
+// settings and seed give the same profile, but for the speed that is measured in the
+// end, also when a run was killed and started again with the same folder.
 func Run(ctx context.Context, m *llama.Model, o Options) (*router.Profile, error) {
 	r := &run{Options: o, start: time.Now(), model: m, sizes: skip.SizesOf(m.Tensors, m.NLayer), tokens: map[scored][]eval.TokenScore{}}
 	if err := r.defaults(); err != nil {
@@ -74,7 +74,7 @@ func Run(ctx context.Context, m *llama.Model, o Options) (*router.Profile, error
 	if r.id, err = router.FingerprintOf(m.Path); err != nil {
 		return nil, err
 	}
-	if r.scorer, err = eval.NewScorer(m, &eval.Options{Threads: r.Threads}); err != nil {
+	if r.scorer, err = eval.NewScorer(m, r.scoring()); err != nil {
 		return nil, err
 	}
 	defer r.scorer.Close()
@@ -144,8 +144,20 @@ func (r *run) tell(p *router.Profile) error {
 	return r.Usable(p, r.has(p, r.saving))
 }
 
+// scoring is how the scorer works.
+func (r *run) scoring() *eval.Options {
+	o := &eval.Options{Threads: r.Threads, Pause: r.Pause}
+	if r.Pause != nil {
+		o.NCtx, o.Sequences, o.InputBytes = pausedContext, pausedSequences, pausedInputs
+	}
+	return o
+}
+
+// elapsed is how long the run has been at work, pauses apart.
+func (r *run) elapsed() time.Duration { return time.Since(r.start) - r.Pause.Held() }
+
 // left is how much of Time is left; never less than a moment.
-func (r *run) left() time.Duration { return max(r.Time-time.Since(r.start), time.Nanosecond) }
+func (r *run) left() time.Duration { return max(r.Time-r.elapsed(), time.Nanosecond) }
 
 // defaults fills in what was left open.
 func (r *run) defaults() error {

@@ -147,7 +147,7 @@ func (r *run) answer(ctx context.Context) error {
 	most := cmp.Or(k.Most, len(open))
 	for len(k.Answers) < min(most, len(open)) {
 		r.Progress("answering", len(k.Answers), len(open))
-		start := time.Now()
+		start := r.elapsed()
 		var prompts [][]llama.Token
 		for _, i := range open[len(k.Answers):min(len(k.Answers)+answerChunk, len(open))] {
 			prompts = append(prompts, r.cases[i].Prompt)
@@ -163,7 +163,7 @@ func (r *run) answer(ctx context.Context) error {
 			k.Answers = append(k.Answers, g.Tokens)
 		}
 		if k.Most == 0 && r.Time > 0 {
-			each := time.Since(start) / time.Duration(len(prompts))
+			each := (r.elapsed() - start) / time.Duration(len(prompts))
 			k.Most = max(leastPrompts, int(promptShare/promptReads*float64(r.Time)/float64(each)))
 			most = k.Most
 		}
@@ -300,7 +300,7 @@ func (r *run) options(stage string, influence []float64, budget time.Duration) *
 		Depth: slices.Max(r.Depths), PerByte: r.Unit != Layers, Budget: budget, Influence: influence,
 		Progress: func(done, total int) { r.Progress(stage, done, max(total, done, 1)) },
 	}
-	if budget > 0 {
+	if o.Held = r.Pause.Held; budget > 0 {
 		o.Pool = pooled
 	}
 	return o
@@ -326,12 +326,12 @@ func (r *run) searchAll(ctx context.Context) error {
 	if r.Time > 0 {
 		budget = max(r.left()-time.Duration((1-searchShare)*float64(r.Time)), time.Nanosecond)
 	}
-	cases, start := r.mixed(), time.Now()
+	cases, start := r.mixed(), r.elapsed()
 	path, err := skip.Greedy(ctx, units, len(cases), r.lossesOf(general, cases, false), r.options("searching "+general, influence, budget))
 	if err != nil && !errors.Is(err, skip.ErrBudget) {
 		return err
 	}
-	r.searched = time.Since(start)
+	r.searched = r.elapsed() - start
 	r.take(general, path)
 	return r.baseline(ctx, units, influence, cases)
 }
@@ -455,7 +455,9 @@ func (r *run) measureInfluence(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	c.PauseWith(r.Pause)
 	r.turned = c // Run closes it
+	defer c.AbortOn(ctx)()
 	b, err := llama.NewBatch(longest, nil)
 	if err != nil {
 		return err
@@ -482,7 +484,7 @@ func (r *run) measureInfluence(ctx context.Context) error {
 		}
 		c.Clear()
 		if err := c.Decode(b, skip.Mask{}); err != nil {
-			return err
+			return cmp.Or(ctx.Err(), err)
 		}
 		tokens += len(k.Prompt)
 	}
@@ -601,7 +603,7 @@ func (r *run) tokensOf(ctx context.Context, n int, mask skip.Mask) ([]eval.Token
 
 // measure finds each prompt's loss under each candidate.
 func (r *run) measure(ctx context.Context) error {
-	start := time.Now()
+	start := r.elapsed()
 	r.losses = make([][]float64, len(r.cases))
 	for from := 0; from < len(r.cases); from += lossChunk {
 		to := min(from+lossChunk, len(r.cases))
@@ -623,6 +625,6 @@ func (r *run) measure(ctx context.Context) error {
 			r.losses[i][c] -= whole
 		}
 	}
-	r.measured = time.Since(start)
+	r.measured = r.elapsed() - start
 	return nil
 }

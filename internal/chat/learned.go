@@ -12,8 +12,8 @@ import (
 	"github.com/gallop-llm/gallop/router"
 )
 
-// learned is what drafting found out about a model on a machine, as it is kept in
-// a file: the next process need not find it out again.
+// learned is what was found out about a model on a machine, as it is kept in a file:
+// the next process need not find it out again.
 type learned struct {
 	Version  int             `json:"version"`
 	Alone    llama.Alone     `json:"alone"`    // how batches come out as one token at a time
@@ -21,6 +21,9 @@ type learned struct {
 	Rounding float64         `json:"rounding"` // of logits, at most
 	Graph    float64         `json:"graph"`    // cost of a new graph, in the time of a token decoded alone
 	Costs    map[int]float64 `json:"costs"`    // of batches, by their tokens, likewise
+
+	Masks map[string]maskKept `json:"masks,omitempty"` // as --skip takes them
+	Ahead float64             `json:"ahead,omitempty"` // seconds saved up for finding out about masks
 }
 
 // learnedVersion changes with the meaning of what is kept.
@@ -33,10 +36,13 @@ func (l *learned) valid() bool {
 	for n, cost := range l.Costs {
 		ok = ok && n > 1 && n <= mostRows && cost > 0
 	}
+	for _, mask := range l.Masks {
+		ok = ok && mask.valid()
+	}
 	return ok
 }
 
-// LearnedPath is where [Lossless].Learned is kept: in the user's cache folder, in
+// LearnedPath is where [Options].Learned is kept: in the user's cache folder, in
 // a file for each model, library, processor, number of threads and kind of KV
 // cache, on all of which times and rounding hang.
 func LearnedPath(m *llama.Model, o *llama.ContextOptions, gpuLayers int, repack bool) (string, error) {
@@ -46,7 +52,7 @@ func LearnedPath(m *llama.Model, o *llama.ContextOptions, gpuLayers int, repack 
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
-		return "", fmt.Errorf("find the cache folder for costs of batches: %w", err)
+		return "", fmt.Errorf("find the cache folder for what decoding costs: %w", err)
 	}
 	threads := o.Threads
 	if threads == 0 {
@@ -58,43 +64,73 @@ func LearnedPath(m *llama.Model, o *llama.ContextOptions, gpuLayers int, repack 
 		fmt.Fprintln(machine, d.Name, d.Description, d.Kind)
 	}
 	name := fmt.Sprintf("%s-%016x.json", filepath.Base(model.String()), machine.Sum64())
-	return filepath.Join(cache, "gallop", "lossless", name), nil
+	return filepath.Join(cache, "gallop", "costs", name), nil
 }
 
-// recall takes in what is kept in a file. What cannot be read or understood is
-// found out again.
-func (d *drafter) recall(path string) {
-	d.kept = path
+// readLearned takes what a file keeps; nil = nothing that can be used, which is found
+// out again.
+func readLearned(path string) *learned {
 	if path == "" {
-		return
+		return nil
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return
+		return nil
 	}
 	var l learned
 	if json.Unmarshal(data, &l) != nil || !l.valid() {
+		return nil
+	}
+	return &l
+}
+
+// recall takes in what was learnt earlier.
+func (s *Session) recall() {
+	if l := readLearned(s.opts.Learned); l != nil {
+		s.worth.recall(l.Masks, l.Ahead)
+	}
+}
+
+// recall takes in what was learnt earlier of batches.
+func (d *drafter) recall(l *learned) {
+	if l == nil || l.Compared == 0 && len(l.Costs) == 0 {
 		return
 	}
 	d.s.alone, d.same = l.Alone, compared{sizes: l.Compared, most: l.Rounding, anyway: l.Rounding > 0}
 	d.pace.recall(l.Graph, l.Costs)
 }
 
-// keep writes what was learnt, if something was. Without the file drafting works
-// as well, so no error stops an answer.
-func (d *drafter) keep() {
-	if d.kept == "" || !d.learned {
+// keep writes what was learnt, if something was, and leaves the rest of the file as it
+// is. Without the file everything works as well, so no error stops an answer.
+func (s *Session) keep() {
+	path, batches := s.opts.Learned, s.drafter != nil && s.drafter.learned
+	if path == "" || !batches && !s.worth.fresh {
 		return
 	}
+	l := readLearned(path)
+	if l == nil {
+		l = &learned{Version: learnedVersion, Alone: llama.AttendAlone}
+	}
+	if batches {
+		s.drafter.keep(l)
+	}
+	if s.worth.fresh {
+		l.Masks, l.Ahead = s.worth.keep(), s.worth.ahead
+	}
+	s.worth.fresh = false
+	data, err := json.Marshal(l)
+	if err == nil && os.MkdirAll(filepath.Dir(path), 0o755) == nil {
+		files.Write(path, append(data, '\n'))
+	}
+}
+
+// keep puts what was learnt of batches into l.
+func (d *drafter) keep(l *learned) {
 	d.learned = false
-	l := learned{Version: learnedVersion, Alone: d.s.alone, Compared: d.same.sizes, Rounding: d.same.most, Graph: d.pace.graph, Costs: map[int]float64{}}
+	l.Alone, l.Compared, l.Rounding, l.Graph, l.Costs = d.s.alone, d.same.sizes, d.same.most, d.pace.graph, map[int]float64{}
 	for n, cost := range d.pace.cost {
 		if d.pace.seen[n].n >= trusted {
 			l.Costs[n] = cost
 		}
-	}
-	data, err := json.Marshal(l)
-	if err == nil && os.MkdirAll(filepath.Dir(d.kept), 0o755) == nil {
-		files.Write(d.kept, append(data, '\n'))
 	}
 }

@@ -20,7 +20,7 @@ func TestLearnedIsKept(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "new folder", "learned.json")
 	opts := Options{
 		Context: llama.ContextOptions{NCtx: 256, Threads: 1}, MaxTokens: 60,
-		Lossless: &Lossless{Masks: []DraftMask{{Mask: skip.Layers(1)}}, Learned: path},
+		Lossless: &Lossless{Masks: []DraftMask{{Mask: skip.Layers(1)}}}, Learned: path,
 	}
 	first, err := New(m, &opts)
 	require.NoError(t, err)
@@ -64,7 +64,7 @@ func TestLearnedIsFoundOutAgain(t *testing.T) {
 	} {
 		path := filepath.Join(t.TempDir(), "learned.json")
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
-		s, err := New(m, &Options{Context: llama.ContextOptions{NCtx: 256, Threads: 1}, MaxTokens: 30, Lossless: &Lossless{Learned: path}})
+		s, err := New(m, &Options{Context: llama.ContextOptions{NCtx: 256, Threads: 1}, MaxTokens: 30, Lossless: &Lossless{}, Learned: path})
 		require.NoError(t, err, name)
 		require.Zero(t, s.drafter.pace.seen[4].n, name)
 		_, err = s.Ask(t.Context(), "say", func(string) {})

@@ -34,10 +34,6 @@ type Lossless struct {
 	// Fixed drafts MaxDraft tokens each time, under the first mask or, without
 	// one, looked up, whether it pays or not: for tests and measurements.
 	Fixed bool
-
-	// Learned is the file that keeps what batches cost on this machine, from
-	// process to process; see [LearnedPath]. "" = nothing is kept.
-	Learned string
 }
 
 // DraftMask is a mask to draft under, and what is known of it beforehand.
@@ -170,8 +166,7 @@ type drafter struct {
 	rounds   int
 	emitted  time.Duration // in which a draft's tokens were given to the caller
 
-	kept    string // file for what is learnt; "" = none
-	learned bool   // something that is not in it
+	learned bool // something that [Options].Learned does not have
 }
 
 func newDrafter(s *Session, o *Lossless) (*drafter, error) {
@@ -187,7 +182,7 @@ func newDrafter(s *Session, o *Lossless) (*drafter, error) {
 	}
 	d.judge.excess = make([]float32, s.model.Vocab.Size)
 	s.alone = llama.AttendAlone
-	if d.recall(o.Learned); s.alone == llama.AttendAlone {
+	if d.recall(readLearned(s.opts.Learned)); s.alone == llama.AttendAlone {
 		d.pace.apart = apart(s.model)
 	}
 	return d, nil
@@ -240,28 +235,15 @@ func (d *drafter) source(m DraftMask) *source {
 // skippedShare is the share of the weights' bytes that a token does not read under
 // a mask.
 func skippedShare(m *llama.Model, mask skip.Mask) float64 {
-	read, embedding, output := 0.0, 0.0, false
-	for _, t := range m.Tensors {
-		read += float64(t.Size)
-		switch t.Name {
-		case "token_embd.weight":
-			embedding = float64(t.Size)
-		case "output.weight":
-			output = true
-		}
-	}
-	if output { // a row of the embedding is read, not all of it
-		read -= embedding
-	}
-	return float64(skip.SizesOf(m.Tensors, m.NLayer).Bytes(mask)) / max(read, 1)
+	read, _ := m.TokenBytes()
+	return float64(skip.SizesOf(m.Tensors, m.NLayer).Bytes(mask)) / float64(max(read, 1))
 }
 
-// Close keeps what was learnt and frees the sampler. Further calls do nothing.
+// Close frees the sampler. Further calls do nothing.
 func (d *drafter) Close() error {
 	if d == nil {
 		return nil
 	}
-	d.keep()
 	if d.drawing == nil {
 		return nil
 	}

@@ -68,10 +68,18 @@ type times struct {
 func (t *times) add(x float64) (usual float64) {
 	t.last[t.n%recent] = x
 	t.n++
+	return t.at(usualTime)
+}
+
+// usualTime is the share of times that are shorter than what something usually takes.
+const usualTime = 0.25
+
+// at is the time that about this share of the last are shorter than; 0 while there are none.
+func (t *times) at(share float64) float64 {
 	known := min(t.n, recent)
 	sorted := t.last
 	slices.Sort(sorted[:known])
-	return sorted[(known-1)/4]
+	return sorted[int(share*float64(max(known-1, 0)))]
 }
 
 // saw takes in the time of a batch of n tokens; before that of a single one is

@@ -137,6 +137,9 @@ func Summary(a Answer, nLayer int) string {
 	if a.Escalated > 0 {
 		fmt.Fprintf(&s, " · %.0f %% of tokens by the whole model", 100*a.EscalatedShare())
 	}
+	if w := a.Weighed; w.Off {
+		fmt.Fprintf(&s, " · the mask does not pay here: %d tokens by the whole model", w.Whole)
+	}
 	if d := a.Drafting; d != nil && d.Rounds > 0 {
 		fmt.Fprintf(&s, " · drafts: %.0f %% accepted, %.1f tokens a verification, %.2f × as fast", 100*d.Acceptance(), d.TokensPerRound(), a.DraftSpeedup())
 	} else if d != nil {
@@ -192,6 +195,7 @@ func (r *Repl) stats() {
 		{"layers", fmt.Sprintf("%g of %d", LayersUsed(a.Mask, r.Model.NLayer), r.Model.NLayer)},
 		{"skipped", a.Mask.String()},
 		{"routed", routing(a)},
+		{"mask", a.Weighed.String()},
 		{"shortlist", listed(a)},
 		{"escalated", fmt.Sprintf("%d tokens, %.1f %%, decided by the whole model", a.Escalated, 100*a.EscalatedShare())},
 		{"drafts", drafts(a)},
@@ -233,7 +237,7 @@ func drafts(a Answer) string {
 // listed says what the vocabulary shortlist did, or why there was none.
 func listed(a Answer) string {
 	if l := a.Listed; l.Size > 0 {
-		return fmt.Sprintf("%d tokens with exact logits; %d of %d choices by the whole output matrix", l.Size, l.Whole, l.Rows)
+		return fmt.Sprintf("%d tokens with exact logits, more for %d of %d choices", l.Size, l.Extended, l.Rows)
 	}
 	return "none: " + a.Listed.Why
 }

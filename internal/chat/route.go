@@ -42,6 +42,38 @@ type Routing struct {
 	Escalate float64
 }
 
+// NewRouting routes by a profile under a policy; the zero one is the profile's own. A
+// quality budget is kept by the calibrated cascade, if there is one for it and prompts
+// are decoded in full.
+func NewRouting(p *router.Profile, policy router.Policy, prefill skip.Prefill) *Routing {
+	r := &Routing{Profile: p, Policy: policy}
+	if policy.Depth > 0 || prefill != skip.FullPrefill {
+		return r
+	}
+	if c, ok := p.Defaults.Cascade(cmp.Or(policy.Quality, p.Defaults.Quality)); ok {
+		r.Policy, r.Escalate = router.Policy{Depth: c.Depth, Guard: true}, c.Threshold
+	}
+	return r
+}
+
+// DefaultRouting is how chat and run route by a profile unless they are told otherwise;
+// nil = not at all: its calibration found that this doesn't pay.
+func DefaultRouting(p *router.Profile) *Routing {
+	if p.Defaults.Off {
+		return nil
+	}
+	return NewRouting(p, router.Policy{}, p.Defaults.Prefill)
+}
+
+// SetRouting makes the session choose by r from the next answer on, with prompts decoded
+// as prefill says; while a mask that was set by hand is in use, from [Session.Route] on.
+// Between answers only. The profile of before is no longer used.
+func (s *Session) SetRouting(r *Routing, prefill skip.Prefill) {
+	s.opts.Routing, s.opts.Prefill, s.routed = r, prefill, nil
+	s.fixed = s.byHand
+	s.idleCore = s.hasIdleCore()
+}
+
 // Routed is what was chosen for an answer, and why.
 type Routed struct {
 	router.Decision

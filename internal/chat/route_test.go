@@ -37,6 +37,35 @@ func routed(t *testing.T) (session func(chat.Routing, skip.Prefill) *chat.Sessio
 	}
 }
 
+// TestDefaultRouting: the budget that is in force decides whether there is a cascade.
+func TestDefaultRouting(t *testing.T) {
+	p := &router.Profile{Defaults: router.Defaults{
+		Quality: 0.95, Prefill: skip.FullPrefill,
+		Escalate: []router.Escalation{{Quality: 0.95, Threshold: 0.5, Depth: 3}, {Quality: 0.98, Threshold: 0.7, Depth: 2}},
+	}}
+	cascade := func(depth, threshold float64) *chat.Routing {
+		return &chat.Routing{Profile: p, Policy: router.Policy{Depth: depth, Guard: true}, Escalate: threshold}
+	}
+	plain := func(policy router.Policy) *chat.Routing { return &chat.Routing{Profile: p, Policy: policy} }
+	require.Equal(t, cascade(3, 0.5), chat.DefaultRouting(p))
+	for _, c := range []struct {
+		policy  router.Policy
+		prefill skip.Prefill
+		want    *chat.Routing
+	}{
+		{router.Policy{}, skip.FullPrefill, cascade(3, 0.5)},
+		{router.Policy{Quality: 0.97}, skip.FullPrefill, cascade(2, 0.7)},
+		{router.Policy{Quality: 0.99}, skip.FullPrefill, plain(router.Policy{Quality: 0.99})},
+		{router.Policy{Depth: 4}, skip.FullPrefill, plain(router.Policy{Depth: 4})},
+		{router.Policy{}, skip.MaskedPrefill, plain(router.Policy{})},
+	} {
+		require.Equal(t, c.want, chat.NewRouting(p, c.policy, c.prefill))
+	}
+	p.Defaults.Off = true
+	require.Nil(t, chat.DefaultRouting(p))
+	require.NotNil(t, chat.NewRouting(p, router.Policy{}, skip.FullPrefill), "asked for all the same")
+}
+
 const (
 	sum   = "What is 12 + 7?"
 	story = "Tell me a story about a fox."

@@ -35,6 +35,10 @@ type Options struct {
 	// then: Mask is what drafts are made under, before those of Lossless.
 	Lossless *Lossless
 
+	// Learned is the file that keeps what decoding costs on this machine, batches and
+	// masks, from process to process; see [LearnedPath]. "" = nothing is kept.
+	Learned string
+
 	// Shortlist makes the vocabulary shortlist; nil = the whole output matrix for every
 	// token. The session does not close it. A size in Mask, as in v1024, is the number of
 	// tokens with exact logits; 0 = what was measured to be best, where it pays.
@@ -73,6 +77,7 @@ type Answer struct {
 	Routing      time.Duration // choosing
 	Drafting     *Drafting     // what drafts brought; nil = not lossless
 	Listed       Listed        // what the vocabulary shortlist did
+	Weighed      Weighed       // whether the mask paid
 	Generated    []llama.Token // (Tokens,) the answer
 	Threads      Threads       // at the answer's end
 }
@@ -118,7 +123,8 @@ type Session struct {
 	opts     Options
 	messages []llama.Message // the conversation so far, without the system prompt
 	mask     skip.Mask       // of the next answer
-	fixed    bool            // mask was set by hand: nothing is chosen
+	fixed    bool            // nothing is chosen: mask was set by hand, or there is nothing to choose by
+	byHand   bool            // mask was set by hand
 	routed   *Routed         // the conversation's last choice
 	cached   []llama.Token   // in the KV cache at positions 0, 1, …
 	under    []skip.Mask     // (len(cached),) what each was decoded under
@@ -129,6 +135,7 @@ type Session struct {
 	alone     llama.Alone // what of a draft's verification is computed token by token
 
 	list  listing // the vocabulary shortlist
+	worth worth   // whether masks pay
 	pacer *pacer  // chooses the number of threads; nil = it is fixed
 
 	released skip.Mask // the decode before was under it, and what of it can be was given back
@@ -151,6 +158,7 @@ func New(m *llama.Model, opts *Options) (*Session, error) {
 	if err := s.SetMask(s.opts.Mask); err != nil {
 		return nil, err
 	}
+	s.byHand = !s.opts.Mask.WithShortlist(0).IsEmpty()
 	s.fixed = s.opts.Routing == nil
 	s.idleCore = !s.fixed && s.hasIdleCore()
 	if err := s.checkRelease(); err != nil {
@@ -164,6 +172,7 @@ func New(m *llama.Model, opts *Options) (*Session, error) {
 		return nil, errors.Join(err, s.ctx.Close())
 	}
 	s.pacer = newPacer(s)
+	s.recall()
 	if s.opts.Lossless != nil {
 		if s.drafter, err = newDrafter(s, s.opts.Lossless); err != nil {
 			return nil, errors.Join(err, s.Close())
@@ -174,6 +183,7 @@ func New(m *llama.Model, opts *Options) (*Session, error) {
 
 // Close frees the session's context; the model stays open. Further calls do nothing.
 func (s *Session) Close() error {
+	s.keep()
 	return errors.Join(s.drafter.Close(), s.batch.Close(), s.ctx.Close())
 }
 
@@ -189,12 +199,13 @@ func (s *Session) SetMask(mask skip.Mask) error {
 		}
 	}
 	s.list.wanted = mask.Shortlist()
-	s.mask, s.fixed, s.routed = mask.WithShortlist(0), true, nil
+	s.mask, s.fixed, s.byHand, s.routed = mask.WithShortlist(0), true, true, nil
 	return nil
 }
 
 // Route lets the session choose masks again. It reports whether it can.
 func (s *Session) Route() bool {
+	s.byHand = false
 	s.fixed = s.opts.Routing == nil
 	return !s.fixed
 }
@@ -315,7 +326,10 @@ func (s *Session) answer(ctx context.Context, emit func(string)) (Answer, error)
 		err = s.generate(&g, prompt, chosen, began)
 		a.Decode = time.Since(start) - a.Timing.Waited
 	}
-	a.Text, a.Escalated, a.Threads, a.Listed = g.end(), s.escalated, s.threads(), s.list.end(s.ctx)
+	a.Text, a.Escalated, a.Threads, a.Listed, a.Weighed = g.end(), s.escalated, s.threads(), s.list.end(s.ctx), s.worth.end()
+	if a.Weighed.Whole > 0 && a.Weighed.Masked == 0 {
+		a.Mask = skip.Mask{}
+	}
 	if a.Listed.Rows > 0 && s.drafter == nil {
 		a.Mask = a.Mask.WithShortlist(a.Listed.Size)
 	}
@@ -343,6 +357,7 @@ func (s *Session) generate(g *generation, prompt []llama.Token, chosen *choice, 
 			return err
 		}
 	}
+	s.weighing()
 	switch {
 	case !more:
 		return nil
@@ -458,11 +473,15 @@ func (s *Session) answerRoom() int {
 // sampler makes the answer's sampler, which has seen what it looks back at of
 // the prompt.
 func (s *Session) sampler(prompt []llama.Token) (*llama.Sampler, error) {
-	sampler, err := s.model.NewSampler(s.opts.Sampling)
+	o := s.opts.Sampling
+	if o.RepeatLastN < 0 { // the whole context
+		o.RepeatLastN = min(s.ctx.NCtx(), llama.MostLastN)
+	}
+	sampler, err := s.model.NewSampler(o)
 	if err != nil {
 		return nil, err
 	}
-	for _, t := range prompt[max(len(prompt)-s.opts.Sampling.LookBack(), 0):] {
+	for _, t := range prompt[max(len(prompt)-o.LookBack(), 0):] {
 		sampler.Accept(t)
 	}
 	return sampler, nil
@@ -494,29 +513,49 @@ func (s *Session) prefill(prompt []llama.Token) (cached int, err error) {
 }
 
 // decodeNext runs the token that the next one is sampled after, and again by
-// the whole model if the mask leaves the next one in doubt.
+// the whole model if the mask leaves the next one in doubt. It tells what that took
+// to what weighs the mask.
 func (s *Session) decodeNext(token llama.Token) error {
-	mask := s.answerMask()
+	mask, took := s.answerMask(), tokenTime{whole: s.worth.next()}
+	if took.whole {
+		mask = skip.Mask{}
+	}
 	next := [1]llama.Token{token}
+	start := time.Now()
 	if err := s.decode(next[:], mask, 1); err != nil {
 		return err
 	}
+	var err error
+	if took.doubted, err = s.inDoubt(mask); err != nil {
+		return err
+	}
+	took.seconds = time.Since(start).Seconds()
+	if took.doubted {
+		s.escalated++
+		if err := s.forget(len(s.cached) - 1); err != nil {
+			return err
+		}
+		if err := s.decode(next[:], skip.Mask{}, 1); err != nil {
+			return err
+		}
+		took.again = time.Since(start).Seconds() - took.seconds
+	}
+	s.worth.saw(took, s.list.size, s.threadsNow())
+	return nil
+}
+
+// inDoubt tells whether the last decode, under mask, leaves the next token to the whole model.
+func (s *Session) inDoubt(mask skip.Mask) (bool, error) {
 	threshold := s.escalate()
 	if threshold == 0 || mask.IsEmpty() {
-		return nil
+		return false, nil
 	}
 	logits, err := s.ctx.Logits(-1)
 	if err != nil {
-		return err
+		return false, err
 	}
-	if _, p := llama.TopProbability(logits); p >= threshold {
-		return nil
-	}
-	s.escalated++
-	if err := s.forget(len(s.cached) - 1); err != nil {
-		return err
-	}
-	return s.decode(next[:], skip.Mask{}, 1)
+	_, p := llama.TopProbability(logits)
+	return p < threshold, nil
 }
 
 // decode appends tokens to the KV cache; the last outputs of them have logits to

@@ -21,10 +21,10 @@ type listing struct {
 
 // Listed tells what the vocabulary shortlist did for an answer.
 type Listed struct {
-	Size  int    // tokens with exact logits; 0 = all, from the whole output matrix
-	Rows  int    // tokens of the answer that were chosen from a shortlist
-	Whole int    // of these, those in doubt, which the whole matrix decided
-	Why   string // there was no shortlist; "" = there was one
+	Size     int    // tokens with exact logits; 0 = all, from the whole output matrix
+	Rows     int    // tokens of the answer that were chosen from a shortlist
+	Extended int    // of these, those in doubt, whose list was made longer
+	Why      string // there was no shortlist; "" = there was one
 }
 
 // begin settles whether the answer to come has a shortlist. What reaches outside the
@@ -75,8 +75,7 @@ const doubtAfter = 16
 
 // mask is m for the decode of a single token that another is chosen after.
 func (l *listing) mask(m skip.Mask, c *llama.Context) skip.Mask {
-	if use := c.ShortlistUse(); l.size > 0 && use.Rows-l.before.Rows >= doubtAfter &&
-		float64(use.Whole-l.before.Whole) > l.doubt*float64(use.Rows-l.before.Rows) {
+	if use := c.ShortlistUse().Since(l.before); l.size > 0 && use.Rows >= doubtAfter && float64(use.Extended) > l.doubt*float64(use.Rows) {
 		l.size, l.why = 0, "too many tokens of this text were in doubt"
 	}
 	return m.WithShortlist(l.size)
@@ -113,6 +112,6 @@ func (l *listing) see(c *llama.Context) {
 
 // end gives the answer's account.
 func (l *listing) end(c *llama.Context) Listed {
-	use := c.ShortlistUse()
-	return Listed{Size: l.used, Rows: use.Rows - l.before.Rows, Whole: use.Whole - l.before.Whole, Why: l.why}
+	use := c.ShortlistUse().Since(l.before)
+	return Listed{Size: l.used, Rows: use.Rows, Extended: use.Extended, Why: l.why}
 }

@@ -3,6 +3,7 @@
 package doctor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,14 +12,17 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/dustin/go-humanize"
 
+	"github.com/gallop-llm/gallop/demo"
 	"github.com/gallop-llm/gallop/internal/inspect"
 	"github.com/gallop-llm/gallop/internal/preload"
 	"github.com/gallop-llm/gallop/internal/setup"
+	"github.com/gallop-llm/gallop/internal/shortlist"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -78,18 +82,20 @@ type Check struct {
 }
 
 // Examine loads llama.cpp and looks at everything. config is where the
-// configuration file usually is, "" for nowhere; model a GGUF file whose memory
-// is of interest, "" for none.
+// configuration file usually is, "" for nowhere; model a GGUF file whose memory and
+// vocabulary shortlist are of interest, "" for none.
 func Examine(config, model string) *Report {
 	r := &Report{OK: true, Release: llama.Release, CPUFeatures: []string{}, Devices: []Device{}, Config: config}
 	r.NPM, _ = exec.LookPath("npm")
-	if r.checkLibrary() {
+	loaded := r.checkLibrary()
+	if loaded {
 		r.checkCPU()
 		r.checkDevices()
 	}
 	r.checkMemory()
-	if model != "" {
-		r.checkModel(model)
+	fits := model == "" || r.checkModel(model)
+	if loaded && fits {
+		r.checkShortlist(model)
 	}
 	r.checkNPM()
 	r.checkPreload()
@@ -206,11 +212,12 @@ func (r *Report) checkMemory() {
 	r.add("memory", OK, "", "%s of %s free", humanize.IBytes(r.MemoryFree), humanize.IBytes(r.MemoryTotal))
 }
 
-func (r *Report) checkModel(path string) {
+// checkModel looks at a model's weights. ok is whether the file can be read.
+func (r *Report) checkModel(path string) (ok bool) {
 	m, err := inspect.Read(path)
 	if err != nil {
 		r.add("model", Missing, "", "%s", err)
-		return
+		return false
 	}
 	r.Model = &Weights{Path: path, Bytes: m.TensorBytes}
 	text := humanize.IBytes(m.TensorBytes) + " of weights"
@@ -235,9 +242,41 @@ func (r *Report) checkModel(path string) {
 	}
 	if r.MemoryTotal != 0 && m.TensorBytes > r.MemoryFree {
 		r.add("model", Note, "--release-skipped, or a smaller quantisation", "%s: more than the memory that is free", text)
-		return
+		return true
 	}
 	r.add("model", OK, "", "%s", text)
+	return true
+}
+
+// checkShortlist tells what becomes of the vocabulary shortlist of a model, "" for the demo.
+func (r *Report) checkShortlist(path string) {
+	of := ""
+	if path == "" {
+		var err error
+		if path, err = demo.Path(); err != nil {
+			return // checkPaths says so
+		}
+		of = " (demo model)"
+	}
+	dir, err := shortlist.Dir()
+	if err != nil {
+		return
+	}
+	m, err := llama.LoadModel(context.Background(), path, &llama.ModelOptions{VocabOnly: true})
+	if err != nil {
+		r.add("shortlist", Note, "", "%s", err)
+		return
+	}
+	defer m.Close()
+	status, fix := Note, ""
+	text, has := shortlist.Outlook(m, dir)
+	switch {
+	case has && slices.ContainsFunc(r.Devices, func(d Device) bool { return d.Kind == llama.GPU || d.Kind == llama.IGPU }):
+		text, fix = "none on a GPU; on the CPU: "+text, "-ngl 0"
+	case has:
+		status = OK
+	}
+	r.add("shortlist", status, fix, "%s%s", text, of)
 }
 
 // memory reads bytes out of Linux's /proc/meminfo, whose unit is 1024 bytes.

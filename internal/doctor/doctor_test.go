@@ -3,12 +3,14 @@ package doctor
 import (
 	"bytes"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/gallop-llm/gallop/demo"
 	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/llama"
 )
 
@@ -25,6 +27,8 @@ func TestExamine(t *testing.T) {
 	require.Greater(t, r.MemoryTotal, r.MemoryFree)
 	require.Contains(t, r.Checks, Check{Name: "configuration", Status: Note, Text: "none; it would be /nowhere/config.toml"})
 	require.Contains(t, r.Checks, Check{Name: "masks", Status: OK, Text: "layers can be skipped"})
+	require.Contains(t, r.Checks, Check{Name: "shortlist", Status: Note,
+		Text: "none: a vocabulary of 2048 tokens is too small to gain from one (demo model)"})
 }
 
 func TestExamineModel(t *testing.T) {
@@ -43,6 +47,13 @@ func TestExamineModel(t *testing.T) {
 	require.True(t, r.OK)
 	require.Positive(t, r.Model.Bytes)
 	require.Zero(t, r.Model.Released, "it has no profile")
+
+	spec := randmodel.Small("llama")
+	spec.Vocab = 1 << 14
+	r = Examine("", llamatest.Write(t, spec))
+	at := slices.IndexFunc(r.Checks, func(c Check) bool { return c.Name == "shortlist" })
+	require.GreaterOrEqual(t, at, 0)
+	require.Contains(t, r.Checks[at].Text, "will be learnt")
 
 	r = Examine("", filepath.Join(t.TempDir(), "none.gguf"))
 	require.False(t, r.OK)

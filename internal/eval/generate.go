@@ -146,7 +146,7 @@ func (s *Scorer) generate(prompts [][]llama.Token, queue []int, mask skip.Mask, 
 		}
 		var err error
 		if from < len(running) {
-			err = s.prefill(prompts, running[from:], o.Prefill.Mask(mask), answers)
+			err = s.prefill(prompts, running[from:], o.Prefill.Mask(mask).WithShortlist(0), answers)
 		} else {
 			err = s.step(running, mask, o.Escalate, answers)
 		}

@@ -49,6 +49,10 @@ type Score struct {
 
 	Tokens []TokenScore // of the right answer
 
+	// All (len(Answers),) are the tokens of each answer, Tokens among them; KL is
+	// known of the right one's alone.
+	All [][]TokenScore
+
 	referred bool // KL is known
 }
 
@@ -89,6 +93,17 @@ type Options struct {
 	// takes room for a row of logits in llama.cpp, and a kept prompt for one here.
 	Sequences int
 
+	// Shortlist is what masks with a vocabulary shortlist are scored with; nil = none has
+	// one. Prompts, and so an answer's first token, have the whole output matrix, as in chat.
+	Shortlist *llama.Shortlist
+
+	// Pause, while it is on, makes the scorer wait, and gives up and repeats the decode
+	// that is running; nil = never. What is scored may then differ in its last digits.
+	Pause *llama.Pause
+
+	// InputBytes bounds what [Scorer.Hold] keeps of layer inputs; 0 = 1 GiB.
+	InputBytes int
+
 	attention llama.ContextOptions // its types of keys and values and its kernel; tests want none that rounds
 }
 
@@ -112,9 +127,13 @@ const groupTokens = 512
 // logitBytes bounds the logits of a decode: 110 rows of a vocabulary of 150,000.
 const logitBytes = 64 << 20
 
-// inputBytes bounds what [Scorer.Hold] keeps of layer inputs: 120 answers of 64
+// defaultInputBytes bounds what [Scorer.Hold] keeps of layer inputs: 120 answers of 64
 // tokens in the shape of LLaMA-3.2-1B.
-const inputBytes = 1 << 30
+const defaultInputBytes = 1 << 30
+
+// pausedUBatch is how many tokens a scorer that can be paused computes at once: a decode
+// stops between the nodes of its graph, which take as long as their tokens.
+const pausedUBatch = 128
 
 // Scorer measures one model. Close it after use.
 type Scorer struct {
@@ -123,14 +142,19 @@ type Scorer struct {
 	batch *llama.Batch // of tokens
 	fed   *llama.Batch // of layer inputs
 
+	uBatch int     // tokens computed at once
 	rows   int     // of logits in a decode at most
 	places []place // of the outputs in the batch
 
-	inputs  map[string][]float32 // of held jobs, by their tokens; see job.inputs; nil = not kept
-	keeping bool                 // inputs are being filled, if there is room
-	room    int                  // bytes left for them
-	tried   bool                 // whether the model can start at them
-	starts  bool                 // it can
+	inputBytes int                  // that inputs may take
+	inputs     map[string][]float32 // of held jobs, by their tokens; see job.inputs; nil = not kept
+	keeping    bool                 // inputs are being filled, if there is room
+	room       int                  // bytes left of these
+	tried      bool                 // whether the model can start at them
+	starts     bool                 // it can
+
+	list   *llama.Shortlist                 // of the masks that have one; not closed here
+	listed map[skip.Mask]llama.ShortlistUse // by mask
 
 	references map[string][]distribution // at each token of the whole model's own answers, by their jobs' tokens
 
@@ -206,8 +230,12 @@ func NewScorer(m *llama.Model, o *Options) (*Scorer, error) {
 	if nCtx < sequences {
 		return nil, fmt.Errorf("%w: a context of %d tokens for %d sequences, want one each at least", ErrOption, nCtx, sequences)
 	}
+	uBatch := groupTokens
+	if o.Pause != nil {
+		uBatch = pausedUBatch
+	}
 	c, err := m.NewContext(&llama.ContextOptions{
-		NCtx: nCtx, NBatch: min(nCtx, batchTokens), NSeqMax: sequences, Threads: o.Threads, KVUnified: true, LayerInputs: true,
+		NUBatch: uBatch, NCtx: nCtx, NBatch: min(nCtx, batchTokens), NSeqMax: sequences, Threads: o.Threads, KVUnified: true, LayerInputs: true,
 		KType: o.attention.KType, VType: o.attention.VType, Flash: o.attention.Flash,
 	})
 	if err != nil {
@@ -221,7 +249,14 @@ func NewScorer(m *llama.Model, o *Options) (*Scorer, error) {
 	if err != nil {
 		return nil, errors.Join(err, b.Close(), c.Close())
 	}
-	s := &Scorer{model: m, ctx: c, batch: b, fed: fed}
+	s := &Scorer{
+		model: m, ctx: c, batch: b, fed: fed, uBatch: uBatch, inputBytes: cmp.Or(o.InputBytes, defaultInputBytes),
+		list: o.Shortlist, listed: map[skip.Mask]llama.ShortlistUse{},
+	}
+	if err := c.SetShortlist(o.Shortlist); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	c.PauseWith(o.Pause)
 	s.rows = min(max(logitBytes/(4*m.Vocab.Size), 1), b.Cap())
 	s.free = make([]int, sequences)
 	s.reset()
@@ -265,7 +300,11 @@ func (s *Scorer) Score(ctx context.Context, cases []Case, mask skip.Mask, p skip
 func newScores(cases []Case) []Score {
 	scores := make([]Score, len(cases))
 	for i, c := range cases {
-		scores[i] = Score{LogLik: make([]float64, len(c.Answers)), Exact: true, Tokens: make([]TokenScore, len(c.Answers[c.Right]))}
+		scores[i] = Score{LogLik: make([]float64, len(c.Answers)), Exact: true}
+		for _, answer := range c.Answers {
+			scores[i].All = append(scores[i].All, make([]TokenScore, len(answer)))
+		}
+		scores[i].Tokens = scores[i].All[c.Right]
 	}
 	return scores
 }
@@ -281,15 +320,15 @@ func note(cases []Case, scores []Score, p place, logits []float32) {
 		token := p.job.answers[a][p.token]
 		logP := float64(logits[token]) - lse
 		score.LogLik[p.job.first+a] += logP
+		t := TokenScore{LogP: logP, Top: math.Exp(float64(logits[top]) - lse)}
 		if p.job.first+a == cases[p.job.number].Right {
 			score.Exact = score.Exact && token == top
-			t := TokenScore{LogP: logP, Top: math.Exp(float64(logits[top]) - lse)}
 			if p.job.references != nil {
 				t.KL = p.job.references[p.token].divergence(logits, lse)
 				score.referred = true
 			}
-			score.Tokens[p.token] = t
 		}
+		score.All[p.job.first+a][p.token] = t
 	}
 }
 
@@ -313,7 +352,7 @@ func (s *Scorer) Hold(ctx context.Context, cases []Case) (held bool, err error) 
 	s.ctx.Clear()
 	s.reset()
 	s.inputs, s.references = nil, map[string][]distribution{}
-	if s.room = inputBytes; s.starts || !s.tried {
+	if s.room = s.inputBytes; s.starts || !s.tried {
 		s.inputs = map[string][]float32{}
 	}
 	err = s.work(ctx, jobs, skip.Mask{}, skip.FullPrefill, s.ctx.NCtx(), func(group []job) error {
@@ -581,7 +620,7 @@ func (s *Scorer) settle(ctx context.Context, err error) error {
 // layer, below which mask names none. read gets the logits that predict the answers,
 // valid until it returns: those of all first tokens, then the others.
 func (s *Scorer) pass(group []job, mask skip.Mask, p skip.Prefill, from int, read func(place, []float32)) error {
-	under, first := p.Mask(mask), read
+	under, first := p.Mask(mask).WithShortlist(0), read
 	if p == skip.FullPrefill { // the first tokens' stay the same under every mask
 		first = func(p place, logits []float32) {
 			p.job.prefix.logits = append(p.job.prefix.logits[:0], logits...)
@@ -602,10 +641,12 @@ func (s *Scorer) pass(group []job, mask skip.Mask, p skip.Prefill, from int, rea
 		}
 		j.prefix.filled = true
 	}
-	if p == skip.FullPrefill {
+	if p == skip.FullPrefill || under != mask {
 		if err := s.flush(s.batch, under, first); err != nil {
 			return err
 		}
+	}
+	if p == skip.FullPrefill {
 		for i := range group {
 			read(place{job: &group[i], answer: -1}, group[i].prefix.logits)
 		}
@@ -650,7 +691,7 @@ func below(layer int) (m skip.Mask) {
 
 // add appends a token to the batch, after decoding what is in it if it is full.
 func (s *Scorer) add(t llama.Token, pos int, seqs []int, mask skip.Mask, read func(place, []float32)) error {
-	if s.batch.Len() == s.batch.Cap() {
+	if s.batch.Len() == s.most(s.batch, mask) {
 		if err := s.flush(s.batch, mask, read); err != nil {
 			return err
 		}
@@ -661,7 +702,7 @@ func (s *Scorer) add(t llama.Token, pos int, seqs []int, mask skip.Mask, read fu
 // ask appends the token that p's output comes from, or what goes into layer from
 // there, if that is > 0.
 func (s *Scorer) ask(p place, batch *llama.Batch, from int, mask skip.Mask, read func(place, []float32)) error {
-	if batch.Len() == batch.Cap() || len(s.places) == s.rows {
+	if batch.Len() == s.most(batch, mask) || len(s.places) == s.rows {
 		if err := s.flush(batch, mask, read); err != nil {
 			return err
 		}
@@ -675,6 +716,22 @@ func (s *Scorer) ask(p place, batch *llama.Batch, from int, mask skip.Mask, read
 	return batch.AddEmbedding(s.input(p, from), pos, true, seqs...)
 }
 
+// most is how many tokens a decode under mask takes: with a shortlist no more than
+// llama.cpp computes at once.
+func (s *Scorer) most(batch *llama.Batch, mask skip.Mask) int {
+	if mask.Shortlist() > 0 {
+		return min(batch.Cap(), s.uBatch)
+	}
+	return batch.Cap()
+}
+
+// Exact is the mean share of the vocabulary that got exact logits, in the tokens scored
+// under a mask with a shortlist; 0 before any.
+func (s *Scorer) Exact(mask skip.Mask) float64 {
+	use := s.listed[mask]
+	return float64(use.Exact) / float64(max(use.Rows, 1)*s.model.Vocab.Size)
+}
+
 // flush decodes the batch, if there is anything in it, and reads its outputs.
 func (s *Scorer) flush(batch *llama.Batch, mask skip.Mask, read func(place, []float32)) error {
 	if batch.Len() == 0 {
@@ -684,8 +741,12 @@ func (s *Scorer) flush(batch *llama.Batch, mask skip.Mask, read func(place, []fl
 		batch.Clear()
 		s.places = s.places[:0]
 	}()
+	before := s.ctx.ShortlistUse()
 	if err := s.ctx.Decode(batch, mask); err != nil {
 		return err
+	}
+	if mask.Shortlist() > 0 {
+		s.listed[mask] = s.ctx.ShortlistUse().Since(before.Since(s.listed[mask])) // that and what came since before
 	}
 	for _, p := range s.places {
 		logits, err := s.ctx.Logits(p.at)
@@ -754,7 +815,7 @@ func (s *Scorer) start(group []job, mask skip.Mask, p skip.Prefill) int {
 		return 0
 	}
 	first := mask.First()
-	if mask.IsEmpty() {
+	if first < 0 { // it names none
 		first = s.model.NLayer
 	}
 	if mask.Union(below(first)) == below(s.model.NLayer) { // one has to run

@@ -359,6 +359,13 @@ func TestCompare(t *testing.T) {
 					require.InDelta(t, want.Margin, got.Margin, tolerance*(1+want.Loss))
 					require.Equal(t, want.Exact, got.Exact)
 					require.Len(t, got.Tokens, len(cases[i].Answers[cases[i].Right]))
+					for a, logLik := range got.LogLik {
+						sum := 0.0
+						for _, token := range got.All[a] {
+							sum += token.LogP
+						}
+						require.InDelta(t, logLik, sum, 1e-9) // the order may differ
+					}
 					require.InDelta(t, r.divergence(cases[i], mask, p), d.KL, tolerance)
 					require.GreaterOrEqual(t, d.KL, 0.0)
 					sum := 0.0

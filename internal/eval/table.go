@@ -24,6 +24,10 @@ type Table struct {
 	Prompts []router.Prompt // (len(Cases),) as the router sees them
 	Seed    uint64          // of the bootstrap
 
+	// Shortlist is the vocabulary shortlist of all rows but the whole model's, in tokens;
+	// 0 = none. The scorer has its matrices.
+	Shortlist int
+
 	// Progress is told how many cases of those that are being measured are done,
 	// each under each mask; it may be nil.
 	Progress func(done, total int)
@@ -40,7 +44,7 @@ type measured struct {
 
 // under is the key of a mask's losses: nothing skipped is the same with either prefill.
 func under(mask skip.Mask, prefill skip.Prefill) measured {
-	if mask.IsEmpty() {
+	if mask.Sublayers() == 0 {
 		prefill = skip.MaskedPrefill
 	}
 	return measured{mask, prefill}
@@ -90,12 +94,28 @@ func (t *Table) Whole(ctx context.Context) (report.Row, error) {
 	return t.row(ctx, "whole model", skip.MaskedPrefill, 0, make([]skip.Mask, len(t.Cases)), 0)
 }
 
+// Listed is the row of the whole model with the vocabulary shortlist.
+func (t *Table) Listed(ctx context.Context) (report.Row, error) {
+	mask := skip.Mask{}.WithShortlist(t.Shortlist)
+	return t.row(ctx, fmt.Sprintf("shortlist %s alone", mask), skip.MaskedPrefill, 0, slices.Repeat([]skip.Mask{mask}, len(t.Cases)), 0)
+}
+
+// with gives sets the table's shortlist.
+func (t *Table) with(sets []router.Candidate) []router.Candidate {
+	sets = slices.Clone(sets)
+	for i := range sets {
+		sets[i].Mask = sets[i].Mask.WithShortlist(t.Shortlist)
+	}
+	return sets
+}
+
 // Fixed gives the rows of a profile at one depth: the sets that know no task or
 // prompt, the sets of each task, what the router chooses, and the best that
 // could be chosen for each prompt. unit names what the profile's sets skip.
 func (t *Table) Fixed(ctx context.Context, p *router.Profile, unit string, prefill skip.Prefill, depth float64) ([]report.Row, error) {
 	var group []router.Candidate
-	for _, c := range p.Candidates[1:] {
+	baselines := t.with(p.Baselines)
+	for _, c := range t.with(p.Candidates[1:]) {
 		if c.At(depth) {
 			group = append(group, c)
 		}
@@ -104,7 +124,7 @@ func (t *Table) Fixed(ctx context.Context, p *router.Profile, unit string, prefi
 		return nil, nil
 	}
 	var sets []skip.Mask
-	for _, c := range slices.Concat(group, p.Baselines) {
+	for _, c := range slices.Concat(group, baselines) {
 		if c.At(depth) {
 			sets = append(sets, c.Mask)
 		}
@@ -119,7 +139,7 @@ func (t *Table) Fixed(ctx context.Context, p *router.Profile, unit string, prefi
 		rows = append(rows, row)
 		return err
 	}
-	for _, b := range p.Baselines {
+	for _, b := range baselines {
 		if b.At(depth) {
 			if err := add(b.Task, slices.Repeat([]skip.Mask{b.Mask}, len(t.Cases)), 0); err != nil {
 				return nil, err
@@ -167,7 +187,7 @@ func (t *Table) choose(p *router.Profile, policy router.Policy) (masks []skip.Ma
 		if err != nil {
 			return nil, 0, err
 		}
-		masks = append(masks, d.Mask)
+		masks = append(masks, d.Mask.WithShortlist(t.Shortlist))
 	}
 	return masks, time.Since(start) / time.Duration(max(len(masks), 1)), nil
 }
@@ -210,7 +230,6 @@ func (t *Table) Generated(ctx context.Context, p *router.Profile, unit string, p
 	}
 	hits := make([]float64, len(generated))
 	steps, escalated, cost := 0, 0, 0.0
-	sizes := skip.SizesOf(t.Model.Tensors, t.Model.NLayer)
 	for i, a := range generated {
 		want := asked[i].Answers[asked[i].Right]
 		if a.Ended {
@@ -220,7 +239,7 @@ func (t *Table) Generated(ctx context.Context, p *router.Profile, unit string, p
 			hits[i] = 1
 		}
 		steps, escalated = steps+a.Steps, escalated+a.Escalated
-		cost += float64(a.Steps)*(1-sizes.Depth(masks[i])/float64(t.Model.NLayer)) + float64(a.Escalated)
+		cost += float64(a.Steps)*t.costs(masks[i:i+1]) + float64(a.Escalated)
 	}
 	speed, err := t.speeds(masks)
 	if err != nil {
@@ -299,7 +318,7 @@ func (t *Table) row(ctx context.Context, method string, prefill skip.Prefill, de
 	}
 	meanDepth := t.meanDepth(masks)
 	row := report.Row{
-		Method: method, Prefill: prefill.String(), Depth: report.Figure(depth), Cost: report.Figure(1 - meanDepth/float64(t.Model.NLayer)),
+		Method: method, Prefill: prefill.String(), Depth: report.Figure(depth), Cost: report.Figure(t.costs(masks)),
 		Accuracy: report.Figure(Mean(hits)), Perplexity: report.Figure(Perplexity(chosen, t.Cases)), Loss: report.Figure(Mean(losses)),
 		KL: report.Figure(Mean(kl)), Agreement: report.Figure(Mean(agreement)), MeanDepth: &meanDepth,
 		Speedup: report.Figure(1 / speed.share), TTFT: report.Figure(speed.ttft(prefill, routing)),
@@ -327,6 +346,22 @@ func (t *Table) meanDepth(masks []skip.Mask) float64 {
 		sum += sizes.Depth(mask)
 	}
 	return sum / float64(len(masks))
+}
+
+// costs is the mean share of the whole model's bytes that a token needs under masks.
+// Without a shortlist the layers' alone count.
+func (t *Table) costs(masks []skip.Mask) float64 {
+	layers := 1 - t.meanDepth(masks)/float64(t.Model.NLayer)
+	list := t.Scorer.list
+	if list == nil || masks[0].Shortlist() == 0 {
+		return layers
+	}
+	all, output := t.Model.TokenBytes()
+	rows := 0.0 // share of the matrix's rows that are computed
+	for _, mask := range masks {
+		rows += t.Scorer.Exact(mask) / float64(len(masks))
+	}
+	return layers*(1-float64(output)/float64(all)) + (rows*float64(output)+float64(list.Size))/float64(all)
 }
 
 func milliseconds(d time.Duration) float64 { return d.Seconds() * 1000 }
@@ -361,6 +396,9 @@ func (t *Table) time(mask skip.Mask) (timing, error) {
 		return timing{}, err
 	}
 	defer c.Close()
+	if err := c.SetShortlist(t.Scorer.list); err != nil {
+		return timing{}, err
+	}
 	b, err := llama.NewBatch(len(prompt), nil)
 	if err != nil {
 		return timing{}, err
@@ -378,13 +416,13 @@ func (t *Table) time(mask skip.Mask) (timing, error) {
 	prefill := func(m skip.Mask, p skip.Prefill) (ms float64, err error) {
 		c.Clear()
 		start := time.Now()
-		err = decode(prompt, 0, p.Mask(m))
+		err = decode(prompt, 0, p.Mask(m).WithShortlist(0))
 		return milliseconds(time.Since(start)), err
 	}
 	generate := func(m skip.Mask) (ms float64, err error) {
 		start := time.Now()
 		for i := 0; i < speedSteps && err == nil; i++ {
-			err = decode(prompt[:1], len(prompt)+i, m)
+			err = decode(prompt[i%len(prompt):][:1], len(prompt)+i, m) // a text: how many tokens are in doubt depends on it
 		}
 		return milliseconds(time.Since(start)), err
 	}

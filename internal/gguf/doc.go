@@ -17,7 +17,8 @@
 // # Caveats
 //
 // Versions 2 and 3, little-endian, are read; version 3 is written. Version 1
-// and big-endian files are refused. Split models are read one part at a time.
+// and big-endian files are refused. A split model is opened by its first part, and
+// is one [File].
 //
 // The header is held in memory, tensor data never is. Readers from
 // [File.Reader] and [File.Copy] end with [File.Close]. A File may be used by

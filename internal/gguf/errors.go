@@ -19,6 +19,10 @@ var (
 
 	// ErrCorrupt is returned when the header contradicts itself or the format.
 	ErrCorrupt = errors.New("the file is damaged")
+
+	// ErrPart is returned for a part of a split model that is not the first, or
+	// whose name does not lead to the others.
+	ErrPart = errors.New("the file is a part of a split model")
 )
 
 // Errors of the getters of [Metadata].

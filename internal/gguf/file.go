@@ -44,6 +44,10 @@ type Tensor struct {
 
 	// Size is the length of the data in bytes. Set by [Open], ignored by [Write].
 	Size uint64
+
+	// Part is the file of a split model that has the data, counted from 0; Offset
+	// is from where that file's data begins. Set by [Open], ignored by [Write].
+	Part int
 }
 
 // Elements gives the number of elements.
@@ -55,25 +59,40 @@ func (t Tensor) Elements() uint64 {
 	return n
 }
 
-// File is an open GGUF file. Close it after use.
+// File is an open GGUF file, with all parts of a split model. Close it after use.
 type File struct {
-	Path     string
+	Path     string // of the first part
 	Version  uint32 // 2 or 3
 	Metadata Metadata
-	Tensors  []Tensor // in file order
+	Tensors  []Tensor // in file order, part after part
 
 	Alignment  uint64 // in bytes, a power of two; tensor offsets are multiples of it
 	DataOffset int64  // where tensor data begins, in bytes from the start of the file
-	Size       int64  // of the whole file, in bytes
+	Size       int64  // of all parts together, in bytes
 
 	data   io.ReaderAt
 	closer io.Closer // nil once closed
+	parts  []*File   // of a split model, without the first
 }
 
-// Open reads and checks the header of a GGUF file. A missing file gives an
-// error that wraps [fs.ErrNotExist]; other faults wrap [ErrNotGGUF],
-// [ErrVersion], [ErrTruncated] or [ErrCorrupt].
+// Open reads and checks the header of a GGUF file. The first part of a split model
+// stands for the whole of it: the others are found by their names. A missing file
+// gives an error that wraps [fs.ErrNotExist]; other faults wrap [ErrNotGGUF],
+// [ErrVersion], [ErrTruncated], [ErrCorrupt] or [ErrPart].
 func Open(path string) (*File, error) {
+	f, err := openOne(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.openParts(); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// openOne opens a file and looks for no other part.
+func openOne(path string) (*File, error) {
 	if err := checkRegular(path); err != nil {
 		return nil, err
 	}
@@ -102,8 +121,31 @@ func (f *File) Close() error {
 		return nil
 	}
 	err := f.closer.Close()
+	for _, part := range f.parts {
+		err = errors.Join(err, part.Close())
+	}
 	f.closer = nil
 	return err
+}
+
+// part is the file that has the tensor's data.
+func (f *File) part(t Tensor) *File {
+	if t.Part == 0 {
+		return f
+	}
+	return f.parts[t.Part-1]
+}
+
+// Place is where the tensor's data begins, in bytes from the start of its file.
+func (f *File) Place(t Tensor) int64 { return f.part(t).DataOffset + int64(t.Offset) }
+
+// Paths lists the model's files: one, or the parts of a split model in order.
+func (f *File) Paths() []string {
+	paths := []string{f.Path}
+	for _, part := range f.parts {
+		paths = append(paths, part.Path)
+	}
+	return paths
 }
 
 // Tensor finds a tensor by its name.
@@ -118,7 +160,7 @@ func (f *File) Tensor(name string) (Tensor, bool) {
 
 // Reader reads the t.Size bytes of a tensor of this file.
 func (f *File) Reader(t Tensor) *io.SectionReader {
-	return io.NewSectionReader(f.data, f.DataOffset+int64(t.Offset), int64(t.Size))
+	return io.NewSectionReader(f.part(t).data, f.Place(t), int64(t.Size))
 }
 
 // Copy gives a tensor of this file in the form that [Write] takes. The file

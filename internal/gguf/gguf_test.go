@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -269,6 +270,19 @@ func TestLayerCount(t *testing.T) {
 	}
 	_, err = Metadata{}.LayerCount()
 	require.ErrorIs(t, err, ErrNoKey)
+}
+
+func TestTokenBytes(t *testing.T) {
+	const embedding, output, layer = 300, 200, 500
+	count := func(sizes map[string]uint64) [2]uint64 {
+		all, output := TokenBytes(maps.All(sizes))
+		return [2]uint64{all, output}
+	}
+	require.Equal(t, [2]uint64{layer + output, output},
+		count(map[string]uint64{EmbeddingName: embedding, OutputName: output, "blk.0.ffn_up.weight": layer}))
+	require.Equal(t, [2]uint64{layer + embedding, embedding},
+		count(map[string]uint64{EmbeddingName: embedding, "blk.0.ffn_up.weight": layer}), "tied")
+	require.Equal(t, [2]uint64{}, count(nil))
 }
 
 func TestSplitLayer(t *testing.T) {

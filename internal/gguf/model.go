@@ -2,6 +2,7 @@ package gguf
 
 import (
 	"fmt"
+	"iter"
 	"strconv"
 	"strings"
 )
@@ -11,6 +12,8 @@ const (
 	KeyArchitecture = "general.architecture" // text: the prefix of the model's own keys
 	KeyAlignment    = "general.alignment"    // uint32: tensor offsets are multiples of it
 	KeySplitCount   = "split.count"          // whole number: files that make up the model
+	KeySplitNo      = "split.no"             // whole number: which of them this is, from 0
+	KeySplitTensors = "split.tensors.count"  // whole number: tensors of all of them
 
 	// KeyBlockCount is the number of layers, under the architecture's prefix.
 	KeyBlockCount = "block_count"
@@ -71,4 +74,30 @@ func FeedForward(rest string) bool {
 		}
 	}
 	return false
+}
+
+// The names of the matrices on both sides of the layers.
+const (
+	EmbeddingName = "token_embd.weight" // a row for each token; the output matrix too, where there is no other
+	OutputName    = "output.weight"
+)
+
+// TokenBytes adds up what one token needs of a model's tensors, given by name and
+// size in bytes: all of them, but of an embedding beside an output matrix only a row,
+// which is left out. output is the output matrix's part.
+func TokenBytes(tensors iter.Seq2[string, uint64]) (all, output uint64) {
+	var embedding uint64
+	for name, size := range tensors {
+		all += size
+		switch name {
+		case EmbeddingName:
+			embedding = size
+		case OutputName:
+			output = size
+		}
+	}
+	if output == 0 {
+		return all, embedding
+	}
+	return all - embedding, output
 }

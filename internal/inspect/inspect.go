@@ -40,7 +40,7 @@ type Model struct {
 	ChatTemplate string `json:"chat_template"` // Jinja source
 
 	PrunedLayers []uint64 `json:"pruned_layers,omitempty"` // by their numbers before `gallop prune`
-	SplitFiles   uint64   `json:"split_files,omitempty"`   // files that make up the model; this is one of them
+	SplitFiles   uint64   `json:"split_files,omitempty"`   // files that make up the model; Path is the first
 
 	Layers []Layer `json:"layers"` // (nLayer,); none when the file is no language model
 }
@@ -133,14 +133,7 @@ func (m *Model) readShape(meta gguf.Metadata, nLayer int) {
 // readTensors adds up the bytes.
 func (m *Model) readTensors(tensors []gguf.Tensor) error {
 	types := map[string]*TypeShare{}
-	embedding, output := uint64(0), uint64(0)
 	for _, t := range tensors {
-		switch t.Name {
-		case "token_embd.weight":
-			embedding = t.Size
-		case "output.weight":
-			output = t.Size
-		}
 		m.Parameters += t.Elements()
 		m.TensorBytes += t.Size
 		share := types[t.Type.String()]
@@ -161,12 +154,14 @@ func (m *Model) readTensors(tensors []gguf.Tensor) error {
 			m.Layers[layer].Attention += t.Size
 		}
 	}
-	m.OutputBytes = cmp.Or(output, embedding)
-	if output != 0 { // one row of the embedding is read
-		m.OutputShare = float64(output) / float64(max(m.TensorBytes-embedding, 1))
-	} else {
-		m.OutputShare = float64(embedding) / float64(max(m.TensorBytes, 1))
-	}
+	all, output := gguf.TokenBytes(func(yield func(string, uint64) bool) {
+		for _, t := range tensors {
+			if !yield(t.Name, t.Size) {
+				return
+			}
+		}
+	})
+	m.OutputBytes, m.OutputShare = output, float64(output)/float64(max(all, 1))
 	for _, share := range types {
 		share.Share = float64(share.Bytes) / float64(max(m.TensorBytes, 1))
 		m.Types = append(m.Types, *share)

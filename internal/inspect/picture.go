@@ -67,7 +67,7 @@ func (m *Model) rows() [][2]string {
 		{"vocabulary", tokens(uint64(m.Vocabulary))},
 		{"output matrix", m.output()},
 		{"pruned", m.pruned()},
-		{"split", count(m.SplitFiles, "files make up the model, this is one of them")},
+		{"split", count(m.SplitFiles, "files make up the model")},
 	}
 	return slices.DeleteFunc(all, func(row [2]string) bool { return row[1] == "" })
 }

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"bytes"
 	"fmt"
 	"image/color"
 	"math"
@@ -9,9 +10,10 @@ import (
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
+	"gonum.org/v1/plot/vg/vgsvg"
 )
 
-// Series is a line of [CurvePNG].
+// Series is a line of [CurvePNG] and [CurveSVG].
 type Series struct {
 	Name string
 	X, Y []float64 // (n,) a point that is NaN breaks the line
@@ -47,6 +49,31 @@ var glyphs = []draw.GlyphDrawer{
 // [ErrShape] when the slices of a series differ in length, and [ErrEmpty] when no
 // series has a point.
 func CurvePNG(path, title, xLabel, yLabel string, series []Series) error {
+	paint, err := curve(title, xLabel, yLabel, series)
+	if err != nil {
+		return err
+	}
+	return writePNG(path, curveWidth, curveHeight, paint)
+}
+
+// CurveSVG is the picture of [CurvePNG] as SVG, which stays text: the same series
+// give the same bytes.
+func CurveSVG(title, xLabel, yLabel string, series []Series) ([]byte, error) {
+	paint, err := curve(title, xLabel, yLabel, series)
+	if err != nil {
+		return nil, err
+	}
+	canvas := vgsvg.New(curveWidth, curveHeight)
+	c := draw.New(canvas)
+	c.FillPolygon(color.White, []vg.Point{{}, {X: curveWidth}, {X: curveWidth, Y: curveHeight}, {Y: curveHeight}}) // dark pages show through otherwise
+	paint(c)
+	var data bytes.Buffer
+	_, err = canvas.WriteTo(&data)
+	return bytes.ReplaceAll(data.Bytes(), []byte("Liberation Sans"), []byte("Liberation Sans,Arial,sans-serif")), err
+}
+
+// curve draws lines with points.
+func curve(title, xLabel, yLabel string, series []Series) (paint func(draw.Canvas), err error) {
 	p := plot.New()
 	stylePlot(p, xLabel, yLabel)
 	legend := plot.NewLegend()
@@ -58,14 +85,14 @@ func CurvePNG(path, title, xLabel, yLabel string, series []Series) error {
 	var bands, lines []plot.Plotter
 	for i, s := range series {
 		if err := s.check(); err != nil {
-			return err
+			return nil, err
 		}
 		c := palette[i%len(palette)]
 		line := draw.LineStyle{Color: c, Width: lineWidth}
 		if s.Dashed {
 			line.Dashes = []vg.Length{6, 3}
 		}
-		point := draw.GlyphStyle{Color: c, Radius: pointRadius, Shape: glyphs[i%len(glyphs)]}
+		point := draw.GlyphStyle{Color: c, Radius: pointRadius, Shape: glyphs[(i+i/len(palette))%len(glyphs)]} // no two alike
 		for _, run := range s.runs() {
 			lines = append(lines, &plotter.Line{XYs: run, LineStyle: line}, &plotter.Scatter{XYs: run, GlyphStyle: point})
 		}
@@ -75,13 +102,13 @@ func CurvePNG(path, title, xLabel, yLabel string, series []Series) error {
 		legend.Add(fit(legend.TextStyle, s.Name, mostName), &plotter.Line{LineStyle: line}, &plotter.Scatter{GlyphStyle: point})
 	}
 	if len(lines) == 0 {
-		return fmt.Errorf("%w: %q has no points", ErrEmpty, title)
+		return nil, fmt.Errorf("%w: %q has no points", ErrEmpty, title)
 	}
 	p.Add(append(bands, lines...)...)
 	widen(&p.X)
 	widen(&p.Y)
 
-	return writePNG(path, curveWidth, curveHeight, func(c draw.Canvas) {
+	return func(c draw.Canvas) {
 		c = draw.Crop(c, margin, -margin, margin, -margin)
 		headline := textStyle(titleSize)
 		title := fit(headline, title, c.Size().X)
@@ -92,7 +119,7 @@ func CurvePNG(path, title, xLabel, yLabel string, series []Series) error {
 		box := legend.Rectangle(c)
 		legend.Draw(draw.Crop(c, c.Size().X-box.Size().X, 0, 0, 0))
 		p.Draw(draw.Crop(c, 0, -box.Size().X-2*space, 0, 0))
-	})
+	}, nil
 }
 
 // stylePlot sets fonts and axes, and adds a grid.

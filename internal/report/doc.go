@@ -13,6 +13,7 @@
 //
 // [CurvePNG] and [HeatPNG] write pictures, at twice the usual resolution and in
 // colours that colour-blind readers tell apart; lines also differ in their points.
+// [CurveSVG] gives such a picture as text.
 //
 // # Caveats
 //

@@ -3,6 +3,7 @@ package report
 import (
 	"bytes"
 	"encoding/json"
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"image"
@@ -411,6 +412,25 @@ func TestCurvePNG(t *testing.T) {
 	require.NoError(t, CurvePNG(again, "one point", "x", "y", []Series{{X: []float64{3}, Y: []float64{0}}}))
 	_, colors = decode(t, again)
 	require.Greater(t, colors, 10)
+}
+
+// TestCurveSVG draws more series than there are colours: all must differ.
+func TestCurveSVG(t *testing.T) {
+	var series []Series
+	for i := range 15 {
+		series = append(series, Series{Name: fmt.Sprint("method ", i), X: []float64{1, 2}, Y: []float64{3, 4 + float64(i)}})
+	}
+	data, err := CurveSVG("Accuracy", "speed", "accuracy (%)", series)
+	require.NoError(t, err)
+	require.NoError(t, xml.Unmarshal(data, &struct{}{}))
+	for _, s := range series {
+		require.Contains(t, string(data), s.Name)
+	}
+	again, err := CurveSVG("Accuracy", "speed", "accuracy (%)", series)
+	require.NoError(t, err)
+	require.Equal(t, string(data), string(again))
+	_, err = CurveSVG("none", "x", "y", nil)
+	require.ErrorIs(t, err, ErrEmpty)
 }
 
 func TestCurvePNGErrors(t *testing.T) {

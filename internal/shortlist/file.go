@@ -11,6 +11,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"gonum.org/v1/gonum/mat"
 
@@ -36,7 +37,7 @@ const (
 	// kind is what these files say in general.type.
 	kind = "gallop-shortlist"
 	// version is that of the files' meaning: others are made anew.
-	version = 4
+	version = 5
 )
 
 var (
@@ -85,12 +86,11 @@ func write(path string, m *llama.Model, made *Made, moments *Moments, basis []fl
 	meta.Set("gallop.shortlist.size", uint32(made.Size))
 	meta.Set("gallop.shortlist.margin", made.List.Margin)
 	meta.Set("gallop.shortlist.sure", made.Sure)
-	meta.Set("gallop.shortlist.whole", made.Whole)
-	rank := uint64(made.List.Rank)
-	vocab := uint64(len(preview)) * 32 / 18 / rank
+	meta.Set("gallop.shortlist.doubted", made.Doubted)
+	rank, nEmbd, nVocab := uint64(made.List.Rank), uint64(moments.Sum.SymmetricDim()), uint64(matrixOf(m).Shape[1])
 	return save(path, meta, append(tensors,
-		tensorOf("basis", gguf.F32, floats(basis), uint64(len(basis))/rank, rank),
-		tensorOf("preview", gguf.Q4_0, preview, rank, vocab)))
+		tensorOf("basis", gguf.F32, floats(basis), nEmbd, rank),
+		tensorOf("preview", gguf.Q4_0, preview, rank, nVocab)))
 }
 
 func save(path string, meta gguf.Metadata, tensors []gguf.Source) error {
@@ -103,15 +103,23 @@ func save(path string, meta gguf.Metadata, tensors []gguf.Source) error {
 	return nil
 }
 
-// read takes a file's moments and, if it has one, its shortlist. The error is
-// errNoFile where there is no file.
-func read(path string, m *llama.Model, o *llama.OutputMatrix) (*Made, *Moments, error) {
+// kept is what a file holds.
+type kept struct {
+	moments *Moments
+	made    *Made // without its list; nil = no shortlist was made yet
+	basis   []float32
+	preview []byte
+	margin  float32
+}
+
+// read takes what a file holds. The error is errNoFile where there is no file.
+func read(path string, m *llama.Model) (*kept, error) {
 	f, err := gguf.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, errNoFile
+		return nil, errNoFile
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer f.Close()
 	foreign := func(why string) error { return fmt.Errorf("%s: %w: %s", path, errForeign, why) }
@@ -121,59 +129,56 @@ func read(path string, m *llama.Model, o *llama.OutputMatrix) (*Made, *Moments, 
 	}
 	switch name, _ := f.Metadata.String("general.type"); {
 	case name != kind:
-		return nil, nil, foreign("it is of another kind")
+		return nil, foreign("it is of another kind")
 	case number("version") != version:
-		return nil, nil, foreign("it is of another version")
+		return nil, foreign("it is of another version")
 	case number("model") != m.Fingerprint():
-		return nil, nil, foreign("it was made for another model")
+		return nil, foreign("it was made for another model")
 	}
 	data := func(name string, kind gguf.Type, shape ...uint64) ([]byte, error) {
 		t, ok := f.Tensor(name)
-		if !ok || t.Type != kind || len(t.Shape) != 2 || t.Shape[0] != shape[0] || t.Shape[1] != shape[1] {
+		if !ok || t.Type != kind || !slices.Equal(t.Shape, shape) {
 			return nil, foreign("its " + name + " is missing or has another shape")
 		}
 		return io.ReadAll(f.Reader(t))
 	}
-	d := uint64(o.NEmbd)
-	sum, err := data("moments", gguf.F32, d, d)
+	nEmbd, nVocab := matrixOf(m).Shape[0], matrixOf(m).Shape[1]
+	sum, err := data("moments", gguf.F32, nEmbd, nEmbd)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	moments := NewMoments(o.NEmbd)
-	moments.N = int(number("states"))
+	k := &kept{moments: NewMoments(int(nEmbd))}
+	k.moments.N = int(number("states"))
 	sums := decode(sum)
-	for i := range o.NEmbd {
-		for j := i; j < o.NEmbd; j++ {
-			moments.Sum.SetSym(i, j, float64(sums[i*o.NEmbd+j]))
+	for i := range int(nEmbd) {
+		for j := i; j < int(nEmbd); j++ {
+			k.moments.Sum.SetSym(i, j, float64(sums[i*int(nEmbd)+j]))
 		}
 	}
-	if !finite(moments.Sum) || moments.N < 1 {
-		return nil, nil, foreign("its moments are no numbers")
+	if !finite(k.moments.Sum) || k.moments.N < 1 {
+		return nil, foreign("its moments are no numbers")
 	}
 	if number("fitted") == 0 {
-		return nil, moments, nil
+		return k, nil
 	}
-	r := uint64(rank(o.NEmbd))
-	basis, err := data("basis", gguf.F32, d, r)
+	r := uint64(rank(int(nEmbd)))
+	basis, err := data("basis", gguf.F32, nEmbd, r)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	preview, err := data("preview", gguf.Q4_0, r, uint64(o.NVocab))
-	if err != nil {
-		return nil, nil, err
+	k.basis = decode(basis)
+	if k.preview, err = data("preview", gguf.Q4_0, r, nVocab); err != nil {
+		return nil, err
 	}
 	margin, _ := f.Metadata.Float("gallop.shortlist.margin")
 	sure, _ := f.Metadata.Float("gallop.shortlist.sure")
-	whole, _ := f.Metadata.Float("gallop.shortlist.whole")
-	made := &Made{Size: int(number("size")), States: int(number("fitted")), Sure: sure, Whole: whole}
-	made.account(share(m, o))
-	if made.Size < 1 || made.Size > o.NVocab/4 || !(margin > -math.MaxFloat32 && margin < math.MaxFloat32) || !(sure > 0 && whole >= 0) {
-		return nil, nil, foreign("its size, margin or figures are out of range")
+	doubted, _ := f.Metadata.Float("gallop.shortlist.doubted")
+	k.made, k.margin = &Made{Size: int(number("size")), States: int(number("fitted")), Sure: sure, Doubted: doubted}, float32(margin)
+	k.made.account(share(m))
+	if k.made.Size < 1 || k.made.Size > int(nVocab)/4 || !(margin > -math.MaxFloat32 && margin < math.MaxFloat32) || !(sure > 0 && doubted >= 0) {
+		return nil, foreign("its size, margin or figures are out of range")
 	}
-	if made.List, err = o.NewShortlist(decode(basis), preview, float32(margin)); err != nil {
-		return nil, nil, err
-	}
-	return made, moments, nil
+	return k, nil
 }
 
 // decode turns a file's bytes into numbers.

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/gallop-llm/gallop/internal/dataset"
+	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/internal/report"
 	"github.com/gallop-llm/gallop/internal/template"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
@@ -45,14 +47,17 @@ const (
 	learnAnswer = 48
 	// measuredTokens is how many tokens of other prompts' answers a preview is measured on.
 	measuredTokens = 96
-	// doubtCosts is what a token in doubt is taken to cost, in whole matrices: other texts
-	// leave more in doubt than those that were measured.
-	doubtCosts = 2
+	// extension is the share of the matrix that a token in doubt is taken to need: one to
+	// fifteen percent was measured.
+	extension = 0.15
+	// moreDoubt is how many times as many tokens other texts are taken to leave in doubt as
+	// those that were measured.
+	moreDoubt = 2
 	// freeDoubt is the share of tokens that may be in doubt without being missed.
-	freeDoubt = 0.02
+	freeDoubt = 0.05
 	// mostDoubt is the share of the measured tokens that the margin leaves in doubt at most: a
 	// single token whose errors are far larger than usual must not send half of them there.
-	mostDoubt = 0.1
+	mostDoubt = 0.25
 	// smallerSaves is the share of rows that a smaller size must save to be taken in place
 	// of a larger one, which errs less.
 	smallerSaves = 0.2
@@ -92,21 +97,21 @@ type Learner struct {
 
 // Made is a shortlist that is ready to be used.
 type Made struct {
-	List   *llama.Shortlist
-	Size   int           // tokens that get exact logits
-	States int           // that it was fitted to
-	Sure   float64       // a token's time with the whole matrix over that of one chosen from the list, as measured
-	Gain   float64       // the same with the tokens in doubt
-	Whole  float64       // share of measured tokens that were in doubt, and needed the whole matrix
-	Doubt  float64       // share up to which the shortlist pays
-	Took   time.Duration // from the learner's start; 0 = it was in the cache
+	List    *llama.Shortlist
+	Size    int           // tokens that get exact logits
+	States  int           // that it was fitted to
+	Sure    float64       // a token's time with the whole matrix over that of one chosen from the list, as measured
+	Gain    float64       // the same with the tokens in doubt
+	Doubted float64       // share of measured tokens that were in doubt, and needed a longer list
+	Doubt   float64       // share up to which the shortlist pays
+	Took    time.Duration // from the learner's start; 0 = it was in the cache
 }
 
-// account works out Gain and Doubt: a token in doubt costs about the matrix's share of a
-// token more.
+// account works out Gain and Doubt: a token in doubt costs about the extension's part of
+// the matrix's share of a token more.
 func (m *Made) account(matrix float64) {
-	m.Gain = 1 / (1/m.Sure + m.Whole*matrix)
-	m.Doubt = (1/leastGain - 1/m.Sure) / matrix
+	m.Gain = 1 / (1/m.Sure + m.Doubted*extension*matrix)
+	m.Doubt = (1/leastGain - 1/m.Sure) / (extension * matrix)
 }
 
 // Pays tells whether decoding is measurably faster with it.
@@ -122,34 +127,74 @@ func Open(m *llama.Model, dir string, threads int, warn func(error)) *Learner {
 		l.why = err.Error()
 		return l
 	}
-	if l.why = unfit(m, l.matrix); l.why != "" {
+	if l.why = unfit(m); l.why != "" {
 		return l
 	}
-	l.share = share(m, l.matrix)
+	l.share = share(m)
 	l.moments = NewMoments(m.NEmbd)
 	l.path = filePath(dir, m)
-	made, moments, err := read(l.path, m, l.matrix)
-	switch {
-	case err != nil && !errors.Is(err, errNoFile):
+	if err := l.take(); err != nil && !errors.Is(err, errNoFile) {
 		warn(fmt.Errorf("the vocabulary shortlist is made anew: %w", err))
-	case err == nil:
-		l.moments = moments
-		l.enough = moments.N >= enoughStates
-		if made != nil {
-			l.made.Store(made)
-		}
 	}
 	return l
 }
 
+// take begins with what is kept in the file.
+func (l *Learner) take() error {
+	k, err := read(l.path, l.model)
+	if err != nil {
+		return err
+	}
+	if k.made != nil {
+		if k.made.List, err = l.matrix.NewShortlist(k.basis, k.preview, k.margin); err != nil {
+			return err
+		}
+		l.made.Store(k.made)
+	}
+	l.moments, l.enough = k.moments, k.moments.N >= enoughStates
+	return nil
+}
+
+// Outlook says in a sentence what becomes of a model's shortlist on the CPU, by the model's
+// file and the cache folder dir alone; m may be loaded without its weights. has tells
+// whether there is or will be one.
+func Outlook(m *llama.Model, dir string) (text string, has bool) {
+	if why := unfit(m); why != "" {
+		return "none: " + why, false
+	}
+	switch k, err := read(filePath(dir, m), m); {
+	case err != nil && !errors.Is(err, errNoFile):
+		return fmt.Sprintf("will be made anew: %v", err), true
+	case err != nil || k.made == nil:
+		return fmt.Sprintf("will be learnt: the output matrix is %.0f %% of a token's bytes", 100*share(m)), true
+	case !k.made.Pays():
+		return fmt.Sprintf("none: decoding was measured at %.2f times the speed with one of %d tokens", k.made.Gain, k.made.Size), false
+	default:
+		return fmt.Sprintf("%d tokens, decoding was measured at %.2f times the speed", k.made.Size, k.made.Gain), true
+	}
+}
+
+// matrixOf is the output matrix's entry in the file; nil = there is none.
+func matrixOf(m *llama.Model) *llama.Tensor {
+	for _, name := range []string{gguf.OutputName, gguf.EmbeddingName} { // tied models have the second alone
+		if i := slices.IndexFunc(m.Tensors, func(t llama.Tensor) bool { return t.Name == name }); i >= 0 && len(m.Tensors[i].Shape) == 2 {
+			return &m.Tensors[i]
+		}
+	}
+	return nil
+}
+
 // unfit says why a shortlist is not worth it for a model; "" = it may be.
-func unfit(m *llama.Model, o *llama.OutputMatrix) string {
-	share := share(m, o)
-	switch {
-	case o.NEmbd != m.NEmbd:
-		return fmt.Sprintf("the output matrix takes %d dimensions, the model has %d", o.NEmbd, m.NEmbd)
-	case o.NVocab < leastVocab:
-		return fmt.Sprintf("a vocabulary of %d tokens is too small to gain from one", o.NVocab)
+func unfit(m *llama.Model) string {
+	o, share := matrixOf(m), share(m)
+	if o == nil {
+		return "the model has no output matrix"
+	}
+	switch nEmbd, nVocab := int(o.Shape[0]), int(o.Shape[1]); {
+	case nEmbd != m.NEmbd:
+		return fmt.Sprintf("the output matrix takes %d dimensions, the model has %d", nEmbd, m.NEmbd)
+	case nVocab < leastVocab:
+		return fmt.Sprintf("a vocabulary of %d tokens is too small to gain from one", nVocab)
 	case share < leastShare:
 		return fmt.Sprintf("the output matrix is %.0f %% of a token's bytes, too little to gain from one", 100*share)
 	}
@@ -157,15 +202,9 @@ func unfit(m *llama.Model, o *llama.OutputMatrix) string {
 }
 
 // share is the output matrix's share of the bytes that a token needs, 0 to 1.
-func share(m *llama.Model, o *llama.OutputMatrix) float64 {
-	bytes := m.Size
-	untied := slices.ContainsFunc(m.Tensors, func(t llama.Tensor) bool { return t.Name == "output.weight" })
-	for _, t := range m.Tensors {
-		if untied && t.Name == "token_embd.weight" { // one row of it is read
-			bytes -= t.Size
-		}
-	}
-	return float64(o.Size) / float64(max(bytes, 1))
+func share(m *llama.Model) float64 {
+	all, output := m.TokenBytes()
+	return float64(output) / float64(max(all, 1))
 }
 
 // Share is the output matrix's share of the bytes that a token needs, 0 to 1; 0 where
@@ -181,6 +220,14 @@ func (l *Learner) Why() string {
 
 // Made is the shortlist, nil while there is none.
 func (l *Learner) Made() *Made { return l.made.Load() }
+
+// Ready tells whether answers alone have given the states for a first shortlist, so that
+// making it takes a few seconds.
+func (l *Learner) Ready() bool {
+	l.learning.Lock()
+	defer l.learning.Unlock()
+	return l.Why() == "" && l.made.Load() == nil && l.absorb() >= enoughStates
+}
 
 // Use lets c decode with the shortlist and returns it; nil while there is none.
 func (l *Learner) Use(c *llama.Context) (*Made, error) {
@@ -398,6 +445,20 @@ func (s *student) next() (token llama.Token, end bool, err error) {
 	return token, s.model.Vocab.IsEnd(token) || s.pos >= s.c.NCtx(), nil
 }
 
+// answer continues the prompt with up to learnAnswer likeliest tokens: add appends each.
+func (s *student) answer(add func(token llama.Token) error) error {
+	for range learnAnswer {
+		token, end, err := s.next()
+		if err != nil || end {
+			return err
+		}
+		if err := add(token); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // collect adds hidden states of prompts and their answers until there are enough.
 func (s *student) collect(m *Moments, enough int) error {
 	states := make([]float32, 0, learnBatch*s.matrix.NEmbd)
@@ -411,20 +472,14 @@ func (s *student) collect(m *Moments, enough int) error {
 		if err := s.prompt(see); err != nil {
 			return err
 		}
-		for range learnAnswer {
-			token, end, err := s.next()
-			if err != nil {
-				return err
-			}
-			if end {
-				break
-			}
+		err := s.answer(func(token llama.Token) error {
 			if err := s.decode([]llama.Token{token}, skip.Mask{}); err != nil {
 				return err
 			}
-			if err := see(0); err != nil {
-				return err
-			}
+			return see(0)
+		})
+		if err != nil {
+			return err
 		}
 		m.Add(states)
 		if s.ctx.Err() != nil {
@@ -472,20 +527,13 @@ func (s *student) measure(made *Made, m *Moments) error {
 		return err
 	}
 	trials := make([][]llama.ShortlistTrial, len(sizes))
-	var whole, short []time.Duration
+	var whole, short []float64 // seconds
 	states := make([]float32, s.matrix.NEmbd)
 	for tokens := 0; tokens < measuredTokens; {
 		if err := s.prompt(func(int) error { return nil }); err != nil {
 			return err
 		}
-		for range learnAnswer {
-			token, end, err := s.next()
-			if err != nil {
-				return err
-			}
-			if end {
-				break
-			}
+		err := s.answer(func(token llama.Token) error {
 			if err := s.fill([]llama.Token{token}); err != nil {
 				return err
 			}
@@ -502,6 +550,10 @@ func (s *student) measure(made *Made, m *Moments) error {
 			}
 			m.Add(states)
 			tokens++
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 	}
 	s.choose(made, trials)
@@ -522,7 +574,7 @@ func (s *student) measure(made *Made, m *Moments) error {
 				if err := s.decode([]llama.Token{token}, mask); err != nil {
 					return err
 				}
-				switch took := time.Since(began); {
+				switch took := time.Since(began).Seconds(); {
 				case i == 0:
 				case mask.Shortlist() == 0:
 					whole = append(whole, took)
@@ -532,13 +584,13 @@ func (s *student) measure(made *Made, m *Moments) error {
 			}
 		}
 	}
-	made.Sure = float64(median(whole)) / float64(median(short))
-	made.account(share(s.model, s.matrix))
+	made.Sure = report.Median(whole) / report.Median(short)
+	made.account(share(s.model))
 	return nil
 }
 
-// choose finds the size that costs the fewest rows, those of tokens sent to the whole
-// matrix included, and the margin that would have sent there whatever a list lacked. Where
+// choose finds the size that costs the fewest rows, those of longer lists for tokens in
+// doubt included, and the margin that would have left in doubt whatever a list lacked. Where
 // that is little, the margin is as large as costs little: other texts are harder.
 func (s *student) choose(made *Made, trials [][]llama.ShortlistTrial) {
 	least := math.Inf(1)
@@ -552,14 +604,9 @@ func (s *student) choose(made *Made, trials [][]llama.ShortlistTrial) {
 		margin = min(max(margin, at(freeDoubt)), at(mostDoubt))
 		doubt, _ := slices.BinarySearchFunc(tokens, margin, func(t llama.ShortlistTrial, m float32) int { return cmp.Compare(t.Gap, m) })
 		share := float64(doubt) / float64(len(tokens))
-		if rows := float64(sizes[i]) + doubtCosts*share*float64(s.matrix.NVocab); rows < (1-smallerSaves)*least {
+		if rows := float64(sizes[i]) + moreDoubt*share*extension*float64(s.matrix.NVocab); rows < (1-smallerSaves)*least {
 			least = rows
-			made.Size, made.List.Margin, made.Whole = sizes[i], margin, share
+			made.Size, made.List.Margin, made.Doubted = sizes[i], margin, share
 		}
 	}
-}
-
-func median(d []time.Duration) time.Duration {
-	slices.Sort(d)
-	return d[len(d)/2]
 }

@@ -3,6 +3,7 @@ package shortlist
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -31,6 +32,15 @@ func open(t *testing.T, m *llama.Model, dir string) (*Learner, *[]error) {
 	return Open(m, dir, 1, func(err error) { warnings = append(warnings, err) }), &warnings
 }
 
+// outlook asks about a model that is loaded without its weights.
+func outlook(t *testing.T, m *llama.Model, dir string) (string, bool) {
+	t.Helper()
+	vocab, err := llama.LoadModel(context.Background(), m.Path, &llama.ModelOptions{VocabOnly: true})
+	require.NoError(t, err)
+	defer vocab.Close()
+	return Outlook(vocab, dir)
+}
+
 func TestLearnKeepAndUse(t *testing.T) {
 	llamatest.Library(t)
 	m := llamatest.Open(t, llamatest.Write(t, wide()))
@@ -38,6 +48,9 @@ func TestLearnKeepAndUse(t *testing.T) {
 	l, _ := open(t, m, dir)
 	require.Empty(t, l.Why())
 	require.Nil(t, l.Made())
+	text, has := outlook(t, m, dir)
+	require.True(t, has)
+	require.Regexp(t, `^will be learnt: the output matrix is \d\d % of a token's bytes$`, text)
 	require.NoError(t, l.Learn(context.Background()))
 	made := l.Made()
 	require.NotNil(t, made)
@@ -52,6 +65,10 @@ func TestLearnKeepAndUse(t *testing.T) {
 	require.Same(t, made, l.Made())
 	require.NoError(t, l.Close())
 	require.NoError(t, c.Decode(llamatest.Batch(t, []llama.Token{1}, 0), skip.Mask{}.WithShortlist(made.Size)), "the context keeps it alive")
+
+	text, has = outlook(t, m, dir)
+	require.Equal(t, made.Pays(), has)
+	require.Contains(t, text, fmt.Sprintf("decoding was measured at %.2f times the speed", made.Gain))
 
 	again, warnings := open(t, m, dir)
 	defer again.Close()
@@ -88,6 +105,9 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 			l, warnings := open(t, m, dir)
 			require.Len(t, *warnings, 1)
 			require.ErrorContains(t, (*warnings)[0], "made anew")
+			text, has := outlook(t, m, dir)
+			require.True(t, has)
+			require.Contains(t, text, "will be made anew")
 			require.Nil(t, l.Made())
 			require.NoError(t, l.Learn(context.Background()))
 			require.NoError(t, l.Close())
@@ -115,6 +135,9 @@ func TestModelsThatGetNone(t *testing.T) {
 			dir := t.TempDir()
 			l, _ := open(t, m, dir)
 			require.Contains(t, l.Why(), c.why)
+			text, has := outlook(t, m, dir)
+			require.False(t, has)
+			require.Equal(t, "none: "+l.Why(), text)
 			l.Idle()
 			l.Busy()
 			require.ErrorIs(t, l.Learn(context.Background()), llama.ErrShortlist)

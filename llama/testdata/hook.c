@@ -63,7 +63,7 @@ int main(int argc, char **argv) {
         for (int layer = 1 + i % 2; layer < 1 + i % 2 + layers; layer++) {
             mask[2 * layer / 64] |= 3ULL << (2 * layer % 64);
         }
-        if (layerskip_decode(&state, ctx, batch, mask, LAYERSKIP_TOGETHER) != 0) {
+        if (layerskip_decode(&state, ctx, batch, mask, NULL, LAYERSKIP_TOGETHER) != 0) {
             die("cannot decode: ", state.report.reason);
         }
         llama_memory_clear(llama_get_memory(ctx), false);

@@ -5,8 +5,8 @@
 //
 //	go run ./scripts/firsttoken -m model.gguf
 //
-// A model without a profile is routed by a made-up one of the usual size: what
-// choosing costs does not depend on what is chosen. A line of JSON on stdout
+// A model without a profile, or whose profile does not pay, is routed by a made-up one of
+// the usual size: what choosing costs does not depend on what is chosen. A line of JSON on stdout
 // names every part of the time.
 package main
 
@@ -68,7 +68,7 @@ type parts struct {
 func main() {
 	var o options
 	flag.StringVar(&o.model, "m", "", "GGUF file (default: the demo model)")
-	flag.StringVar(&o.profile, "profile", "", "profile to route by (default: the model's, else a made-up one)")
+	flag.StringVar(&o.profile, "profile", "", "profile to route by (default: the model's if it pays, else a made-up one)")
 	flag.IntVar(&o.threads, "t", 0, "threads; 0 = as `gallop run`")
 	flag.DurationVar(&o.budget, "budget", 75*time.Second, "time for all pairs; one of each length is measured in any case")
 	flag.IntVar(&o.pairs, "pairs", 60, "pairs of each length at most")
@@ -123,7 +123,7 @@ func (o *options) measure(ctx context.Context) (*result, error) {
 	defer p.Close()
 	s, err := chat.New(m, &chat.Options{
 		Context:  llama.ContextOptions{NCtx: min(m.NCtxTrain, 4096), Threads: o.threads},
-		Sampling: m.Sampling(), Routing: routing(p), Prefill: p.Defaults.Prefill, MaxTokens: answerTokens,
+		Sampling: m.Sampling(), Routing: chat.NewRouting(p, router.Policy{}, p.Defaults.Prefill), Prefill: p.Defaults.Prefill, MaxTokens: answerTokens,
 	})
 	if err != nil {
 		return nil, err
@@ -341,20 +341,18 @@ func (l *loop) Close() {
 	l.ctx.Close()
 }
 
-// routing is what the command line makes of a profile.
-func routing(p *router.Profile) *chat.Routing {
-	r := &chat.Routing{Profile: p}
-	if c, ok := p.Defaults.Cascade(p.Defaults.Quality); ok && p.Defaults.Prefill == skip.FullPrefill {
-		r.Policy, r.Escalate = router.Policy{Depth: c.Depth, Guard: true}, c.Threshold
-	}
-	return r
-}
-
-// open finds the model's profile or makes one up.
+// open finds the model's profile or makes one up, also where the model's does not pay
+// and so is not routed by.
 func (o *options) open(m *llama.Model) (*router.Profile, error) {
 	path := o.profile
 	if found, ok := router.Find(m.Path); path == "" && ok {
-		path = found
+		p, err := router.Read(found)
+		if err != nil {
+			return nil, err
+		}
+		if chat.DefaultRouting(p) != nil {
+			path = found
+		}
 	}
 	if o.profile = filepath.Base(path); path == "" {
 		folder, err := os.MkdirTemp("", "firsttoken")

@@ -192,9 +192,7 @@ func measure(o *options) (*result, error) {
 				} else {
 					os.Remove(file)
 				}
-				l := s.lossless()
-				l.Learned = file
-				if plain, got, err = o.askBoth(m, l, kind.questions, round/2%2 == 1); err != nil {
+				if plain, got, err = o.askBoth(m, s.lossless(), file, kind.questions, round/2%2 == 1); err != nil {
 					return nil, err
 				}
 				for i := range got {
@@ -229,13 +227,13 @@ type answer struct {
 
 // askBoth asks two questions of a new plain session and of a new one that drafts,
 // as conversations of their own; otherFirst says which takes its turns first.
-func (o *options) askBoth(m *llama.Model, l *chat.Lossless, questions [2]string, otherFirst bool) (plain, got [2]answer, err error) {
+func (o *options) askBoth(m *llama.Model, l *chat.Lossless, learned string, questions [2]string, otherFirst bool) (plain, got [2]answer, err error) {
 	var sessions [2]*chat.Session
 	var made [2]time.Duration
 	for i, lossless := range []*chat.Lossless{nil, l} {
 		start := o.now()
 		sessions[i], err = chat.New(m, &chat.Options{
-			Context: llama.ContextOptions{NCtx: min(cmp.Or(m.NCtxTrain, 4096), 4096), Threads: o.threads}, MaxTokens: o.tokens, Lossless: lossless,
+			Context: llama.ContextOptions{NCtx: min(cmp.Or(m.NCtxTrain, 4096), 4096), Threads: o.threads}, MaxTokens: o.tokens, Lossless: lossless, Learned: learned,
 		})
 		if err != nil {
 			return plain, got, err

@@ -45,7 +45,7 @@ type row struct {
 	ShortlistEqual float64  `json:"shortlist_equal"`      // share of greedy tokens equal to the whole matrix's
 	FirstToken     *float64 `json:"first_token_ratio"`    // time over stock's, worst of three prompt lengths
 	Answer         float64  `json:"answer_ratio"`         // time of whole answers over stock's, worst with and without a profile
-	AnswerProfile  *float64 `json:"answer_ratio_profile"` // by the model's profile; null: there is none
+	AnswerProfile  *float64 `json:"answer_ratio_profile"` // by the model's profile; null: there is none, or none that pays
 	Lossless       *float64 `json:"lossless_ratio"`       // speed over plain, worst of sources and kinds of text
 	LosslessEqual  *bool    `json:"lossless_equal"`       // all of its tokens
 	Busy           *float64 `json:"busy_ratio"`           // own number of threads over the best fixed one, worst situation
@@ -57,7 +57,7 @@ type row struct {
 type listed struct {
 	Rows      int     `json:"rows"`       // tokens compared
 	Unequal   int     `json:"unequal"`    // of these, another token than the whole matrix's
-	Whole     float64 `json:"whole"`      // share sent to the whole matrix
+	Extended  float64 `json:"extended"`   // share of rows whose list was made longer
 	Rounds    int     `json:"rounds"`     // pairs behind shortlist_ratio
 	Sampled   int     `json:"sampled"`    // rows behind the distance
 	Distance  float64 `json:"distance"`   // mean total variation distance after the default sampling chain
@@ -275,12 +275,10 @@ func (o *options) answers(ctx context.Context, m *llama.Model, learner *shortlis
 		}
 		defer p.Close()
 		routed := plain
-		routed.Prefill = p.Defaults.Prefill
-		routed.Routing = &chat.Routing{Profile: p}
-		if c, ok := p.Defaults.Cascade(p.Defaults.Quality); ok {
-			routed.Routing.Policy, routed.Routing.Escalate = router.Policy{Depth: c.Depth, Guard: true}, c.Threshold
+		routed.Prefill, routed.Routing = p.Defaults.Prefill, chat.DefaultRouting(p)
+		if routed.Routing != nil {
+			ways = append(ways, routed)
 		}
-		ways = append(ways, routed)
 	}
 	sessions := make([]*chat.Session, len(ways))
 	for i := range ways {

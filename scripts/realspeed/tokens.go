@@ -72,7 +72,7 @@ func (o *options) compare(m *llama.Model, learner *shortlist.Learner, l *listed)
 	}
 	defer sampler.Close()
 	mask := skip.Mask{}.WithShortlist(made.Size)
-	whole := 0
+	extended := 0
 	short := make([]llama.Distribution, compareBatch)
 	var exact llama.Distribution
 	for _, text := range all {
@@ -84,7 +84,7 @@ func (o *options) compare(m *llama.Model, learner *shortlist.Learner, l *listed)
 			c.Clear()
 			for pos := 0; pos < len(part); pos += compareBatch {
 				if l.Rows >= o.rows {
-					l.Whole = float64(whole) / float64(l.Rows)
+					l.Extended = float64(extended) / float64(l.Rows)
 					l.Distance /= float64(max(l.Sampled, 1))
 					return nil
 				}
@@ -111,10 +111,10 @@ func (o *options) compare(m *llama.Model, learner *shortlist.Learner, l *listed)
 				}
 				err := c.MeasureShortlist(batch, mask, []int{made.Size}, func(_ int, trials []llama.ShortlistTrial) {
 					l.Rows++
-					switch t := trials[0]; {
-					case t.Gap < made.List.Margin:
-						whole++
-					case t.Missed > t.Gap:
+					if trials[0].Gap < made.List.Margin {
+						extended++
+					}
+					if !trials[0].Equal {
 						l.Unequal++
 					}
 				})

@@ -73,13 +73,34 @@ static struct {
     const char *(*op_name)(int);
     void (*reset)(struct ggml_context *);
     struct ggml_tensor *(*mul_mat)(struct ggml_context *, struct ggml_tensor *, struct ggml_tensor *);
+    struct ggml_tensor *(*custom)(struct ggml_context *, struct ggml_tensor *, struct ggml_tensor **, int n, layerskip_step *,
+                                  int n_threads, void *data);
+    int (*graph_size)(struct ggml_cgraph *);
+    struct ggml_context *(*init)(struct ggml_init_params);
+    void (*free_context)(struct ggml_context *);
+    struct ggml_tensor *(*view_1d)(struct ggml_context *, struct ggml_tensor *, int64_t n, size_t offset);
+    struct ggml_tensor *(*new_tensor_1d)(struct ggml_context *, int32_t type, int64_t n);
+    struct ggml_tensor *(*cont)(struct ggml_context *, struct ggml_tensor *);
+    struct ggml_tensor *(*get_rows)(struct ggml_context *, struct ggml_tensor *, struct ggml_tensor *ids);
+    struct ggml_tensor *(*set_rows)(struct ggml_context *, struct ggml_tensor *, struct ggml_tensor *rows, struct ggml_tensor *ids);
+    struct ggml_backend_buffer_type *(*cpu_buffer_type)(void);
+    void *(*buft_alloc_buffer)(struct ggml_backend_buffer_type *, size_t);
+    void *(*buffer_get_base)(void *buffer);
+    void (*buffer_free)(void *buffer);
+    int (*tensor_alloc)(void *buffer, struct ggml_tensor *, void *address);
     int32_t (*decode)(struct llama_context *, struct llama_batch);
     void (*set_causal_attn)(struct llama_context *, bool);
 } real;
 
 /* The decode that this thread is in. */
 static _Thread_local struct {
-    const uint64_t *mask; /* NULL outside a masked decode */
+    const uint64_t *mask;              /* what all rows skip; NULL outside a masked decode */
+    const struct layerskip_rows *rows; /* each row's own mask; NULL = all have the same */
+    const int8_t *outputs;             /* (n_rows,) other than 0 = the row's output is wanted */
+    int n_rows;                        /* of the batch */
+    struct layerskip_gates *gates;
+    struct layerskip_plan *plan; /* NULL outside a decode of layerskip_decode's */
+    bool changed;                /* the mask has, since the graph before */
     struct layerskip_report *report;
     struct layerskip_stream *stream; /* NULL = nobody reads it */
     struct layerskip_output *output; /* NULL = nobody reads or changes it */
@@ -119,6 +140,20 @@ const char *layerskip_init(void *libllama) {
 #ifndef LAYERSKIP_PRELOAD
         {"ggml_reset", (void **)&real.reset},
         {"ggml_mul_mat", (void **)&real.mul_mat},
+        {"ggml_custom_inplace", (void **)&real.custom},
+        {"ggml_graph_size", (void **)&real.graph_size},
+        {"ggml_init", (void **)&real.init},
+        {"ggml_free", (void **)&real.free_context},
+        {"ggml_view_1d", (void **)&real.view_1d},
+        {"ggml_new_tensor_1d", (void **)&real.new_tensor_1d},
+        {"ggml_cont", (void **)&real.cont},
+        {"ggml_get_rows", (void **)&real.get_rows},
+        {"ggml_set_rows", (void **)&real.set_rows},
+        {"ggml_backend_cpu_buffer_type", (void **)&real.cpu_buffer_type},
+        {"ggml_backend_buft_alloc_buffer", (void **)&real.buft_alloc_buffer},
+        {"ggml_backend_buffer_get_base", (void **)&real.buffer_get_base},
+        {"ggml_backend_buffer_free", (void **)&real.buffer_free},
+        {"ggml_backend_tensor_alloc", (void **)&real.tensor_alloc},
         {"llama_decode", (void **)&real.decode},
         {"llama_set_causal_attn", (void **)&real.set_causal_attn},
 #endif
@@ -205,9 +240,11 @@ static int last_named(const uint64_t *mask) {
 /* What the edit knows of the graph. Positions are indices into nodes; -1 stands before the first. */
 struct graph {
     struct ggml_tensor **nodes;   /* (n,) in order of execution; owned here */
-    struct ggml_tensor **instead; /* (n,) what to read for a node that is left out; owned here */
+    struct ggml_tensor **instead; /* (n,) what to read for a node that is left out or gated, NULL = itself; owned here */
     int32_t *flags;               /* (n,) as llama.cpp set them; owned here */
+    struct ggml_tensor *end;      /* the last node that was added; NULL = none was */
     bool *keep;                   /* (n,) false = left out; owned here */
+    int16_t *from;                /* (n,) 1 + the layer that the node stands in and whose KV cache it was computed from, 0 = none; owned here */
     int n;
     int n_layer;
     int out[LAYERSKIP_MAX_LAYERS];                   /* position of l_out-L */
@@ -361,6 +398,11 @@ static void replace(struct graph *g, int position, struct ggml_tensor *to) {
     g->nodes[position]->flags |= (position + 1) << FLAG_BITS;
 }
 
+/* What is read for the node at this position. */
+static struct ggml_tensor *stand_in(const struct graph *g, int position) {
+    return g->instead[position] != NULL ? g->instead[position] : g->nodes[position];
+}
+
 /* Lets the nodes at positions first..last read the stand-ins. */
 static void rewire(const struct graph *g, int first, int last) {
     for (int i = first; i <= last; i++) {
@@ -387,7 +429,7 @@ static bool skip_in_layer(struct graph *g, int layer, bool attention, bool feed_
     }
     const int from = attention ? first : cut + 1, to = feed_forward ? out : cut;
     struct ggml_tensor *gone = g->nodes[to];
-    struct ggml_tensor *stream = attention ? g->input[layer] : g->nodes[cut];
+    struct ggml_tensor *stream = attention ? g->input[layer] : stand_in(g, cut);
 
     for (int i = from; i <= to; i++) {
         struct ggml_tensor *t = g->nodes[i];
@@ -408,6 +450,8 @@ static bool skip_in_layer(struct graph *g, int layer, bool attention, bool feed_
     }
     return true;
 }
+
+#include "gates.c"
 
 /* Finds the graph's last product and lets its hidden state be read after the decode. */
 static void find_output(struct ggml_cgraph *cgraph, struct layerskip_output *o) {
@@ -447,6 +491,10 @@ static bool shorten_output(struct graph *g, struct layerskip_output *o) {
         real.reset(o->nodes);
         t->src[0] = o->preview;
         t->src[1] = real.mul_mat(o->nodes, o->basis, o->hidden);
+        for (int k = 0; o->steps[k] != NULL; k++) {
+            enum { ALL_THREADS = -1 };
+            g->end = real.custom(o->nodes, g->end == NULL ? t : g->end, &o->hidden, 1, o->steps[k], ALL_THREADS, o->data);
+        }
         return true;
     }
     return refuse("the product with the output matrix is not in the graph", 0, 0);
@@ -467,6 +515,9 @@ static bool rebuild(struct ggml_cgraph *cgraph, const struct graph *g, const uin
         if (g->keep[i]) {
             real.expand(cgraph, g->nodes[i]);
         }
+    }
+    if (g->end != NULL) {
+        real.expand(cgraph, g->end);
     }
     for (int i = 0; i < g->n; i++) {
         g->nodes[i]->flags = g->flags[i];
@@ -493,8 +544,9 @@ static bool check_views(const struct graph *g) {
             continue;
         }
         for (int layer = 0; layer < g->n_layer; layer++) {
-            if ((!g->keep[g->out[layer]] && t->view_src == g->nodes[g->out[layer]]) ||
-                (g->cut[layer] >= 0 && !g->keep[g->cut[layer]] && t->view_src == g->nodes[g->cut[layer]])) {
+            const int out = g->out[layer], cut = g->cut[layer];
+            if ((g->instead[out] != NULL && t->view_src == g->nodes[out]) ||
+                (cut >= 0 && g->instead[cut] != NULL && t->view_src == g->nodes[cut])) {
                 return refuse("a view of layer %d's output is used later, so layer %d cannot be skipped", layer, layer);
             }
         }
@@ -502,8 +554,8 @@ static bool check_views(const struct graph *g) {
     return true;
 }
 
-/* Leaves out what the mask names of the layers. */
-static bool skip_layers(struct graph *g, const uint64_t *mask) {
+/* Leaves out what the mask names of the layers, and gates what only some rows skip. */
+static bool skip_layers(struct ggml_cgraph *cgraph, struct graph *g, const uint64_t *mask) {
     const int named = last_named(mask);
     if (named >= g->n_layer) {
         return refuse("the mask names layer %d, but the model's layers end at %d", named, g->n_layer - 1);
@@ -512,27 +564,34 @@ static bool skip_layers(struct graph *g, const uint64_t *mask) {
     if (g->input[0] == NULL) {
         return refuse("the input of layer 0 cannot be found in this architecture, so masks cannot be used", 0, 0);
     }
+    if (job.rows != NULL && !(check_rows(g) && prepare_gates(cgraph, g, mask))) {
+        return false;
+    }
     for (int layer = 1; layer < g->n_layer; layer++) {
         g->input[layer] = g->nodes[g->out[layer - 1]];
     }
     struct layerskip_report *r = job.report;
     for (int layer = 0; layer < g->n_layer; layer++) {
-        const bool attention = skips_attention(mask, layer), feed_forward = skips_feed_forward(mask, layer);
+        const int skipped = skipped_halves(mask, layer), gated = gated_halves(mask, layer);
         const int first = first_behind(g, layer);
         rewire(g, first, g->out[layer]);
         g->cut[layer] = -1;
-        if (!attention && !feed_forward) {
+        if (skipped == 0 && gated == 0) {
             continue;
         }
         g->cut[layer] = find_cut(g, layer, first);
-        if (!skip_in_layer(g, layer, attention, feed_forward)) {
+        const bool together = gated == WHOLE && go_together(layer, WHOLE);
+        if (gated & ATTENTION && !together && !gate_attention(g, layer, first)) {
             return false;
         }
-        if (attention && feed_forward) {
-            r->layers_removed++;
-        } else {
-            r->sublayers_removed++;
+        if (skipped != 0 && !skip_in_layer(g, layer, skipped & ATTENTION, skipped & FEED_FORWARD)) {
+            return false;
         }
+        if (gated & FEED_FORWARD && !gate_output(g, layer, first, together ? WHOLE : FEED_FORWARD)) {
+            return false;
+        }
+        r->layers_removed += skipped == WHOLE;
+        r->sublayers_removed += skipped == ATTENTION || skipped == FEED_FORWARD;
     }
     rewire(g, g->out[g->n_layer - 1] + 1, g->n - 1);
     if (r->layers_removed == g->n_layer) {
@@ -549,9 +608,9 @@ static bool edit_graph(struct ggml_cgraph *cgraph, struct graph *g, const uint64
         g->keep[i] = true;
         model_pass |= strncmp(g->nodes[i]->name, "result_", 7) == 0;
     }
-    const bool layers = last_named(mask) >= 0, shortlist = mask[LAYERSKIP_SHORTLIST] != 0;
+    const bool layers = last_named(mask) >= 0 || job.rows != NULL, shortlist = mask[LAYERSKIP_SHORTLIST] != 0;
     struct layerskip_report *r = job.report;
-    r->layers_removed = r->sublayers_removed = 0;
+    r->layers_removed = r->sublayers_removed = r->sublayers_gated = 0;
     if ((layers && !find_layers(g)) || (!layers && !model_pass)) {
         if (job.refused) {
             return false;
@@ -559,7 +618,7 @@ static bool edit_graph(struct ggml_cgraph *cgraph, struct graph *g, const uint64
         /* llama.cpp also runs small graphs of its own, to shift the KV cache for one. */
         return !model_pass || refuse("this architecture does not name its layers' outputs, so masks cannot be used", 0, 0);
     }
-    if ((layers && !skip_layers(g, mask)) || (shortlist && !shorten_output(g, job.output)) || !rebuild(cgraph, g, mask)) {
+    if ((layers && !skip_layers(cgraph, g, mask)) || (shortlist && !shorten_output(g, job.output)) || !rebuild(cgraph, g, mask)) {
         return false;
     }
     r->n_layer = g->n_layer;
@@ -571,7 +630,7 @@ static bool edit_graph(struct ggml_cgraph *cgraph, struct graph *g, const uint64
 /* Memory for what is found out about a graph, or NULL; the caller frees it. */
 static struct graph *new_graph(struct ggml_cgraph *cgraph) {
     const int n = real.n_nodes(cgraph);
-    const size_t per_node = 2 * sizeof(struct ggml_tensor *) + sizeof(int32_t) + sizeof(bool);
+    const size_t per_node = 2 * sizeof(struct ggml_tensor *) + sizeof(int32_t) + sizeof(int16_t) + sizeof(bool);
     struct graph *g = calloc(1, sizeof *g + (size_t)n * per_node);
     if (g == NULL) {
         return NULL;
@@ -580,7 +639,8 @@ static struct graph *new_graph(struct ggml_cgraph *cgraph) {
     g->nodes = (struct ggml_tensor **)(g + 1);
     g->instead = g->nodes + n;
     g->flags = (int32_t *)(g->instead + n);
-    g->keep = (bool *)(g->flags + n);
+    g->from = (int16_t *)(g->flags + n);
+    g->keep = (bool *)(g->from + n);
     return g;
 }
 
@@ -657,6 +717,33 @@ static void mark_rows(struct ggml_cgraph *graph) {
     }
 }
 
+/*
+ * ggml's allocator takes its last plan for memory again where a graph has as many nodes and leafs as
+ * the one before, each no larger than the one in its place. That is another graph where the mask has
+ * changed, so nodes are added until there is no such graph: views of a weight, which compute nothing.
+ */
+static bool force_new_plan(struct ggml_cgraph *graph, struct layerskip_plan *plan, int unedited) {
+    struct ggml_tensor *weight = NULL;
+    const int n = real.n_nodes(graph);
+    for (int i = 0; i < n && weight == NULL; i++) {
+        for (int s = 0; s < GGML_SRC && weight == NULL; s++) {
+            struct ggml_tensor *src = real.node(graph, i)->src[s];
+            weight = src != NULL && src->buffer != NULL && src->view_src == NULL ? src : NULL;
+        }
+    }
+    if (plan->nodes == NULL) {
+        plan->nodes = real.init((struct ggml_init_params){.mem_size = 4096, .no_alloc = true});
+    }
+    if (weight == NULL || plan->nodes == NULL) {
+        return refuse("the graph of %d nodes cannot be told from the one before", n, 0);
+    }
+    real.reset(plan->nodes);
+    for (int now = n; now == plan->n_nodes || now == unedited; now++) {
+        real.expand(graph, real.view_1d(plan->nodes, weight, weight->ne[0], 0));
+    }
+    return true;
+}
+
 __attribute__((visibility("default"))) bool ggml_backend_sched_alloc_graph(struct ggml_backend_sched *sched,
                                                                            struct ggml_cgraph *graph) {
 #ifdef LAYERSKIP_PRELOAD
@@ -673,8 +760,16 @@ __attribute__((visibility("default"))) bool ggml_backend_sched_alloc_graph(struc
     if (job.output != NULL) {
         find_output(graph, job.output);
     }
+    const int unedited = real.n_nodes(graph);
     if (job.mask != NULL) {
         ok = apply_mask(graph, job.mask);
+    }
+    if (job.plan != NULL) {
+        if (ok && job.changed) {
+            ok = force_new_plan(graph, job.plan, job.mask != NULL ? unedited : 0);
+            job.changed = false;
+        }
+        job.plan->n_nodes = real.n_nodes(graph);
     }
     if (job.alone != LAYERSKIP_TOGETHER) {
         mark_rows(graph);
@@ -702,10 +797,17 @@ static void discard(struct ggml_cgraph *graph) {
 }
 
 int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ctx, struct llama_batch batch,
-                         const uint64_t *mask, int32_t alone) {
+                         const uint64_t *mask, const struct layerskip_rows *rows, int32_t alone) {
     const bool changed = state->graph != NULL &&
-                         (memcmp(state->built, mask, sizeof state->built) != 0 || state->built_alone != alone);
+                         (memcmp(state->built, mask, sizeof state->built) != 0 || state->built_alone != alone ||
+                          !same_rows(&state->gates, rows, &batch));
     const bool new_graph = state->graph == NULL || changed;
+    if (new_graph && !remember_rows(&state->gates, rows, &batch)) {
+        state->failed = true;
+        state->graph = NULL;
+        snprintf(state->report.reason, sizeof state->report.reason, "out of memory for the masks of %d rows", batch.n_tokens);
+        return LAYERSKIP_REFUSED;
+    }
     if (state->failed) {
         real.set_causal_attn(ctx, false);
         real.set_causal_attn(ctx, true);
@@ -717,8 +819,14 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
         state->built_alone = alone;
         memset(&state->report, 0, sizeof state->report);
     }
-    const bool masked = !is_empty(mask);
+    const bool masked = !is_empty(mask) || rows != NULL;
     job.mask = masked ? mask : NULL;
+    job.rows = rows;
+    job.outputs = batch.logits;
+    job.n_rows = batch.n_tokens;
+    job.gates = &state->gates;
+    job.plan = &state->plan;
+    job.changed = new_graph;
     job.report = &state->report;
     job.stream = state->stream;
     job.output = &state->output;
@@ -727,6 +835,10 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
     job.refused = false;
     const int32_t result = real.decode(ctx, batch);
     job.mask = NULL;
+    job.rows = NULL;
+    job.outputs = NULL;
+    job.gates = NULL;
+    job.plan = NULL;
     job.report = NULL;
     job.stream = NULL;
     job.output = NULL;

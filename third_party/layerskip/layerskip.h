@@ -41,6 +41,7 @@ struct layerskip_report {
     int32_t nodes_removed; /* nodes that the edit left out */
     int32_t layers_removed;
     int32_t sublayers_removed; /* of layers that keep their other half */
+    int32_t sublayers_gated;   /* that only some rows skip */
     char reason[LAYERSKIP_REASON];
 };
 
@@ -56,16 +57,47 @@ struct layerskip_stream {
     const struct ggml_tensor *out[LAYERSKIP_MAX_LAYERS]; /* l_out */
 };
 
+/* What a thread of n_threads does with the logits, of which hidden is the second source (src[1]). */
+typedef void layerskip_step(struct ggml_tensor *logits, int thread, int n_threads, void *data);
+
 /*
  * The end of a context's graph: logits = matrix * hidden. Under a mask with a shortlist they are
- * preview * (basis * hidden) instead.
+ * preview * (basis * hidden) instead, and steps follow, each by all threads once they have done the one before.
  */
 struct layerskip_output {
     const struct ggml_tensor *matrix; /* (n_embd, n_vocab), the model's; NULL = the last graph ends in another way */
     struct ggml_tensor *hidden;       /* (n_embd, n_outputs), valid as long as llama.cpp keeps that graph; NULL likewise */
     struct ggml_tensor *basis;        /* (n_embd, rank); NULL = no shortlist; the owner's, outlives the context */
     struct ggml_tensor *preview;      /* (rank, n_vocab); likewise */
-    struct ggml_context *nodes;       /* room for the one node that the edit adds; NULL likewise; the owner's */
+    struct ggml_context *nodes;       /* room for the few nodes that the edit adds; NULL likewise; the owner's */
+    layerskip_step *const *steps;     /* NULL at the end */
+    void *data;                       /* theirs */
+};
+
+/* The masks of a batch's rows; see gates.c. */
+struct layerskip_rows {
+    const uint64_t *masks;  /* (n_masks, LAYERSKIP_WORDS) */
+    const int32_t *mask_of; /* (n_tokens,) each row's place in masks */
+    int32_t n_masks;
+};
+
+/* What the gates of a context's last graph stand on; see gates.c. */
+struct layerskip_gates {
+    struct ggml_context *nodes; /* owned: the gates' tensors */
+    void *buffer;               /* owned: the ids that they copy rows by */
+    size_t size;                /* of buffer, bytes */
+    struct ggml_tensor *ids[2 * LAYERSKIP_MAX_LAYERS]; /* (n_ids,) in nodes, each a different list */
+    int32_t n_ids, used;        /* lists; ids in all of them */
+    struct layerskip_rows built; /* what the graph was built for, in memory; n_masks = 0: one mask for all rows */
+    const int8_t *outputs;       /* (n_built,) likewise */
+    int32_t n_built;             /* rows */
+    void *memory;                /* owned */
+};
+
+/* What ggml's allocator knows of a context's last graph. */
+struct layerskip_plan {
+    int32_t n_nodes;
+    struct ggml_context *nodes; /* owned: nodes that set the next apart */
 };
 
 /*
@@ -81,6 +113,8 @@ struct layerskip_state {
     struct layerskip_report report;
     struct layerskip_stream *stream; /* NULL = nobody reads it; the owner's, outlives the context */
     struct layerskip_output output;
+    struct layerskip_gates gates;
+    struct layerskip_plan plan;
 };
 
 /*
@@ -100,13 +134,17 @@ bool layerskip_hooked(void);
 
 /*
  * llama_decode under a mask of LAYERSKIP_WORDS words, kept by the caller and read only during the
- * call. alone says what is computed as if each token came in a batch of its own: LAYERSKIP_TOGETHER
+ * call. rows other than NULL has a mask of its own for each row, and mask is then what all of them skip; llama.cpp
+ * must compute the rows in the batch's order. alone says what is computed as if each token came in a batch of its own: LAYERSKIP_TOGETHER
  * to LAYERSKIP_PRODUCTS_ALONE. Returns llama_decode's result or one of the codes above; after LAYERSKIP_REFUSED
  * nothing was computed. The context must use causal attention. Contexts may decode at the same time
  * in different threads, each with its own state.
  */
 int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ctx, struct llama_batch batch,
-                         const uint64_t *mask, int32_t alone);
+                         const uint64_t *mask, const struct layerskip_rows *rows, int32_t alone);
+
+/* Frees what the state owns, after its llama_context. */
+void layerskip_free(struct layerskip_state *state);
 
 /* The function of this name in libggml-base, taken over. */
 bool ggml_backend_sched_alloc_graph(struct ggml_backend_sched *sched, struct ggml_cgraph *graph);

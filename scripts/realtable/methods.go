@@ -1,0 +1,372 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/router"
+	"github.com/gallop-llm/gallop/skip"
+)
+
+// entry is a row of the table before it is measured: how each example is answered.
+type entry struct {
+	method string
+	depth  float64 // wanted, in layers' worth of weights; 0 = the method decides
+	ways   []way   // (len(tests),)
+}
+
+// What methods are called.
+const (
+	whole        = "whole model"
+	randomLayers = "random layers"
+	contiguous   = "contiguous"
+	shortGPT     = "ShortGPT"
+	sleb         = "SLEB"
+	taskSets     = "task sets"
+	routedLayers = "routed layers"
+	randomHalves = "random halves"
+	ffnSkip      = "FFN-SkipLLM"
+	igPruning    = "IG-Pruning"
+	knapSpec     = "KnapSpec"
+	routedHalves = "routed halves"
+	cascade      = "cascade"
+	budget       = "quality"
+)
+
+// threshold is the cascade's: a token is decided by the whole model where the
+// likeliest one has less probability under the mask.
+const threshold = 0.9
+
+// qualities are the budgets that are compared.
+var qualities = []float64{0.90, 0.95, 0.98}
+
+// methods assigns a way to each example by each method.
+func (l *lab) methods(ctx context.Context) ([]entry, error) {
+	entries := []entry{{method: whole, ways: make([]way, len(l.tests))}}
+	// add takes a method's masks: (len(depths), len(tests)) by the function.
+	add := func(method string, p skip.Prefill, mask func(depth, test int) (skip.Mask, error)) error {
+		for d, depth := range l.depths {
+			e := entry{method: method, depth: depth}
+			for t := range l.tests {
+				m, err := mask(d, t)
+				if err != nil {
+					return fmt.Errorf("%s: %w", method, err)
+				}
+				e.ways = append(e.ways, way{mask: m, prefill: p})
+			}
+			entries = append(entries, e)
+		}
+		return nil
+	}
+	everywhere := func(masks []skip.Mask) func(d, t int) (skip.Mask, error) {
+		return func(d, _ int) (skip.Mask, error) { return masks[d], nil }
+	}
+	inTurn := func(masks [][]skip.Mask) func(d, t int) (skip.Mask, error) {
+		return func(d, t int) (skip.Mask, error) { return masks[t%draws][d], nil }
+	}
+
+	layers, halves := skip.LayerUnits(l.sizes), skip.SublayerUnits(l.sizes)
+	feedForwards := slices.DeleteFunc(slices.Clone(halves), func(u skip.Unit) bool { return !u.Mask.KVComplete() })
+	drawn, err := l.random(layers)
+	if err != nil {
+		return nil, err
+	}
+	if err := add(randomLayers, skip.MaskedPrefill, inTurn(drawn)); err != nil {
+		return nil, err
+	}
+	for _, fixed := range []struct {
+		method string
+		find   func() ([]skip.Mask, error)
+	}{
+		{shortGPT, func() ([]skip.Mask, error) { return l.shortGPT(ctx, layers) }},
+		{sleb, func() ([]skip.Mask, error) {
+			return l.greedy(ctx, layers, skip.MaskedPrefill, l.few(l.calibration), false)
+		}},
+		{contiguous, func() ([]skip.Mask, error) { return l.contiguous(ctx, layers) }},
+	} {
+		masks, err := l.found(fixed.method, fixed.find)
+		if err != nil {
+			return nil, err
+		}
+		if err := add(fixed.method, skip.MaskedPrefill, everywhere(masks)); err != nil {
+			return nil, err
+		}
+	}
+	byTask := make([][]skip.Mask, len(benchmarks))
+	for b := range benchmarks {
+		if byTask[b], err = l.found("task "+benchmarks[b].name, func() ([]skip.Mask, error) {
+			return l.greedy(ctx, layers, skip.MaskedPrefill, l.places(func(_ int, e example) bool { return e.benchmark == b }), false)
+		}); err != nil {
+			return nil, err
+		}
+	}
+	if err := add(taskSets, skip.MaskedPrefill, func(d, t int) (skip.Mask, error) { return byTask[l.tests[t].benchmark][d], nil }); err != nil {
+		return nil, err
+	}
+	p, err := l.layerProfile(ctx, byTask)
+	if err != nil {
+		return nil, err
+	}
+	choose := func(p *router.Profile) func(d, t int) (skip.Mask, error) {
+		return func(d, t int) (skip.Mask, error) {
+			decision, err := p.Choose(l.tests[t].prompt, router.Policy{Depth: l.depths[d]})
+			return decision.Mask, err
+		}
+	}
+	if err := add(routedLayers, skip.MaskedPrefill, choose(p)); err != nil {
+		return nil, err
+	}
+
+	if drawn, err = l.random(feedForwards); err != nil {
+		return nil, err
+	}
+	if err := add(randomHalves, skip.FullPrefill, inTurn(drawn)); err != nil {
+		return nil, err
+	}
+	byPrompt, err := l.ffnSkip(ctx, feedForwards)
+	if err != nil {
+		return nil, err
+	}
+	if err := add(ffnSkip, skip.FullPrefill, func(d, t int) (skip.Mask, error) { return byPrompt[d][t], nil }); err != nil {
+		return nil, err
+	}
+	packed, err := l.found(knapSpec, func() ([]skip.Mask, error) { return l.knapSpec(ctx, halves) })
+	if err != nil {
+		return nil, err
+	}
+	if err := add(knapSpec, skip.FullPrefill, everywhere(packed)); err != nil {
+		return nil, err
+	}
+	clustered, nearest, err := l.clusters(ctx, halves)
+	if err != nil {
+		return nil, err
+	}
+	if err := add(igPruning, skip.FullPrefill, func(d, t int) (skip.Mask, error) { return clustered[nearest[t]][d], nil }); err != nil {
+		return nil, err
+	}
+	if p, err = l.profile(ctx); err != nil {
+		return nil, err
+	}
+	defer p.Close()
+	if err := add(routedHalves, skip.FullPrefill, choose(p)); err != nil {
+		return nil, err
+	}
+	for _, e := range entries[len(entries)-len(l.depths):] {
+		e = entry{method: cascade, depth: e.depth, ways: slices.Clone(e.ways)}
+		for t := range e.ways {
+			e.ways[t].escalate = threshold
+		}
+		entries = append(entries, e)
+	}
+	for _, q := range qualities {
+		e := entry{method: fmt.Sprintf("%s %.2f", budget, q)}
+		for _, test := range l.tests {
+			decision, err := p.Choose(test.prompt, router.Policy{Quality: q})
+			if err != nil {
+				return nil, err
+			}
+			e.ways = append(e.ways, way{mask: decision.Mask, prefill: skip.FullPrefill})
+		}
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
+
+// found is state.sets with the time that a search takes.
+func (l *lab) found(name string, find func() ([]skip.Mask, error)) ([]skip.Mask, error) {
+	return l.sets(name, func() ([]skip.Mask, error) {
+		l.progress("searching %s", name)
+		defer l.timed("sets")()
+		return find()
+	})
+}
+
+// shortGPT skips the layers that turn the residual stream least.
+func (l *lab) shortGPT(ctx context.Context, units []skip.Unit) (masks []skip.Mask, err error) {
+	turns, err := l.turn(ctx, units)
+	if err != nil {
+		return nil, err
+	}
+	for _, depth := range l.depths {
+		mask, err := skip.ByInfluence(units, turns, depth)
+		if err != nil {
+			return nil, err
+		}
+		masks = append(masks, mask)
+	}
+	return masks, nil
+}
+
+// layerProfile is PuDDing's router (arXiv 2502.04348) over all tasks' sets.
+func (l *lab) layerProfile(ctx context.Context, byTask [][]skip.Mask) (*router.Profile, error) {
+	p := &router.Profile{Candidates: []router.Candidate{{}}, Spec: l.features.Spec(), Features: l.features}
+	for b, masks := range byTask {
+		for _, mask := range masks {
+			if !slices.ContainsFunc(p.Candidates, func(c router.Candidate) bool { return c.Mask == mask }) {
+				p.Candidates = append(p.Candidates, router.Candidate{Mask: mask, Depth: l.sizes.Depth(mask), Task: benchmarks[b].name})
+			}
+		}
+	}
+	all := skip.All(len(l.cases))
+	losses := make([][]float64, len(all))
+	depths := make([]float64, len(p.Candidates))
+	for c, candidate := range p.Candidates {
+		values, err := l.losses(skip.MaskedPrefill, all)(ctx, candidate.Mask, all)
+		if err != nil {
+			return nil, err
+		}
+		depths[c] = candidate.Depth
+		for i, v := range values {
+			losses[i] = append(losses[i], v)
+		}
+	}
+	for _, row := range losses {
+		whole := row[0]
+		for c := range row {
+			row[c] -= whole
+		}
+	}
+	var err error
+	p.Router, _, err = router.Train(l.vectors, losses, &router.TrainOptions{Depths: depths, Seed: seed})
+	return p, err
+}
+
+// coldShare is the share of the layers at either end whose feed-forward halves
+// FFN-SkipLLM always runs.
+const coldShare = 1. / 8
+
+// ffnSkip is FFN-SkipLLM (Jaiswal et al., arXiv 2404.03865) with one mask a prompt:
+// (len(depths), len(tests)). The paper compares what goes into each feed-forward half with
+// what comes out, token by token, and leaves out the next halves where both point the same
+// way. A mask is chosen before a decode, so here the prompt's own tokens, which the whole
+// model decodes, are compared: halves whose mean turn is below a threshold are left out of
+// the answer. The threshold gives the depth on the calibration prompts. The halves at both
+// ends, the paper's cold regions, always run.
+func (l *lab) ffnSkip(ctx context.Context, units []skip.Unit) ([][]skip.Mask, error) {
+	cold := int(coldShare * float64(l.model.NLayer))
+	units = slices.DeleteFunc(slices.Clone(units), func(u skip.Unit) bool {
+		return u.Mask.First() < cold || u.Mask.First() >= l.model.NLayer-cold
+	})
+	names := func(set string, examples []example, each int) (names []string) {
+		for i, e := range examples {
+			names = append(names, fmt.Sprintf("%s %s %d", set, benchmarks[e.benchmark].name, i-e.benchmark*each))
+		}
+		return names
+	}
+	tests, calibrations := names("test", l.tests, l.test), names("calibration", l.calibrations, l.calibration)
+	var open []string
+	var prompts [][]llama.Token
+	for i, name := range slices.Concat(tests, calibrations) {
+		if l.Turns[name] == nil {
+			e := slices.Concat(l.tests, l.calibrations)[i]
+			open, prompts = append(open, name), append(prompts, e.Prompt)
+		}
+	}
+	if len(open) > 0 {
+		l.progress("measuring how far feed-forward halves turn %d prompts", len(open))
+		done := l.timed("turns")
+		err := l.influence(ctx, prompts, func(i int, c *llama.Context) bool {
+			_, l.Turns[open[i]], _ = c.Influence()
+			return true
+		})
+		done()
+		for _, name := range open {
+			for i, v := range l.Turns[name] {
+				if v != v { // JSON knows no NaN; the last layer is never a unit
+					l.Turns[name][i] = 2
+				}
+			}
+		}
+		if err == nil {
+			err = l.keep()
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	type turn struct{ turn, depth float64 }
+	var all []turn
+	for _, name := range calibrations {
+		for _, u := range units {
+			all = append(all, turn{l.Turns[name][u.Mask.First()], u.Depth})
+		}
+	}
+	slices.SortFunc(all, func(a, b turn) int { return cmp.Compare(a.turn, b.turn) })
+	masks := make([][]skip.Mask, len(l.depths))
+	for d, depth := range l.depths {
+		limit, reached := 0.0, 0.0
+		for _, t := range all {
+			if reached += t.depth; reached > depth*float64(len(calibrations)) {
+				break
+			}
+			limit = t.turn
+		}
+		for _, name := range tests {
+			var mask skip.Mask
+			for _, u := range units {
+				if l.Turns[name][u.Mask.First()] <= limit {
+					mask = mask.Union(u.Mask)
+				}
+			}
+			masks[d] = append(masks[d], mask)
+		}
+	}
+	return masks, nil
+}
+
+// knapSpec measures the halves' times and turns and packs them.
+func (l *lab) knapSpec(ctx context.Context, units []skip.Unit) ([]skip.Mask, error) {
+	turns, err := l.turn(ctx, units)
+	if err != nil {
+		return nil, err
+	}
+	if l.Halves, err = l.halfTimes(ctx); err != nil {
+		return nil, err
+	}
+	return knapsack(units, turns, l.Halves[0], l.Halves[1], l.depths), nil
+}
+
+// clusterCount is how many groups of prompts IG-Pruning's masks are for.
+const clusterCount = 4
+
+// clusters is IG-Pruning (Qiao et al., arXiv 2511.02213): prompts are clustered by their
+// features, each cluster gets a mask of halves, and a prompt takes that of the nearest
+// centroid. The paper trains the masks (L0) and embeds prompts by a sentence encoder; here
+// a greedy search finds them, and the features are the router's.
+func (l *lab) clusters(ctx context.Context, units []skip.Unit) (masks [][]skip.Mask, nearest []int, err error) {
+	assigned, centroids := router.KMeans(l.vectors, clusterCount, seed)
+	masks = make([][]skip.Mask, clusterCount)
+	for k := range masks {
+		members := l.places(func(i int, _ example) bool { return assigned[i] == k })
+		if len(members) == 0 {
+			continue // its centroid repeats another's, which comes first
+		}
+		masks[k], err = l.found(fmt.Sprintf("cluster %d", k), func() ([]skip.Mask, error) {
+			return l.greedy(ctx, units, skip.FullPrefill, members, true)
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	vector := make([]float32, l.features.Dim())
+	for _, test := range l.tests {
+		if err := l.features.Vector(vector, test.prompt); err != nil {
+			return nil, nil, err
+		}
+		best, least := 0, float32(0)
+		for k, centroid := range centroids {
+			sum := float32(0)
+			for i, v := range vector {
+				sum += (v - centroid[i]) * (v - centroid[i])
+			}
+			if masks[k] != nil && (k == 0 || sum < least) {
+				best, least = k, sum
+			}
+		}
+		nearest = append(nearest, best)
+	}
+	return masks, nearest, nil
+}

@@ -1,0 +1,308 @@
+/*
+ * Rows of one batch under different masks; a part of layerskip.c, which includes it.
+ *
+ * A sublayer that every row skips leaves the graph. A sublayer that only some rows skip stays in it,
+ * and a gate behind it gives these rows the stream as it was before:
+ *
+ *     gate = SET_ROWS(CONT(node), GET_ROWS(stream, ids), ids)      node = cut or l_out
+ *
+ * Whatever read the node reads the gate. Rows are copied, not multiplied by 1 or 0: a row that skips
+ * attention attends to keys and values that its mask never wrote, and 0 * NaN is NaN. All other
+ * operations of a layer compute each row from itself and from the KV cache of its own sequence, so
+ * every row comes out as under its mask alone. CONT keeps the copy off the node's own memory: the
+ * scheduler may place the two on different devices.
+ *
+ * In the last layer the node has the rows whose outputs are wanted alone, in the order of the batch.
+ *
+ * The ids are in a buffer of our own and not in the graph's memory, which llama.cpp plans anew for
+ * each graph and whose inputs it fills itself. They stay valid as often as llama.cpp uses its last
+ * graph again, and a graph is used again only for rows of the same masks and outputs, in the same order.
+ *
+ * The rows of the graph must be those of the batch. The caller sees to it that llama.cpp cannot put
+ * them in another order (one KV buffer for all sequences, each sequence's tokens side by side), and a
+ * graph that has fewer rows than the batch is refused.
+ */
+
+/* Which halves of a layer a mask skips; bits as in the mask. */
+enum { ATTENTION = 1, FEED_FORWARD = 2, WHOLE = 3 };
+
+static int skipped_halves(const uint64_t *mask, int layer) {
+    return (int)(mask[2 * layer / 64] >> (2 * layer % 64) & WHOLE);
+}
+
+static const uint64_t *mask_of_row(const struct layerskip_rows *rows, int row) {
+    return rows->masks + (size_t)rows->mask_of[row] * LAYERSKIP_WORDS;
+}
+
+/* The halves of a layer that some rows skip and others do not. */
+static int gated_halves(const uint64_t *common, int layer) {
+    int halves = 0;
+    for (int i = 0; job.rows != NULL && i < job.rows->n_masks; i++) {
+        halves |= skipped_halves(job.rows->masks + (size_t)i * LAYERSKIP_WORDS, layer);
+    }
+    return halves & ~skipped_halves(common, layer);
+}
+
+/* True if each row skips all of these halves of the layer or none. */
+static bool go_together(int layer, int halves) {
+    for (int i = 0; i < job.rows->n_masks; i++) {
+        const int skipped = halves & skipped_halves(job.rows->masks + (size_t)i * LAYERSKIP_WORDS, layer);
+        if (skipped != 0 && skipped != halves) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* True if some row skips the attention of layer `skipped` and keeps some of these halves of `kept`. */
+static bool needs_skipped(int skipped, int kept, int halves) {
+    for (int i = 0; i < job.rows->n_masks; i++) {
+        const uint64_t *mask = job.rows->masks + (size_t)i * LAYERSKIP_WORDS;
+        if (skips_attention(mask, skipped) && (skipped_halves(mask, kept) & halves) != halves) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/*
+ * Refuses masks under which a kept layer would need the KV cache of a skipped one: it reads that, or
+ * something else in the other layer that comes from it. A gate gives neither the row's own.
+ */
+static bool check_caches(struct graph *g) {
+    for (int i = 0; i < g->n; i++) {
+        g->nodes[i]->flags = (i + 1) << FLAG_BITS;
+    }
+    bool ok = true;
+    for (int layer = 0, at = 0; layer < g->n_layer && ok; layer++) {
+        for (; at <= g->out[layer] && ok; at++) {
+            for (int s = 0; s < GGML_SRC && ok; s++) {
+                const struct ggml_tensor *src = g->nodes[at]->src[s];
+                const int cache = cache_layer(src);
+                const int node = src != NULL ? (src->flags >> FLAG_BITS) - 1 : -1;
+                const int from = node >= 0 ? g->from[node] - 1 : -1;
+                if (cache == layer || from == layer) {
+                    g->from[at] = (int16_t)(layer + 1);
+                } else if (cache >= 0 && cache < g->n_layer && needs_skipped(cache, layer, ATTENTION)) {
+                    ok = refuse("a kept layer reads the KV cache of layer %d, so layer %d cannot be skipped", cache, cache);
+                } else if (from >= 0 && needs_skipped(from, layer, WHOLE)) {
+                    ok = refuse("a kept layer reads what layer %d computes from its KV cache, so layer %d cannot be skipped", from, from);
+                }
+            }
+        }
+        g->from[g->out[layer]] = 0; /* what is read of it is gated */
+    }
+    for (int i = 0; i < g->n; i++) {
+        g->nodes[i]->flags = g->flags[i];
+    }
+    return ok;
+}
+
+/* Refuses other rows than the batch's, and what would be refused of a row's mask if it were the batch's. */
+static bool check_rows(struct graph *g) {
+    if (g->input[0]->ne[1] != job.n_rows) {
+        return refuse("llama.cpp computes %d of the batch's %d tokens at a time, so they must all have the same mask",
+                      (int)g->input[0]->ne[1], job.n_rows);
+    }
+    for (int i = 0; i < job.rows->n_masks; i++) {
+        const uint64_t *mask = job.rows->masks + (size_t)i * LAYERSKIP_WORDS;
+        const int named = last_named(mask);
+        if (named >= g->n_layer) {
+            return refuse("the mask names layer %d, but the model's layers end at %d", named, g->n_layer - 1);
+        }
+        int whole = 0;
+        for (int layer = 0; layer < g->n_layer; layer++) {
+            whole += skipped_halves(mask, layer) == WHOLE;
+        }
+        if (whole == g->n_layer) {
+            return refuse("the mask skips all %d layers: keep at least one", g->n_layer, 0);
+        }
+    }
+    return check_caches(g);
+}
+
+/* Makes room for the gates of a graph with this many layers. */
+static bool prepare_gates(struct ggml_cgraph *cgraph, const struct graph *g, const uint64_t *common) {
+    struct layerskip_gates *gates = job.gates;
+    enum { TENSORS = 4, TENSOR = 512 }; /* of a gate; bytes that one takes in a ggml_context, at most */
+    int n = 0;
+    for (int layer = 0; layer < g->n_layer; layer++) {
+        const int halves = gated_halves(common, layer);
+        n += (halves & ATTENTION) + (halves >> 1);
+    }
+    /* ggml ends the process where nodes and leafs outgrow a graph. llama.cpp makes its graphs 8 times as
+     * large as the number of weights; other leafs are the inputs. */
+    const int size = real.graph_size(cgraph), leafs = size / 8 + 64;
+    if (g->n + TENSORS * n + leafs > size) {
+        return refuse("llama.cpp's graph has no room for %d sublayers that only some rows skip", n, 0);
+    }
+    const size_t most = 2 * (size_t)g->n_layer, bytes = most * (size_t)job.n_rows * sizeof(int32_t);
+    if (gates->nodes == NULL) {
+        gates->nodes = real.init((struct ggml_init_params){.mem_size = most * TENSORS * TENSOR, .no_alloc = true});
+    }
+    if (bytes > gates->size) {
+        if (gates->buffer != NULL) {
+            real.buffer_free(gates->buffer);
+        }
+        gates->buffer = real.buft_alloc_buffer(real.cpu_buffer_type(), bytes);
+        gates->size = gates->buffer != NULL ? bytes : 0;
+    }
+    if (gates->nodes == NULL || gates->buffer == NULL) {
+        return refuse("out of memory for the gates of %d sublayers", n, 0);
+    }
+    real.reset(gates->nodes);
+    gates->n_ids = 0;
+    gates->used = 0;
+    return true;
+}
+
+/* The ids, in memory of ours, of the rows of t that skip these halves of the layer. n = how many; NULL = t has
+ * other rows than the batch, or n is 0. */
+static struct ggml_tensor *ids_of_rows(const struct ggml_tensor *t, int layer, int halves, int *n) {
+    struct layerskip_gates *gates = job.gates;
+    int32_t *const ids = (int32_t *)real.buffer_get_base(gates->buffer) + gates->used;
+    const bool outputs = t->ne[1] != job.n_rows;
+    int row = 0;
+    *n = 0;
+    for (int i = 0; i < job.n_rows; i++) {
+        if (outputs && !job.outputs[i]) {
+            continue;
+        }
+        if (skipped_halves(mask_of_row(job.rows, i), layer) & halves) {
+            ids[(*n)++] = row;
+        }
+        row++;
+    }
+    if (row != t->ne[1]) {
+        *n = -1;
+        return NULL;
+    }
+    for (int i = 0; i < gates->n_ids; i++) {
+        struct ggml_tensor *other = gates->ids[i];
+        if (other->ne[0] == *n && memcmp(other->data, ids, (size_t)*n * sizeof *ids) == 0) {
+            return other;
+        }
+    }
+    if (*n == 0) {
+        return NULL;
+    }
+    struct ggml_tensor *made = real.new_tensor_1d(gates->nodes, GGML_TYPE_I32, *n);
+    real.tensor_alloc(gates->buffer, made, ids);
+    gates->ids[gates->n_ids++] = made;
+    gates->used += *n;
+    return made;
+}
+
+/* Has the rows that skip these halves of the layer read stream where the others read the node at this position. */
+static bool gate(struct graph *g, int position, struct ggml_tensor *stream, int layer, int halves) {
+    struct ggml_tensor *node = g->nodes[position];
+    if (!same_shape(stream, node)) {
+        return refuse("layer %d changes the shape of its input, so it cannot be skipped", layer, 0);
+    }
+    int n;
+    struct ggml_tensor *ids = ids_of_rows(node, layer, halves, &n);
+    if (n < 0 || node->type != GGML_TYPE_F32 || node->ne[2] != 1 || node->ne[3] != 1) {
+        return refuse("llama.cpp computes other rows in layer %d than the batch has, so they must all have the same mask", layer, 0);
+    }
+    if (n > 0) {
+        struct ggml_context *ctx = job.gates->nodes;
+        replace(g, position, real.set_rows(ctx, real.cont(ctx, node), real.get_rows(ctx, stream, ids), ids));
+        job.report->sublayers_gated += (halves & ATTENTION) + (halves >> 1);
+    }
+    return true;
+}
+
+/* The input of the layer, as the node at position `to` adds to it: the last layer's rows may be selected. */
+static struct ggml_tensor *stream_before(const struct graph *g, int layer, int first, int to) {
+    for (int i = first; i < to; i++) {
+        if (is_op(g->nodes[i], "GET_ROWS") && g->nodes[i]->src[0] == g->input[layer]) {
+            return g->nodes[i];
+        }
+    }
+    return g->input[layer];
+}
+
+/* Gates the attention of a layer, before its feed-forward is left out or gated. */
+static bool gate_attention(struct graph *g, int layer, int first) {
+    const int cut = g->cut[layer];
+    if (cut < 0) {
+        return refuse("layer %d's attention and feed-forward cannot be told apart, so skip the whole layer or none of it",
+                      layer, 0);
+    }
+    if (!gate(g, cut, stream_before(g, layer, first, cut), layer, ATTENTION)) {
+        return false;
+    }
+    rewire(g, cut + 1, g->out[layer]);
+    return true;
+}
+
+/* Gates the feed-forward, and with it the attention where the rows skip both or none. */
+static bool gate_output(struct graph *g, int layer, int first, int halves) {
+    const int out = g->out[layer], cut = g->cut[layer];
+    if (halves != WHOLE && cut < 0) {
+        return refuse("layer %d's attention and feed-forward cannot be told apart, so skip the whole layer or none of it",
+                      layer, 0);
+    }
+    struct ggml_tensor *stream = halves == WHOLE ? stream_before(g, layer, first, out) : stand_in(g, cut);
+    if (!gate(g, out, stream, layer, halves)) {
+        return false;
+    }
+    if (layer + 1 < g->n_layer) {
+        g->input[layer + 1] = stand_in(g, out);
+    }
+    return true;
+}
+
+#ifndef LAYERSKIP_PRELOAD
+
+static bool same_rows(const struct layerskip_gates *gates, const struct layerskip_rows *rows, const struct llama_batch *batch) {
+    const struct layerskip_rows *built = &gates->built;
+    if (rows == NULL) {
+        return built->n_masks == 0;
+    }
+    return built->n_masks == rows->n_masks && gates->n_built == batch->n_tokens &&
+           memcmp(built->masks, rows->masks, (size_t)rows->n_masks * LAYERSKIP_WORDS * sizeof *rows->masks) == 0 &&
+           memcmp(built->mask_of, rows->mask_of, (size_t)batch->n_tokens * sizeof *rows->mask_of) == 0 &&
+           memcmp(gates->outputs, batch->logits, (size_t)batch->n_tokens) == 0;
+}
+
+/* Remembers what the next graph is built for. False: no memory, and nothing is remembered. */
+static bool remember_rows(struct layerskip_gates *gates, const struct layerskip_rows *rows, const struct llama_batch *batch) {
+    gates->built.n_masks = 0;
+    if (rows == NULL) {
+        return true;
+    }
+    const size_t masks = (size_t)rows->n_masks * LAYERSKIP_WORDS * sizeof *rows->masks, n = (size_t)batch->n_tokens;
+    const size_t bytes = masks + n * (sizeof *rows->mask_of + 1);
+    char *memory = realloc(gates->memory, bytes);
+    if (memory == NULL) {
+        return false;
+    }
+    gates->memory = memory;
+    gates->built = (struct layerskip_rows){
+        .masks = memcpy(memory, rows->masks, masks),
+        .mask_of = memcpy(memory + masks, rows->mask_of, n * sizeof *rows->mask_of),
+        .n_masks = rows->n_masks,
+    };
+    gates->outputs = memcpy(memory + bytes - n, batch->logits, n);
+    gates->n_built = batch->n_tokens;
+    return true;
+}
+
+void layerskip_free(struct layerskip_state *state) {
+    struct layerskip_gates *gates = &state->gates;
+    if (gates->nodes != NULL) {
+        real.free_context(gates->nodes);
+    }
+    if (gates->buffer != NULL) {
+        real.buffer_free(gates->buffer);
+    }
+    if (state->plan.nodes != NULL) {
+        real.free_context(state->plan.nodes);
+    }
+    free(gates->memory);
+    *gates = (struct layerskip_gates){0};
+    state->plan = (struct layerskip_plan){0};
+}
+
+#endif
