@@ -65,8 +65,8 @@ var (
 	// ErrNaN is returned when a model's logits are NaN (not a number).
 	ErrNaN = errors.New("the model computes NaN in place of numbers: its file or an adapter is damaged")
 
-	// ErrTemplate is returned when neither a model's chat template nor a
-	// built-in one can express a conversation.
+	// ErrTemplate is returned when a chat template does not work, or cannot
+	// express a conversation.
 	ErrTemplate = errors.New("cannot apply the chat template")
 
 	// ErrState is returned for saved state that does not fit the context.

@@ -300,6 +300,7 @@ func (m *Model) readFacts() {
 	}
 	vocab := C.llama_model_get_vocab(m.ptr)
 	m.Vocab = newVocab(m, vocab)
+	m.findEnd()
 }
 
 func (m *Model) readSizes() {

@@ -7,24 +7,40 @@ package llama
 import "C"
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"slices"
 	"strings"
 	"sync"
-	"time"
 	"unsafe"
 
-	"github.com/nikolalohinski/gonja/v2"
-	"github.com/nikolalohinski/gonja/v2/config"
-	"github.com/nikolalohinski/gonja/v2/exec"
-	"github.com/nikolalohinski/gonja/v2/loaders"
+	"github.com/gallop-llm/gallop/internal/template"
 )
 
 // Message is one turn of a conversation.
 type Message struct {
-	Role    string `json:"role"` // "system", "user", "assistant", …
+	Role    string `json:"role"` // "system", "user", "assistant", "tool", …
 	Content string `json:"content"`
+
+	// Fields are further ones that chat templates know, as a JSON object:
+	// tool_calls, tool_call_id, name, reasoning_content, … nil = none. One called
+	// content takes Content's place.
+	Fields json.RawMessage `json:"fields,omitempty"`
+}
+
+// Conversation is what a chat template is filled in with.
+type Conversation struct {
+	Messages []Message
+	Answer   bool // end where the assistant's next turn begins
+
+	// Tools are the functions that the model may call, a JSON array as in OpenAI's
+	// API; nil = none.
+	Tools json.RawMessage
+
+	// Variables are further ones of the template, as a JSON object, such as
+	// {"enable_thinking": false}; nil = those of [Model.SetTemplateVariables].
+	Variables json.RawMessage
 }
 
 // Template returns the Jinja source of the model's chat template, "" when the
@@ -34,63 +50,82 @@ func (m *Model) Template() string { return m.template }
 // SetTemplate makes the model use another chat template than its file's: Jinja
 // source, or the name of a format that llama.cpp has built in, such as "chatml".
 // It must not run beside other calls. The error wraps [ErrTemplate].
-func (m *Model) SetTemplate(template string) error {
-	if !isJinja(template) {
-		if _, err := m.builtinTemplate(template, []Message{{Role: "user", Content: "x"}}, true); err != nil {
-			return fmt.Errorf("%w: llama.cpp knows no format %q; give its name, as in chatml, or a template's text", ErrTemplate, template)
-		}
+func (m *Model) SetTemplate(source string) error {
+	if err := m.retain(); err != nil {
+		return err
 	}
-	m.template, m.chat = template, chatTemplate{}
+	defer m.release()
+	if isJinja(source) {
+		if _, err := template.Parse(source); err != nil {
+			return fmt.Errorf("%w: %w", ErrTemplate, err)
+		}
+	} else if _, err := builtinTemplate(source, []Message{{Role: "user", Content: "x"}}, true); err != nil {
+		return fmt.Errorf("%w: llama.cpp knows no format %q; give its name, as in chatml, or a template's text", ErrTemplate, source)
+	}
+	m.template, m.chat = source, chatTemplate{variables: m.chat.variables}
+	m.findEnd()
 	return nil
 }
 
-// errFormat is returned for what llama.cpp recognises as none of its formats.
-var errFormat = fmt.Errorf("%w: llama.cpp knows no such format", ErrTemplate)
+// SetTemplateVariables gives the chat template further variables, a JSON object
+// such as {"enable_thinking": false}. It must not run beside other calls. The error
+// wraps [ErrTemplate].
+func (m *Model) SetTemplateVariables(variables json.RawMessage) error {
+	if _, err := object(variables, false); err != nil {
+		return fmt.Errorf("%w: variables: %w", ErrTemplate, err)
+	}
+	m.chat.variables = variables
+	return nil
+}
 
 // isJinja tells a template's text from a format's name.
-func isJinja(template string) bool { return strings.Contains(template, "{") }
+func isJinja(source string) bool { return strings.Contains(source, "{") }
 
-// ApplyTemplate writes a conversation in the model's own format, ready for
-// [Vocab.Tokenize] with special markers. With answer, it ends where the
-// assistant's next turn begins.
+// ApplyTemplate is [Model.Render] of messages, as a text. It does not tell what was
+// typed from what the template wrote: for tokens, use Render and
+// [Vocab.TokenizeText].
+func (m *Model) ApplyTemplate(messages []Message, answer bool) (string, error) {
+	text, err := m.Render(Conversation{Messages: messages, Answer: answer})
+	return text.String(), err
+}
+
+// Render writes a conversation in the model's own format, ready for
+// [Vocab.TokenizeText], which puts BOS in front where the model wants it.
 //
 // A model without a template is a base model, which was not trained on any
 // format: its conversation is one text that it continues. Each turn begins a
 // paragraph, but for the assistant's, which go on where the text before ended.
 //
-// A template that our Jinja does not understand is left to llama.cpp, if that
-// recognises it as one of its built-in formats. The error wraps [ErrTemplate].
-func (m *Model) ApplyTemplate(messages []Message, answer bool) (string, error) {
+// The error wraps [ErrTemplate].
+func (m *Model) Render(c Conversation) (Rendered, error) {
 	if err := m.retain(); err != nil {
-		return "", err
+		return Rendered{}, err
 	}
 	defer m.release()
-	if m.template == "" {
-		return document(messages)
-	}
-	if !isJinja(m.template) {
-		if text, err := m.builtinTemplate(m.template, messages, answer); !errors.Is(err, errFormat) {
+	switch {
+	case m.template == "":
+		return document(c.Messages)
+	case !isJinja(m.template):
+		if text, err := builtinRender(m.template, c); !errors.Is(err, errFormat) {
 			return text, err
 		}
 	}
-	text, err := m.jinja(messages, answer)
-	if err == nil {
-		return text, nil
+	text, err := m.jinja(c)
+	refused, wrong := new(template.Refusal), new(template.Error)
+	switch {
+	case errors.As(err, &refused):
+		return Rendered{}, fmt.Errorf("%w: the model's template says: %s", ErrTemplate, briefly(refused.Message))
+	case errors.As(err, &wrong):
+		return Rendered{}, fmt.Errorf("%w: its line %d: %s; another can be given with --chat-template NAME or FILE, as in chatml",
+			ErrTemplate, wrong.Line, briefly(wrong.Message))
 	}
-	if refused := new(templateRefusal); errors.As(err, &refused) {
-		return "", fmt.Errorf("%w: the model's template says: %s", ErrTemplate, refused.message)
-	}
-	text, builtinErr := m.builtinTemplate(m.template, messages, answer)
-	if builtinErr != nil {
-		return "", fmt.Errorf("%w: as Jinja: %s; built in: no such format", ErrTemplate, m.briefly(err))
-	}
-	return text, nil
+	return text, err
 }
 
 // document is a conversation as a text that a base model continues.
-func document(messages []Message) (string, error) {
+func document(messages []Message) (Rendered, error) {
 	if len(messages) == 0 {
-		return "", fmt.Errorf("%w: the conversation is empty", ErrTemplate)
+		return Rendered{}, fmt.Errorf("%w: the conversation is empty", ErrTemplate)
 	}
 	var text strings.Builder
 	for i, msg := range messages {
@@ -99,159 +134,136 @@ func document(messages []Message) (string, error) {
 		}
 		text.WriteString(msg.Content)
 	}
-	return text.String(), nil
+	return template.Own(text.String()), nil
 }
 
-// templateRefusal is a template's own raise_exception: the conversation is at
-// fault, so no other format may be tried.
-type templateRefusal struct{ message string }
-
-func (r *templateRefusal) Error() string { return r.message }
-
-// briefly is an error of the Jinja library, which may quote the whole template,
-// in one line.
-func (m *Model) briefly(err error) string {
-	text := strings.ReplaceAll(err.Error(), m.template, "…")
-	text = strings.Join(strings.Fields(text), " ")
+// briefly is what a template says, in one line.
+func briefly(message string) string {
+	text := strings.Join(strings.Fields(message), " ")
 	if most := 200; len(text) > most {
 		text = strings.ToValidUTF8(text[:most], "") + "…"
 	}
 	return text
 }
 
-// onceLoader gives the template a single time: it may include no file, nor
-// itself, which would never end.
-type onceLoader struct {
-	loaders.Loader
-	given *bool
-}
-
-func (l onceLoader) Inherit(string) (loaders.Loader, error) { return l, nil }
-
-func (l onceLoader) Read(path string) (io.Reader, error) {
-	if *l.given {
-		return nil, errors.New("a chat template may not include others")
-	}
-	*l.given = true
-	return l.Loader.Read(path)
-}
-
-// maxOutput bounds a conversation's text, in bytes, and maxRange the steps of a
-// template's range(): far above any real template's, so that one without end
-// stops.
-const (
-	maxOutput = 16 << 20
-	maxRange  = 1 << 16
-)
-
-// limitedWriter refuses to grow beyond maxOutput.
-type limitedWriter struct{ strings.Builder }
-
-func (w *limitedWriter) Write(p []byte) (int, error) {
-	if w.Len()+len(p) > maxOutput {
-		return 0, errors.New("the text has no end")
-	}
-	return w.Builder.Write(p)
-}
-
-func (w *limitedWriter) WriteString(s string) (int, error) { return w.Write([]byte(s)) }
-
-// numbers is Jinja's range(stop), range(start, stop) and range(start, stop, step).
-func numbers(bounds ...int) ([]int, error) {
-	start, stop, step := 0, 0, 1
-	switch len(bounds) {
-	case 1:
-		stop = bounds[0]
-	case 2:
-		start, stop = bounds[0], bounds[1]
-	case 3:
-		start, stop, step = bounds[0], bounds[1], bounds[2]
-	default:
-		return nil, errors.New("range takes 1 to 3 numbers")
-	}
-	var list []int
-	for i := start; step > 0 && i < stop || step < 0 && i > stop; i += step {
-		if len(list) == maxRange {
-			return nil, fmt.Errorf("a range of over %d numbers", maxRange)
-		}
-		list = append(list, i)
-	}
-	return list, nil
-}
-
-// chatTemplate is a model's template, parsed at its first use: that takes longer
-// than writing a short conversation by it.
+// chatTemplate is a model's template, parsed at its first use.
 type chatTemplate struct {
-	mu     sync.Mutex // also while it is at work
-	tried  bool
-	parsed *exec.Template
-	err    error
+	once      sync.Once
+	parsed    *template.Template
+	err       error
+	variables json.RawMessage
 }
 
-// parse gives the parsed template. mu must be held.
-func (t *chatTemplate) parse(source string) (*exec.Template, error) {
-	if t.tried {
-		return t.parsed, t.err
+// roles are the names that templates know. Other roles count as typed, so that no
+// control token can be made of one.
+var roles = []string{"system", "developer", "user", "assistant", "tool", "function", "ipython", "observation", "documents"}
+
+// object is a JSON object as a template's value; nil is one without keys.
+func object(data json.RawMessage, typed bool) (*template.Dict, error) {
+	if len(data) == 0 {
+		return new(template.Dict), nil
 	}
-	t.tried, t.err = true, errors.New("it cannot be parsed") // unless it can
-	conf := config.New()
-	conf.TrimBlocks, conf.LeftStripBlocks = true, true
-	// Held in memory, and nothing beside it: a template must not include files.
-	const name = "/chat"
-	loader, err := loaders.NewMemoryLoader(map[string]string{name: source})
-	if err == nil {
-		t.parsed, err = exec.NewTemplate(name, conf, onceLoader{loader, new(bool)}, gonja.DefaultEnvironment)
+	v, err := template.FromJSON(data, typed)
+	if err != nil {
+		return nil, err
 	}
-	t.err = err
-	return t.parsed, t.err
+	d, ok := v.(*template.Dict)
+	if !ok {
+		return nil, errors.New("not a JSON object")
+	}
+	return d, nil
 }
 
 // jinja renders the model's template with the names that Hugging Face's
 // templates may use.
-func (m *Model) jinja(messages []Message, answer bool) (text string, err error) {
-	var refusal *templateRefusal
-	defer func() {
-		// Templates come from files that strangers made.
-		if r := recover(); r != nil {
-			text, err = "", fmt.Errorf("%v", r)
-		}
-		if refusal != nil {
-			text, err = "", refusal
-		}
-	}()
-	m.chat.mu.Lock()
-	defer m.chat.mu.Unlock()
-	template, err := m.chat.parse(m.template)
-	if err != nil {
-		return "", err
+func (m *Model) jinja(c Conversation) (Rendered, error) {
+	m.chat.once.Do(func() { m.chat.parsed, m.chat.err = template.Parse(m.template) })
+	if m.chat.err != nil {
+		return Rendered{}, m.chat.err
 	}
-	turns := make([]map[string]any, len(messages))
-	for i, msg := range messages {
-		turns[i] = map[string]any{"role": msg.Role, "content": msg.Content}
+	if c.Variables == nil {
+		c.Variables = m.chat.variables
+	}
+	vars, err := object(c.Variables, false)
+	if err != nil {
+		return Rendered{}, fmt.Errorf("%w: variables: %w", ErrTemplate, err)
+	}
+	turns := make([]any, len(c.Messages))
+	for i, msg := range c.Messages {
+		turn := new(template.Dict)
+		turn.Set("role", template.Typed(msg.Role))
+		if slices.Contains(roles, msg.Role) {
+			turn.Set("role", msg.Role)
+		}
+		turn.Set("content", template.Typed(msg.Content))
+		fields, err := object(msg.Fields, true)
+		if err != nil {
+			return Rendered{}, fmt.Errorf("%w: message %d: %w", ErrTemplate, i+1, err)
+		}
+		turn.Update(fields)
+		turns[i] = turn
+	}
+	vars.Set("tools", nil)
+	if c.Tools != nil {
+		tools, err := template.FromJSON(c.Tools, true)
+		if err != nil {
+			return Rendered{}, fmt.Errorf("%w: tools: %w", ErrTemplate, err)
+		}
+		vars.Set("tools", tools)
 	}
 	bos := m.special(m.Vocab.BOS)
-	var out limitedWriter
-	err = template.Execute(&out, exec.NewContext(map[string]any{
-		"messages":              turns,
-		"add_generation_prompt": answer,
-		"bos_token":             bos,
-		"eos_token":             m.special(m.Vocab.EOS),
-		"tools":                 nil,
-		"range":                 numbers,
-		"raise_exception": func(message string) (string, error) {
-			refusal = &templateRefusal{message}
-			return "", refusal
-		},
-		"strftime_now": func(format string) string { return strftime(time.Now(), format) },
-	}))
+	vars.Set("messages", turns)
+	vars.Set("add_generation_prompt", c.Answer)
+	vars.Set("bos_token", bos)
+	vars.Set("eos_token", m.special(m.Vocab.EOS))
+	text, err := m.chat.parsed.Render(vars)
 	if err != nil {
-		return "", err
+		return Rendered{}, err
 	}
-	text = out.String()
-	if m.Vocab.AddBOS && bos != "" {
-		text = strings.TrimPrefix(text, bos) // Tokenize puts it there
+	return oneBOS(text, bos, m.Vocab.AddBOS), nil
+}
+
+// oneBOS takes the template's BOS away where the tokenizer puts it there, and all
+// but one of several in a row where it does not.
+func oneBOS(text Rendered, bos string, added bool) Rendered {
+	if bos == "" {
+		return text
 	}
-	return text, nil
+	begins := func(text Rendered) bool {
+		return strings.HasPrefix(text.String(), bos) && !text.Typed(0, len(bos))
+	}
+	for begins(text) {
+		rest := text.Slice(len(bos), text.Len())
+		if !added && !begins(rest) {
+			break
+		}
+		text = rest
+	}
+	return text
+}
+
+// findEnd makes the token that the template writes behind an answer end a
+// generation, beside those that llama.cpp knows.
+func (m *Model) findEnd() {
+	v := m.Vocab
+	v.end = v.ends
+	if v.bare || m.template == "" {
+		return
+	}
+	text, err := m.Render(Conversation{Messages: []Message{{Role: "user", Content: "x"}, {Role: "assistant", Content: "x"}}})
+	if err != nil {
+		return // a conversation that is told of when one is asked for
+	}
+	at := text.Len()
+	for at > 0 && !text.Typed(at-1, at) {
+		at--
+	}
+	tokens, err := v.tokenize(strings.TrimSpace(text.Slice(at, text.Len()).String()), true, false)
+	if err != nil || len(tokens) == 0 || !v.isControl(tokens[0]) || v.ends[tokens[0]] {
+		return
+	}
+	v.end = slices.Clone(v.ends)
+	v.end[tokens[0]] = true
 }
 
 // special is the text of a special token, "" for none.
@@ -262,17 +274,47 @@ func (m *Model) special(t Token) string {
 	return C.GoString(C.llama_vocab_get_text(m.Vocab.ptr, C.llama_token(t)))
 }
 
-// strftime knows the directives that chat templates use for a date.
-func strftime(t time.Time, format string) string {
-	return strings.NewReplacer(
-		"%Y", t.Format("2006"), "%m", t.Format("01"), "%d", t.Format("02"), "%b", t.Format("Jan"), "%B", t.Format("January"),
-		"%A", t.Format("Monday"), "%H", t.Format("15"), "%M", t.Format("04"), "%S", t.Format("05"), "%%", "%",
-	).Replace(format)
+// builtinRender has llama.cpp write the conversation in a format that it knows by
+// name. It does so with a stand-in for each content, so that what was typed can be
+// told from the format.
+func builtinRender(format string, c Conversation) (Rendered, error) {
+	standIns := slices.Clone(c.Messages)
+	for i := range standIns {
+		standIns[i].Content = "\t" + standIn(i) + "\t" // no format writes tabs
+	}
+	text, err := builtinTemplate(format, standIns, c.Answer)
+	if err != nil {
+		return Rendered{}, err
+	}
+	var parts []Rendered
+	for i, msg := range c.Messages {
+		before, after, found := strings.Cut(text, standIn(i))
+		if !found {
+			continue // the format leaves it out
+		}
+		content := msg.Content
+		var left, right bool // what the format left of the tabs around
+		if before, left = strings.CutSuffix(before, "\t"); !left {
+			content = strings.TrimLeft(content, whiteSpace)
+		}
+		if after, right = strings.CutPrefix(after, "\t"); !right {
+			content = strings.TrimRight(content, whiteSpace)
+		}
+		parts = append(parts, template.Own(before), template.Typed(content))
+		text = after
+	}
+	return template.Join(append(parts, template.Own(text))...), nil
 }
 
+// standIn is a text that nobody types, of characters that Unicode gives no meaning.
+func standIn(i int) string { return fmt.Sprintf("\ufdd0%d\ufdd1", i) }
+
+// errFormat is returned for what llama.cpp recognises as none of its formats.
+var errFormat = fmt.Errorf("%w: llama.cpp knows no such format", ErrTemplate)
+
 // builtinTemplate has llama.cpp write the conversation in a format that it
-// knows by name, or recognises from a template's text.
-func (m *Model) builtinTemplate(template string, messages []Message, answer bool) (string, error) {
+// knows by name.
+func builtinTemplate(format string, messages []Message, answer bool) (string, error) {
 	if len(messages) == 0 {
 		return "", fmt.Errorf("%w: the conversation is empty", ErrTemplate)
 	}
@@ -290,13 +332,13 @@ func (m *Model) builtinTemplate(template string, messages []Message, answer bool
 	size := 1024
 	chat := make([]C.struct_llama_chat_message, len(messages))
 	for i, msg := range messages {
-		if strings.ContainsRune(msg.Role+msg.Content, 0) {
-			return "", fmt.Errorf("%w: message %d has a zero byte", ErrTemplate, i+1)
+		if strings.ContainsRune(msg.Role, 0) {
+			return "", fmt.Errorf("%w: the role of message %d has a zero byte", ErrTemplate, i+1)
 		}
 		chat[i] = C.struct_llama_chat_message{role: own(msg.Role), content: own(msg.Content)}
 		size += 2 * (len(msg.Role) + len(msg.Content))
 	}
-	tmpl := own(template)
+	tmpl := own(format)
 	for {
 		buf := (*C.char)(C.malloc(C.size_t(size)))
 		texts = append(texts, unsafe.Pointer(buf))

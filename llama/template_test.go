@@ -97,8 +97,6 @@ func TestTemplates(t *testing.T) {
 		"none continues the text": {"", " Hi! ", "Be brief.\n\nOne?Two.\n\nThree?"},
 		"a format's name": {"chatml", "<|im_start|>user\n Hi! <|im_end|>\n<|im_start|>assistant\n",
 			"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nOne?<|im_end|>\n<|im_start|>assistant\nTwo.<|im_end|>\n<|im_start|>user\nThree?<|im_end|>\n<|im_start|>assistant\n"},
-		"broken, but of a family that llama.cpp knows": {"{% if %} <|im_start|> {% nonsense", "<|im_start|>user\n Hi! <|im_end|>\n<|im_start|>assistant\n",
-			"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nOne?<|im_end|>\n<|im_start|>assistant\nTwo.<|im_end|>\n<|im_start|>user\nThree?<|im_end|>\n<|im_start|>assistant\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := withTemplate(t, c.template)
@@ -153,7 +151,7 @@ func TestTemplateLanguage(t *testing.T) {
 		"{{ messages[0].content[:2] }}":                                           "Be",
 		"{{ 'brief' in messages[0].content }}":                                    "True",
 		"{{ messages[0].content is string }}":                                     "True",
-		"{{ tools is none }}{{ tools is defined and tools }}":                     "TrueFalse",
+		"{{ tools is none }}{{ tools is defined and tools }}":                     "TrueNone",
 		"{{ messages[0].tool_calls is defined }}":                                 "False",
 		"{{ nothing is not defined }}":                                            "True",
 		"{% set a = 'x' %}{{ a ~ 1 }}":                                            "x1",
@@ -192,17 +190,24 @@ func TestTemplateRefuses(t *testing.T) {
 	}{
 		"the template's own word": {turns, conversation[2:3], "the model's template says: user and model must take turns"},
 		"no fallback then":        {chatML + "{{ raise_exception('no') }}", question, "the model's template says: no"},
-		"syntax":                  {"{% if %}", question, ""},
-		"unknown tag":             {"{% frobnicate %}", question, ""},
-		"unknown filter":          {"{{ messages | frobnicate }}", question, ""},
-		"include":                 {"{% include '" + secret + "' %}", question, ""},
-		"import":                  {"{% import '" + secret + "' as x %}{{ x }}", question, ""},
-		"extends":                 {"{% extends '" + secret + "' %}", question, ""},
-		"itself":                  {"{% include '/chat' %}", question, ""},
-		"without end":             {"{% for i in range(1000000000) %}xxxxxxxxxxxxxxxx{% endfor %}", question, "range of over"},
-		"endless output":          {"{% for i in range(60000) %}" + strings.Repeat("x", 20000) + "{% endfor %}", question, "no end"},
-		"empty conversation":      {"", nil, "empty"},
-		"zero byte":               {"chatml", []llama.Message{{Role: "user", Content: "a\x00b"}}, "zero byte"},
+		"syntax":                  {"\n{% if %}", question, "line 2: unexpected %}"},
+		"a family that llama.cpp knows, but broken": {"{% if %} <|im_start|> {% nonsense", question, "line 1"},
+		"a whole tag's end is missing":              {"{% for m in messages %}", question, "line 1: no endfor"},
+		"unknown tag":                               {"{% frobnicate %}", question, `unknown tag "frobnicate"`},
+		"unknown filter":                            {"\n\n{{ messages | frobnicate }}", question, `line 3: no filter named "frobnicate"`},
+		"undefined":                                 {"{{ nothing.of }}", question, "nothing is undefined"},
+		"itself, by macros":                         {"{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", question, "too deeply"},
+		"deep brackets":                             {"{{ " + strings.Repeat("(", 1000) + "1" + strings.Repeat(")", 1000) + " }}", question, "nested deeper"},
+		"long sums":                                 {"{{ 1" + strings.Repeat("+1", 100000) + " }}", question, "too deeply"},
+		"doubled text":                              {"{% set ns = namespace(a='xxxxxxxx') %}{% for a in range(99) %}{% set ns.a = ns.a ~ ns.a %}{% endfor %}", question, "no end"},
+		"include":                                   {"{% include '" + secret + "' %}", question, "may not use include"},
+		"import":                                    {"{% import '" + secret + "' as x %}{{ x }}", question, ""},
+		"extends":                                   {"{% extends '" + secret + "' %}", question, ""},
+		"itself":                                    {"{% include '/chat' %}", question, ""},
+		"without end":                               {"{% for i in range(1000000000) %}xxxxxxxxxxxxxxxx{% endfor %}", question, "range of over"},
+		"endless output":                            {"{% for i in range(60000) %}" + strings.Repeat("x", 20000) + "{% endfor %}", question, "no end"},
+		"empty conversation":                        {"", nil, "empty"},
+		"zero byte":                                 {"chatml", []llama.Message{{Role: "us\x00er", Content: "a"}}, "zero byte"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := withTemplate(t, c.template)

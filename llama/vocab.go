@@ -29,7 +29,9 @@ type Vocab struct {
 	model *Model // keeps the C memory alive
 	ptr   *C.struct_llama_vocab
 	end   []bool // (Size,) true = generation ends here
-	bare  bool   // tokens are numbers without a text; asking for one would end the process
+	ends  []bool // (Size,) the same without the chat template's own
+	marks markers
+	bare  bool // tokens are numbers without a text; asking for one would end the process
 }
 
 func newVocab(m *Model, ptr *C.struct_llama_vocab) *Vocab {
@@ -43,25 +45,38 @@ func newVocab(m *Model, ptr *C.struct_llama_vocab) *Vocab {
 		ptr:    ptr,
 	}
 	v.bare = C.llama_vocab_type(ptr) == 0
-	v.end = make([]bool, v.Size)
-	for t := range v.end {
-		v.end[t] = bool(C.llama_vocab_is_eog(ptr, C.llama_token(t)))
+	v.ends = make([]bool, v.Size)
+	for t := range v.ends {
+		v.ends[t] = bool(C.llama_vocab_is_eog(ptr, C.llama_token(t)))
 	}
+	v.end = v.ends
 	return v
 }
 
-// IsEnd reports whether a generation ends with t (end of text, end of turn, …).
+// IsEnd reports whether a generation ends with t: end of text, end of turn, what
+// the chat template writes behind an answer.
 func (v *Vocab) IsEnd(t Token) bool { return t >= 0 && int(t) < v.Size && v.end[t] }
 
 // Tokenize turns text into tokens. With special, markers such as <|user|> in the
-// text become their own tokens (for templates; leave it off for what users
-// type), and BOS is put in front if the model wants it.
+// text become their own tokens (leave it off for what users type; for what a chat
+// template wrote there is [Vocab.TokenizeText]), and BOS is put in front if the
+// model wants it. EOS is never put behind: the text is to be continued.
 // The error wraps [ErrTokenize].
 func (v *Vocab) Tokenize(text string, special bool) ([]Token, error) {
 	if err := v.model.retain(); err != nil {
 		return nil, err
 	}
 	defer v.model.release()
+	tokens, err := v.tokenize(text, special, special)
+	if last := len(tokens) - 1; err == nil && special && last >= 0 && tokens[last] == v.EOS && bool(C.llama_vocab_get_add_eos(v.ptr)) {
+		tokens = tokens[:last]
+	}
+	return tokens, err
+}
+
+// tokenize is llama.cpp's; add puts BOS in front, and EOS behind, where the model
+// wants them.
+func (v *Vocab) tokenize(text string, special, add bool) ([]Token, error) {
 	if len(text) > math.MaxInt32-16 {
 		return nil, fmt.Errorf("%w: a text of %d bytes is too long", ErrTokenize, len(text))
 	}
@@ -71,12 +86,12 @@ func (v *Vocab) Tokenize(text string, special bool) ([]Token, error) {
 	// One token a byte is the most there can be, plus BOS and EOS.
 	tokens := make([]Token, len(text)+2)
 	n := C.llama_tokenize(v.ptr, charPtr(text), C.int32_t(len(text)),
-		(*C.llama_token)(&tokens[0]), C.int32_t(len(tokens)), C.bool(special), C.bool(special))
+		(*C.llama_token)(&tokens[0]), C.int32_t(len(tokens)), C.bool(add), C.bool(special))
 	if n < 0 {
 		// A tokenizer that adds more than two tokens of its own says how many it needs.
 		tokens = make([]Token, -n)
 		n = C.llama_tokenize(v.ptr, charPtr(text), C.int32_t(len(text)),
-			(*C.llama_token)(&tokens[0]), C.int32_t(len(tokens)), C.bool(special), C.bool(special))
+			(*C.llama_token)(&tokens[0]), C.int32_t(len(tokens)), C.bool(add), C.bool(special))
 	}
 	if n < 0 {
 		return nil, fmt.Errorf("%w a text of %d bytes", ErrTokenize, len(text))

@@ -140,11 +140,11 @@ func tokensOf(m *llama.Model, system, prompt string) (int, error) {
 	if system != "" {
 		messages = append([]llama.Message{{Role: "system", Content: system}}, messages...)
 	}
-	text, err := m.ApplyTemplate(messages, true)
+	text, err := m.Render(llama.Conversation{Messages: messages, Answer: true})
 	if err != nil {
 		return 0, err
 	}
-	tokens, err := m.Vocab.Tokenize(text, true)
+	tokens, err := m.Vocab.TokenizeText(text)
 	return len(tokens), err
 }
 

@@ -54,6 +54,56 @@ func TestBaseModel(t *testing.T) {
 	require.Contains(t, notes, `no format "nonsense"`)
 }
 
+func TestTemplateFile(t *testing.T) {
+	const template = "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}{% endfor %}" +
+		"{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+	_, want, _ := gallop(t, "", "run", "-t", "1", "-n", "4", "--temp", "0", "--route", "off", "--chat-template", template, "Who are you?")
+	code, out, notes := gallop(t, "", "run", "-t", "1", "-n", "4", "--temp", "0", "--route", "off",
+		"--chat-template", writeFile(t, "chat.jinja", template), "Who are you?")
+	require.Equal(t, exitOK, code, notes)
+	require.Equal(t, want, out)
+	for text, says := range map[string]string{
+		"{{ messages[0].content }":            "line 1: unexpected",
+		"{{ bos_token }}\n\n{% frobnicate %}": `line 3: unknown tag "frobnicate"`,
+		"nothing":                             "has no Jinja",
+	} {
+		code, _, notes := gallop(t, "", "run", "-t", "1", "--chat-template", writeFile(t, "broken.jinja", text), "Who are you?")
+		require.Equal(t, exitUsage, code, notes)
+		require.Contains(t, notes, says)
+	}
+}
+
+func TestTemplateVariables(t *testing.T) {
+	const template = "{{ '<|user|>' if loud else '' }}{{ messages[0].content }}"
+	args := []string{"run", "-t", "1", "-n", "1", "--route", "off", "--chat-template", template, "Who are you?"}
+	prompt := regexp.MustCompile(`prompt \d+ `)
+	_, _, plain := gallop(t, "", args...)
+	code, _, loud := gallop(t, "", append(args, "--chat-template-kwargs", `{"loud": true}`)...)
+	require.Equal(t, exitOK, code, loud)
+	require.NotEqual(t, prompt.FindString(plain), prompt.FindString(loud))
+	code, _, notes := gallop(t, "", append(args, "--chat-template-kwargs", `{"loud": true`)...)
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, notes, "--chat-template-kwargs")
+}
+
+// TestBrokenTemplate has a model whose template does not work: no other format
+// takes its place.
+func TestBrokenTemplate(t *testing.T) {
+	llamatest.Library(t)
+	path, err := demo.Path()
+	require.NoError(t, err)
+	broken := llamatest.Rewrite(t, path, func(meta *gguf.Metadata) {
+		meta.Set("tokenizer.chat_template", "{# <|im_start|> #}\n{{ messages | frobnicate }}")
+	})
+	code, out, notes := gallop(t, "", "run", broken, "-t", "1", "Who are you?")
+	require.Equal(t, exitError, code, notes)
+	require.Empty(t, out)
+	require.Contains(t, notes, `line 2: no filter named "frobnicate"`)
+	require.Contains(t, notes, "--chat-template")
+	code, _, notes = gallop(t, "", "run", broken, "-t", "1", "-n", "2", "--chat-template", "chatml", "Who are you?")
+	require.Equal(t, exitOK, code, notes)
+}
+
 func TestSystemPromptWithoutAPlace(t *testing.T) {
 	code, _, notes := gallop(t, "", "run", "-t", "1", "--sys", "Be brief.", "Who are you?")
 	require.Equal(t, exitOK, code, notes)

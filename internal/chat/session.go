@@ -434,13 +434,13 @@ func (g *generation) end() string {
 func (s *Session) fit(a *Answer) (prompt []llama.Token, err error) {
 	for {
 		start := time.Now()
-		text, err := s.model.ApplyTemplate(s.Messages(), true)
+		text, err := s.model.Render(llama.Conversation{Messages: s.Messages(), Answer: true})
 		if err != nil {
 			return nil, err
 		}
 		a.Timing.Template += time.Since(start)
 		start = time.Now()
-		if prompt, err = s.model.Vocab.Tokenize(text, true); err != nil {
+		if prompt, err = s.model.Vocab.TokenizeText(text); err != nil {
 			return nil, err
 		}
 		a.Timing.Tokenize += time.Since(start)

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/gallop-llm/gallop/internal/dataset"
+	"github.com/gallop-llm/gallop/internal/template"
 	"github.com/gallop-llm/gallop/llama"
 )
 
@@ -46,7 +47,7 @@ func encode(m *llama.Model, e dataset.Example) (Case, error) {
 		c.Prompt, c.Answers = tokens[:1], [][]llama.Token{tokens[1:]}
 		return c, checkLength(m, len(tokens))
 	}
-	text := e.Prompt
+	rendered := template.Own(e.Prompt)
 	plain := e.Plain || m.Template() == "" // a base model ends no turns
 	if !e.Plain {
 		messages := e.Messages
@@ -54,17 +55,18 @@ func encode(m *llama.Model, e dataset.Example) (Case, error) {
 			messages = []llama.Message{{Role: "user", Content: e.Prompt}}
 		}
 		var err error
-		if text, err = m.ApplyTemplate(messages, true); err != nil {
+		if rendered, err = m.Render(llama.Conversation{Messages: messages, Answer: true}); err != nil {
 			return c, err
 		}
 	}
 	var err error
-	if c.Prompt, err = m.Vocab.Tokenize(text, true); err != nil {
+	if c.Prompt, err = m.Vocab.TokenizeText(rendered); err != nil {
 		return c, err
 	}
 	if len(c.Prompt) == 0 {
 		return c, fmt.Errorf("%w: the prompt has no tokens", ErrEmpty)
 	}
+	text := rendered.String()
 	answers := e.Choices
 	if e.Answer != "" {
 		answers = []string{e.Answer}

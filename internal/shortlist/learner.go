@@ -15,6 +15,7 @@ import (
 	"github.com/gallop-llm/gallop/internal/dataset"
 	"github.com/gallop-llm/gallop/internal/gguf"
 	"github.com/gallop-llm/gallop/internal/report"
+	"github.com/gallop-llm/gallop/internal/template"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -387,11 +388,11 @@ func (s *student) Close() error { return errors.Join(s.batch.Close(), s.c.Close(
 func (s *student) prompt(see func(row int) error) error {
 	p := s.prompts[0]
 	s.prompts = append(s.prompts[1:], p)
-	text, err := s.model.ApplyTemplate([]llama.Message{{Role: "user", Content: p.Prompt}}, true)
+	text, err := s.model.Render(llama.Conversation{Messages: []llama.Message{{Role: "user", Content: p.Prompt}}, Answer: true})
 	if err != nil {
-		text = p.Prompt
+		text = template.Typed(p.Prompt)
 	}
-	tokens, err := s.model.Vocab.Tokenize(text, true)
+	tokens, err := s.model.Vocab.TokenizeText(text)
 	if err != nil {
 		return err
 	}

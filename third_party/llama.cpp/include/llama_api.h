@@ -281,10 +281,12 @@ struct llama_sampler_chain_params {
     R(const char *, llama_vocab_get_text, (const struct llama_vocab *v, llama_token t), (v, t))                                     \
     R(bool, llama_vocab_is_eog, (const struct llama_vocab *v, llama_token t), (v, t))                                               \
     R(bool, llama_vocab_is_control, (const struct llama_vocab *v, llama_token t), (v, t))                                           \
+    R(int, llama_vocab_get_attr, (const struct llama_vocab *v, llama_token t), (v, t))                                              \
     R(llama_token, llama_vocab_bos, (const struct llama_vocab *v), (v))                                                             \
     R(llama_token, llama_vocab_eos, (const struct llama_vocab *v), (v))                                                             \
     R(llama_token, llama_vocab_eot, (const struct llama_vocab *v), (v))                                                             \
     R(bool, llama_vocab_get_add_bos, (const struct llama_vocab *v), (v))                                                            \
+    R(bool, llama_vocab_get_add_eos, (const struct llama_vocab *v), (v))                                                            \
     R(int32_t, llama_tokenize,                                                                                                      \
       (const struct llama_vocab *v, const char *text, int32_t len, llama_token *out, int32_t max, bool add_special, bool parse_special), \
       (v, text, len, out, max, add_special, parse_special))                                                                         \
