@@ -417,13 +417,16 @@ static bool same_shape(const struct ggml_tensor *a, const struct ggml_tensor *b)
     return a->type == b->type && memcmp(a->ne, b->ne, sizeof a->ne) == 0;
 }
 
+static bool refuse_half(int layer) {
+    return refuse("layer %d's attention and feed-forward cannot be told apart, so skip the whole layer or none of it", layer, 0);
+}
+
 /* Marks what the mask leaves out of one layer and rewires around it. */
 static bool skip_in_layer(struct graph *g, int layer, bool attention, bool feed_forward) {
     const int first = first_behind(g, layer), out = g->out[layer];
     const int cut = g->cut[layer];
     if (attention != feed_forward && cut < 0) {
-        return refuse("layer %d's attention and feed-forward cannot be told apart, so skip the whole layer or none of it",
-                      layer, 0);
+        return refuse_half(layer);
     }
     const int from = attention ? first : cut + 1, to = feed_forward ? out : cut;
     struct ggml_tensor *gone = g->nodes[to];
@@ -571,7 +574,7 @@ static bool skip_layers(struct ggml_cgraph *cgraph, struct graph *g, const uint6
             continue;
         }
         g->cut[layer] = find_cut(g, layer, first);
-        const bool together = gated == WHOLE && go_together(layer, WHOLE);
+        const bool together = gated == WHOLE && go_together(layer);
         if (gated & ATTENTION && !together && !gate_attention(g, layer, first)) {
             return false;
         }
