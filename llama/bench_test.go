@@ -1,15 +1,20 @@
 package llama_test
 
 import (
+	"context"
 	"fmt"
+	"math/rand/v2"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/gallop-llm/gallop/internal/gguf"
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/llama"
@@ -93,6 +98,71 @@ func BenchmarkDecode(b *testing.B) {
 				}
 			})
 		}
+	}
+}
+
+// BenchmarkRows decodes a token for each of 8 sequences of a 1B model: under 8 different masks, under
+// one mask, and without any. The ways take turns, and each is compared with the unmasked decode of its
+// own round: what is reported is the median of these ratios of speed.
+func BenchmarkRows(b *testing.B) {
+	llamatest.Library(b)
+	const sequences, cached = 8, 32
+	path, err := randmodel.Cached(context.Background(), "llama-3.2-1b", gguf.Q4_0, 1, false, nil)
+	require.NoError(b, err)
+	m := llamatest.Open(b, path)
+	random := rand.New(rand.NewPCG(1, 8))
+	different := make([]skip.Mask, sequences) // a quarter of the halves each
+	for s := range different {
+		for _, half := range random.Perm(2 * m.NLayer)[:m.NLayer/2] {
+			different[s][half/64] |= 1 << (half % 64)
+		}
+	}
+	ways := []struct {
+		name  string
+		masks []skip.Mask
+	}{{"unmasked", make([]skip.Mask, sequences)}, {"different", different}, {"same", slices.Repeat(different[:1], sequences)}}
+	steps := make([]func() time.Duration, len(ways))
+	for w, way := range ways {
+		c := llamatest.Context(b, m, &llama.ContextOptions{NCtx: 1024, NSeqMax: sequences, KVUnified: true})
+		batch, err := llama.NewBatch(sequences, nil)
+		require.NoError(b, err)
+		b.Cleanup(func() { require.NoError(b, batch.Close()) })
+		for s := range sequences {
+			require.NoError(b, c.Decode(llamatest.Batch(b, prompt(cached), 0, s), none))
+		}
+		steps[w] = func() time.Duration {
+			start := time.Now()
+			batch.Clear()
+			for s, mask := range way.masks {
+				require.NoError(b, batch.Add(7, cached, true, s))
+				require.NoError(b, batch.SetMask(s, mask))
+			}
+			require.NoError(b, c.Decode(batch, none))
+			_, err := c.Logits(-1)
+			require.NoError(b, err)
+			spent := time.Since(start)
+			require.NoError(b, c.Remove(-1, cached, -1))
+			return spent
+		}
+		steps[w]() // builds the graph
+	}
+	ratios := make([][]float64, len(ways))
+	for i := 0; b.Loop(); i++ {
+		spent := make([]time.Duration, len(ways))
+		for k := range ways {
+			w := k
+			if i%2 == 1 {
+				w = len(ways) - 1 - k
+			}
+			spent[w] = steps[w]()
+		}
+		for w := range ways {
+			ratios[w] = append(ratios[w], spent[0].Seconds()/spent[w].Seconds())
+		}
+	}
+	for w, way := range ways[1:] {
+		list := slices.Sorted(slices.Values(ratios[w+1]))
+		b.ReportMetric(list[len(list)/2], way.name+"/unmasked")
 	}
 }
 

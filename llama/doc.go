@@ -12,7 +12,10 @@
 //
 // A mask is an array of [MaskWords] words, two bits a layer; package skip has
 // the type that reads and writes masks as text. An empty mask is stock
-// llama.cpp.
+// llama.cpp. The sequences of one batch may have masks of their own, set with
+// [Batch.SetMask]: each comes out as if it were decoded alone under its mask, and
+// the batch costs what its sequences keep together. They need a context with KVUnified, a batch of
+// NUBatch tokens at most, and each sequence's tokens side by side.
 //
 // # Caveats
 //

@@ -20,6 +20,14 @@ type ownMask struct {
 // SetMask puts the tokens of a sequence under a mask of their own, in place of the one
 // that [Context.Decode] is given, until the batch is cleared. A token in several
 // sequences needs the same mask for all of them.
+//
+// A decode under different masks computes every sublayer that some sequence keeps. Each
+// sequence's results are those of the sequence alone under its mask, up to the rounding by
+// which any batch differs from its parts: to the bit on CPU with [Batch].Alone. A shortlist
+// counts only where every sequence's mask has one; otherwise all get exact logits.
+// Decode refuses with [ErrMask] what cannot be exact: a context without KVUnified, more than NUBatch
+// tokens, a sequence whose tokens do not stand side by side, and models that llama.cpp
+// computes sequence by sequence (recurrent ones, where sequences have different numbers of tokens).
 func (b *Batch) SetMask(seq int, mask [MaskWords]uint64) error {
 	switch {
 	case b.cap == 0:

@@ -217,6 +217,30 @@ func TestSwitchMasks(t *testing.T) {
 	require.Less(t, late-early, slack)
 }
 
+// TestSwitchUnlikeLayers goes from each layer skipped to each other in a model whose layers are
+// of two kinds: the graphs have as many nodes and different inputs, and ggml must not take
+// the memory plan of one for the other.
+func TestSwitchUnlikeLayers(t *testing.T) {
+	llamatest.Library(t)
+	m := llamatest.Small(t, "gemma3")
+	result := func(c *llama.Context, layer int) []float32 {
+		c.Clear()
+		decode(t, c, prompt(5), 0, skip.Layers(layer))
+		return decode(t, c, prompt(1), 5, skip.Layers(layer))
+	}
+	var want [][]float32
+	for layer := range m.NLayer {
+		want = append(want, result(small(t, m), layer))
+	}
+	for first := range m.NLayer {
+		c := small(t, m)
+		for second := range m.NLayer {
+			requireSameBits(t, want[first], result(c, first), "the first layer")
+			requireSameBits(t, want[second], result(c, second), "layer "+strconv.Itoa(second)+" after "+strconv.Itoa(first))
+		}
+	}
+}
+
 // TestSwitchAfter changes the mask right after what makes llama.cpp itself drop or
 // use its last graph; the result must be that of a context without an earlier mask.
 func TestSwitchAfter(t *testing.T) {

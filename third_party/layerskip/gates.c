@@ -30,24 +30,25 @@ static int skipped_halves(const uint64_t *mask, int layer) {
     return (int)(mask[2 * layer / 64] >> (2 * layer % 64) & WHOLE);
 }
 
-static const uint64_t *mask_of_row(const struct layerskip_rows *rows, int row) {
-    return rows->masks + (size_t)rows->mask_of[row] * LAYERSKIP_WORDS;
-}
+static int count_halves(int halves) { return (halves & ATTENTION) + (halves >> 1); }
+
+/* The batch's i-th mask. */
+static const uint64_t *row_mask(int i) { return job.rows->masks + (size_t)i * LAYERSKIP_WORDS; }
 
 /* The halves of a layer that some rows skip and others do not. */
 static int gated_halves(const uint64_t *common, int layer) {
     int halves = 0;
     for (int i = 0; job.rows != NULL && i < job.rows->n_masks; i++) {
-        halves |= skipped_halves(job.rows->masks + (size_t)i * LAYERSKIP_WORDS, layer);
+        halves |= skipped_halves(row_mask(i), layer);
     }
     return halves & ~skipped_halves(common, layer);
 }
 
-/* True if each row skips all of these halves of the layer or none. */
-static bool go_together(int layer, int halves) {
+/* True if each row skips the whole layer or nothing of it. */
+static bool go_together(int layer) {
     for (int i = 0; i < job.rows->n_masks; i++) {
-        const int skipped = halves & skipped_halves(job.rows->masks + (size_t)i * LAYERSKIP_WORDS, layer);
-        if (skipped != 0 && skipped != halves) {
+        const int skipped = skipped_halves(row_mask(i), layer);
+        if (skipped != 0 && skipped != WHOLE) {
             return false;
         }
     }
@@ -57,7 +58,7 @@ static bool go_together(int layer, int halves) {
 /* True if some row skips the attention of layer `skipped` and keeps some of these halves of `kept`. */
 static bool needs_skipped(int skipped, int kept, int halves) {
     for (int i = 0; i < job.rows->n_masks; i++) {
-        const uint64_t *mask = job.rows->masks + (size_t)i * LAYERSKIP_WORDS;
+        const uint64_t *mask = row_mask(i);
         if (skips_attention(mask, skipped) && (skipped_halves(mask, kept) & halves) != halves) {
             return true;
         }
@@ -105,7 +106,7 @@ static bool check_rows(struct graph *g) {
                       (int)g->input[0]->ne[1], job.n_rows);
     }
     for (int i = 0; i < job.rows->n_masks; i++) {
-        const uint64_t *mask = job.rows->masks + (size_t)i * LAYERSKIP_WORDS;
+        const uint64_t *mask = row_mask(i);
         const int named = last_named(mask);
         if (named >= g->n_layer) {
             return refuse("the mask names layer %d, but the model's layers end at %d", named, g->n_layer - 1);
@@ -127,8 +128,7 @@ static bool prepare_gates(struct ggml_cgraph *cgraph, const struct graph *g, con
     enum { TENSORS = 4, TENSOR = 512 }; /* of a gate; bytes that one takes in a ggml_context, at most */
     int n = 0;
     for (int layer = 0; layer < g->n_layer; layer++) {
-        const int halves = gated_halves(common, layer);
-        n += (halves & ATTENTION) + (halves >> 1);
+        n += count_halves(gated_halves(common, layer));
     }
     /* ggml ends the process where nodes and leafs outgrow a graph. llama.cpp makes its graphs 8 times as
      * large as the number of weights; other leafs are the inputs. */
@@ -156,8 +156,8 @@ static bool prepare_gates(struct ggml_cgraph *cgraph, const struct graph *g, con
     return true;
 }
 
-/* The ids, in memory of ours, of the rows of t that skip these halves of the layer. n = how many; NULL = t has
- * other rows than the batch, or n is 0. */
+/* The ids of the rows of t that skip one of these halves of the layer, and in *n how many they are; NULL = none, or
+ * *n is -1: t has other rows than the batch. */
 static struct ggml_tensor *ids_of_rows(const struct ggml_tensor *t, int layer, int halves, int *n) {
     struct layerskip_gates *gates = job.gates;
     int32_t *const ids = (int32_t *)real.buffer_get_base(gates->buffer) + gates->used;
@@ -168,7 +168,7 @@ static struct ggml_tensor *ids_of_rows(const struct ggml_tensor *t, int layer, i
         if (outputs && !job.outputs[i]) {
             continue;
         }
-        if (skipped_halves(mask_of_row(job.rows, i), layer) & halves) {
+        if (skipped_halves(row_mask(job.rows->mask_of[i]), layer) & halves) {
             ids[(*n)++] = row;
         }
         row++;
@@ -207,7 +207,7 @@ static bool gate(struct graph *g, int position, struct ggml_tensor *stream, int 
     if (n > 0) {
         struct ggml_context *ctx = job.gates->nodes;
         replace(g, position, real.set_rows(ctx, real.cont(ctx, node), real.get_rows(ctx, stream, ids), ids));
-        job.report->sublayers_gated += (halves & ATTENTION) + (halves >> 1);
+        job.report->sublayers_gated += count_halves(halves);
     }
     return true;
 }
@@ -226,8 +226,7 @@ static struct ggml_tensor *stream_before(const struct graph *g, int layer, int f
 static bool gate_attention(struct graph *g, int layer, int first) {
     const int cut = g->cut[layer];
     if (cut < 0) {
-        return refuse("layer %d's attention and feed-forward cannot be told apart, so skip the whole layer or none of it",
-                      layer, 0);
+        return refuse_half(layer);
     }
     if (!gate(g, cut, stream_before(g, layer, first, cut), layer, ATTENTION)) {
         return false;
@@ -240,8 +239,7 @@ static bool gate_attention(struct graph *g, int layer, int first) {
 static bool gate_output(struct graph *g, int layer, int first, int halves) {
     const int out = g->out[layer], cut = g->cut[layer];
     if (halves != WHOLE && cut < 0) {
-        return refuse("layer %d's attention and feed-forward cannot be told apart, so skip the whole layer or none of it",
-                      layer, 0);
+        return refuse_half(layer);
     }
     struct ggml_tensor *stream = halves == WHOLE ? stream_before(g, layer, first, out) : stand_in(g, cut);
     if (!gate(g, out, stream, layer, halves)) {

@@ -44,6 +44,8 @@
  * its scheduler and buffers and plan them again, which costs several times the graph; that is left
  * for after a failed decode, when nothing is known of the old graph.
  *
+ * The rows of a batch may have different masks: gates.c has what becomes of layers that only some skip.
+ *
  * The vocabulary shortlist is one more edit, of the graph's last node. What is MUL_MAT(matrix, hidden)
  * in llama.cpp's graph becomes MUL_MAT(preview, MUL_MAT(basis, hidden)), with two small matrices of
  * ours. The node itself stays, as llama.cpp reads the logits from it. The hidden state is marked as
@@ -100,7 +102,7 @@ static _Thread_local struct {
     int n_rows;                        /* of the batch */
     struct layerskip_gates *gates;
     struct layerskip_plan *plan; /* NULL outside a decode of layerskip_decode's */
-    bool changed;                /* the mask has, since the graph before */
+    bool changed;                /* the mask, since the graph before */
     struct layerskip_report *report;
     struct layerskip_stream *stream; /* NULL = nobody reads it */
     struct layerskip_output *output; /* NULL = nobody reads or changes it */
@@ -419,13 +421,16 @@ static bool same_shape(const struct ggml_tensor *a, const struct ggml_tensor *b)
     return a->type == b->type && memcmp(a->ne, b->ne, sizeof a->ne) == 0;
 }
 
+static bool refuse_half(int layer) {
+    return refuse("layer %d's attention and feed-forward cannot be told apart, so skip the whole layer or none of it", layer, 0);
+}
+
 /* Marks what the mask leaves out of one layer and rewires around it. */
 static bool skip_in_layer(struct graph *g, int layer, bool attention, bool feed_forward) {
     const int first = first_behind(g, layer), out = g->out[layer];
     const int cut = g->cut[layer];
     if (attention != feed_forward && cut < 0) {
-        return refuse("layer %d's attention and feed-forward cannot be told apart, so skip the whole layer or none of it",
-                      layer, 0);
+        return refuse_half(layer);
     }
     const int from = attention ? first : cut + 1, to = feed_forward ? out : cut;
     struct ggml_tensor *gone = g->nodes[to];
@@ -580,7 +585,7 @@ static bool skip_layers(struct ggml_cgraph *cgraph, struct graph *g, const uint6
             continue;
         }
         g->cut[layer] = find_cut(g, layer, first);
-        const bool together = gated == WHOLE && go_together(layer, WHOLE);
+        const bool together = gated == WHOLE && go_together(layer);
         if (gated & ATTENTION && !together && !gate_attention(g, layer, first)) {
             return false;
         }
@@ -719,26 +724,31 @@ static void mark_rows(struct ggml_cgraph *graph) {
 
 /*
  * ggml's allocator takes its last plan for memory again where a graph has as many nodes and leafs as
- * the one before, each no larger than the one in its place. That is another graph where the mask has
- * changed, so nodes are added until there is no such graph: views of a weight, which compute nothing.
+ * the one before, each no larger than the one in its place. Where the mask has changed that may be
+ * another graph, so it gets more nodes than the one before, and than llama.cpp's own, for which memory
+ * was planned at first. The nodes are views of a weight, which compute nothing.
  */
-static bool force_new_plan(struct ggml_cgraph *graph, struct layerskip_plan *plan, int unedited) {
-    struct ggml_tensor *weight = NULL;
+static bool force_new_plan(struct ggml_cgraph *graph, struct layerskip_plan *plan, int own) {
     const int n = real.n_nodes(graph);
+    if (n != plan->n_nodes && n != own) {
+        return true;
+    }
+    struct ggml_tensor *weight = NULL;
     for (int i = 0; i < n && weight == NULL; i++) {
         for (int s = 0; s < GGML_SRC && weight == NULL; s++) {
             struct ggml_tensor *src = real.node(graph, i)->src[s];
             weight = src != NULL && src->buffer != NULL && src->view_src == NULL ? src : NULL;
         }
     }
+    enum { NODES = 4096 }; /* bytes; two take a quarter */
     if (plan->nodes == NULL) {
-        plan->nodes = real.init((struct ggml_init_params){.mem_size = 4096, .no_alloc = true});
+        plan->nodes = real.init((struct ggml_init_params){.mem_size = NODES, .no_alloc = true});
     }
     if (weight == NULL || plan->nodes == NULL) {
-        return refuse("the graph of %d nodes cannot be told from the one before", n, 0);
+        return refuse("no memory to set the graph of %d nodes apart from the one before", n, 0);
     }
     real.reset(plan->nodes);
-    for (int now = n; now == plan->n_nodes || now == unedited; now++) {
+    for (int now = n; now == plan->n_nodes || now == own; now++) {
         real.expand(graph, real.view_1d(plan->nodes, weight, weight->ne[0], 0));
     }
     return true;
@@ -760,13 +770,13 @@ __attribute__((visibility("default"))) bool ggml_backend_sched_alloc_graph(struc
     if (job.output != NULL) {
         find_output(graph, job.output);
     }
-    const int unedited = real.n_nodes(graph);
+    const int own = real.n_nodes(graph);
     if (job.mask != NULL) {
         ok = apply_mask(graph, job.mask);
     }
     if (job.plan != NULL) {
         if (ok && job.changed) {
-            ok = force_new_plan(graph, job.plan, job.mask != NULL ? unedited : 0);
+            ok = force_new_plan(graph, job.plan, job.mask != NULL ? own : 0);
             job.changed = false;
         }
         job.plan->n_nodes = real.n_nodes(graph);

@@ -134,11 +134,12 @@ bool layerskip_hooked(void);
 
 /*
  * llama_decode under a mask of LAYERSKIP_WORDS words, kept by the caller and read only during the
- * call. rows other than NULL has a mask of its own for each row, and mask is then what all of them skip; llama.cpp
- * must compute the rows in the batch's order. alone says what is computed as if each token came in a batch of its own: LAYERSKIP_TOGETHER
- * to LAYERSKIP_PRODUCTS_ALONE. Returns llama_decode's result or one of the codes above; after LAYERSKIP_REFUSED
- * nothing was computed. The context must use causal attention. Contexts may decode at the same time
- * in different threads, each with its own state.
+ * call. With rows other than NULL each row has its own mask, and mask is what all of them skip; then
+ * llama.cpp must compute the rows in the batch's order, and the batch must say whose outputs are wanted.
+ * alone says what is computed as if each token came in a batch of its own: LAYERSKIP_TOGETHER to
+ * LAYERSKIP_PRODUCTS_ALONE. Returns llama_decode's result or one of the codes above; after
+ * LAYERSKIP_REFUSED nothing was computed. The context must use causal attention. Contexts may decode at
+ * the same time in different threads, each with its own state.
  */
 int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ctx, struct llama_batch batch,
                          const uint64_t *mask, const struct layerskip_rows *rows, int32_t alone);
