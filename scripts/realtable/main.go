@@ -26,6 +26,7 @@ import (
 type options struct {
 	data, folder, out string
 	parts             string
+	methodNames       string // separated by commas; "" = all
 	test, calibration int
 	rounds, ways      int
 	threads           int
@@ -39,6 +40,7 @@ func main() {
 	flag.StringVar(&o.folder, "folder", "build/real-table", "folder for what has been measured so far")
 	flag.StringVar(&o.out, "o", "build/real-table.json", "file to write")
 	flag.StringVar(&o.parts, "parts", "accuracy,speed,table", "what to do: accuracy, speed, table")
+	flag.StringVar(&o.methodNames, "methods", "", "methods to compare, as the table names them, separated by commas; the budgets are called quality (default: all)")
 	flag.IntVar(&o.test, "examples", 16, "examples of each benchmark that are measured")
 	flag.IntVar(&o.calibration, "calibration", 3, "other examples of each benchmark that searches look at")
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds of each speed")

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
@@ -43,136 +44,189 @@ const threshold = 0.9
 // qualities are the budgets that are compared.
 var qualities = []float64{0.90, 0.95, 0.98}
 
-// methods assigns a way to each example by each method.
-func (l *lab) methods(ctx context.Context) ([]entry, error) {
-	entries := []entry{{method: whole, ways: make([]way, len(l.tests))}}
-	// add takes a method's masks: (len(depths), len(tests)) by the function.
-	add := func(method string, p skip.Prefill, mask func(depth, test int) (skip.Mask, error)) error {
-		for d, depth := range l.depths {
-			e := entry{method: method, depth: depth}
-			for t := range l.tests {
-				m, err := mask(d, t)
-				if err != nil {
-					return fmt.Errorf("%s: %w", method, err)
-				}
-				e.ways = append(e.ways, way{mask: m, prefill: p})
-			}
-			entries = append(entries, e)
-		}
+// plan gathers the entries of a table.
+type plan struct {
+	*lab
+	entries []entry
+}
+
+// wants tells whether one of these methods was asked for: all are where none is named.
+func (o *options) wants(methods ...string) bool {
+	return o.methodNames == "" || slices.ContainsFunc(strings.Split(o.methodNames, ","), func(name string) bool { return slices.Contains(methods, name) })
+}
+
+// add takes a method's masks, if it is wanted: that of an example at a depth by its places
+// in tests and depths.
+func (p *plan) add(method string, prefill skip.Prefill, mask func(depth, test int) (skip.Mask, error)) error {
+	if !p.wants(method) {
 		return nil
 	}
-	everywhere := func(masks []skip.Mask) func(d, t int) (skip.Mask, error) {
-		return func(d, _ int) (skip.Mask, error) { return masks[d], nil }
+	for d, depth := range p.depths {
+		e := entry{method: method, depth: depth}
+		for t := range p.tests {
+			m, err := mask(d, t)
+			if err != nil {
+				return fmt.Errorf("%s: %w", method, err)
+			}
+			e.ways = append(e.ways, way{mask: m, prefill: prefill})
+		}
+		p.entries = append(p.entries, e)
 	}
-	inTurn := func(masks [][]skip.Mask) func(d, t int) (skip.Mask, error) {
-		return func(d, t int) (skip.Mask, error) { return masks[t%draws][d], nil }
-	}
+	return nil
+}
 
-	layers, halves := skip.LayerUnits(l.sizes), skip.SublayerUnits(l.sizes)
-	feedForwards := slices.DeleteFunc(slices.Clone(halves), func(u skip.Unit) bool { return !u.Mask.KVComplete() })
-	drawn, err := l.random(layers)
-	if err != nil {
+// everywhere is one mask a depth for all examples.
+func everywhere(masks []skip.Mask) func(d, t int) (skip.Mask, error) {
+	return func(d, _ int) (skip.Mask, error) { return masks[d], nil }
+}
+
+// inTurn gives the draws (draws, len(depths)) to the examples in turn.
+func inTurn(masks [][]skip.Mask) func(d, t int) (skip.Mask, error) {
+	return func(d, t int) (skip.Mask, error) { return masks[t%draws][d], nil }
+}
+
+// routed lets a profile choose.
+func (p *plan) routed(profile *router.Profile) func(d, t int) (skip.Mask, error) {
+	return func(d, t int) (skip.Mask, error) {
+		decision, err := profile.Choose(p.tests[t].prompt, router.Policy{Depth: p.depths[d]})
+		return decision.Mask, err
+	}
+}
+
+// methods assigns a way to each example by each method.
+func (l *lab) methods(ctx context.Context) ([]entry, error) {
+	p := &plan{lab: l, entries: []entry{{method: whole, ways: make([]way, len(l.tests))}}}
+	if err := p.ofLayers(ctx); err != nil {
 		return nil, err
 	}
-	if err := add(randomLayers, skip.MaskedPrefill, inTurn(drawn)); err != nil {
+	if err := p.ofHalves(ctx); err != nil {
 		return nil, err
+	}
+	return p.entries, p.ofProfile(ctx)
+}
+
+// ofLayers are the methods that skip whole layers, for prompt and answer.
+func (p *plan) ofLayers(ctx context.Context) error {
+	units := skip.LayerUnits(p.sizes)
+	drawn, err := p.random(units)
+	if err == nil {
+		err = p.add(randomLayers, skip.MaskedPrefill, inTurn(drawn))
+	}
+	if err != nil {
+		return err
 	}
 	for _, fixed := range []struct {
 		method string
 		find   func() ([]skip.Mask, error)
 	}{
-		{shortGPT, func() ([]skip.Mask, error) { return l.shortGPT(ctx, layers) }},
+		{shortGPT, func() ([]skip.Mask, error) { return p.shortGPT(ctx, units) }},
 		{sleb, func() ([]skip.Mask, error) {
-			return l.greedy(ctx, layers, skip.MaskedPrefill, l.few(l.calibration), false)
+			return p.greedy(ctx, units, skip.MaskedPrefill, skip.All(len(p.cases)), false)
 		}},
-		{contiguous, func() ([]skip.Mask, error) { return l.contiguous(ctx, layers) }},
+		{contiguous, func() ([]skip.Mask, error) { return p.contiguous(ctx, units) }},
 	} {
-		masks, err := l.found(fixed.method, fixed.find)
+		if !p.wants(fixed.method) {
+			continue
+		}
+		masks, err := p.found(fixed.method, fixed.find)
+		if err == nil {
+			err = p.add(fixed.method, skip.MaskedPrefill, everywhere(masks))
+		}
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if err := add(fixed.method, skip.MaskedPrefill, everywhere(masks)); err != nil {
-			return nil, err
-		}
+	}
+	if !p.wants(taskSets, routedLayers) {
+		return nil
 	}
 	byTask := make([][]skip.Mask, len(benchmarks))
 	for b := range benchmarks {
-		if byTask[b], err = l.found("task "+benchmarks[b].name, func() ([]skip.Mask, error) {
-			return l.greedy(ctx, layers, skip.MaskedPrefill, l.places(func(_ int, e example) bool { return e.benchmark == b }), false)
+		if byTask[b], err = p.found("task "+benchmarks[b].name, func() ([]skip.Mask, error) {
+			return p.greedy(ctx, units, skip.MaskedPrefill, p.places(func(_ int, e example) bool { return e.benchmark == b }), false)
 		}); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	if err := add(taskSets, skip.MaskedPrefill, func(d, t int) (skip.Mask, error) { return byTask[l.tests[t].benchmark][d], nil }); err != nil {
-		return nil, err
+	if err := p.add(taskSets, skip.MaskedPrefill, func(d, t int) (skip.Mask, error) { return byTask[p.tests[t].benchmark][d], nil }); err != nil {
+		return err
 	}
-	p, err := l.layerProfile(ctx, byTask)
+	if !p.wants(routedLayers) {
+		return nil
+	}
+	profile, err := p.layerProfile(ctx, byTask)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	choose := func(p *router.Profile) func(d, t int) (skip.Mask, error) {
-		return func(d, t int) (skip.Mask, error) {
-			decision, err := p.Choose(l.tests[t].prompt, router.Policy{Depth: l.depths[d]})
-			return decision.Mask, err
-		}
-	}
-	if err := add(routedLayers, skip.MaskedPrefill, choose(p)); err != nil {
-		return nil, err
-	}
+	return p.add(routedLayers, skip.MaskedPrefill, p.routed(profile))
+}
 
-	if drawn, err = l.random(feedForwards); err != nil {
-		return nil, err
+// ofHalves are the methods that skip halves of layers for the answer alone, without a profile.
+func (p *plan) ofHalves(ctx context.Context) error {
+	halves := skip.SublayerUnits(p.sizes)
+	feedForwards := slices.DeleteFunc(slices.Clone(halves), func(u skip.Unit) bool { return !u.Mask.KVComplete() })
+	drawn, err := p.random(feedForwards)
+	if err == nil {
+		err = p.add(randomHalves, skip.FullPrefill, inTurn(drawn))
 	}
-	if err := add(randomHalves, skip.FullPrefill, inTurn(drawn)); err != nil {
-		return nil, err
+	if err == nil && p.wants(ffnSkip) {
+		var byPrompt [][]skip.Mask
+		if byPrompt, err = p.ffnSkip(ctx, feedForwards); err == nil {
+			err = p.add(ffnSkip, skip.FullPrefill, func(d, t int) (skip.Mask, error) { return byPrompt[d][t], nil })
+		}
 	}
-	byPrompt, err := l.ffnSkip(ctx, feedForwards)
+	if err == nil && p.wants(knapSpec) {
+		var packed []skip.Mask
+		if packed, err = p.found(knapSpec, func() ([]skip.Mask, error) { return p.knapSpec(ctx, halves) }); err == nil {
+			err = p.add(knapSpec, skip.FullPrefill, everywhere(packed))
+		}
+	}
+	if err == nil && p.wants(igPruning) {
+		var masks [][]skip.Mask
+		var nearest []int
+		if masks, nearest, err = p.clusters(ctx, halves); err == nil {
+			err = p.add(igPruning, skip.FullPrefill, func(d, t int) (skip.Mask, error) { return masks[nearest[t]][d], nil })
+		}
+	}
+	return err
+}
+
+// ofProfile are the methods that use what `gallop calibrate --quick` makes.
+func (p *plan) ofProfile(ctx context.Context) error {
+	if !p.wants(routedHalves, cascade, budget) {
+		return nil
+	}
+	profile, err := p.profile(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := add(ffnSkip, skip.FullPrefill, func(d, t int) (skip.Mask, error) { return byPrompt[d][t], nil }); err != nil {
-		return nil, err
+	defer profile.Close()
+	if err := p.add(routedHalves, skip.FullPrefill, p.routed(profile)); err != nil {
+		return err
 	}
-	packed, err := l.found(knapSpec, func() ([]skip.Mask, error) { return l.knapSpec(ctx, halves) })
-	if err != nil {
-		return nil, err
+	from := len(p.entries)
+	if err := p.add(cascade, skip.FullPrefill, p.routed(profile)); err != nil {
+		return err
 	}
-	if err := add(knapSpec, skip.FullPrefill, everywhere(packed)); err != nil {
-		return nil, err
-	}
-	clustered, nearest, err := l.clusters(ctx, halves)
-	if err != nil {
-		return nil, err
-	}
-	if err := add(igPruning, skip.FullPrefill, func(d, t int) (skip.Mask, error) { return clustered[nearest[t]][d], nil }); err != nil {
-		return nil, err
-	}
-	if p, err = l.profile(ctx); err != nil {
-		return nil, err
-	}
-	defer p.Close()
-	if err := add(routedHalves, skip.FullPrefill, choose(p)); err != nil {
-		return nil, err
-	}
-	for _, e := range entries[len(entries)-len(l.depths):] {
-		e = entry{method: cascade, depth: e.depth, ways: slices.Clone(e.ways)}
+	for _, e := range p.entries[from:] {
 		for t := range e.ways {
 			e.ways[t].escalate = threshold
 		}
-		entries = append(entries, e)
+	}
+	if !p.wants(budget) {
+		return nil
 	}
 	for _, q := range qualities {
 		e := entry{method: fmt.Sprintf("%s %.2f", budget, q)}
-		for _, test := range l.tests {
-			decision, err := p.Choose(test.prompt, router.Policy{Quality: q})
+		for _, test := range p.tests {
+			decision, err := profile.Choose(test.prompt, router.Policy{Quality: q})
 			if err != nil {
-				return nil, err
+				return err
 			}
 			e.ways = append(e.ways, way{mask: decision.Mask, prefill: skip.FullPrefill})
 		}
-		entries = append(entries, e)
+		p.entries = append(p.entries, e)
 	}
-	return entries, nil
+	return nil
 }
 
 // found is state.sets with the time that a search takes.

@@ -87,13 +87,18 @@ The methods, and where they differ from their papers:
 // What is compared within a group; the groups' random choices come first.
 var groups = map[string][]string{
 	randomLayers: {contiguous, shortGPT, sleb, taskSets, routedLayers},
-	randomHalves: {ffnSkip, igPruning, knapSpec, routedHalves, cascade},
+	randomHalves: {ffnSkip, igPruning, knapSpec, routedHalves},
 }
 
 // settings says what the model's figures rest on.
 func (m *model) settings() string {
-	text := fmt.Sprintf("%d layers, %s MB for a token, of these %.0f %% in the layers. %d examples of each benchmark, %d questions with choices. Searches looked at %d other examples of each. Stock decodes %.0f tokens/s; %d rounds of each speed.",
-		m.Layers, report.Short(m.Bytes/1e6), 100*m.LayersShare, m.Examples, m.questions(), m.Calibration, m.StockTPS, m.Rounds)
+	text := fmt.Sprintf("%d layers, %s MB for a token, of these %.0f %% in the layers. %d examples of each benchmark, %d questions with choices. Searches looked at %d other examples of each.",
+		m.Layers, report.Short(m.Bytes/1e6), 100*m.LayersShare, m.Examples, m.questions(), m.Calibration)
+	if m.StockTPS > 0 {
+		text += fmt.Sprintf(" Stock decodes %.0f tokens/s; %d rounds of each speed.", m.StockTPS, m.Rounds)
+	} else {
+		text += " Speeds were not measured."
+	}
 	seconds := 0.0
 	for _, part := range m.Seconds {
 		seconds += part
@@ -154,6 +159,10 @@ func (m *model) claims() (claims []string) {
 		}
 	}
 	for _, r := range m.Rows {
+		if r.Again != nil {
+			say("The %s lets the whole model decide %.0f %% of the tokens again, so a token takes %.0f %% of the whole model's bytes: accuracy %s, %s times its perplexity%s.",
+				r.named(), 100**r.Again, 100*r.Cost, percent(r.Accuracy), report.Short(r.Ratio.Mean), r.at())
+		}
 		if strings.HasPrefix(r.Method, budget) {
 			if r.Skipped == 0 {
 				say("The budget of %s gives every question the whole model.", r.Method)

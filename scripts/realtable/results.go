@@ -157,7 +157,9 @@ func (l *lab) results(entries []entry) (model, error) {
 	for _, s := range l.Speeds {
 		stock = append(stock, s.Stock...)
 	}
-	m.StockTPS = math.Round(report.Median(stock)*10) / 10
+	if stock != nil {
+		m.StockTPS = math.Round(report.Median(stock)*10) / 10
+	}
 	var err error
 	if m.Shortlist, err = l.list(); err != nil {
 		return m, err
