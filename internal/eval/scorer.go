@@ -81,7 +81,7 @@ type Options struct {
 	Threads int // 0 = [llama.Model.DefaultThreads]
 
 	// NCtx is how many tokens the KV cache holds for all sequences together; 0 =
-	// 8192. A case alone must fit; a full prefill is kept between calls while the
+	// [DefaultNCtx]. A case alone must fit; a full prefill is kept between calls while the
 	// prompts of all cases fit.
 	NCtx int
 
@@ -99,9 +99,11 @@ type Options struct {
 	attention llama.ContextOptions // its types of keys and values and its kernel; tests want none that rounds
 }
 
+// DefaultNCtx is [Options].NCtx where that is 0.
+const DefaultNCtx = 8192
+
 // Defaults and bounds of [Options].
 const (
-	defaultNCtx      = 8192
 	defaultSequences = 128
 	maxSequences     = 256 // llama.cpp's own limit
 )
@@ -123,9 +125,10 @@ const logitBytes = 64 << 20
 // tokens in the shape of LLaMA-3.2-1B.
 const defaultInputBytes = 1 << 30
 
-// pausedUBatch is how many tokens a scorer that can be paused computes at once: a decode
-// stops between the nodes of its graph, which take as long as their tokens.
-const pausedUBatch = 128
+// pausedBatch is what a decode takes at most of a scorer that can be paused. It stops
+// between the nodes of its graph, which take as long as their tokens, and what it had done
+// is done again.
+const pausedBatch = 128
 
 // Scorer measures one model. Close it after use.
 type Scorer struct {
@@ -211,19 +214,19 @@ func NewScorer(m *llama.Model, o *Options) (*Scorer, error) {
 	if o == nil {
 		o = &Options{}
 	}
-	nCtx, sequences := cmp.Or(o.NCtx, defaultNCtx), cmp.Or(o.Sequences, defaultSequences)
+	nCtx, sequences := cmp.Or(o.NCtx, DefaultNCtx), cmp.Or(o.Sequences, defaultSequences)
 	if sequences < 1 || sequences > maxSequences {
 		return nil, fmt.Errorf("%w: %d sequences, want 1 to %d", ErrOption, sequences, maxSequences)
 	}
 	if nCtx < sequences {
 		return nil, fmt.Errorf("%w: a context of %d tokens for %d sequences, want one each at least", ErrOption, nCtx, sequences)
 	}
-	uBatch := 0
+	most := batchTokens
 	if o.Pause != nil {
-		uBatch = pausedUBatch
+		most = pausedBatch
 	}
 	c, err := m.NewContext(&llama.ContextOptions{
-		NUBatch: uBatch, NCtx: nCtx, NBatch: min(nCtx, batchTokens), NSeqMax: sequences, Threads: o.Threads, KVUnified: true, LayerInputs: true,
+		NCtx: nCtx, NBatch: min(nCtx, most), NSeqMax: sequences, Threads: o.Threads, KVUnified: true, LayerInputs: true,
 		KType: o.attention.KType, VType: o.attention.VType, Flash: o.attention.Flash,
 	})
 	if err != nil {
