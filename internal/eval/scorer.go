@@ -356,6 +356,12 @@ func (s *Scorer) Hold(ctx context.Context, cases []Case) (held bool, err error) 
 	return true, err
 }
 
+// Fit tells whether [Scorer.Hold] can keep all prompts of cases.
+func (s *Scorer) Fit(cases []Case) bool {
+	jobs, err := s.jobs(cases)
+	return err == nil && s.fit(jobs)
+}
+
 // inputsFit tells whether the whole model, started at layer inputs, scores a group
 // as from the start. Some architectures scale or change what comes as an embedding,
 // or use lower layers' results in layers above.
