@@ -1,6 +1,7 @@
 package router
 
 import (
+	"errors"
 	"math"
 	"math/rand/v2"
 	"testing"
@@ -94,6 +95,24 @@ func TestTrainIsDeterministic(t *testing.T) {
 	c, _, err := Train(x, losses, opts)
 	require.NoError(t, err)
 	require.NotEqual(t, a.W1, c.W1)
+}
+
+// TestTrainStopsBetweenSteps with the error that it is given, and changes nothing before.
+func TestTrainStopsBetweenSteps(t *testing.T) {
+	x, losses, _ := synthetic(150, 4, 300, 2)
+	steps := 0
+	opts := &TrainOptions{Seed: 5, Epochs: 8, Hidden: 16, Between: func() error { steps++; return nil }}
+	a, _, err := Train(x, losses, opts)
+	require.NoError(t, err)
+	require.Greater(t, steps, 8)
+	opts.Between = nil
+	b, _, err := Train(x, losses, opts)
+	require.NoError(t, err)
+	require.Equal(t, a, b)
+	enough := errors.New("enough")
+	opts.Between = func() error { return enough }
+	_, _, err = Train(x, losses, opts)
+	require.ErrorIs(t, err, enough)
 }
 
 // The nets side by side in one are the mean of the nets.

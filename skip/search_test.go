@@ -377,6 +377,23 @@ func TestGreedyBudget(t *testing.T) {
 	require.Equal(t, skip.Layers(3, 4), path[1].Mask)
 }
 
+// TestGreedyBudgetWithoutPauses has a search held up for longer than its budget.
+func TestGreedyBudgetWithoutPauses(t *testing.T) {
+	units := skip.LayerUnits(evenSizes(8))
+	const budget = time.Minute
+	held := time.Duration(0)
+	losses := func(ctx context.Context, m skip.Mask, examples []int) ([]float64, error) {
+		held += budget // the clock would have gone on as much
+		return toyLosses(ctx, m, examples)
+	}
+	o := skip.SearchOptions{Depth: 5, Budget: budget, Held: func() time.Duration { return held }}
+	_, err := skip.Greedy(context.Background(), units, 64, losses, &o)
+	require.NoError(t, err)
+	o.Held = func() time.Duration { held -= budget; return held } // as if only the clock had gone on
+	_, err = skip.Greedy(context.Background(), units, 64, toyLosses, &o)
+	require.ErrorIs(t, err, skip.ErrBudget)
+}
+
 func TestGreedyUnusableLosses(t *testing.T) {
 	units := skip.LayerUnits(evenSizes(6)) // layers 1 to 4
 	bad := func(values ...float64) skip.Losses {

@@ -8,16 +8,15 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gallop-llm/gallop/internal/eval"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 )
 
-// What a calibration that can be paused takes at most, beside a model in use: tokens in
-// its KV cache, texts in it at once, and bytes of layer inputs. The prompts of a quick
-// calibration fit.
+// What a calibration that can be paused takes at most, beside a model in use: texts in its
+// KV cache at once, as many as are scored together, and bytes of layer inputs.
 const (
-	pausedContext   = 6144
-	pausedSequences = 64
+	pausedSequences = lossChunk
 	pausedInputs    = 128 << 20
 )
 
@@ -36,7 +35,7 @@ func Memory(m *llama.Model) uint64 {
 	const float16, float32 = 2, 4
 	const computed = 256 << 20 // of a hundred tokens and their logits, as seen on models up to 1.5B
 	rows := uint64(pausedSequences * float32 * m.Vocab.Size)
-	return pausedContext*cell*float16 + 2*rows + pausedInputs + computed
+	return eval.DefaultNCtx*cell*float16 + 2*rows + pausedInputs + computed
 }
 
 // unfinished is what a profile's provenance says that gets better when calibration goes on.

@@ -27,17 +27,17 @@ func (r *run) contest(ctx context.Context) error {
 	if len(n) == 0 {
 		n = skip.All(len(r.cases))
 	}
-	from := n[len(n)/2] / lossChunk * lossChunk // the chunk that has the middle one: prompts are decoded again for every chunk
-	var unseen []int                            // in the chunk
+	from, to := r.chunkOf(n[len(n)/2]) // the chunk that has the middle one: prompts are decoded again for every chunk
+	var unseen []int                   // in the chunk
 	for _, i := range n {
-		if i >= from && i < from+lossChunk && len(unseen) < contestCases && r.cases[i].Own {
+		if i >= from && i < to && len(unseen) < contestCases && r.cases[i].Own {
 			unseen = append(unseen, i-from)
 		}
 	}
 	if len(unseen) == 0 {
 		return nil
 	}
-	losses, chunk := r.lossesFrom(from), skip.All(min(lossChunk, len(r.cases)-from))
+	losses, chunk := r.lossesFrom(from), skip.All(to-from)
 	for c := 1; c < len(r.candidates); c++ {
 		r.Progress("comparing with sets that nobody searched", c-1, len(r.candidates)-1)
 		found := r.candidates[c]

@@ -92,3 +92,31 @@ func TestContest(t *testing.T) {
 	require.NoError(t, r.contest(context.Background()))
 	require.Equal(t, b, r.candidates[1].Mask, "the better one stays")
 }
+
+// TestChunksFitIntoTheCache so that prompts are decoded once for all candidates.
+func TestChunksFitIntoTheCache(t *testing.T) {
+	llamatest.Library(t)
+	m := llamatest.Open(t, llamatest.Tiny(t, 3))
+	s, err := eval.NewScorer(m, &eval.Options{Threads: 1, NCtx: 256, Sequences: 70})
+	require.NoError(t, err)
+	defer s.Close()
+	r := &run{scorer: s}
+	for i := range 100 {
+		prompt := make([]llama.Token, 100)
+		if i >= 5 {
+			prompt = prompt[:1]
+		}
+		r.cases = append(r.cases, eval.Case{Prompt: prompt, Answers: [][]llama.Token{{1, 2, 3}}})
+	}
+	var ends []int
+	for from := 0; from < len(r.cases); from = r.chunkFrom(from) {
+		to := r.chunkFrom(from)
+		require.True(t, s.Fit(r.cases[from:to]))
+		for _, n := range []int{from, to - 1} {
+			a, b := r.chunkOf(n)
+			require.Equal(t, []int{from, to}, []int{a, b})
+		}
+		ends = append(ends, to)
+	}
+	require.Equal(t, []int{2, 4, 68, 100}, ends, "two long prompts, or lossChunk")
+}

@@ -78,8 +78,8 @@ func (r *run) drafts(ctx context.Context, p *router.Profile) error {
 // acceptance measures every prompt under every draft and trains what predicts it.
 func (r *run) acceptance(ctx context.Context, p *router.Profile) error {
 	rows := make([][]float64, len(r.cases))
-	for from := 0; from < len(r.cases); from += lossChunk {
-		to := min(from+lossChunk, len(r.cases))
+	for from, to := 0, 0; from < len(r.cases); from = to {
+		to = r.chunkFrom(from)
 		wrong := r.wrong(fmt.Sprint(drafting, " from ", from), r.cases[from:to])
 		for i := from; i < to; i++ {
 			rows[i] = []float64{0} // nothing drafted is never wrong

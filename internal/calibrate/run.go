@@ -148,7 +148,7 @@ func (r *run) tell(p *router.Profile) error {
 func (r *run) scoring() *eval.Options {
 	o := &eval.Options{Threads: r.Threads, Pause: r.Pause}
 	if r.Pause != nil {
-		o.NCtx, o.Sequences, o.InputBytes = pausedContext, pausedSequences, pausedInputs
+		o.Sequences, o.InputBytes = pausedSequences, pausedInputs
 	}
 	return o
 }

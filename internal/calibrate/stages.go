@@ -110,7 +110,7 @@ const answerChunk = 32
 const (
 	// promptShare is the share of the time that may go into reading prompts: to
 	// answer them, to search with some, to measure all, about promptReads times.
-	promptShare = 0.4
+	promptShare = 0.3
 	promptReads = 2.5
 
 	// leastPrompts is how many are looked at in any case: with fewer the router
@@ -550,10 +550,27 @@ func (r *run) baseline(ctx context.Context, units []skip.Unit, influence []float
 // stay in the scorer's cache meanwhile.
 const lossChunk = 64
 
+// chunkFrom is where the chunk ends that begins with a case: before lossChunk others, and
+// before prompts that do not fit into the cache beside it. These would be decoded again for
+// each candidate.
+func (r *run) chunkFrom(from int) (to int) {
+	for to = from + 1; to < min(from+lossChunk, len(r.cases)) && r.scorer.Fit(r.cases[from:to+1]); to++ {
+	}
+	return to
+}
+
+// chunkOf is the chunk that a case is in.
+func (r *run) chunkOf(n int) (from, to int) {
+	for to <= n {
+		from, to = to, r.chunkFrom(to)
+	}
+	return from, to
+}
+
 // lossesFrom gives the losses of a chunk of cases under masks. It keeps what the
 // cascade needs of them.
 func (r *run) lossesFrom(from int) skip.Losses {
-	to := min(from+lossChunk, len(r.cases))
+	to := r.chunkFrom(from)
 	return r.log.Wrap(fmt.Sprint("candidates from ", from), func(ctx context.Context, mask skip.Mask, examples []int) ([]float64, error) {
 		scores, err := r.scoreChunk(ctx, r.cases[from:to], mask, examples)
 		values := make([]float64, len(scores))
@@ -587,8 +604,8 @@ func (r *run) tokensOf(ctx context.Context, n int, mask skip.Mask) ([]eval.Token
 	if known, ok := r.tokens[scored{n, mask}]; ok {
 		return known, nil
 	}
-	from := n - n%lossChunk
-	chunk := r.cases[from:min(from+lossChunk, len(r.cases))]
+	from, to := r.chunkOf(n)
+	chunk := r.cases[from:to]
 	scores, err := r.scoreChunk(ctx, chunk, mask, skip.All(len(chunk)))
 	if err != nil {
 		return nil, err
@@ -605,8 +622,8 @@ func (r *run) tokensOf(ctx context.Context, n int, mask skip.Mask) ([]eval.Token
 func (r *run) measure(ctx context.Context) error {
 	start := r.elapsed()
 	r.losses = make([][]float64, len(r.cases))
-	for from := 0; from < len(r.cases); from += lossChunk {
-		to := min(from+lossChunk, len(r.cases))
+	for from, to := 0, 0; from < len(r.cases); from = to {
+		to = r.chunkFrom(from)
 		losses := r.lossesFrom(from)
 		for n, c := range r.candidates {
 			r.Progress("measuring candidates", from*len(r.candidates)+n*(to-from), len(r.cases)*len(r.candidates))

@@ -22,3 +22,9 @@ func (s *Session) Pace(most int) { s.pacer = &pacer{Controller: *threads.New(mos
 
 // Long says that tests may take minutes.
 func Long() bool { return long() }
+
+// Routing is what the session chooses by.
+func (s *Session) Routing() *Routing { return s.opts.Routing }
+
+// ForgetRouting makes the session one that was made without.
+func (s *Session) ForgetRouting() { s.opts.Routing, s.fixed, s.idleCore = nil, true, false }

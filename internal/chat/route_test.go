@@ -108,6 +108,34 @@ func TestWhenToRoute(t *testing.T) {
 	require.True(t, off.Mask.IsEmpty())
 }
 
+// TestRoutingBeginsInAConversation that had nothing to route by, and leaves a mask that
+// was set by hand alone.
+func TestRoutingBeginsInAConversation(t *testing.T) {
+	session := routed(t)
+	r := session(chat.Routing{Policy: router.Policy{Depth: 4}}, skip.FullPrefill).Routing()
+	plain := func() *chat.Session {
+		s := session(chat.Routing{When: chat.Never}, skip.MaskedPrefill)
+		s.ForgetRouting()
+		require.Nil(t, ask(t, s, sum).Routed)
+		return s
+	}
+	s := plain()
+	s.SetRouting(r, skip.FullPrefill)
+	a := ask(t, s, story)
+	require.NotNil(t, a.Routed)
+	require.False(t, a.Mask.IsEmpty())
+	require.Equal(t, skip.FullPrefill, s.Prefill())
+
+	s = plain()
+	require.NoError(t, s.SetMask(skip.Layers(5)))
+	s.SetRouting(r, skip.FullPrefill)
+	a = ask(t, s, story)
+	require.Nil(t, a.Routed)
+	require.Equal(t, skip.Layers(5), a.Mask)
+	require.True(t, s.Route())
+	require.NotNil(t, ask(t, s, story).Routed)
+}
+
 // TestMaskedTurnsWeighTheCost: after a masked prefill a deeper mask has to save
 // more than decoding the conversation again costs.
 func TestMaskedTurnsWeighTheCost(t *testing.T) {

@@ -96,7 +96,7 @@ func encode(m *llama.Model, e dataset.Example) (Case, error) {
 
 // checkLength refuses more tokens than there is room for.
 func checkLength(m *llama.Model, tokens int) error {
-	if most := min(m.NCtxTrain, defaultNCtx); tokens > most {
+	if most := min(m.NCtxTrain, DefaultNCtx); tokens > most {
 		return fmt.Errorf("%w: it has %d tokens, there is room for %d; shorten it, or cut a text into several lines", ErrTooLong, tokens, most)
 	}
 	return nil

@@ -85,7 +85,7 @@ type Options struct {
 	Threads int // 0 = [llama.Model.DefaultThreads]
 
 	// NCtx is how many tokens the KV cache holds for all sequences together; 0 =
-	// 8192. A case alone must fit; a full prefill is kept between calls while the
+	// [DefaultNCtx]. A case alone must fit; a full prefill is kept between calls while the
 	// prompts of all cases fit.
 	NCtx int
 
@@ -107,9 +107,11 @@ type Options struct {
 	attention llama.ContextOptions // its types of keys and values and its kernel; tests want none that rounds
 }
 
+// DefaultNCtx is [Options].NCtx where that is 0.
+const DefaultNCtx = 8192
+
 // Defaults and bounds of [Options].
 const (
-	defaultNCtx      = 8192
 	defaultSequences = 128
 	maxSequences     = 256 // llama.cpp's own limit
 )
@@ -131,9 +133,10 @@ const logitBytes = 64 << 20
 // tokens in the shape of LLaMA-3.2-1B.
 const defaultInputBytes = 1 << 30
 
-// pausedUBatch is how many tokens a scorer that can be paused computes at once: a decode
-// stops between the nodes of its graph, which take as long as their tokens.
-const pausedUBatch = 128
+// pausedBatch is what a decode takes at most of a scorer that can be paused. It stops
+// between the nodes of its graph, which take as long as their tokens, and what it had done
+// is done again.
+const pausedBatch = 128
 
 // Scorer measures one model. Close it after use.
 type Scorer struct {
@@ -142,7 +145,6 @@ type Scorer struct {
 	batch *llama.Batch // of tokens
 	fed   *llama.Batch // of layer inputs
 
-	uBatch int     // tokens computed at once
 	rows   int     // of logits in a decode at most
 	places []place // of the outputs in the batch
 
@@ -223,19 +225,19 @@ func NewScorer(m *llama.Model, o *Options) (*Scorer, error) {
 	if o == nil {
 		o = &Options{}
 	}
-	nCtx, sequences := cmp.Or(o.NCtx, defaultNCtx), cmp.Or(o.Sequences, defaultSequences)
+	nCtx, sequences := cmp.Or(o.NCtx, DefaultNCtx), cmp.Or(o.Sequences, defaultSequences)
 	if sequences < 1 || sequences > maxSequences {
 		return nil, fmt.Errorf("%w: %d sequences, want 1 to %d", ErrOption, sequences, maxSequences)
 	}
 	if nCtx < sequences {
 		return nil, fmt.Errorf("%w: a context of %d tokens for %d sequences, want one each at least", ErrOption, nCtx, sequences)
 	}
-	uBatch := groupTokens
+	most := batchTokens
 	if o.Pause != nil {
-		uBatch = pausedUBatch
+		most = pausedBatch
 	}
 	c, err := m.NewContext(&llama.ContextOptions{
-		NUBatch: uBatch, NCtx: nCtx, NBatch: min(nCtx, batchTokens), NSeqMax: sequences, Threads: o.Threads, KVUnified: true, LayerInputs: true,
+		NCtx: nCtx, NBatch: min(nCtx, most), NUBatch: groupTokens, NSeqMax: sequences, Threads: o.Threads, KVUnified: true, LayerInputs: true,
 		KType: o.attention.KType, VType: o.attention.VType, Flash: o.attention.Flash,
 	})
 	if err != nil {
@@ -250,7 +252,7 @@ func NewScorer(m *llama.Model, o *Options) (*Scorer, error) {
 		return nil, errors.Join(err, b.Close(), c.Close())
 	}
 	s := &Scorer{
-		model: m, ctx: c, batch: b, fed: fed, uBatch: uBatch, inputBytes: cmp.Or(o.InputBytes, defaultInputBytes),
+		model: m, ctx: c, batch: b, fed: fed, inputBytes: cmp.Or(o.InputBytes, defaultInputBytes),
 		list: o.Shortlist, listed: map[skip.Mask]llama.ShortlistUse{},
 	}
 	if err := c.SetShortlist(o.Shortlist); err != nil {
@@ -373,6 +375,12 @@ func (s *Scorer) Hold(ctx context.Context, cases []Case) (held bool, err error) 
 		s.inputs = nil
 	}
 	return true, err
+}
+
+// Fit tells whether [Scorer.Hold] can keep all prompts of cases.
+func (s *Scorer) Fit(cases []Case) bool {
+	jobs, err := s.jobs(cases)
+	return err == nil && s.fit(jobs)
 }
 
 // inputsFit tells whether the whole model, started at layer inputs, scores a group
@@ -720,7 +728,7 @@ func (s *Scorer) ask(p place, batch *llama.Batch, from int, mask skip.Mask, read
 // llama.cpp computes at once.
 func (s *Scorer) most(batch *llama.Batch, mask skip.Mask) int {
 	if mask.Shortlist() > 0 {
-		return min(batch.Cap(), s.uBatch)
+		return min(batch.Cap(), groupTokens)
 	}
 	return batch.Cap()
 }
