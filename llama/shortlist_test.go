@@ -2,9 +2,11 @@ package llama_test
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -81,35 +83,40 @@ func TestShortlistIsExactWhereItSays(t *testing.T) {
 	llamatest.Library(t)
 	for name, path := range shortlistModels(t) {
 		t.Run(name, func(t *testing.T) {
-			m := llamatest.Open(t, path)
-			c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 64, Threads: 1})
-			for _, layers := range []skip.Mask{{}, skip.Mask{}.With(1, skip.FeedForward), skip.Layers(3)} {
-				whole := logitsOf(t, c, layers)
-				mask := layers.WithShortlist(listSize)
-
-				list, _ := newShortlist(t, m, -1e9) // never in doubt
-				require.NoError(t, c.SetShortlist(list))
-				before := c.ShortlistUse()
-				short := logitsOf(t, c, mask)
-				require.Equal(t, llama.ShortlistUse{Rows: before.Rows + 1, Whole: before.Whole}, c.ShortlistUse())
-				exact := 0
-				for i := range whole {
-					if near(whole[i], short[i]) {
-						exact++
-					}
-				}
-				require.GreaterOrEqual(t, exact, listSize)
-				require.Less(t, exact, len(whole), "the preview gave way to the whole matrix")
-
-				always, _ := newShortlist(t, m, 1e9) // always in doubt
-				require.NoError(t, c.SetShortlist(always))
-				for i, logit := range logitsOf(t, c, mask) {
-					require.True(t, near(whole[i], logit), "token %d: %g, the whole matrix gives %g", i, logit, whole[i])
-				}
-				require.Equal(t, before.Whole+1, c.ShortlistUse().Whole)
-				require.Equal(t, whole, logitsOf(t, c, layers), "the whole matrix is back")
-			}
+			requireExactWhereItSays(t, llamatest.Open(t, path))
 		})
+	}
+}
+
+// requireExactWhereItSays compares logits with a shortlist with those of the whole matrix.
+func requireExactWhereItSays(t *testing.T, m *llama.Model) {
+	t.Helper()
+	c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 64, Threads: 1})
+	for _, layers := range []skip.Mask{{}, skip.Mask{}.With(1, skip.FeedForward), skip.Layers(3)} {
+		whole := logitsOf(t, c, layers)
+		mask := layers.WithShortlist(listSize)
+
+		list, _ := newShortlist(t, m, -1e9) // never in doubt
+		require.NoError(t, c.SetShortlist(list))
+		before := c.ShortlistUse()
+		short := logitsOf(t, c, mask)
+		require.Equal(t, llama.ShortlistUse{Rows: before.Rows + 1, Whole: before.Whole}, c.ShortlistUse())
+		exact := 0
+		for i := range whole {
+			if near(whole[i], short[i]) {
+				exact++
+			}
+		}
+		require.GreaterOrEqual(t, exact, listSize)
+		require.Less(t, exact, len(whole), "the preview gave way to the whole matrix")
+
+		always, _ := newShortlist(t, m, 1e9) // always in doubt
+		require.NoError(t, c.SetShortlist(always))
+		for i, logit := range logitsOf(t, c, mask) {
+			require.True(t, near(whole[i], logit), "token %d: %g, the whole matrix gives %g", i, logit, whole[i])
+		}
+		require.Equal(t, before.Whole+1, c.ShortlistUse().Whole)
+		require.Equal(t, whole, logitsOf(t, c, layers), "the whole matrix is back")
 	}
 }
 
@@ -281,6 +288,63 @@ func TestShortlistBesideAGPU(t *testing.T) {
 		_, err := llamatest.Open(t, path).OutputMatrix()
 		require.NoError(t, err)
 	}
+}
+
+// TestShortlistOfWeightsInMemory: weights that are not mapped, or not rearranged. Those that
+// are both copied and rearranged, as most CPUs have Q4_0, cannot be read row by row.
+func TestShortlistOfWeightsInMemory(t *testing.T) {
+	llamatest.Library(t)
+	for _, kind := range []gguf.Type{gguf.F16, gguf.Q4_0} {
+		s := randmodel.Small("llama")
+		s.Type, s.Untied, s.Embd, s.Heads, s.FF = kind, true, 256, 8, 256
+		path := llamatest.Write(t, s)
+		for _, o := range []llama.ModelOptions{{NoRepack: true}, {NoMmap: true, NoRepack: true}, {NoMmap: true}} {
+			t.Run(fmt.Sprintf("%s, mapped %v, rearranged %v", kind, !o.NoMmap, !o.NoRepack), func(t *testing.T) {
+				o.GPULayers = llama.CPUOnly
+				m, err := llama.LoadModel(context.Background(), path, &o)
+				require.NoError(t, err)
+				defer m.Close()
+				if _, err := m.OutputMatrix(); err != nil {
+					require.True(t, kind == gguf.Q4_0 && o.NoMmap && !o.NoRepack)
+					require.ErrorIs(t, err, llama.ErrShortlist)
+					require.ErrorContains(t, err, "not in main memory as in the file")
+					return
+				}
+				requireExactWhereItSays(t, m)
+			})
+		}
+	}
+}
+
+// scaled copies a model of the architecture llama into one of granite, whose logits are
+// the output matrix's products times a factor.
+func scaled(t *testing.T, path string) string {
+	t.Helper()
+	return llamatest.Rewrite(t, path, func(meta *gguf.Metadata) {
+		for i, entry := range *meta {
+			if name, ok := strings.CutPrefix(entry.Key, "llama."); ok {
+				(*meta)[i].Key = "granite." + name
+			}
+		}
+		meta.Set(gguf.KeyArchitecture, "granite")
+		meta.Set("granite.logit_scale", float32(8))
+	})
+}
+
+// TestShortlistBehindAScale: where the product is not the graph's end, the whole matrix goes on.
+func TestShortlistBehindAScale(t *testing.T) {
+	llamatest.Library(t)
+	m := llamatest.Open(t, scaled(t, llamatest.Write(t, randmodel.Small("llama"))))
+	c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 64})
+	list, _ := newShortlist(t, m, 0)
+	require.NoError(t, c.SetShortlist(list))
+	b := batchOf(t, 4)
+	require.NoError(t, b.Add(1, 0, true, 0))
+	err := c.Decode(b, skip.Mask{}.WithShortlist(listSize))
+	require.ErrorIs(t, err, llama.ErrMask)
+	require.ErrorContains(t, err, "does not end in one product with the output matrix")
+	require.ErrorIs(t, c.Hidden(0, make([]float32, m.NEmbd)), llama.ErrNoOutput)
+	require.NoError(t, c.Decode(b, skip.Mask{}))
 }
 
 func TestOutputMatrixOnlyWithWeightsInReach(t *testing.T) {
