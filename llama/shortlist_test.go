@@ -6,7 +6,6 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -316,25 +315,10 @@ func TestShortlistOfWeightsInMemory(t *testing.T) {
 	}
 }
 
-// scaled copies a model of the architecture llama into one of granite, whose logits are
-// the output matrix's products times a factor.
-func scaled(t *testing.T, path string) string {
-	t.Helper()
-	return llamatest.Rewrite(t, path, func(meta *gguf.Metadata) {
-		for i, entry := range *meta {
-			if name, ok := strings.CutPrefix(entry.Key, "llama."); ok {
-				(*meta)[i].Key = "granite." + name
-			}
-		}
-		meta.Set(gguf.KeyArchitecture, "granite")
-		meta.Set("granite.logit_scale", float32(8))
-	})
-}
-
 // TestShortlistBehindAScale: where the product is not the graph's end, the whole matrix goes on.
 func TestShortlistBehindAScale(t *testing.T) {
 	llamatest.Library(t)
-	m := llamatest.Open(t, scaled(t, llamatest.Write(t, randmodel.Small("llama"))))
+	m := llamatest.Open(t, llamatest.Scaled(t, llamatest.Write(t, randmodel.Small("llama"))))
 	c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 64})
 	list, _ := newShortlist(t, m, 0)
 	require.NoError(t, c.SetShortlist(list))

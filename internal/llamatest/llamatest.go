@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -55,6 +56,21 @@ func Rewrite(t testing.TB, src string, change func(meta *gguf.Metadata)) string 
 	path := filepath.Join(t.TempDir(), "rewritten.gguf")
 	require.NoError(t, gguf.Write(context.Background(), path, meta, tensors, nil))
 	return path
+}
+
+// Scaled copies a model of the architecture llama into one of granite, whose logits are
+// the output matrix's products times a factor, and returns its path.
+func Scaled(t testing.TB, src string) string {
+	t.Helper()
+	return Rewrite(t, src, func(meta *gguf.Metadata) {
+		for i, entry := range *meta {
+			if name, ok := strings.CutPrefix(entry.Key, "llama."); ok {
+				(*meta)[i].Key = "granite." + name
+			}
+		}
+		meta.Set(gguf.KeyArchitecture, "granite")
+		meta.Set("granite.logit_scale", float32(8))
+	})
 }
 
 // Zeroed copies a GGUF file, with the elements of the tensors that zero picks by
