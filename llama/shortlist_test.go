@@ -237,18 +237,7 @@ func TestShortlistAndAnAdapterOfTheOutput(t *testing.T) {
 	llamatest.Library(t)
 	spec := randmodel.Small("llama")
 	m := llamatest.Open(t, llamatest.Write(t, spec))
-	path := t.TempDir() + "/lora.gguf"
-	meta := gguf.Metadata{}
-	meta.Set("general.type", "adapter")
-	meta.Set("general.architecture", "llama")
-	meta.Set("adapter.type", "lora")
-	meta.Set("adapter.lora.alpha", float32(2))
-	part := func(name string, rows, cols int) gguf.Source {
-		return gguf.Source{Tensor: gguf.Tensor{Name: name, Type: gguf.F32, Shape: []uint64{uint64(cols), uint64(rows)}}, Data: gguf.Bytes(make([]byte, 4*rows*cols))}
-	}
-	require.NoError(t, gguf.Write(context.Background(), path, meta,
-		[]gguf.Source{part("output.weight.lora_a", 2, spec.Embd), part("output.weight.lora_b", spec.Vocab, 2)}, nil))
-	lora, err := m.LoadLoRA(path)
+	lora, err := m.LoadLoRA(llamatest.OutputLoRA(t, spec))
 	require.NoError(t, err)
 	defer lora.Close()
 	c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 64})

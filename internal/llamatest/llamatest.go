@@ -58,6 +58,29 @@ func Rewrite(t testing.TB, src string, change func(meta *gguf.Metadata)) string 
 	return path
 }
 
+// OutputLoRA writes an adapter of a small model's output matrix that adds nothing, and
+// returns its path.
+func OutputLoRA(t testing.TB, spec randmodel.Spec) string {
+	t.Helper()
+	var meta gguf.Metadata
+	meta.Set("general.type", "adapter")
+	meta.Set(gguf.KeyArchitecture, spec.Arch)
+	meta.Set("adapter.type", "lora")
+	meta.Set("adapter.lora.alpha", float32(2))
+	const rank, floatBytes = 2, 4
+	part := func(name string, rows, cols int) gguf.Source {
+		return gguf.Source{
+			Tensor: gguf.Tensor{Name: name, Type: gguf.F32, Shape: []uint64{uint64(cols), uint64(rows)}},
+			Data:   gguf.Bytes(make([]byte, floatBytes*rows*cols)),
+		}
+	}
+	path := filepath.Join(t.TempDir(), "lora.gguf")
+	require.NoError(t, gguf.Write(context.Background(), path, meta, []gguf.Source{
+		part(gguf.OutputName+".lora_a", rank, spec.Embd), part(gguf.OutputName+".lora_b", spec.Vocab, rank),
+	}, nil))
+	return path
+}
+
 // Scaled copies a model of the architecture llama into one of granite, whose logits are
 // the output matrix's products times a factor, and returns its path.
 func Scaled(t testing.TB, src string) string {
