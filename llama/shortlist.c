@@ -41,6 +41,10 @@ static bool fail(struct gallop_text *err, const char *why) {
 bool gallop_find_matrix(const struct llama_model *m, const char *name, uintptr_t rows, struct gallop_matrix *out,
                         struct gallop_text *err) {
     struct ggml_tensor *t = (struct ggml_tensor *)gallop_api._ZNK11llama_model10get_tensorEPKc(m, name);
+    if (t != NULL && rows == 0 && t->buffer != NULL &&
+        gallop_api.ggml_backend_buft_get_device(gallop_api.ggml_backend_buffer_get_type(t->buffer)) == NULL) {
+        rows = (uintptr_t)t->data; /* read, not mapped; buffers of rearranged weights name a device */
+    }
     if (t == NULL || rows == 0) {
         return fail(err, "the output matrix is not in main memory as in the file");
     }

@@ -23,7 +23,8 @@ struct gallop_matrix {
     size_t vector_size;        /* bytes of a vector */
 };
 
-/* The matrix of this name in the model, whose rows are at `rows`. False: err says why it cannot be read. */
+/* The matrix of this name in the model, whose rows are mapped at `rows`; 0 = they are not mapped, but may be in
+ * memory as in the file. False: err says why it cannot be read. */
 bool gallop_find_matrix(const struct llama_model *m, const char *name, uintptr_t rows, struct gallop_matrix *out,
                         struct gallop_text *err);
 

@@ -2,6 +2,7 @@ package llama_test
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -81,38 +82,43 @@ func TestShortlistIsExactWhereItSays(t *testing.T) {
 	llamatest.Library(t)
 	for name, path := range shortlistModels(t) {
 		t.Run(name, func(t *testing.T) {
-			m := llamatest.Open(t, path)
-			c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 64, Threads: 1})
-			for _, layers := range []skip.Mask{{}, skip.Mask{}.With(1, skip.FeedForward), skip.Layers(3)} {
-				whole := logitsOf(t, c, layers)
-				mask := layers.WithShortlist(listSize)
-
-				list, _ := newShortlist(t, m, -1e9) // never in doubt
-				require.NoError(t, c.SetShortlist(list))
-				before := c.ShortlistUse()
-				short := logitsOf(t, c, mask)
-				use := c.ShortlistUse().Since(before)
-				require.Equal(t, 1, use.Rows)
-				require.Zero(t, use.Extended)
-				exact := 0
-				for i := range whole {
-					if near(whole[i], short[i]) {
-						exact++
-					}
-				}
-				require.GreaterOrEqual(t, use.Exact, listSize)
-				require.GreaterOrEqual(t, exact, use.Exact)
-				require.Less(t, exact, len(whole), "the preview gave way to the whole matrix")
-
-				always, _ := newShortlist(t, m, 1e9) // always in doubt
-				require.NoError(t, c.SetShortlist(always))
-				for i, logit := range logitsOf(t, c, mask) {
-					require.True(t, near(whole[i], logit), "token %d: %g, the whole matrix gives %g", i, logit, whole[i])
-				}
-				require.Equal(t, llama.ShortlistUse{Rows: 2, Extended: 1, Exact: use.Exact + len(whole)}, c.ShortlistUse().Since(before))
-				require.Equal(t, whole, logitsOf(t, c, layers), "the whole matrix is back")
-			}
+			requireExactWhereItSays(t, llamatest.Open(t, path))
 		})
+	}
+}
+
+// requireExactWhereItSays compares logits with a shortlist with those of the whole matrix.
+func requireExactWhereItSays(t *testing.T, m *llama.Model) {
+	t.Helper()
+	c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 64, Threads: 1})
+	for _, layers := range []skip.Mask{{}, skip.Mask{}.With(1, skip.FeedForward), skip.Layers(3)} {
+		whole := logitsOf(t, c, layers)
+		mask := layers.WithShortlist(listSize)
+
+		list, _ := newShortlist(t, m, -1e9) // never in doubt
+		require.NoError(t, c.SetShortlist(list))
+		before := c.ShortlistUse()
+		short := logitsOf(t, c, mask)
+		use := c.ShortlistUse().Since(before)
+		require.Equal(t, 1, use.Rows)
+		require.Zero(t, use.Extended)
+		exact := 0
+		for i := range whole {
+			if near(whole[i], short[i]) {
+				exact++
+			}
+		}
+		require.GreaterOrEqual(t, use.Exact, listSize)
+		require.GreaterOrEqual(t, exact, use.Exact)
+		require.Less(t, exact, len(whole), "the preview gave way to the whole matrix")
+
+		always, _ := newShortlist(t, m, 1e9) // always in doubt
+		require.NoError(t, c.SetShortlist(always))
+		for i, logit := range logitsOf(t, c, mask) {
+			require.True(t, near(whole[i], logit), "token %d: %g, the whole matrix gives %g", i, logit, whole[i])
+		}
+		require.Equal(t, llama.ShortlistUse{Rows: 2, Extended: 1, Exact: use.Exact + len(whole)}, c.ShortlistUse().Since(before))
+		require.Equal(t, whole, logitsOf(t, c, layers), "the whole matrix is back")
 	}
 }
 
@@ -304,18 +310,7 @@ func TestShortlistAndAnAdapterOfTheOutput(t *testing.T) {
 	llamatest.Library(t)
 	spec := randmodel.Small("llama")
 	m := llamatest.Open(t, llamatest.Write(t, spec))
-	path := t.TempDir() + "/lora.gguf"
-	meta := gguf.Metadata{}
-	meta.Set("general.type", "adapter")
-	meta.Set("general.architecture", "llama")
-	meta.Set("adapter.type", "lora")
-	meta.Set("adapter.lora.alpha", float32(2))
-	part := func(name string, rows, cols int) gguf.Source {
-		return gguf.Source{Tensor: gguf.Tensor{Name: name, Type: gguf.F32, Shape: []uint64{uint64(cols), uint64(rows)}}, Data: gguf.Bytes(make([]byte, 4*rows*cols))}
-	}
-	require.NoError(t, gguf.Write(context.Background(), path, meta,
-		[]gguf.Source{part("output.weight.lora_a", 2, spec.Embd), part("output.weight.lora_b", spec.Vocab, 2)}, nil))
-	lora, err := m.LoadLoRA(path)
+	lora, err := m.LoadLoRA(llamatest.OutputLoRA(t, spec))
 	require.NoError(t, err)
 	defer lora.Close()
 	c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 64})
@@ -354,6 +349,48 @@ func TestShortlistBesideAGPU(t *testing.T) {
 		_, err := llamatest.Open(t, path).OutputMatrix()
 		require.NoError(t, err)
 	}
+}
+
+// TestShortlistOfWeightsInMemory: weights that are not mapped, or not rearranged. Those that
+// are both copied and rearranged, as most CPUs have Q4_0, cannot be read row by row.
+func TestShortlistOfWeightsInMemory(t *testing.T) {
+	llamatest.Library(t)
+	for _, kind := range []gguf.Type{gguf.F16, gguf.Q4_0} {
+		s := randmodel.Small("llama")
+		s.Type, s.Untied, s.Embd, s.Heads, s.FF = kind, true, 256, 8, 256
+		path := llamatest.Write(t, s)
+		for _, o := range []llama.ModelOptions{{NoRepack: true}, {NoMmap: true, NoRepack: true}, {NoMmap: true}} {
+			t.Run(fmt.Sprintf("%s, mapped %v, rearranged %v", kind, !o.NoMmap, !o.NoRepack), func(t *testing.T) {
+				o.GPULayers = llama.CPUOnly
+				m, err := llama.LoadModel(context.Background(), path, &o)
+				require.NoError(t, err)
+				defer m.Close()
+				if _, err := m.OutputMatrix(); err != nil {
+					require.True(t, kind == gguf.Q4_0 && o.NoMmap && !o.NoRepack)
+					require.ErrorIs(t, err, llama.ErrShortlist)
+					require.ErrorContains(t, err, "not in main memory as in the file")
+					return
+				}
+				requireExactWhereItSays(t, m)
+			})
+		}
+	}
+}
+
+// TestShortlistBehindAScale: where the product is not the graph's end, the whole matrix goes on.
+func TestShortlistBehindAScale(t *testing.T) {
+	llamatest.Library(t)
+	m := llamatest.Open(t, llamatest.Scaled(t, llamatest.Write(t, randmodel.Small("llama"))))
+	c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 64})
+	list, _ := newShortlist(t, m, 0)
+	require.NoError(t, c.SetShortlist(list))
+	b := batchOf(t, 4)
+	require.NoError(t, b.Add(1, 0, true, 0))
+	err := c.Decode(b, skip.Mask{}.WithShortlist(listSize))
+	require.ErrorIs(t, err, llama.ErrMask)
+	require.ErrorContains(t, err, "does not end in one product with the output matrix")
+	require.ErrorIs(t, c.Hidden(0, make([]float32, m.NEmbd)), llama.ErrNoOutput)
+	require.NoError(t, c.Decode(b, skip.Mask{}))
 }
 
 func TestOutputMatrixOnlyWithWeightsInReach(t *testing.T) {

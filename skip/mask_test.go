@@ -143,6 +143,8 @@ func TestShortlistInMasks(t *testing.T) {
 	require.Equal(t, 1024, m.Shortlist())
 	require.Equal(t, "2,f7,v1024", m.String())
 	require.Equal(t, 3, m.Sublayers(), "the shortlist is no sublayer")
+	_, only := skip.Layers(2).WithShortlist(64).WholeLayers()
+	require.False(t, only, "no file can have a shortlist")
 	require.Equal(t, 7, m.Last())
 	require.False(t, skip.Mask{}.WithShortlist(64).IsEmpty())
 	require.True(t, skip.Mask{}.WithShortlist(64).KVComplete())

@@ -48,6 +48,7 @@ func TestExec(t *testing.T) {
 		{"--skip 4 -- ls --no-such-flag", 2, "gallop: ls: exit status 2; " + nothing},
 		{"--skip 4 -- no-such-program", exitError, `cannot run the program "no-such-program"`},
 		{"--skip 4x -- true", exitUsage, "--skip: not a mask"},
+		{"--skip 4,v1024 -- true", exitUsage, "a vocabulary shortlist works in gallop's own commands only; leave out v1024"},
 		{"-- true", exitUsage, "the mask is empty"},
 		{"--skip 4 true", exitUsage, "put the program behind --"},
 		{"--skip 4", exitUsage, "put the program behind --"},

@@ -60,6 +60,7 @@ func TestPruneRefusals(t *testing.T) {
 		"negative":      {path, "-1", exitUsage, "not a mask"},
 		"empty":         {path, "", exitUsage, "name the layers to leave out: --skip 4,6"},
 		"attention":     {path, "4,a5", exitUsage, "no file can leave out attention or feed-forward alone"},
+		"shortlist":     {path, "4,v1024", exitUsage, "no file can have a vocabulary shortlist; leave out v1024"},
 		"feed-forward":  {path, "f0-7", exitUsage, "no file can leave out attention or feed-forward alone"},
 		"kind goes by number": {gemma, "1", exitError,
 			"architecture gemma3: which of its layers see a sliding window goes by their number; skip layers at run time instead"},

@@ -608,9 +608,6 @@ func (s *Session) forget(n int) error {
 // SetLoRA makes the session use these adapters from the next answer on.
 func (s *Session) SetLoRA(adapters ...llama.ScaledLoRA) error {
 	s.cached, s.under = nil, nil // keys and values change with the weights
-	s.list.learner = s.opts.Shortlist
-	if len(adapters) > 0 {
-		s.list.learner = nil // so do hidden states, which it was fitted to
-	}
+	s.list.adapted = len(adapters) > 0
 	return s.ctx.SetLoRA(adapters...)
 }

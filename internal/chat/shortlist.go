@@ -11,6 +11,7 @@ import (
 // listing is how a session uses the vocabulary shortlist.
 type listing struct {
 	learner *shortlist.Learner // nil = never; the session does not close it
+	adapted bool               // an adapter changes the hidden states
 	wanted  int                // tokens, as the user set it; 0 = as measured, where it pays
 	size    int                // of this answer; 0 = the whole output matrix
 	doubt   float64            // share of tokens in doubt up to which it pays
@@ -54,6 +55,8 @@ func (l *listing) obstacle(o *llama.Sampling) string {
 	switch {
 	case l.learner == nil:
 		return "it is off"
+	case l.adapted:
+		return "an adapter changes the hidden states that it was fitted to"
 	case l.learner.Why() != "":
 		return l.learner.Why()
 	case o.Grammar != "":
@@ -105,7 +108,7 @@ func (l *listing) refused(err error) bool {
 
 // see lets the learner learn from the last decode, which had one output.
 func (l *listing) see(c *llama.Context) {
-	if l.learner != nil {
+	if l.learner != nil && !l.adapted {
 		l.learner.See(c)
 	}
 }

@@ -63,3 +63,67 @@ func TestAnswersFromAShortlist(t *testing.T) {
 	require.Equal(t, ask(chat.Options{Mask: skip.Mask{}.With(3, skip.Whole), Lossless: drafted}).Generated, lossless.Generated)
 	require.Positive(t, lossless.Listed.Rows, "drafts come from the shortlist")
 }
+
+// TestAnswersLeaveAShortlist: where it doesn't pay, where a text leaves too many tokens in
+// doubt, and with an adapter, the whole matrix gives the answer, with the reason.
+func TestAnswersLeaveAShortlist(t *testing.T) {
+	llamatest.Library(t)
+	spec := randmodel.Small("llama")
+	spec.Vocab = 1 << 14
+	m := llamatest.Open(t, llamatest.Write(t, spec))
+	learner := shortlist.Open(m, t.TempDir(), 1, func(err error) { t.Error(err) })
+	defer learner.Close()
+	require.NoError(t, learner.Learn(context.Background()))
+	made := learner.Made()
+	session := func(o chat.Options) *chat.Session {
+		o.Context, o.MaxTokens = llama.ContextOptions{NCtx: 256, Threads: 1}, 40
+		s, err := chat.New(m, &o)
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, s.Close()) })
+		return s
+	}
+	ask := func(s *chat.Session) chat.Answer {
+		s.Reset()
+		s.Clear()
+		a, err := s.Ask(context.Background(), "hello there", func(string) {})
+		require.NoError(t, err)
+		return a
+	}
+	auto := session(chat.Options{Shortlist: learner})
+	whole := ask(session(chat.Options{}))
+	require.Greater(t, whole.Tokens, 30)
+
+	made.Gain, made.Doubt, made.List.Margin = 1, 0.1, -1e9
+	slow := ask(auto)
+	require.Equal(t, chat.Listed{Why: "decoding is no faster with one on this machine"}, slow.Listed)
+	require.Equal(t, whole.Generated, slow.Generated)
+
+	made.Gain = 2
+	fast := ask(auto)
+	require.Empty(t, fast.Listed.Why)
+	require.Equal(t, fast.Tokens-1, fast.Listed.Rows)
+	require.Zero(t, fast.Listed.Whole)
+
+	made.List.Margin = 1e9 // all are in doubt
+	left := ask(auto)
+	require.Equal(t, "too many tokens of this text were in doubt", left.Listed.Why)
+	require.Equal(t, made.Size, left.Listed.Size, "it began with one")
+	require.Less(t, left.Listed.Rows, left.Tokens/2)
+	require.Equal(t, whole.Generated, left.Generated)
+
+	forced := ask(session(chat.Options{Shortlist: learner, Mask: skip.Mask{}.WithShortlist(1024)}))
+	require.Empty(t, forced.Listed.Why, "what was asked for is kept to")
+	require.Equal(t, forced.Tokens-1, forced.Listed.Whole)
+	require.Equal(t, whole.Generated, forced.Generated)
+
+	lora, err := m.LoadLoRA(llamatest.OutputLoRA(t, spec))
+	require.NoError(t, err)
+	defer lora.Close()
+	require.NoError(t, auto.SetLoRA(llama.ScaledLoRA{LoRA: lora, Scale: 1}))
+	adapted := ask(auto)
+	require.Zero(t, adapted.Listed.Rows)
+	require.Equal(t, "an adapter changes the hidden states that it was fitted to", adapted.Listed.Why)
+	require.NoError(t, auto.SetLoRA())
+	made.List.Margin = -1e9
+	require.Empty(t, ask(auto).Listed.Why, "it is back")
+}

@@ -14,6 +14,7 @@ import (
 	"github.com/gallop-llm/gallop/internal/dataset"
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/internal/randmodel"
+	"github.com/gallop-llm/gallop/internal/shortlist"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -135,6 +136,35 @@ func TestAgreementFollowsTheAnswers(t *testing.T) {
 		}
 		require.NotZero(t, same, "the test sees both")
 		require.NotEqual(t, len(questions), same, "the test sees both")
+	}
+}
+
+// TestAgreementWithAShortlist: the list's logits and the preview's, at stock's answer.
+func TestAgreementWithAShortlist(t *testing.T) {
+	llamatest.Library(t)
+	spec := randmodel.Small("llama")
+	spec.Vocab = 1 << 14
+	m := llamatest.Open(t, llamatest.Write(t, spec))
+	learner := shortlist.Open(m, t.TempDir(), 1, func(err error) { t.Error(err) })
+	defer learner.Close()
+	require.NoError(t, learner.Learn(t.Context()))
+	w := way("v1024", "v1024", skip.MaskedPrefill, 0)
+	w.Options.Shortlist = learner
+	for margin, inDoubt := range map[float32]bool{-1e9: false, 1e9: true} {
+		learner.Made().List.Margin = margin
+		r, err := Run(t.Context(), m, []Way{w}, examples(), nil)
+		require.NoError(t, err)
+		most := 0.0
+		for _, p := range r.Prompts {
+			a := p.Answers[1]
+			require.Equal(t, "v1024", a.Skip.String())
+			require.NotNil(t, a.KL)
+			most = max(most, *a.KL)
+			if inDoubt { // the whole matrix decides every token
+				require.InDelta(t, 1, *a.Agreement, 1e-9)
+			}
+		}
+		require.Equal(t, inDoubt, most < 1e-4)
 	}
 }
 

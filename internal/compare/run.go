@@ -216,7 +216,7 @@ func (r *Result) measure(ctx context.Context, m *llama.Model, ways []Way, cases 
 			room = max(room, len(c.Prompt)+len(c.Answers[0]))
 		}
 	}
-	scorer, err := eval.NewScorer(m, &eval.Options{NCtx: room, Sequences: measureSequences, Threads: ways[0].Options.Context.Threads})
+	scorer, err := eval.NewScorer(m, &eval.Options{NCtx: room, Sequences: measureSequences, Threads: ways[0].Options.Context.Threads, Shortlist: shortlistOf(ways)})
 	if err != nil {
 		return err
 	}
@@ -227,20 +227,17 @@ func (r *Result) measure(ctx context.Context, m *llama.Model, ways []Way, cases 
 		under := map[skip.Mask][]int{} // prompts
 		for i, c := range cases {
 			a := &r.Prompts[i].Answers[w]
-			layers := a.Skip.WithShortlist(0)
 			switch {
 			case c.Answers == nil:
 				done++
 			case a.Skip.IsEmpty():
 				a.Agreement, a.KL = report.Figure(1), report.Figure(0)
 				done++
-			case layers.IsEmpty(): // which the shortlist alone comes to is not measured here
-				done++
 			default:
-				if under[layers] == nil {
-					masks = append(masks, layers)
+				if under[a.Skip] == nil {
+					masks = append(masks, a.Skip)
 				}
-				under[layers] = append(under[layers], i)
+				under[a.Skip] = append(under[a.Skip], i)
 			}
 		}
 		for _, mask := range masks {
@@ -258,6 +255,16 @@ func (r *Result) measure(ctx context.Context, m *llama.Model, ways []Way, cases 
 			}
 			done += len(of)
 			o.Progress("measuring agreement", done, total)
+		}
+	}
+	return nil
+}
+
+// shortlistOf is the vocabulary shortlist of those ways that have one; nil = none has.
+func shortlistOf(ways []Way) *llama.Shortlist {
+	for _, w := range ways {
+		if l := w.Options.Shortlist; l != nil && l.Made() != nil {
+			return l.Made().List
 		}
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -55,6 +56,44 @@ func Rewrite(t testing.TB, src string, change func(meta *gguf.Metadata)) string 
 	path := filepath.Join(t.TempDir(), "rewritten.gguf")
 	require.NoError(t, gguf.Write(context.Background(), path, meta, tensors, nil))
 	return path
+}
+
+// OutputLoRA writes an adapter of a small model's output matrix that adds nothing, and
+// returns its path.
+func OutputLoRA(t testing.TB, spec randmodel.Spec) string {
+	t.Helper()
+	var meta gguf.Metadata
+	meta.Set("general.type", "adapter")
+	meta.Set(gguf.KeyArchitecture, spec.Arch)
+	meta.Set("adapter.type", "lora")
+	meta.Set("adapter.lora.alpha", float32(2))
+	const rank, floatBytes = 2, 4
+	part := func(name string, rows, cols int) gguf.Source {
+		return gguf.Source{
+			Tensor: gguf.Tensor{Name: name, Type: gguf.F32, Shape: []uint64{uint64(cols), uint64(rows)}},
+			Data:   gguf.Bytes(make([]byte, floatBytes*rows*cols)),
+		}
+	}
+	path := filepath.Join(t.TempDir(), "lora.gguf")
+	require.NoError(t, gguf.Write(context.Background(), path, meta, []gguf.Source{
+		part(gguf.OutputName+".lora_a", rank, spec.Embd), part(gguf.OutputName+".lora_b", spec.Vocab, rank),
+	}, nil))
+	return path
+}
+
+// Scaled copies a model of the architecture llama into one of granite, whose logits are
+// the output matrix's products times a factor, and returns its path.
+func Scaled(t testing.TB, src string) string {
+	t.Helper()
+	return Rewrite(t, src, func(meta *gguf.Metadata) {
+		for i, entry := range *meta {
+			if name, ok := strings.CutPrefix(entry.Key, "llama."); ok {
+				(*meta)[i].Key = "granite." + name
+			}
+		}
+		meta.Set(gguf.KeyArchitecture, "granite")
+		meta.Set("granite.logit_scale", float32(8))
+	})
 }
 
 // Zeroed copies a GGUF file, with the elements of the tensors that zero picks by

@@ -8,6 +8,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -123,7 +124,7 @@ func Open(m *llama.Model, dir string, threads int, warn func(error)) *Learner {
 	l := &Learner{model: m, threads: threads, started: time.Now()}
 	var err error
 	if l.matrix, err = m.OutputMatrix(); err != nil {
-		l.why = err.Error()
+		l.why = reason(err)
 		return l
 	}
 	if l.why = unfit(m); l.why != "" {
@@ -349,8 +350,13 @@ func (l *Learner) work(ctx context.Context) {
 	if err := l.Learn(ctx); err != nil && ctx.Err() == nil {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		l.why = err.Error()
+		l.why = reason(err)
 	}
+}
+
+// reason is why there is no shortlist.
+func reason(err error) string {
+	return strings.TrimPrefix(err.Error(), llama.ErrShortlist.Error()+": ")
 }
 
 // student decodes built-in prompts in a context of its own.
@@ -424,6 +430,15 @@ func (s *student) decode(tokens []llama.Token, mask skip.Mask) error {
 	return nil
 }
 
+// hidden copies the hidden state of a row of the last decode into out (nEmbd,).
+func (s *student) hidden(row int, out []float32) error {
+	err := s.c.Hidden(row, out)
+	if errors.Is(err, llama.ErrNoOutput) { // every row has one
+		return fmt.Errorf("%w: the model's graph does not end in one product with the output matrix", llama.ErrShortlist)
+	}
+	return err
+}
+
 func (s *student) fill(tokens []llama.Token) error {
 	s.batch.Clear()
 	for i, t := range tokens {
@@ -464,7 +479,7 @@ func (s *student) collect(m *Moments, enough int) error {
 	see := func(row int) error {
 		n := len(states)
 		states = slices.Grow(states, s.matrix.NEmbd)[:n+s.matrix.NEmbd]
-		return s.c.Hidden(row, states[n:])
+		return s.hidden(row, states[n:])
 	}
 	for m.N < enough {
 		states = states[:0]
@@ -544,7 +559,7 @@ func (s *student) measure(made *Made, m *Moments) error {
 				return err
 			}
 			s.pos++
-			if err := s.c.Hidden(0, states); err != nil {
+			if err := s.hidden(0, states); err != nil {
 				return err
 			}
 			m.Add(states)

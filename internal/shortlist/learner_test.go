@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/gallop-llm/gallop/internal/gguf"
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/llama"
@@ -93,7 +94,27 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 	require.NoError(t, l.Close())
 	good, err := os.ReadFile(filePath(dir, foreign))
 	require.NoError(t, err)
+	own := t.TempDir() // a good file of m's, to be spoilt
+	l, _ = open(t, m, own)
+	require.NoError(t, l.Learn(context.Background()))
+	require.NoError(t, l.Close())
+	spoilt := func(key string, value any) []byte {
+		data, err := os.ReadFile(llamatest.Rewrite(t, filePath(own, m), func(meta *gguf.Metadata) { meta.Set(key, value) }))
+		require.NoError(t, err)
+		return data
+	}
+	const prefix = "gallop.shortlist."
+	noNumbers, err := os.ReadFile(llamatest.NaNs(t, filePath(own, m), "moments"))
+	require.NoError(t, err)
 	for name, data := range map[string][]byte{
+		"another kind":    spoilt("general.type", "model"),
+		"another version": spoilt(prefix+"version", uint32(version+1)),
+		"no states":       spoilt(prefix+"states", uint32(0)),
+		"no size":         spoilt(prefix+"size", uint32(0)),
+		"every token":     spoilt(prefix+"size", uint32(8*leastVocab)),
+		"no margin":       spoilt(prefix+"margin", float32(math.Inf(1))),
+		"no gain":         spoilt(prefix+"sure", math.NaN()),
+		"moments NaN":     noNumbers,
 		"another model's": good,
 		"cut":             good[:len(good)/2],
 		"empty":           {},
@@ -109,6 +130,10 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 			require.True(t, has)
 			require.Contains(t, text, "will be made anew")
 			require.Nil(t, l.Made())
+			if name != "cut" && name != "another model's" { // made anew is made anew
+				require.NoError(t, l.Close())
+				return
+			}
 			require.NoError(t, l.Learn(context.Background()))
 			require.NoError(t, l.Close())
 			again, warnings := open(t, m, dir)
@@ -148,6 +173,30 @@ func TestModelsThatGetNone(t *testing.T) {
 			require.Empty(t, files)
 		})
 	}
+}
+
+// Weights that cannot be read row by row, and graphs that do not end in the matrix's product.
+func TestMatricesThatGiveNone(t *testing.T) {
+	llamatest.Library(t)
+	copied := wide()
+	copied.Type, copied.Untied, copied.Embd, copied.Heads, copied.FF = gguf.Q4_0, true, 256, 8, 256
+	m, err := llama.LoadModel(context.Background(), llamatest.Write(t, copied), &llama.ModelOptions{GPULayers: llama.CPUOnly, NoMmap: true})
+	require.NoError(t, err)
+	defer m.Close()
+	if _, err := m.OutputMatrix(); err != nil { // CPUs that rearrange Q4_0
+		l, _ := open(t, m, t.TempDir())
+		require.Equal(t, "the output matrix is not in main memory as in the file", l.Why())
+		require.EqualError(t, l.Learn(context.Background()), "no vocabulary shortlist: "+l.Why())
+		require.NoError(t, l.Close())
+	}
+
+	scaled := llamatest.Open(t, llamatest.Scaled(t, llamatest.Write(t, wide())))
+	l, _ := open(t, scaled, t.TempDir())
+	require.Empty(t, l.Why(), "only a decode tells")
+	l.Idle()
+	require.Eventually(t, func() bool { return l.Why() != "" }, time.Minute, 10*time.Millisecond)
+	require.Equal(t, "the model's graph does not end in one product with the output matrix", l.Why())
+	require.NoError(t, l.Close())
 }
 
 // Work that is stopped leaves nothing behind; what was seen meanwhile is kept for the next time.
