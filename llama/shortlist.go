@@ -40,6 +40,9 @@ func (m *Model) OutputMatrix() (*OutputMatrix, error) {
 	if m.vocabOnly {
 		return nil, fmt.Errorf("%w: %s was loaded without its weights", ErrShortlist, m.Path)
 	}
+	if m.onGPU { // where the file has one matrix for input and output, main memory has the input's
+		return nil, fmt.Errorf("%w: the output matrix is on a GPU (without one: -ngl 0)", ErrShortlist)
+	}
 	for _, name := range []string{"output.weight", "token_embd.weight"} { // tied models have the second alone
 		i := slices.IndexFunc(m.Tensors, func(t Tensor) bool { return t.Name == name })
 		if i < 0 {
