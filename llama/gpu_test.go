@@ -24,13 +24,13 @@ import (
 // says so: `make test-gpu`. What is in this file has a meaning only there, or shows
 // more there.
 
-// onGPU tells whether this run's models are on a GPU.
-func onGPU() bool { return os.Getenv(llamatest.EnvGPULayers) != "" }
+// gpuRun tells whether this run's models are on a GPU.
+func gpuRun() bool { return os.Getenv(llamatest.EnvGPULayers) != "" }
 
 // needGPU skips a test that says nothing about the CPU.
 func needGPU(t *testing.T) {
 	t.Helper()
-	if !onGPU() {
+	if !gpuRun() {
 		t.Skip("for models on a GPU: make test-gpu")
 	}
 }
@@ -45,7 +45,7 @@ const fusedRounding = 0.02
 // requireSame wants the same bits, but on a GPU numbers within fusedRounding.
 func requireSame(t *testing.T, want, got []float32, what string) {
 	t.Helper()
-	if !onGPU() {
+	if !gpuRun() {
 		requireSameBits(t, want, got, what)
 		return
 	}
@@ -70,7 +70,7 @@ func noteApart(d float64) {
 // logApart tells the largest distance since it was last told.
 func logApart(t *testing.T) {
 	t.Helper()
-	if onGPU() {
+	if gpuRun() {
 		t.Logf("numbers that mean the same were apart by up to %.6f", float64(mostApart.Swap(0))/1e6)
 	}
 }
@@ -180,7 +180,7 @@ func TestSwitchBetweenReplays(t *testing.T) {
 	llama.SetLogger(nil)
 	t.Logf("%d CUDA graphs captured", captured.Load())
 	cuda := slices.ContainsFunc(llama.Devices(), func(d llama.Device) bool { return strings.HasPrefix(d.Name, "CUDA") })
-	if onGPU() && cuda && os.Getenv("GGML_CUDA_DISABLE_GRAPHS") == "" {
+	if gpuRun() && cuda && os.Getenv("GGML_CUDA_DISABLE_GRAPHS") == "" {
 		require.Positive(t, captured.Load(), "or there was nothing to be stale")
 	}
 

@@ -85,7 +85,7 @@ func TestInfluenceEqualsCosinesOfStates(t *testing.T) {
 	llamatest.Library(t)
 	const least = 1e-3 // a layer that does less tells nothing
 	tolerance := 1e-5  // embeddings have seen one float32 norm more: some 1e-7 each
-	if onGPU() {
+	if gpuRun() {
 		tolerance = 5e-4 // and products of 16-bit numbers; seen: 3e-4
 	}
 	tokens := prompt(promptTokens)

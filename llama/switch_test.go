@@ -72,7 +72,7 @@ func TestMaskEqualsPruned(t *testing.T) {
 						left--
 					}
 				}
-				if !onGPU() {
+				if !gpuRun() {
 					left = llama.CPUOnly
 				}
 				pruned, err := llama.LoadModel(context.Background(), dst, &llama.ModelOptions{GPULayers: left})
