@@ -142,7 +142,9 @@ func GPULayers(t testing.TB) int {
 	n, err := strconv.Atoi(text)
 	require.NoError(t, err, EnvGPULayers)
 	require.Positive(t, n, EnvGPULayers)
-	Library(t)
+	if llama.Dir() == "" {
+		Library(t)
+	}
 	require.True(t, slices.ContainsFunc(llama.Devices(), llama.Device.IsGPU), "%s is set, but llama.cpp finds no GPU: %+v", EnvGPULayers, llama.Devices())
 	return n
 }
