@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/gallop-llm/gallop/internal/gguf"
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/llama"
@@ -230,5 +231,31 @@ func TestCPUOnlyUsesNoGPU(t *testing.T) {
 		require.NoError(t, m.Close())
 		llama.SetLogger(nil)
 		require.Equal(t, wanted, planned.Load() > 0, "%d layers on the GPU", layers)
+	}
+}
+
+// TestGPUFlashAttention has heads of 64 numbers, for which every GPU module has flash
+// attention, not all have it for the small models' 32, and weights of several types.
+func TestGPUFlashAttention(t *testing.T) {
+	needGPU(t)
+	llamatest.Library(t)
+	v := variant{"flash attention", llama.ContextOptions{NCtx: 512, Threads: 1, Flash: llama.FlashOn}, []int{0}}
+	for _, arch := range []string{"llama", "qwen3", "gemma3"} {
+		for _, typ := range []gguf.Type{gguf.F16, gguf.Q4_0, gguf.Q8_0, gguf.Q4_K} {
+			t.Run(arch+" "+typ.String(), func(t *testing.T) {
+				path := aloneModel(t, arch, typ)
+				m := llamatest.Open(t, path)
+				for _, mask := range masks(m.NLayer, 1)[1:20] {
+					reference, err := llama.LoadModel(context.Background(), llamatest.Zeroed(t, path, identity(mask)),
+						&llama.ModelOptions{GPULayers: llamatest.GPULayers(t)})
+					require.NoError(t, err)
+					want, _ := run(t, reference, v, skip.Mask{})
+					got, _ := run(t, m, v, mask)
+					require.NoError(t, reference.Close())
+					requireSame(t, want, got, mask.String())
+				}
+				logApart(t)
+			})
+		}
 	}
 }
