@@ -4,12 +4,17 @@
 BUILD    ?= build
 PREFIX   ?= /usr/local
 FUZZTIME ?= 30s
+DEVICE   ?= vulkan
+NGL      ?= 5
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
 # The bindings are cgo. The version comes from git above, so go need not look
 # for it, which fails in a clone that belongs to another user.
 export CGO_ENABLED := 1
 export GOFLAGS     := $(GOFLAGS) -buildvcs=false
+
+# Those that hold where batches round otherwise than single tokens.
+GPU_TESTS := TestGPU|TestCPUOnly|TestMask|TestEveryMask|TestSwitch|TestContextsInParallel|TestParallelSublayers|TestSequentialTwin|TestHiddenStateOfFirstLayers|TestInfluence|TestCascade|TestRoutedCascade|TestFullPrefill
 
 get-go   := from https://go.dev/dl (1.26 or newer)
 get-$(CC) := with `apt install build-essential`
@@ -19,7 +24,7 @@ get-git  := with `apt install git`
 get-python3 := with `apt install python3-pip`
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build setup test test-long test-cpus lint preload bench bench-shapes bench-peers bench-lossless bench-compare real-speed real-table templates eval profile install fuzz clean models need-browser
+.PHONY: help demo build setup test test-long test-gpu test-cpus lint preload bench bench-shapes bench-peers bench-lossless bench-compare real-speed real-table templates eval profile install fuzz clean models need-browser
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +44,11 @@ test: build setup preload need-browser ## run the tests, then once more with the
 
 test-long: build setup preload need-node need-browser ## run the tests that take long, with foreign programs among them
 	GALLOP_LONG=1 go test -timeout 2h ./...
+
+test-gpu: build ## run the mask tests on a GPU: DEVICE=vulkan or cuda, whole models and NGL=5 of their layers
+	@$(BUILD)/gallop setup --device $(DEVICE)
+	GALLOP_TEST_NGL=99 go test -timeout 30m -count 1 -run '$(GPU_TESTS)' ./llama ./internal/chat
+	GALLOP_TEST_NGL=$(NGL) go test -timeout 30m -count 1 -run '$(GPU_TESTS)' ./llama
 
 test-cpus: build setup ## run the numeric tests under each of llama.cpp's CPU modules, MODULES= names some; writes docs/cpus.md
 	@go build -o $(BUILD)/testcpus ./scripts/testcpus

@@ -109,7 +109,22 @@ static void log_callback(int level, const char *text, void *user_data) {
     gallopLog(level, (char *)text);
 }
 
-void gallop_log_to_go(void) { gallop_api.llama_log_set(log_callback, NULL); }
+/* llama.cpp has met what it does not go on from, such as a GPU's error. A process that aborts would
+ * print the state of all its threads instead of the reason. */
+static void on_abort_of_library(const char *message) {
+    const char *why = first_error[0] != '\0' ? first_error : message;
+    fprintf(stderr, "gallop: llama.cpp cannot go on: %.*s%s\n", (int)strcspn(why, "\n"), why,
+            strstr(why, "unsupported toolchain") != NULL
+                ? ": the GPU's driver is older than the CUDA that libggml-cuda.so was built with; update the driver, or use --ngl 0 or Vulkan"
+            : strstr(why, "CUDA") != NULL || strstr(why, "vk::") != NULL ? " (--ngl 0 does without the GPU)"
+                                                                       : "");
+    _exit(1);
+}
+
+void gallop_log_to_go(void) {
+    gallop_api.llama_log_set(log_callback, NULL);
+    gallop_api.ggml_set_abort_callback(on_abort_of_library);
+}
 
 static void take_error(struct gallop_text *err) { memcpy(err->text, first_error, sizeof first_error); }
 
@@ -124,6 +139,15 @@ static bool on_progress(float progress, void *watch) {
 static bool on_abort(void *watch) {
     struct gallop_watch *w = watch;
     return atomic_load(&w->stop) || atomic_load(&w->pause);
+}
+
+struct ggml_backend_device *gallop_no_devices[1];
+
+struct ggml_backend_reg *gallop_load_backend(const char *path, struct gallop_text *err) {
+    first_error[0] = '\0';
+    struct ggml_backend_reg *module = gallop_api.ggml_backend_load(path);
+    take_error(err);
+    return module;
 }
 
 struct llama_model *gallop_load_model(const char *path, struct llama_model_params p, struct gallop_watch *watch,

@@ -56,7 +56,11 @@ void gallop_set_weight(const struct llama_model *m, const char *name, uintptr_t 
 /* Drops whole pages: those of a file are read again, others are zeros then. Other than 0: errno says why not. */
 int gallop_drop(uintptr_t start, size_t size);
 
+/* A model's list of devices that has none but the CPU. */
+extern struct ggml_backend_device *gallop_no_devices[1];
+
 /* As their namesakes in llama.cpp; where they return NULL, err holds the library's error. */
+struct ggml_backend_reg *gallop_load_backend(const char *path, struct gallop_text *err);
 struct llama_model *gallop_load_model(const char *path, struct llama_model_params p, struct gallop_watch *watch,
                                       struct gallop_text *err);
 struct llama_context *gallop_new_context(struct llama_model *m, struct llama_context_params p, struct gallop_watch *watch,

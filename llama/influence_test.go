@@ -83,7 +83,11 @@ func from(first, nLayer int) (m skip.Mask) {
 // tell: the stream before a layer is that of the model without all later ones.
 func TestInfluenceEqualsCosinesOfStates(t *testing.T) {
 	llamatest.Library(t)
-	const tolerance = 1e-5 // embeddings have seen one float32 norm more: some 1e-7 each
+	const least = 1e-3 // a layer that does less tells nothing
+	tolerance := 1e-5  // embeddings have seen one float32 norm more: some 1e-7 each
+	if gpuRun() {
+		tolerance = 2e-3 // and products of 16-bit numbers; seen: 6e-4
+	}
 	tokens := prompt(promptTokens)
 	isOutput := func(i int) bool { return i%3 == 1 }
 	all := func(int) bool { return true }
@@ -132,7 +136,7 @@ func TestInfluenceEqualsCosinesOfStates(t *testing.T) {
 								require.InDelta(t, turn(stream[l], stream[l+1], seen), layer[l], tolerance, "layer %d", l)
 								require.InDelta(t, turn(stream[l], cuts[l], seen), attention[l], tolerance, "attention %d", l)
 								require.InDelta(t, turn(cuts[l], stream[l+1], seen), feedForward[l], tolerance, "feed-forward %d", l)
-								require.Greater(t, layer[l], 100*tolerance, "a layer that does next to nothing tells nothing")
+								require.Greater(t, layer[l], least)
 							}
 						}
 						c.ResetInfluence()
@@ -158,7 +162,7 @@ func TestInfluenceChangesNoResult(t *testing.T) {
 					measured := v
 					measured.opts.Influence = true
 					got, _ := run(t, m, measured, mask)
-					requireSameBits(t, want, got, fmt.Sprint(v.name, mask))
+					requireSame(t, want, got, fmt.Sprint(v.name, mask))
 				}
 			}
 		})
@@ -287,7 +291,7 @@ func TestHiddenStateOfFirstLayers(t *testing.T) {
 				want := states(t, short, tokens, none)
 				got := states(t, m, tokens, from(k, m.NLayer))
 				for i := range want {
-					requireSameBits(t, want[i], got[i], fmt.Sprintf("%d layers, token %d", k, i))
+					requireSame(t, want[i], got[i], fmt.Sprintf("%d layers, token %d", k, i))
 				}
 			}
 		})

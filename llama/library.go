@@ -79,7 +79,9 @@ func FindLibrary(dirs []string) (string, error) {
 
 // Load opens llama.cpp's libraries, found in the first of dirs that holds them,
 // with the CPU module that suits this machine and every GPU module beside it.
-// A process has one library: later calls return nil without a second look.
+// A process has one library: later calls return nil without a second look. Where
+// llama.cpp itself would abort, as it does after an error of a GPU, the process ends
+// with status 1 and the reason on stderr.
 // The error wraps [ErrNoLibrary] or [ErrForeignLibrary].
 func Load(dirs []string) error {
 	library.Lock()
@@ -121,8 +123,9 @@ func LoadBackend(path string) error {
 	}
 	cpath := C.CString(path)
 	defer C.free(unsafe.Pointer(cpath))
-	if C.ggml_backend_load(cpath) == nil {
-		return fmt.Errorf("the device module %s cannot be loaded: a driver or library that it needs is missing", path)
+	var why C.struct_gallop_text
+	if C.gallop_load_backend(cpath, &why) == nil {
+		return cause(fmt.Errorf("the device module %s cannot be loaded: a driver or library that it needs is missing", path), &why)
 	}
 	return nil
 }
@@ -181,6 +184,9 @@ type Device struct {
 	FreeMemory  uint64     // in bytes
 	TotalMemory uint64     // in bytes
 }
+
+// IsGPU tells whether layers can go there.
+func (d Device) IsGPU() bool { return d.Kind == GPU || d.Kind == IGPU }
 
 // Devices lists what the loaded library can compute on, the CPU included. It is
 // empty before [Load].

@@ -30,7 +30,8 @@ const progressInterval = 50 * time.Millisecond
 // ModelOptions says how a model is loaded. nil and the zero value are the defaults.
 type ModelOptions struct {
 	// GPULayers is how many layers go to a GPU: 0 = all (as llama.cpp does;
-	// without a GPU that means none), [CPUOnly] = none, n = the last n.
+	// without a GPU that means none), n = the last n, of which the output is the
+	// first to go, [CPUOnly] = none: then a GPU computes nothing of the model.
 	GPULayers int
 
 	// NoMmap reads the file into memory instead of mapping it.
@@ -138,6 +139,7 @@ func LoadModel(ctx context.Context, path string, opts *ModelOptions) (*Model, er
 		params.n_gpu_layers = -1
 	case opts.GPULayers < 0:
 		params.n_gpu_layers = 0
+		params.devices = &C.gallop_no_devices[0] // else a GPU multiplies long batches, which rounds otherwise
 	}
 	params.load_mode = C.int32_t(loadMode(opts))
 	params.use_extra_bufts = C.bool(!opts.NoRepack)

@@ -189,7 +189,7 @@ func (r *Report) checkDevices() {
 	gpu := false
 	for _, d := range llama.Devices() {
 		r.Devices = append(r.Devices, Device{Name: d.Name, Description: d.Description, Kind: d.Kind, Free: d.FreeMemory, Total: d.TotalMemory})
-		gpu = gpu || d.Kind == llama.GPU || d.Kind == llama.IGPU
+		gpu = gpu || d.IsGPU()
 		if d.Kind == llama.CPU { // its memory is the main memory
 			r.add("device", OK, "", "%s: %s", d.Name, d.Description)
 			continue

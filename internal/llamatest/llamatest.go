@@ -6,6 +6,8 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,14 +20,17 @@ import (
 	"github.com/gallop-llm/gallop/llama"
 )
 
-// Library makes llama.cpp ready: installed if need be, and loaded. At the end
+// Library makes llama.cpp ready: installed if need be, unless GALLOP_LIB names another
+// folder, and loaded. At the end
 // of the test it checks that everything opened since is closed.
 func Library(t testing.TB) {
 	t.Helper()
 	if llama.Dir() == "" {
-		_, err := setup.Install(context.Background(), setup.DefaultDevice())
-		require.NoError(t, err)
-		_, err = setup.Load()
+		if os.Getenv(llama.EnvLibrary) == "" {
+			_, err := setup.Install(context.Background(), setup.DefaultDevice())
+			require.NoError(t, err)
+		}
+		_, err := setup.Load()
 		require.NoError(t, err)
 	}
 	before := llama.Live()
@@ -161,13 +166,36 @@ func Printed(t testing.TB, f func()) string {
 	return string(text)
 }
 
-// Open loads a model on the CPU; the end of the test closes it.
+// EnvGPULayers names the environment variable with how many of a model's last
+// layers the tests put on a GPU, the output counted as one; unset = none.
+const EnvGPULayers = "GALLOP_TEST_NGL"
+
+// GPULayers is what [EnvGPULayers] says, as [llama.ModelOptions] takes it. Where it
+// asks for a GPU and there is none the test fails.
+func GPULayers(t testing.TB) int {
+	t.Helper()
+	text := os.Getenv(EnvGPULayers)
+	if text == "" {
+		return llama.CPUOnly
+	}
+	n, err := strconv.Atoi(text)
+	require.NoError(t, err, EnvGPULayers)
+	require.Positive(t, n, EnvGPULayers)
+	if llama.Dir() == "" {
+		Library(t)
+	}
+	require.True(t, slices.ContainsFunc(llama.Devices(), llama.Device.IsGPU), "%s is set, but llama.cpp finds no GPU: %+v", EnvGPULayers, llama.Devices())
+	return n
+}
+
+// Open loads a model, on the CPU unless [EnvGPULayers] is set; the end of the test
+// closes it.
 func Open(t testing.TB, path string) *llama.Model {
 	t.Helper()
 	if llama.Dir() == "" {
 		Library(t)
 	}
-	m, err := llama.LoadModel(context.Background(), path, &llama.ModelOptions{GPULayers: llama.CPUOnly})
+	m, err := llama.LoadModel(context.Background(), path, &llama.ModelOptions{GPULayers: GPULayers(t)})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, m.Close()) })
 	return m

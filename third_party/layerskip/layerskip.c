@@ -107,6 +107,7 @@ static _Thread_local struct {
     struct layerskip_stream *stream; /* NULL = nobody reads it */
     struct layerskip_output *output; /* NULL = nobody reads or changes it */
     struct ggml_cgraph *graph;       /* the last that was built; NULL = none was */
+    struct ggml_tensor **inputs;     /* (LAYERSKIP_INPUTS,) what it reads, NULL behind the last; NULL = nobody asks */
     int32_t alone;                   /* what rows.c is to compute as for one token */
     bool refused;
 } job;
@@ -754,6 +755,29 @@ static bool force_new_plan(struct ggml_cgraph *graph, struct layerskip_plan *pla
     return true;
 }
 
+/* Tells the graph's inputs while its nodes name them: once it is allocated, those on a GPU read copies. */
+static void find_inputs(struct ggml_cgraph *graph, struct ggml_tensor **inputs) {
+    const int n = real.n_nodes(graph);
+    int found = 0;
+    for (int i = 0; i < n; i++) {
+        for (int s = 0; s < GGML_SRC && found < LAYERSKIP_INPUTS; s++) {
+            struct ggml_tensor *src = real.node(graph, i)->src[s];
+            if (src == NULL || !(src->flags & GGML_FLAG_INPUT)) {
+                continue;
+            }
+            int known = 0;
+            while (known < found && inputs[known] != src) {
+                known++;
+            }
+            inputs[known] = src;
+            found += known == found;
+        }
+    }
+    if (found < LAYERSKIP_INPUTS) {
+        inputs[found] = NULL;
+    }
+}
+
 __attribute__((visibility("default"))) bool ggml_backend_sched_alloc_graph(struct ggml_backend_sched *sched,
                                                                            struct ggml_cgraph *graph) {
 #ifdef LAYERSKIP_PRELOAD
@@ -784,6 +808,9 @@ __attribute__((visibility("default"))) bool ggml_backend_sched_alloc_graph(struc
     if (job.alone != LAYERSKIP_TOGETHER) {
         mark_rows(graph);
     }
+    if (job.inputs != NULL) {
+        find_inputs(graph, job.inputs);
+    }
     job.graph = graph;
 #ifdef LAYERSKIP_PRELOAD
     preload_end();
@@ -793,16 +820,10 @@ __attribute__((visibility("default"))) bool ggml_backend_sched_alloc_graph(struc
 
 #ifndef LAYERSKIP_PRELOAD
 
-/* Makes llama.cpp build a new graph instead of using this one, its last, again. */
-static void discard(struct ggml_cgraph *graph) {
-    const int n = real.n_nodes(graph);
-    for (int i = 0; i < n; i++) {
-        for (int s = 0; s < GGML_SRC; s++) {
-            struct ggml_tensor *src = real.node(graph, i)->src[s];
-            if (src != NULL && src->flags & GGML_FLAG_INPUT) {
-                src->ne[0] = src->ne[1] = -1;
-            }
-        }
+/* Makes llama.cpp build a new graph instead of using its last, of these inputs, again. */
+static void discard(struct ggml_tensor **inputs) {
+    for (int i = 0; i < LAYERSKIP_INPUTS && inputs[i] != NULL; i++) {
+        inputs[i]->ne[0] = inputs[i]->ne[1] = -1;
     }
 }
 
@@ -822,7 +843,7 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
         real.set_causal_attn(ctx, false);
         real.set_causal_attn(ctx, true);
     } else if (changed) {
-        discard(state->graph);
+        discard(state->inputs);
     }
     if (new_graph) {
         memcpy(state->built, mask, sizeof state->built);
@@ -841,6 +862,7 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
     job.stream = state->stream;
     job.output = &state->output;
     job.graph = NULL;
+    job.inputs = state->inputs;
     job.alone = alone;
     job.refused = false;
     const int32_t result = real.decode(ctx, batch);
@@ -852,6 +874,7 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
     job.report = NULL;
     job.stream = NULL;
     job.output = NULL;
+    job.inputs = NULL;
     job.alone = LAYERSKIP_TOGETHER;
 
     if (job.graph != NULL) {

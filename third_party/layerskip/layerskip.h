@@ -18,6 +18,7 @@ enum {
     LAYERSKIP_MAX_LAYERS = 512,
     LAYERSKIP_SHORTLIST = 2 * LAYERSKIP_MAX_LAYERS / 64, /* the mask's word with the shortlist's size, 0 = whole output matrix */
     LAYERSKIP_WORDS = LAYERSKIP_SHORTLIST + 1,           /* uint64 words in a mask */
+    LAYERSKIP_INPUTS = 16,                               /* of a graph that are remembered: one would do */
     LAYERSKIP_REASON = 192,                          /* bytes of a refusal's sentence, 0 included */
 };
 
@@ -109,6 +110,7 @@ struct layerskip_state {
     uint64_t built[LAYERSKIP_WORDS];
     int32_t built_alone;       /* LAYERSKIP_TOGETHER and so on */
     struct ggml_cgraph *graph; /* that last graph, llama.cpp's; NULL = unknown */
+    struct ggml_tensor *inputs[LAYERSKIP_INPUTS]; /* some of what it reads, NULL behind the last; valid as long as graph */
     bool failed;               /* the last decode did: llama.cpp's graph must not be used again */
     struct layerskip_report report;
     struct layerskip_stream *stream; /* NULL = nobody reads it; the owner's, outlives the context */

@@ -104,6 +104,7 @@ struct llama_adapter_lora;
 
 typedef bool (*llama_progress_callback)(float progress, void *user_data);
 typedef bool (*ggml_abort_callback)(void *user_data);
+typedef void (*ggml_end_callback)(const char *message); /* before an abort */
 typedef void (*ggml_log_callback)(int level, const char *text, void *user_data);
 
 struct llama_model_params {
@@ -224,6 +225,7 @@ struct llama_sampler_chain_params {
     R(struct ggml_backend_reg *, ggml_backend_reg_by_name, (const char *name), (name))                                              \
     R(void *, ggml_backend_reg_get_proc_address, (struct ggml_backend_reg * reg, const char *name), (reg, name))                    \
     R(struct ggml_backend_reg *, ggml_backend_load, (const char *path), (path))                                                     \
+    R(ggml_end_callback, ggml_set_abort_callback, (ggml_end_callback callback), (callback))                                         \
     R(size_t, ggml_backend_dev_count, (void), ())                                                                                   \
     R(struct ggml_backend_device *, ggml_backend_dev_get, (size_t i), (i))                                                          \
     R(const char *, ggml_backend_dev_name, (struct ggml_backend_device * dev), (dev))                                               \
