@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/gallop-llm/gallop/internal/gguf"
 	"github.com/gallop-llm/gallop/llama"
