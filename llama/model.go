@@ -49,7 +49,8 @@ type ModelOptions struct {
 	VocabOnly bool
 
 	// ForText refuses, before anything is loaded, a file that is no model which
-	// continues a text: an embedding model, a projector, a vocabulary alone.
+	// continues a text: an embedding model, a projector, a vocabulary alone. The error
+	// wraps [ErrNoText].
 	ForText bool
 
 	// Progress is called with the loaded share, 0 to 1, now and then from one
@@ -211,7 +212,7 @@ func (m *Model) readFile(forText bool) error {
 	}
 	defer f.Close()
 	if why := f.NoText(); forText && why != "" {
-		return fmt.Errorf("%s: %w: %s", m.Path, ErrModel, why)
+		return fmt.Errorf("%s: %w: %s", m.Path, ErrNoText, why)
 	}
 	for _, t := range f.Tensors {
 		m.Tensors = append(m.Tensors, Tensor{Name: t.Name, Shape: t.Shape, Type: t.Type.String(), Size: t.Size})

@@ -124,8 +124,8 @@ func TestModels(t *testing.T) {
 	}
 	for _, args := range [][]string{
 		{"run", "-m", "small:1m", "-t", "1", "-n", "2", "hello"}, {"run", "small:1m", "-t", "1", "-n", "2", "hello"},
-		{"prune", "pub/Studio:F32", "--skip", "1", "-o", filepath.Join(t.TempDir(), "out.gguf")}, {"doctor", "-m", "mine"},
-		{"bench", "-m", "mine", "-m", "kr", "-p", "4", "-n", "2", "-r", "1", "-t", "1"},
+		{"prune", "pub/Studio:F32", "--skip", "1", "-o", filepath.Join(t.TempDir(), "out.gguf")},
+		{"bench", "-m", "small:1m", "-m", "kr", "-p", "4", "-n", "2", "-r", "1", "-t", "1"},
 	} {
 		code, _, notes = gallop(t, "", args...)
 		require.Equal(t, exitOK, code, notes)
@@ -134,13 +134,16 @@ func TestModels(t *testing.T) {
 		"smal:1m":   `gallop: no such model: neither a file nor a model is called "smal:1m"; is it small:1m?`,
 		"xyz":       `gallop: no such model: neither a file nor a model is called "xyz"; ` + "`gallop models` lists those that are here",
 		"none.gguf": "gallop: there is no file none.gguf: check the path",
-		"vectors":   "vectors.gguf: cannot load the model: it is an embedding model (llama), which turns texts into numbers and writes none",
+		"vectors":   "vectors.gguf: the model writes no text: it is an embedding model (llama), which turns texts into numbers; name a model that writes",
 	} {
 		code, out, notes = gallop(t, "", "run", "-m", name, "hello")
 		require.Equal(t, exitError, code, notes)
 		require.Contains(t, notes, want)
 		require.Empty(t, out)
 	}
+	code, _, notes = gallop(t, "", "doctor", "-m", "xyz")
+	require.Equal(t, exitError, code)
+	require.Contains(t, notes, "no such model")
 	code, out, notes = gallop(t, "", "run", "-t", "1", "-n", "2", "--json", "mine", "is", "here")
 	require.Equal(t, exitOK, code, notes)
 	require.Contains(t, out, `"prompt_tokens"`, "a word of letters alone is the prompt's")

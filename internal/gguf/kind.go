@@ -31,12 +31,14 @@ func (f *File) NoText() string {
 		return "it is an importance matrix, which quantising needs; name a model"
 	case strings.HasPrefix(arch, "gallop-"):
 		return fmt.Sprintf("it is a file of Gallop's own (%s); name the model that it was made for", arch)
+	case arch == "t5":
+		return "it has an encoder beside its decoder, which gallop cannot run; name another model"
 	case arch == "wavtokenizer-dec":
 		return "it makes sound, not text; name a language model"
 	case slices.Contains(diffusers, arch):
 		return fmt.Sprintf("it writes by diffusion (%s), not token by token, which gallop cannot run; name another model", arch)
 	case slices.Contains(embedders, arch), pooling != 0, err == nil && !causal:
-		return fmt.Sprintf("it is an embedding model (%s), which turns texts into numbers and writes none; name a model that writes", arch)
+		return fmt.Sprintf("it is an embedding model (%s), which turns texts into numbers; name a model that writes", arch)
 	case len(f.Tensors) == 0:
 		return "it holds a vocabulary and no weights; name a model that has both"
 	}
