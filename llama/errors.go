@@ -18,6 +18,10 @@ var (
 	// ErrModel is returned when llama.cpp refuses a model file.
 	ErrModel = errors.New("llama.cpp cannot load the model")
 
+	// ErrNoText is returned, where [ModelOptions].ForText asks for it, for a file that
+	// no text comes from.
+	ErrNoText = errors.New("the model writes no text")
+
 	// ErrOption is returned for an option or argument outside its range.
 	ErrOption = errors.New("invalid option")
 

@@ -49,6 +49,11 @@ type ModelOptions struct {
 	// model makes no contexts.
 	VocabOnly bool
 
+	// ForText refuses, before anything is loaded, a file that is no model which
+	// continues a text: an embedding model, a projector, a vocabulary alone. The error
+	// wraps [ErrNoText].
+	ForText bool
+
 	// Progress is called with the loaded share, 0 to 1, now and then from one
 	// goroutine at a time, with 1 when the model is loaded, and never after
 	// LoadModel has returned.
@@ -128,7 +133,7 @@ func LoadModel(ctx context.Context, path string, opts *ModelOptions) (*Model, er
 		return nil, fmt.Errorf("load %s: %w", path, err)
 	}
 	m := &Model{Path: path, users: 1, vocabOnly: opts.VocabOnly, gpuLayers: opts.GPULayers, repacks: !opts.NoRepack}
-	if err := m.readFile(); err != nil {
+	if err := m.readFile(opts.ForText); err != nil {
 		return nil, err
 	}
 
@@ -216,12 +221,15 @@ func newWatch() *C.struct_gallop_watch {
 }
 
 // readFile takes from the file what llama.cpp's API does not give.
-func (m *Model) readFile() error {
+func (m *Model) readFile(forText bool) error {
 	f, err := gguf.Open(m.Path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	if why := f.NoText(); forText && why != "" {
+		return fmt.Errorf("%s: %w: %s", m.Path, ErrNoText, why)
+	}
 	for _, t := range f.Tensors {
 		m.Tensors = append(m.Tensors, Tensor{Name: t.Name, Shape: t.Shape, Type: t.Type.String(), Size: t.Size})
 		m.places = append(m.places, place{part: t.Part, offset: uint64(f.Place(t))})

@@ -209,7 +209,6 @@ func TestPruneRefuses(t *testing.T) {
 
 		"no architecture": {[]int{1}, set("general.architecture", uint32(1)), skip.ErrUnprunable, "general.architecture"},
 		"no model":        {[]int{1}, func(m *gguf.Metadata) { m.Delete("llama.block_count") }, skip.ErrUnprunable, "no language model"},
-		"split":           {[]int{1}, set("split.count", uint16(2)), skip.ErrUnprunable, "2 files"},
 		"window period":   {[]int{1}, set("llama.attention.sliding_window_pattern", uint32(4)), skip.ErrUnprunable, "sliding_window_pattern"},
 		"next tokens":     {[]int{1}, set("llama.nextn_predict_layers", uint32(1)), skip.ErrUnprunable, "nextn_predict_layers"},
 		"shared cache":    {[]int{1}, set("llama.attention.shared_kv_layers", uint32(2)), skip.ErrUnprunable, "shared_kv_layers"},

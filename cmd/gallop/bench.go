@@ -65,7 +65,7 @@ Shapes:
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringSliceVarP(&f.models, "model", "m", nil, "GGUF file; repeatable (default: the demo model)")
+	flags.StringSliceVarP(&f.models, "model", "m", nil, "model: a GGUF file, or a name as `gallop models` lists them; repeatable (default: the demo model)")
 	flags.StringSliceVar(&f.shapes, "shape", nil, "random weights in the shape of this model instead; repeatable")
 	flags.StringSliceVar(&f.types, "type", []string{"q4_0"}, "type of their weights, repeatable: "+strings.Join(typeNames(), ", ")+" (as in Q4_K_M)")
 	flags.StringArrayVar(&f.masks, "skip", nil, "layers to skip, as in 4,6,9-11,a5,f7; v1024: a vocabulary shortlist; repeatable")
@@ -186,7 +186,7 @@ func (f *benchmark) jobs(cmd *cobra.Command) (jobs []job, err error) {
 		models = []string{""}
 	}
 	for _, model := range models {
-		path, err := modelPath(model)
+		path, err := modelPath(cmd, model)
 		if err != nil {
 			return nil, err
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/gallop-llm/gallop/internal/calibrate"
 	"github.com/gallop-llm/gallop/internal/dataset"
@@ -59,11 +60,11 @@ A run that was stopped goes on where it was when it is started again.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVarP(&f.model, "model", "m", "", "GGUF file (default: the demo model)")
+	flags.StringVarP(&f.model, "model", "m", "", "model: a GGUF file, or a name as `gallop models` lists them (default: the demo model)")
 	addTemplate(flags, &f.template)
 	flags.StringArrayVar(&f.data, "data", nil, "file with calibration data; repeatable (default: built-in prompts)")
 	flags.BoolVar(&f.skipBad, "skip-bad", false, "leave out lines that cannot be used instead of stopping at them")
-	flags.StringVarP(&f.out, "output", "o", "", "profile to write (default: model.gallop.gguf beside the model)")
+	flags.StringVarP(&f.out, "output", "o", "", "profile to write (default: model.gallop.gguf beside the model, or in the cache folder where it cannot be there)")
 	flags.BoolVar(&f.quick, "quick", false, "look at less: within 5 minutes for a model of a billion parameters on two cores")
 	flags.StringVar(&f.unit, "unit", string(calibrate.FeedForwards), "what is skipped at once: layer, sublayer, or feed-forward (halves only, which allows the cascade)")
 	flags.StringVar(&f.prefill, "prefill", skip.FullPrefill.String(), "how prompts are decoded: masked or full")
@@ -84,11 +85,15 @@ func runCalibrate(cmd *cobra.Command, f *calibration) error {
 	if err != nil {
 		return err
 	}
-	path, err := modelPath(f.model)
+	path, err := modelPath(cmd, f.model)
 	if err != nil {
 		return err
 	}
-	if err := setFolder(o, path); err != nil {
+	fingerprint, err := router.FingerprintOf(path)
+	if err != nil {
+		return err
+	}
+	if err := setFolder(o, fingerprint); err != nil {
 		return err
 	}
 	ctx, stop := interruptible(cmd)
@@ -108,7 +113,9 @@ func runCalibrate(cmd *cobra.Command, f *calibration) error {
 	o.Progress = report
 	out := f.out
 	if out == "" {
-		out = router.DefaultPath(path)
+		if out, err = profilePath(path, fingerprint); err != nil {
+			return err
+		}
 	}
 	start := time.Now()
 	o.Usable = func(p *router.Profile, has string) error {
@@ -130,11 +137,7 @@ func runCalibrate(cmd *cobra.Command, f *calibration) error {
 
 // setFolder names the folder for what is measured of a model, and forgets what old
 // calibrations measured.
-func setFolder(o *calibrate.Options, model string) error {
-	fingerprint, err := router.FingerprintOf(model)
-	if err != nil {
-		return err
-	}
+func setFolder(o *calibrate.Options, fingerprint router.Fingerprint) error {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return fmt.Errorf("find the cache folder: %w", err)
@@ -143,6 +146,15 @@ func setFolder(o *calibrate.Options, model string) error {
 	forget(measured)
 	o.Folder = filepath.Join(measured, fmt.Sprintf("%s-%s-%s-%.8s", fingerprint, o.Unit, o.Prefill, dataset.Hash(o.Examples)))
 	return nil
+}
+
+// profilePath is where a model's profile goes: beside the model, or into the cache
+// folder where the model is another program's blob, or in a folder that takes none.
+func profilePath(model string, fingerprint router.Fingerprint) (string, error) {
+	if strings.EqualFold(filepath.Ext(model), ".gguf") && unix.Access(filepath.Dir(model), unix.W_OK) == nil {
+		return router.DefaultPath(model), nil
+	}
+	return router.CachePath(fingerprint)
 }
 
 // keepMeasured is how long measurements stay that no calibration added to: one of

@@ -23,14 +23,19 @@ something needed is missing.`,
 		Args: noArgument,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runDoctor(cmd, model, asJSON, *settings) },
 	}
-	cmd.Flags().StringVarP(&model, "model", "m", "", "GGUF file whose memory and vocabulary shortlist to tell")
+	cmd.Flags().StringVarP(&model, "model", "m", "", "model whose memory and vocabulary shortlist to tell: a GGUF file, or a name as `gallop models` lists them")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write JSON")
 	return cmd
 }
 
 func runDoctor(cmd *cobra.Command, model string, asJSON bool, settings error) error {
-	report := doctor.Examine(configPath(), model)
 	var err error
+	if model != "" {
+		if model, err = modelPath(cmd, model); err != nil {
+			return err
+		}
+	}
+	report := doctor.Examine(configPath(), model)
 	if asJSON {
 		err = writeJSON(cmd.OutOrStdout(), report)
 	} else {

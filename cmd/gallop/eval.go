@@ -53,7 +53,7 @@ a masked prefill.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVarP(&f.model, "model", "m", "", "GGUF file (default: the demo model)")
+	flags.StringVarP(&f.model, "model", "m", "", "model: a GGUF file, or a name as `gallop models` lists them (default: the demo model)")
 	addTemplate(flags, &f.template)
 	flags.StringArrayVar(&f.data, "data", nil, "file with test data; repeatable")
 	flags.BoolVar(&f.skipBad, "skip-bad", false, "leave out lines that cannot be used instead of stopping at them")
@@ -82,7 +82,7 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 	if len(f.data) == 0 {
 		return usageError{errors.New("no test data: name a file with --data")}
 	}
-	path, err := modelPath(f.model)
+	path, err := modelPath(cmd, f.model)
 	if err != nil {
 		return err
 	}

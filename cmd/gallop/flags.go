@@ -55,7 +55,7 @@ func (g *generation) add(cmd *cobra.Command) {
 // addOthers declares all flags but --profile.
 func (g *generation) addOthers(cmd *cobra.Command) {
 	f, d := cmd.Flags(), llama.DefaultSampling()
-	f.StringVarP(&g.model, "model", "m", "", "GGUF file (default: the demo model)")
+	f.StringVarP(&g.model, "model", "m", "", "model: a GGUF file, or a name as `gallop models` lists them (default: the demo model)")
 	f.StringVar(&g.mask, "skip", "", "layers to skip, as in 4,6,9-11,a5,f7 (a: attention alone, f: feed-forward alone); v1024: a vocabulary shortlist, as --shortlist")
 	f.StringVar(&g.route, "route", string(chat.EachTurn), "when to choose layers: turn, chat (at the first question) or off")
 	f.Float64Var(&g.depth, "depth", 0, "always skip this many layers' worth of weights; 0 = by --quality")
@@ -154,7 +154,7 @@ func (g *generation) load(ctx context.Context, cmd *cobra.Command) (mask skip.Ma
 	if err := g.sampling(cmd, &sampling); err != nil {
 		return mask, nil, err
 	}
-	path, err := modelPath(g.model)
+	path, err := modelPath(cmd, g.model)
 	if err != nil {
 		return mask, nil, err
 	}
@@ -330,7 +330,7 @@ func openModel(ctx context.Context, cmd *cobra.Command, path string, o *llama.Mo
 	}
 	report, done := loadProgress(cmd.ErrOrStderr())
 	defer done()
-	o.Progress = report
+	o.Progress, o.ForText = report, true
 	return llama.LoadModel(ctx, path, o)
 }
 

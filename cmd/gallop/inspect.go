@@ -41,7 +41,7 @@ weigh, which is what skipping them saves. Without a model it is the demo model.`
 			return runInspect(cmd.OutOrStdout(), path, asJSON, template)
 		},
 	}
-	cmd.Flags().StringVarP(&model, "model", "m", "", "GGUF file (default: the demo model)")
+	cmd.Flags().StringVarP(&model, "model", "m", "", "model: a GGUF file, or a name as `gallop models` lists them (default: the demo model)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write JSON")
 	cmd.Flags().StringVar(&profile, "profile", "", "show the model's profile instead, or --profile=FILE: which layers matter for which task")
 	cmd.Flags().Lookup("profile").NoOptDefVal = " " // --profile alone

@@ -42,21 +42,23 @@ func (g *generation) startLearning(cmd *cobra.Command, s *chat.Session, m *llama
 		Examples: dataset.Starter(), Unit: calibrate.FeedForwards, Prefill: skip.FullPrefill, Threads: max(g.threads, 0), Seed: 1,
 	}
 	o.Quick()
-	if err := setFolder(&o, m.Path); err != nil {
+	fingerprint, err := router.FingerprintOf(m.Path)
+	if err != nil {
+		return nil, err
+	}
+	if err := setFolder(&o, fingerprint); err != nil {
 		return nil, err
 	}
 	if o.Examples, err = leaveOut(io.Discard, o.Examples, true, fits(m)); err != nil {
 		return nil, err
 	}
-	paths := []string{router.DefaultPath(m.Path)}
-	if fingerprint, err := router.FingerprintOf(m.Path); err == nil {
-		if path, err := router.CachePath(fingerprint); err == nil {
-			paths = append(paths, path)
-		}
+	path, err := profilePath(m.Path, fingerprint)
+	if err != nil {
+		return nil, err
 	}
 	ready := func() bool { return g.learner == nil || g.learner.Why() != "" || g.learner.Made() != nil }
 	fmt.Fprintf(notes, "[calibrates while you read or type, in about five minutes of that; takes up to %s of memory beside the model]\n", humanize.IBytes(calibrate.Memory(m)))
-	return &learning{g, s, m, calibrate.NewBackground(m, o, ready, paths...)}, nil
+	return &learning{g, s, m, calibrate.NewBackground(m, o, ready, path)}, nil
 }
 
 // finished tells whether a file is a profile of the model that will not get better by itself.

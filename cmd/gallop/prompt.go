@@ -6,24 +6,27 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"github.com/gallop-llm/gallop/internal/files"
+	"github.com/gallop-llm/gallop/internal/models"
 )
 
 // promptHelp is what the help of the commands that take a prompt says about it.
 const promptHelp = `The prompt is the words behind the command, joined by spaces, or -p. A first word
-that is a GGUF file is the model, as after -m. With "-" as the last word, what
-comes through a pipe is put below the prompt; with no prompt at all it is the
-prompt. A pipe is not read otherwise.`
+that is a GGUF file, or a whole name as "gallop models" lists them, is the model,
+as after -m. With "-" as the last word, what comes through a pipe is put below the
+prompt; with no prompt at all it is the prompt. A pipe is not read otherwise.`
 
 // modelAndWords takes a command's arguments apart: a first one that is a GGUF
-// file goes into model. The others are words of the prompt.
+// file, or the whole name of a model that is here, goes into model. The others are
+// words of the prompt.
 func modelAndWords(cmd *cobra.Command, model *string, args []string) (words []string, err error) {
-	if len(args) == 0 || !isModelFile(args[0]) {
+	if len(args) == 0 || !isModelFile(args[0]) && !isModelName(args[0]) {
 		return args, nil
 	}
 	*model, err = namedModel(cmd, *model, args[:1])
@@ -52,6 +55,12 @@ func isModelFile(arg string) bool {
 	head := make([]byte, len(magic))
 	_, err = io.ReadFull(f, head)
 	return err == nil && string(head) == magic
+}
+
+// isModelName tells the whole name of a model that is here from a word of a prompt:
+// no word of letters alone is taken for one.
+func isModelName(arg string) bool {
+	return strings.ContainsAny(arg, "-.:/0123456789") && slices.ContainsFunc(models.List(), func(m models.Model) bool { return strings.EqualFold(m.Name, arg) })
 }
 
 // namedModel is the model that -m or the only argument names. The argument goes
@@ -104,7 +113,7 @@ func modelFile(cmd *cobra.Command, flag string, args []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return modelPath(path)
+	return modelPath(cmd, path)
 }
 
 // errNoPrompt is returned where there is nothing to answer.

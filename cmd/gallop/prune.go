@@ -38,7 +38,7 @@ masks of attention or feed-forward alone: no file can express those.`,
 			return runPrune(cmd, path, out, layers)
 		},
 	}
-	cmd.Flags().StringVarP(&model, "model", "m", "", "GGUF file (default: the demo model)")
+	cmd.Flags().StringVarP(&model, "model", "m", "", "model: a GGUF file, or a name as `gallop models` lists them (default: the demo model)")
 	cmd.Flags().StringVar(&mask, "skip", "", "layers to leave out, as in 4,6,9-11")
 	cmd.Flags().StringVarP(&out, "output", "o", "", "file to write")
 	return cmd

@@ -14,7 +14,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/gallop-llm/gallop/demo"
 	"github.com/gallop-llm/gallop/internal/setup"
 	"github.com/gallop-llm/gallop/llama"
 )
@@ -86,7 +85,7 @@ func (c exitCode) Error() string { return fmt.Sprintf("exit status %d", int(c)) 
 
 // shortWords are llama.cpp's flags of one dash and several letters, which the
 // flag library would take for several flags.
-var shortWords = []string{"ngl", "tb", "ub", "fa", "ctk", "ctv", "sys", "oe"}
+var shortWords = []string{"ngl", "tb", "ub", "fa", "ctk", "ctv", "sys", "oe", "hf"}
 
 // longFlags gives those flags their second dash. What follows "--" is left alone.
 func longFlags(args []string) []string {
@@ -136,11 +135,14 @@ environment before the file; an empty variable counts as unset.`,
 					return settings
 				}
 			}
+			if err := useHub(cmd); err != nil {
+				return err
+			}
 			if err := checkNumbers(cmd); err != nil {
 				return usageError{err}
 			}
 			if f := cmd.Flags().Lookup("model"); f != nil && f.Changed && strings.Trim(f.Value.String(), "[]") == "" {
-				return usageError{errors.New("-m is empty: name a GGUF file, or leave -m out for the demo model")}
+				return usageError{errors.New("-m is empty: name a model, or leave -m out for the demo model")}
 			}
 			if verbose {
 				llama.SetLogger(slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelDebug})))
@@ -159,7 +161,8 @@ environment before the file; an empty variable counts as unset.`,
 	root.PersistentFlags().StringVar(&config, "config", "", "configuration file (default "+configPath()+")")
 	root.AddCommand(newChatCommand(), newRunCommand(), newInspectCommand(), newPruneCommand(), newDoctorCommand(&settings),
 		newSetupCommand(), newExecCommand(), newCalibrateCommand(), newRouteCommand(), newEvalCommand(), newCompareCommand(),
-		newBenchCommand())
+		newBenchCommand(), newModelsCommand())
+	addHub(root)
 	for _, cmd := range append(root.Commands(), root) {
 		if check := cmd.Args; check != nil {
 			cmd.Args = func(cmd *cobra.Command, args []string) error { return asUsageError(check(cmd, args)) }
@@ -196,15 +199,6 @@ func interruptible(cmd *cobra.Command) (context.Context, context.CancelFunc) {
 type causing struct{ context.Context }
 
 func (c causing) Err() error { return context.Cause(c.Context) }
-
-// modelPath is the model that a command works on: path, or the demo model when
-// none is named.
-func modelPath(path string) (string, error) {
-	if path == "" {
-		return demo.Path()
-	}
-	return path, nil
-}
 
 // loadLibrary opens llama.cpp and tells of GPU modules that could not be used.
 func loadLibrary(cmd *cobra.Command) error {

@@ -38,7 +38,7 @@ func newRouteCommand() *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVarP(&model, "model", "m", "", "GGUF file (default: the demo model)")
+	flags.StringVarP(&model, "model", "m", "", "model: a GGUF file, or a name as `gallop models` lists them (default: the demo model)")
 	flags.StringVar(&profile, "profile", "", "profile to route by (default: the model's)")
 	flags.StringVarP(&prompt, "prompt", "p", "", "the prompt")
 	flags.Float64Var(&policy.Depth, "depth", 0, "always skip this many layers' worth of weights; 0 = by --quality")
@@ -67,7 +67,7 @@ type routeCandidate struct {
 }
 
 func runRoute(cmd *cobra.Command, model, profile, prompt string, policy router.Policy, asJSON bool) error {
-	path, err := modelPath(model)
+	path, err := modelPath(cmd, model)
 	if err != nil {
 		return err
 	}

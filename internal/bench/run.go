@@ -287,7 +287,7 @@ func (r *runner) load(path string) (*llama.Model, error) {
 		return nil, fmt.Errorf("no memory for the whole and the pruned model side by side: the second needs %s and %s are free; measure without it or a smaller model",
 			humanize.IBytes(uint64(info.Size())), humanize.IBytes(free))
 	}
-	return llama.LoadModel(r.ctx, path, &llama.ModelOptions{GPULayers: r.GPULayers, NoMmap: true})
+	return llama.LoadModel(r.ctx, path, &llama.ModelOptions{GPULayers: r.GPULayers, NoMmap: true, ForText: true})
 }
 
 // route gives the seconds that choosing layers for a prompt of the measured

@@ -102,7 +102,7 @@ func TestAnswersLeaveAShortlist(t *testing.T) {
 	fast := ask(auto)
 	require.Empty(t, fast.Listed.Why)
 	require.Equal(t, fast.Tokens-1, fast.Listed.Rows)
-	require.Zero(t, fast.Listed.Whole)
+	require.Zero(t, fast.Listed.Extended)
 
 	made.List.Margin = 1e9 // all are in doubt
 	left := ask(auto)

@@ -13,7 +13,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
+	"github.com/gallop-llm/gallop/internal/files"
 )
 
 // Source is a tensor to be written.
@@ -58,7 +58,7 @@ func Write(ctx context.Context, path string, meta Metadata, tensors []Source, op
 		return fmt.Errorf("cannot write %s: it is there already and is no regular file", path)
 	}
 	size := uint64(len(header)) + layout.size
-	if err := checkRoom(filepath.Dir(path), size); err != nil {
+	if err := files.CheckRoom(filepath.Dir(path), size); err != nil {
 		return fmt.Errorf("cannot write %s, %d bytes: %w", path, size, err)
 	}
 	tmp, err := createTemp(path)
@@ -86,19 +86,6 @@ func Write(ctx context.Context, path string, meta Metadata, tensors []Source, op
 		return fmt.Errorf("cannot write %s, %d bytes: %w", path, size, withoutPath(err))
 	}
 	syncFolder(filepath.Dir(path))
-	return nil
-}
-
-// checkRoom finds out before gigabytes are written that they will not fit into
-// folder. Where the system does not tell, the writing itself finds out.
-func checkRoom(folder string, bytes uint64) error {
-	var disk unix.Statfs_t
-	if unix.Statfs(folder, &disk) != nil || disk.Blocks == 0 {
-		return nil
-	}
-	if free := uint64(disk.Bavail) * uint64(disk.Bsize); free < bytes {
-		return fmt.Errorf("%w, %d bytes are free", unix.ENOSPC, free)
-	}
 	return nil
 }
 

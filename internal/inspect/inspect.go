@@ -43,6 +43,8 @@ type Model struct {
 	SplitFiles   uint64   `json:"split_files,omitempty"`   // files that make up the model; Path is the first
 
 	Layers []Layer `json:"layers"` // (nLayer,); none when the file is no language model
+
+	NoText string `json:"no_text,omitempty"` // why no text comes of it; "" = some may
 }
 
 // TypeShare tells how much of the file has one tensor type.
@@ -80,7 +82,7 @@ func Read(path string) (*Model, error) {
 		return nil, err
 	}
 	defer f.Close()
-	m := &Model{Path: path, FileBytes: f.Size, Types: []TypeShare{}}
+	m := &Model{Path: path, FileBytes: f.Size, Types: []TypeShare{}, NoText: f.NoText()}
 	m.readMetadata(f.Metadata)
 	nLayer, err := f.Metadata.LayerCount()
 	if errors.Is(err, gguf.ErrKeyType) {

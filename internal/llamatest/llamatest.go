@@ -4,6 +4,7 @@ package llamatest
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -99,6 +100,41 @@ func Scaled(t testing.TB, src string) string {
 		meta.Set(gguf.KeyArchitecture, "granite")
 		meta.Set("granite.logit_scale", float32(8))
 	})
+}
+
+// Split copies a GGUF file into a temporary folder as a split model of this many
+// parts, and returns the first part's path. As llama.cpp can, it puts no tensor into
+// the first part where there are more than two.
+func Split(t testing.TB, src string, parts int) string {
+	t.Helper()
+	f, err := gguf.Open(src)
+	require.NoError(t, err)
+	defer f.Close()
+	dir := t.TempDir()
+	path := func(part int) string {
+		return filepath.Join(dir, fmt.Sprintf("model-%05d-of-%05d.gguf", part+1, parts))
+	}
+	filled := parts // that have tensors
+	if parts > 2 {
+		filled--
+	}
+	for part := range parts {
+		var meta gguf.Metadata
+		if part == 0 {
+			meta = f.Metadata
+		}
+		meta.Set(gguf.KeySplitNo, uint16(part))
+		meta.Set(gguf.KeySplitCount, uint16(parts))
+		meta.Set(gguf.KeySplitTensors, int32(len(f.Tensors)))
+		var tensors []gguf.Source
+		if of := part - (parts - filled); of >= 0 {
+			for _, tensor := range f.Tensors[len(f.Tensors)*of/filled : len(f.Tensors)*(of+1)/filled] {
+				tensors = append(tensors, f.Copy(tensor))
+			}
+		}
+		require.NoError(t, gguf.Write(context.Background(), path(part), meta, tensors, nil))
+	}
+	return path(0)
 }
 
 // Zeroed copies a GGUF file, with the elements of the tensors that zero picks by
