@@ -113,7 +113,7 @@ func TestAnswersLeaveAShortlist(t *testing.T) {
 
 	forced := ask(session(chat.Options{Shortlist: learner, Mask: skip.Mask{}.WithShortlist(1024)}))
 	require.Empty(t, forced.Listed.Why, "what was asked for is kept to")
-	require.Equal(t, forced.Tokens-1, forced.Listed.Whole)
+	require.Equal(t, forced.Tokens-1, forced.Listed.Extended)
 	require.Equal(t, whole.Generated, forced.Generated)
 
 	lora, err := m.LoadLoRA(llamatest.OutputLoRA(t, spec))
