@@ -39,7 +39,7 @@ func TestChatLearns(t *testing.T) {
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	t.Setenv("GALLOP_LIB", llama.Dir())
 	spec := randmodel.Small("llama")
-	spec.Layers = 3
+	spec.Layers = 6
 	model := llamatest.Write(t, spec)
 	profile := router.DefaultPath(model)
 	learn := func(t *testing.T, in io.Reader, more ...string) (code int, notes string) {
