@@ -177,6 +177,16 @@ func (o *OutputMatrix) NewShortlist(basis []float32, preview []byte, margin floa
 	return s, nil
 }
 
+// TokenShare is what a token needs of the model's bytes, 0 to 1, with a list of size
+// tokens. layers is the share that it needs of what is not the output matrix, doubt the
+// share of tokens that the whole matrix decides.
+func (s *Shortlist) TokenShare(layers float64, size int, doubt float64) float64 {
+	all, output := s.model.TokenBytes()
+	matrix := float64(output) / float64(max(all, 1))
+	rows := float64(size)/float64(s.model.Vocab.Size) + doubt // that are computed
+	return layers*(1-matrix) + rows*matrix + float64(s.Size)/float64(max(all, 1))
+}
+
 // SetShortlist lets the context decode under masks that name a shortlist; nil = no
 // longer. The shortlist stays alive while a context uses it.
 func (c *Context) SetShortlist(s *Shortlist) error {

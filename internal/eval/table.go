@@ -352,16 +352,15 @@ func (t *Table) meanDepth(masks []skip.Mask) float64 {
 // Without a shortlist the layers' alone count.
 func (t *Table) costs(masks []skip.Mask) float64 {
 	layers := 1 - t.meanDepth(masks)/float64(t.Model.NLayer)
-	list := t.Scorer.list
-	if list == nil || masks[0].Shortlist() == 0 {
+	list, size := t.Scorer.list, masks[0].Shortlist()
+	if list == nil || size == 0 {
 		return layers
 	}
-	all, output := t.Model.TokenBytes()
-	rows := float64(masks[0].Shortlist()) / float64(t.Model.Vocab.Size) // that are computed
+	doubt := 0.0
 	for _, mask := range masks {
-		rows += t.Scorer.Doubt(mask) / float64(len(masks))
+		doubt += t.Scorer.Doubt(mask) / float64(len(masks))
 	}
-	return layers*(1-float64(output)/float64(all)) + (rows*float64(output)+float64(list.Size))/float64(all)
+	return list.TokenShare(layers, size, doubt)
 }
 
 func milliseconds(d time.Duration) float64 { return d.Seconds() * 1000 }
