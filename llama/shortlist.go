@@ -178,6 +178,14 @@ func (o *OutputMatrix) NewShortlist(basis []float32, preview []byte, margin floa
 	return s, nil
 }
 
+// TokenShare is what a token needs of the model's bytes, 0 to 1. layers is the share that
+// it needs of what is not the output matrix, exact the mean number of exact logits.
+func (s *Shortlist) TokenShare(layers, exact float64) float64 {
+	all, output := s.model.TokenBytes()
+	matrix := float64(output) / float64(max(all, 1))
+	return layers*(1-matrix) + exact/float64(s.model.Vocab.Size)*matrix + float64(s.Size)/float64(max(all, 1))
+}
+
 // SetShortlist lets the context decode under masks that name a shortlist; nil = no
 // longer. The shortlist stays alive while a context uses it.
 func (c *Context) SetShortlist(s *Shortlist) error {

@@ -25,6 +25,7 @@ type Listed struct {
 	Size     int    // tokens with exact logits; 0 = all, from the whole output matrix
 	Rows     int    // tokens of the answer that were chosen from a shortlist
 	Extended int    // of these, those in doubt, whose list was made longer
+	Exact    int // exact logits of all of these together
 	Why      string // there was no shortlist; "" = there was one
 }
 
@@ -116,5 +117,5 @@ func (l *listing) see(c *llama.Context) {
 // end gives the answer's account.
 func (l *listing) end(c *llama.Context) Listed {
 	use := c.ShortlistUse().Since(l.before)
-	return Listed{Size: l.used, Rows: use.Rows, Extended: use.Extended, Why: l.why}
+	return Listed{Size: l.used, Rows: use.Rows, Extended: use.Extended, Exact: use.Exact, Why: l.why}
 }

@@ -159,6 +159,11 @@ func TestAgreementWithAShortlist(t *testing.T) {
 			a := p.Answers[1]
 			require.Equal(t, "v1024", a.Skip.String())
 			require.NotNil(t, a.KL)
+			if inDoubt && a.Tokens > 1 {
+				require.Greater(t, a.Cost, 1.0, "both are read")
+			} else {
+				require.Less(t, a.Cost, 1.0)
+			}
 			most = max(most, *a.KL)
 			if inDoubt { // the whole matrix decides every token
 				require.InDelta(t, 1, *a.Agreement, 1e-9)

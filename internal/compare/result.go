@@ -163,14 +163,19 @@ func column(w Way) Column {
 	return c
 }
 
-// newAnswer takes over what a session gave; depth is the mask's.
-func newAnswer(a timed, nLayer int, depth float64) Answer {
+// newAnswer takes over what a session gave; depth is the mask's, list the shortlist of
+// masks that have one.
+func newAnswer(a timed, nLayer int, depth float64, list *llama.Shortlist) Answer {
+	cost := 1 - depth/float64(nLayer)
+	if a.Mask.Shortlist() > 0 && list != nil {
+		cost = list.TokenShare(cost, float64(a.Listed.Exact)/float64(max(a.Listed.Rows, 1)))
+	}
 	out := Answer{
 		Text: a.Text, Finish: a.Finish, PromptTokens: a.PromptTokens, Tokens: a.Tokens,
 		PrefillTPS: positive(a.PrefillSpeed()), DecodeTPS: positive(a.DecodeSpeed()),
 		PrefillMS: ms(a.Prefill), DecodeMS: ms(a.Decode), FirstTokenMS: ms(a.first), TotalMS: ms(a.total),
 		Skip: a.Mask, LayersUsed: chat.LayersUsed(a.Mask, nLayer), Escalated: a.Escalated,
-		Cost: 1 - depth/float64(nLayer) + a.EscalatedShare(),
+		Cost: cost + a.EscalatedShare(),
 	}
 	if r := a.Routed; r != nil {
 		out.Route = &Choice{Task: r.Task, Reason: r.Reason, Quality: r.Quality, Novelty: r.Novelty, MS: ms(a.Routing)}

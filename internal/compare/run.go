@@ -117,7 +117,7 @@ func (r *Result) answer(ctx context.Context, m *llama.Model, ways []Way, example
 		r.Prompts[i] = newPrompt(e)
 		for w := range ways {
 			t := usual(runs[w])
-			r.Prompts[i].Answers = append(r.Prompts[i].Answers, newAnswer(t, m.NLayer, sizes.Depth(t.Mask)))
+			r.Prompts[i].Answers = append(r.Prompts[i].Answers, newAnswer(t, m.NLayer, sizes.Depth(t.Mask), shortlistOf(ways)))
 			if w == 0 {
 				cases[i] = newCase(t, eval.End(m))
 			}

@@ -733,11 +733,11 @@ func (s *Scorer) most(batch *llama.Batch, mask skip.Mask) int {
 	return batch.Cap()
 }
 
-// Exact is the mean share of the vocabulary that got exact logits, in the tokens scored
-// under a mask with a shortlist; 0 before any.
+// Exact is the mean number of exact logits of the tokens scored under a mask with a
+// shortlist; 0 before any.
 func (s *Scorer) Exact(mask skip.Mask) float64 {
 	use := s.listed[mask]
-	return float64(use.Exact) / float64(max(use.Rows, 1)*s.model.Vocab.Size)
+	return float64(use.Exact) / float64(max(use.Rows, 1))
 }
 
 // flush decodes the batch, if there is anything in it, and reads its outputs.

@@ -356,12 +356,11 @@ func (t *Table) costs(masks []skip.Mask) float64 {
 	if list == nil || masks[0].Shortlist() == 0 {
 		return layers
 	}
-	all, output := t.Model.TokenBytes()
-	rows := 0.0 // share of the matrix's rows that are computed
+	exact := 0.0
 	for _, mask := range masks {
-		rows += t.Scorer.Exact(mask) / float64(len(masks))
+		exact += t.Scorer.Exact(mask) / float64(len(masks))
 	}
-	return layers*(1-float64(output)/float64(all)) + (rows*float64(output)+float64(list.Size))/float64(all)
+	return list.TokenShare(layers, exact)
 }
 
 func milliseconds(d time.Duration) float64 { return d.Seconds() * 1000 }
