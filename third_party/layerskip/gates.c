@@ -131,8 +131,8 @@ static bool prepare_gates(struct ggml_cgraph *cgraph, const struct graph *g, con
         n += count_halves(gated_halves(common, layer));
     }
     /* ggml ends the process where nodes and leafs outgrow a graph. llama.cpp makes its graphs 8 times as
-     * large as the number of weights; other leafs are the inputs. */
-    const int size = real.graph_size(cgraph), leafs = size / 8 + 64;
+     * large as the number of weights; other leafs are the caches of keys and values and some 20 inputs. */
+    const int size = real.graph_size(cgraph), leafs = size / 8 + 2 * g->n_layer + 32;
     if (g->n + TENSORS * n + leafs > size) {
         return refuse("llama.cpp's graph has no room for %d sublayers that only some rows skip", n, 0);
     }
