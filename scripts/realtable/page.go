@@ -125,6 +125,15 @@ func (m *model) settings() string {
 		seconds += part
 	}
 	text += fmt.Sprintf(" All of it took %.0f minutes, pauses for other work counted.", seconds/60)
+	var lacking []string
+	for _, method := range []string{contiguous, shortGPT, sleb, taskSets, routedLayers, ffnSkip, igPruning, knapSpec, routedHalves, cascade} {
+		if !slices.ContainsFunc(m.Rows, func(r row) bool { return r.Method == method }) {
+			lacking = append(lacking, method)
+		}
+	}
+	if lacking != nil {
+		text += " For want of time these were not run: " + joined(lacking) + "."
+	}
 	if m.Shortlist != nil {
 		text += fmt.Sprintf(" The shortlist has %d tokens; it reads %s MB for a token in place of the matrix's %s MB.", m.Shortlist.Tokens, report.Short(m.Shortlist.Bytes/1e6), report.Short(m.Shortlist.Matrix/1e6))
 	}
