@@ -120,10 +120,10 @@ func (l *lab) progress(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "%s %s: %s\n", time.Now().Format(time.TimeOnly), l.name, fmt.Sprintf(format, args...))
 }
 
-// timed adds to the time that a part took.
-func (l *lab) timed(part string) (done func()) {
-	start := time.Now()
-	return func() { l.Took[part] += time.Since(start).Seconds() }
+// lap adds the time since start to that of a part, and starts it anew.
+func (l *lab) lap(part string, start *time.Time) {
+	l.Took[part] += time.Since(*start).Seconds()
+	*start = time.Now()
 }
 
 // losses gives the task losses of some calibration examples under masks, by their place
@@ -284,7 +284,7 @@ func (l *lab) profile(ctx context.Context) (*router.Profile, error) {
 		return p, p.Open(l.model.Path, nil)
 	}
 	l.progress("calibrating halves as gallop calibrate --quick does")
-	defer l.timed("profile")()
+	start := time.Now()
 	o := calibrate.Options{
 		Examples: dataset.Starter(), Unit: calibrate.FeedForwards, Prefill: skip.FullPrefill, Depths: l.depths,
 		Threads: l.threads, Seed: seed, Folder: filepath.Join(l.folder, l.name+"-profile"),
@@ -295,7 +295,8 @@ func (l *lab) profile(ctx context.Context) (*router.Profile, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.Write(path); err != nil {
+	l.lap("profile", &start)
+	if err := errors.Join(p.Write(path), l.keep()); err != nil {
 		return nil, err
 	}
 	return p, p.Open(l.model.Path, nil)

@@ -110,7 +110,7 @@ func (o *options) one(ctx context.Context, name, path string, files [][]dataset.
 		}
 	}
 	if strings.Contains(o.parts, "speed") {
-		if done, err := l.speeds(ctx, entries, o.limit); err != nil || !done {
+		if done, err := l.measureSpeeds(ctx, entries, o.limit); err != nil || !done {
 			return err
 		}
 	}

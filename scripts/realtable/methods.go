@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
@@ -233,7 +234,8 @@ func (p *plan) ofProfile(ctx context.Context) error {
 func (l *lab) found(name string, find func() ([]skip.Mask, error)) ([]skip.Mask, error) {
 	return l.sets(name, func() ([]skip.Mask, error) {
 		l.progress("searching %s", name)
-		defer l.timed("sets")()
+		start := time.Now()
+		defer l.lap("sets", &start) // before it is kept
 		return find()
 	})
 }
@@ -321,12 +323,12 @@ func (l *lab) ffnSkip(ctx context.Context, units []skip.Unit) ([][]skip.Mask, er
 	}
 	if len(open) > 0 {
 		l.progress("measuring how far feed-forward halves turn %d prompts", len(open))
-		done := l.timed("turns")
+		start := time.Now()
 		err := l.influence(ctx, prompts, func(i int, c *llama.Context) bool {
 			_, l.Turns[open[i]], _ = c.Influence()
 			return true
 		})
-		done()
+		l.lap("turns", &start)
 		for _, name := range open {
 			for i, v := range l.Turns[name] {
 				if v != v { // JSON knows no NaN; the last layer is never a unit

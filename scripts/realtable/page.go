@@ -44,7 +44,7 @@ func (all *results) page() string {
 		}
 		s.WriteString("\n")
 	}
-	s.WriteString(howMeasured)
+	s.WriteString(all.defaults() + howMeasured)
 	for _, m := range all.Models {
 		fmt.Fprintf(&s, "\n## %s\n\n%s\n\n![Accuracy over measured decode speed, one curve for each method](%s)\n\n", m.Name, m.settings(), m.pictureName())
 		m.table(&s)
@@ -54,11 +54,32 @@ func (all *results) page() string {
 	return s.String()
 }
 
+// defaults says what Gallop does by default, and whether a budget spares anything here.
+func (all *results) defaults() string {
+	var spares, measured []string
+	for _, m := range all.Models {
+		if slices.ContainsFunc(m.Rows, func(r row) bool { return strings.HasPrefix(r.Method, budget) }) {
+			measured = append(measured, m.Name)
+		}
+		if slices.ContainsFunc(m.Rows, func(r row) bool { return strings.HasPrefix(r.Method, budget) && r.Skipped > 0 }) {
+			spares = append(spares, m.Name)
+		}
+	}
+	if measured == nil {
+		return ""
+	}
+	text := "Gallop's defaults follow: `chat` and `run` decode with the shortlist where it pays, and skip layers only where a profile's budget is kept. "
+	if spares == nil {
+		return text + "No budget spares a layer on " + strings.Join(measured, " or ") + ".\n\n"
+	}
+	return text + "A budget spares layers on " + joined(spares) + ".\n\n"
+}
+
 // howMeasured explains what the figures are.
 const howMeasured = `## How it was measured
 
 Questions come from halves of published benchmarks: ARC easy and challenge, OpenBookQA, PIQA, WinoGrande, SIQA, BoolQ and MathQA have choices, and the choice with the highest log-likelihood counts. In ARC challenge, OpenBookQA and PIQA that is divided by the choice's bytes, as is usual. SIQA and BoolQ are asked through the chat template, if the model has one; the others are continued as plain text. BoolQ is asked without its passage. Examples of more than 224 tokens are left out.
-GSM8K is not generated: a small model answers nearly none of it right, and long answers take hours here. Its worked answers are given token by token. The share of their tokens that the model finds likeliest stands in GSM8K's column, and their perplexity in a column of its own. "Accuracy" is the mean of the other eight.
+GSM8K's answers are not generated, which takes too long on this machine. Its worked answers are given token by token. The share of their tokens that the model finds likeliest stands in GSM8K's column, and their perplexity in a column of its own. "Accuracy" is the mean of the other eight.
 All methods see the same examples. Intervals are 95 %, bootstrapped over examples; differences and ratios are to the whole model, example by example. Searches look at other examples of the same files.
 
 "Skipped" counts layers' worth of weight bytes. "Bytes" are the weights that are read for a token, over those of the whole model; tokens that are decoded twice count twice. Speed is decoding alone, one token at a time, beside stock llama.cpp in the same process: the median of rounds in which both take turns. Where a method gives prompts masks of their own, some of these are measured. "With shortlist" adds the [vocabulary shortlist](shortlist.md) to the same mask. Log-likelihoods need exact logits, so the shortlist does not change accuracy; the share of tokens that it chooses as the whole matrix does is given beside the speed.
@@ -104,6 +125,15 @@ func (m *model) settings() string {
 		seconds += part
 	}
 	text += fmt.Sprintf(" All of it took %.0f minutes, pauses for other work counted.", seconds/60)
+	var lacking []string
+	for _, method := range []string{contiguous, shortGPT, sleb, taskSets, routedLayers, ffnSkip, igPruning, knapSpec, routedHalves, cascade} {
+		if !slices.ContainsFunc(m.Rows, func(r row) bool { return r.Method == method }) {
+			lacking = append(lacking, method)
+		}
+	}
+	if lacking != nil {
+		text += " For want of time these were not run: " + joined(lacking) + "."
+	}
 	if m.Shortlist != nil {
 		text += fmt.Sprintf(" The shortlist has %d tokens; it reads %s MB for a token in place of the matrix's %s MB.", m.Shortlist.Tokens, report.Short(m.Shortlist.Bytes/1e6), report.Short(m.Shortlist.Matrix/1e6))
 	}
@@ -204,13 +234,17 @@ func (m *model) compareWithRandom(random string, depth float64, say func(string,
 			unclearer = append(unclearer, r.Method)
 		}
 	}
-	what := "whole layers"
+	what, ours := "whole layers", m.of(routedLayers, depth)
 	if random == randomHalves {
-		what = "halves"
+		what, ours = "halves", m.of(routedHalves, depth)
 	}
-	say("%s, %g layers' worth skipped. Best accuracy: %s, %s%s. Accuracy of %s: %s; below that: %s. Lowest perplexity: %s, %s times the whole model's%s. Perplexity of %s: %s times; above that: %s.",
+	own := ""
+	if ours != nil && ours.Method != clearest.Method {
+		own = fmt.Sprintf(" %s%s come to %s times.", strings.ToUpper(ours.Method[:1]), ours.Method[1:], report.Short(ours.Ratio.Mean))
+	}
+	say("%s, %g layers' worth skipped. Best accuracy: %s, %s%s. Accuracy of %s: %s; below that: %s. Lowest perplexity: %s, %s times the whole model's%s. Perplexity of %s: %s times; above that: %s.%s",
 		strings.ToUpper(what[:1])+what[1:], depth, best.Method, percent(best.Accuracy), best.at(), random, percent(base.Accuracy), orNone(less),
-		clearest.Method, report.Short(clearest.Ratio.Mean), clearest.at(), random, report.Short(base.Ratio.Mean), orNone(unclearer))
+		clearest.Method, report.Short(clearest.Ratio.Mean), clearest.at(), random, report.Short(base.Ratio.Mean), orNone(unclearer), own)
 }
 
 // orNone joins names; without any it says so.

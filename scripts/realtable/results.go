@@ -148,6 +148,7 @@ func (l *lab) results(entries []entry) (model, error) {
 	for part, s := range l.Took {
 		m.Seconds[part] = math.Round(s)
 	}
+	m.Seconds["speed"] = math.Round(l.speeds.Took)
 	for layer := range l.sizes.Attention {
 		m.LayersShare += float64(l.sizes.Attention[layer] + l.sizes.FeedForward[layer])
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/gallop-llm/gallop/internal/eval"
 	"github.com/gallop-llm/gallop/skip"
@@ -13,7 +14,7 @@ import (
 // measure scores all entries' examples, benchmark by benchmark, as far as they are not
 // known. What was scored is kept after each entry.
 func (l *lab) measure(ctx context.Context, entries []entry) error {
-	defer l.timed("accuracy")()
+	start := time.Now()
 	for b, bench := range benchmarks {
 		tests := l.tests[b*l.test : (b+1)*l.test]
 		cases := casesOf(tests)
@@ -53,6 +54,7 @@ func (l *lab) measure(ctx context.Context, entries []entry) error {
 						known[i] = records[k]
 					}
 				}
+				l.lap("accuracy", &start)
 				if err := l.keep(); err != nil {
 					return err
 				}

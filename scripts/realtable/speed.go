@@ -199,10 +199,10 @@ func (l *lab) measuredWays(e entry) []way {
 	return some
 }
 
-// speeds measures the ways of all entries that have not been, until the time is up; done is
+// measureSpeeds measures the ways of all entries that have not been, until the time is up; done is
 // false then.
-func (l *lab) speeds(ctx context.Context, entries []entry, limit time.Duration) (done bool, err error) {
-	start := time.Now()
+func (l *lab) measureSpeeds(ctx context.Context, entries []entry, limit time.Duration) (done bool, err error) {
+	start, end := time.Now(), time.Now().Add(limit)
 	var open []way
 	seen := map[way]bool{}
 	for _, e := range entries {
@@ -216,7 +216,6 @@ func (l *lab) speeds(ctx context.Context, entries []entry, limit time.Duration) 
 	if len(open) == 0 {
 		return true, nil
 	}
-	defer l.timed("speed")()
 	r, err := l.newRunner()
 	if err != nil {
 		return false, err
@@ -238,7 +237,7 @@ func (l *lab) speeds(ctx context.Context, entries []entry, limit time.Duration) 
 		}
 	}
 	for i, w := range open {
-		if limit > 0 && time.Since(start) > limit || ctx.Err() != nil {
+		if limit > 0 && time.Now().After(end) || ctx.Err() != nil {
 			l.progress("%d of %d speeds are left", len(open)-i, len(open))
 			return false, ctx.Err()
 		}
@@ -247,7 +246,9 @@ func (l *lab) speeds(ctx context.Context, entries []entry, limit time.Duration) 
 			return false, fmt.Errorf("speed of %q: %w", w, err)
 		}
 		l.Speeds[w.String()] = s
-		if err := l.keep(); err != nil {
+		l.speeds.Took += time.Since(start).Seconds()
+		start = time.Now()
+		if err := l.keepSpeeds(); err != nil {
 			return false, err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/gallop-llm/gallop/internal/files"
 	"github.com/gallop-llm/gallop/skip"
@@ -59,37 +60,66 @@ type state struct {
 	Halves [2]float64                           `json:"halves"` // milliseconds of a token that attention and feed-forward of all layers take
 	Took   map[string]float64                   `json:"took"`   // seconds, by part
 	Scores map[string]map[string]map[int]record `json:"scores"` // by way, benchmark and example
-	Speeds map[string]speed                     `json:"speeds"` // by way
 
-	path string
+	speeds `json:"-"` // in a file of its own, so that they can be measured while another process scores
+	path   string
+}
+
+// speeds are what has been measured of a model's speed.
+type speeds struct {
+	Key    string           `json:"key"`
+	Speeds map[string]speed `json:"speeds"` // by way
+	Took   float64          `json:"took"`   // seconds
 }
 
 // openState reads what folder has of a model. Another key's state is no use.
 func openState(folder, name, key string) (*state, error) {
 	s := &state{path: filepath.Join(folder, name+".json")}
-	data, err := os.ReadFile(s.path)
-	if err == nil {
-		err = json.Unmarshal(data, s)
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: %w; remove it to measure anew", s.path, err)
+	if err := errors.Join(readState(s.path, s), readState(s.speedPath(), &s.speeds)); err != nil {
+		return nil, err
 	}
 	if s.Key != key {
 		s = &state{
-			Key: key, path: s.path, Sets: map[string][]string{}, Turns: map[string][]float64{}, Took: map[string]float64{},
-			Scores: map[string]map[string]map[int]record{}, Speeds: map[string]speed{},
+			Key: key, speeds: s.speeds, path: s.path, Sets: map[string][]string{}, Turns: map[string][]float64{}, Took: map[string]float64{},
+			Scores: map[string]map[string]map[int]record{},
 		}
+	}
+	if s.speeds.Key != key {
+		s.speeds = speeds{Key: key, Speeds: map[string]speed{}}
 	}
 	return s, os.MkdirAll(folder, 0o755)
 }
 
-// keep writes the state.
-func (s *state) keep() error {
-	data, err := json.Marshal(s)
+// readState reads a file into v, if it is there.
+func readState(path string, v any) error {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, v)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w; remove it to measure anew", path, err)
+	}
+	return nil
+}
+
+// speedPath is the file of speeds.
+func (s *state) speedPath() string { return strings.TrimSuffix(s.path, ".json") + "-speed.json" }
+
+// keep writes the state without the speeds.
+func (s *state) keep() error { return writeState(s.path, s) }
+
+// keepSpeeds writes the speeds.
+func (s *state) keepSpeeds() error { return writeState(s.speedPath(), s.speeds) }
+
+func writeState(path string, v any) error {
+	data, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	return files.Write(s.path, data)
+	return files.Write(path, data)
 }
 
 // scoresOf are the records of a way in a benchmark.
