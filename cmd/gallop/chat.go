@@ -8,10 +8,12 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/gallop-llm/gallop/internal/chat"
+	"github.com/gallop-llm/gallop/internal/models"
 	"github.com/gallop-llm/gallop/internal/shortlist"
 )
 
@@ -26,8 +28,10 @@ from a pipe. Each -p is a line said before those; commands such as "/skip 4,6"
 work there too.`,
 		Args: oneModel,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			if len(args) > 0 && !isModelFile(args[0]) {
-				return usageError{fmt.Errorf("%q is no GGUF file; to say it first, write -p %[1]q", args[0])}
+			if len(args) > 0 {
+				if err := checkModel(args[0]); err != nil {
+					return err
+				}
 			}
 			if g.model, err = namedModel(cmd, g.model, args); err != nil {
 				return err
@@ -39,6 +43,21 @@ work there too.`,
 	cmd.Flags().BoolVar(&g.learn, "learn", false, "calibrate the model in the background while you read or type, and route by the profile once it is there")
 	cmd.Flags().StringArrayVarP(&first, "prompt", "p", nil, "say this first; repeatable")
 	return cmd
+}
+
+// checkModel refuses a word that is meant to be said, not the model.
+func checkModel(arg string) error {
+	if isModelFile(arg) || strings.HasPrefix(arg, hubPrefix) {
+		return nil
+	}
+	path, err := models.Path(arg)
+	switch {
+	case errors.Is(err, models.ErrUnknown):
+		return usageError{fmt.Errorf("%w; to say it first, write -p %q", err, arg)}
+	case err == nil && path == arg:
+		return usageError{fmt.Errorf("%q is no GGUF file; to say it first, write -p %[1]q", arg)}
+	}
+	return err
 }
 
 func runChat(cmd *cobra.Command, g *generation, first []string) error {

@@ -104,7 +104,7 @@ func TestGenerationMistakes(t *testing.T) {
 		{"no tokens", []string{"run", "-p", "x", "-n", "0"}, exitUsage, "-n is 0"},
 		{"a bias", []string{"run", "-p", "x", "-l", "5"}, exitUsage, "TOKEN+BIAS"},
 		{"no adapter", []string{"run", "-p", "x", "--lora", text}, exitError, "not a GGUF file"},
-		{"a word for chat", []string{"chat", "hello"}, exitUsage, `"hello" is no GGUF file; to say it first, write -p "hello"`},
+		{"a word for chat", []string{"chat", "hello"}, exitUsage, `; to say it first, write -p "hello"`},
 		{"a text for chat", []string{"chat", notes}, exitUsage, "is no GGUF file"},
 		{"two models for chat", []string{"chat", "a.gguf", "b.gguf"}, exitUsage, `takes one argument, the model, and not "b.gguf" too`},
 		{"two models", []string{"run", "-m", text, text, "x"}, exitUsage, "the model is named twice"},

@@ -130,8 +130,14 @@ func TestModels(t *testing.T) {
 		code, _, notes = gallop(t, "", args...)
 		require.Equal(t, exitOK, code, notes)
 	}
+	code, _, notes = gallop(t, "hello\n", "chat", "small:1m", "-t", "1", "-n", "2")
+	require.Equal(t, exitOK, code, notes)
+	require.Contains(t, notes, "3 layers, context of ")
+	code, _, notes = gallop(t, "", "chat", "smal:1m")
+	require.Equal(t, exitUsage, code)
+	require.Contains(t, notes, `similar names: small:1m; to say it first, write -p "smal:1m"`)
 	for name, want := range map[string]string{
-		"smal:1m":   `gallop: no such model: neither a file nor a model is called "smal:1m"; is it small:1m?`,
+		"smal:1m":   `gallop: no such model: neither a file nor a model is called "smal:1m"; similar names: small:1m`,
 		"xyz":       `gallop: no such model: neither a file nor a model is called "xyz"; ` + "`gallop models` lists those that are here",
 		"none.gguf": "gallop: there is no file none.gguf: check the path",
 		"vectors":   "vectors.gguf: the model writes no text: it is an embedding model (llama), which turns texts into numbers; name a model that writes",

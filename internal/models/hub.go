@@ -47,8 +47,12 @@ func NewHub() (*Hub, error) {
 	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
 		return nil, fmt.Errorf("HF_ENDPOINT is %q, want a URL as %s", endpoint, hubEndpoint)
 	}
+	secret := token()
+	if strings.ContainsFunc(secret, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return nil, errors.New("the token for the hub has blanks, line breaks or the like in it: put the token alone into HF_TOKEN")
+	}
 	return &Hub{
-		Endpoint: strings.TrimRight(endpoint, "/"), Token: token(), Folder: folders[0],
+		Endpoint: strings.TrimRight(endpoint, "/"), Token: secret, Folder: folders[0],
 		Pause: time.Second, Stall: 30 * time.Second,
 	}, nil
 }

@@ -39,9 +39,9 @@ type fakeHub struct {
 	fault func(w http.ResponseWriter, r *http.Request, path string) (handled bool) // of files; nil = none
 	api   func(w http.ResponseWriter, r *http.Request) (handled bool)              // of the rest; nil = none
 
-	mu     sync.Mutex
-	ranges []string // that files were asked for with
-	tokens []string // that came to the hub
+	mu     sync.Mutex // of fault, ranges and tokens
+	ranges []string   // that files were asked for with
+	tokens []string   // that came to the hub
 }
 
 func newFakeHub(t *testing.T) *fakeHub {
@@ -76,8 +76,9 @@ func (f *fakeHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case isFile:
 		f.mu.Lock()
 		f.ranges = append(f.ranges, r.Header.Get("Range"))
+		fault := f.fault
 		f.mu.Unlock()
-		if f.fault == nil || !f.fault(w, r, path) {
+		if fault == nil || !fault(w, r, path) {
 			f.send(w, r, path)
 		}
 	default:
@@ -428,6 +429,7 @@ func TestFetchStalls(t *testing.T) {
 	_, err := f.hub.Fetch(t.Context(), repo)
 	require.ErrorIs(t, err, ErrHub)
 	require.ErrorContains(t, err, "no answer came")
+	f.mu.Lock() // no answer tells that the hub is done with the requests
 	require.Len(t, f.ranges, mostTries)
 	f.requireNothing(t)
 
@@ -443,6 +445,7 @@ func TestFetchStalls(t *testing.T) {
 		}
 		return true
 	}
+	f.mu.Unlock()
 	path, err := f.hub.Fetch(t.Context(), repo)
 	require.NoError(t, err)
 	f.requireWhole(t, path, "model-Q4_K_M.gguf")
@@ -570,6 +573,10 @@ func TestNewHub(t *testing.T) {
 	h, err = NewHub()
 	require.NoError(t, err)
 	require.Equal(t, "other", h.Token)
+	t.Setenv("HF_TOKEN", "two\nlines")
+	_, err = NewHub()
+	require.ErrorContains(t, err, "put the token alone into HF_TOKEN")
+	t.Setenv("HF_TOKEN", "other")
 	for _, bad := range []string{"huggingface", "ftp://x", "http://", "::"} {
 		t.Setenv("HF_ENDPOINT", bad)
 		_, err := NewHub()

@@ -177,8 +177,8 @@ func TestFind(t *testing.T) {
 		want string
 	}{
 		"b/Mix-GGUF":       {ErrAmbiguous, `several models have the name "b/Mix-GGUF": write b/Mix-GGUF:Q5_0 or b/Mix-GGUF:Q6_K`},
-		"qwen33":           {ErrUnknown, `called "qwen33"; is it Qwen/Qwen3-GGUF:BF16, Qwen/Qwen3-GGUF:Q4_K_M or Qwen/Qwen3-GGUF:Q8_0?`},
-		"llama3.2:3b":      {ErrUnknown, "is it llama3.2:1b"},
+		"qwen33":           {ErrUnknown, `called "qwen33"; similar names: Qwen/Qwen3-GGUF:BF16, Qwen/Qwen3-GGUF:Q4_K_M and Qwen/Qwen3-GGUF:Q8_0`},
+		"llama3.2:3b":      {ErrUnknown, "similar names: llama3.2:1b"},
 		"nothing like it":  {ErrUnknown, "`gallop models` lists those that are here"},
 		"gone":             {ErrMissing, "gone:latest of ollama is at "},
 		"evil":             {ErrMissing, "fetch it again"},

@@ -67,7 +67,7 @@ func Find(name string) (Model, error) {
 	}
 	near := nearest(name, all)
 	if len(near) > 0 {
-		return Model{}, fmt.Errorf("%w: neither a file nor a model is called %q; is it %s?", ErrUnknown, name, list(near, "or"))
+		return Model{}, fmt.Errorf("%w: neither a file nor a model is called %q; similar names: %s", ErrUnknown, name, list(near, "and"))
 	}
 	return Model{}, fmt.Errorf("%w: neither a file nor a model is called %q; `gallop models` lists those that are here", ErrUnknown, name)
 }

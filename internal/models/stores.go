@@ -32,8 +32,9 @@ type Model struct {
 	Path  string // the file, of a split model the first
 }
 
-// maxDepth is how deep folders in a store are looked through: it ends loops of links.
-const maxDepth = 6
+// maxDepth is how deep folders in a store are looked through, PUBLISHER/REPO and one
+// more: it ends loops of links, and a link to the whole disk is not followed far.
+const maxDepth = 3
 
 // List gives all models, store by store, sorted by name. Files are not opened: those
 // that cannot be read are listed too.
