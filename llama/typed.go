@@ -43,8 +43,10 @@ type markers struct {
 func (v *Vocab) readMarkers() {
 	for t := range Token(v.Size) {
 		attr := int(C.llama_vocab_get_attr(v.ptr, C.llama_token(t)))
-		text := C.GoString(C.llama_vocab_get_text(v.ptr, C.llama_token(t)))
-		if attr&(attrControl|attrUnknown) != 0 && text != "" {
+		if attr&(attrControl|attrUnknown) == 0 {
+			continue
+		}
+		if text := C.GoString(C.llama_vocab_get_text(v.ptr, C.llama_token(t))); text != "" {
 			v.marks.by[text[0]] = append(v.marks.by[text[0]], marker{text, t, attr})
 		}
 	}
