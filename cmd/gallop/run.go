@@ -78,6 +78,7 @@ type runListed struct {
 	Size     int    `json:"size"`          // tokens with exact logits; 0 = all
 	Rows     int    `json:"rows"`          // tokens that were chosen from a shortlist
 	Extended int    `json:"extended"`      // of these, those that needed a longer list
+	Exact    int    `json:"exact"`         // exact logits of all of these together
 	Why      string `json:"why,omitempty"` // there was none
 }
 
