@@ -358,7 +358,7 @@ func listFilter(_ *evaluator, v any, args []any, kw []keyword) any {
 }
 
 func mapFilter(e *evaluator, v any, args []any, kw []keyword) any {
-	one := func(item any) any { return item }
+	var one func(item any) any
 	switch {
 	case len(args) == 0 && len(kw) > 0:
 		a := bind("map", nil, kw, 1, "attribute", "default")
