@@ -1,9 +1,10 @@
 package main
 
 import (
-	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -298,26 +299,20 @@ const coldShare = 1. / 8
 // (len(depths), len(tests)). The paper compares what goes into each feed-forward half with
 // what comes out, token by token, and leaves out the next halves where both point the same
 // way. A mask is chosen before a decode, so here the prompt's own tokens, which the whole
-// model decodes, are compared: halves whose mean turn is below a threshold are left out of
-// the answer. The threshold gives the depth on the calibration prompts. The halves at both
-// ends, the paper's cold regions, always run.
+// model decodes, are compared: the halves that turn them least are left out of the answer,
+// as many as the depth says. A threshold in place of the depth would leave out nothing of
+// one benchmark and much of another. The halves at both ends, the paper's cold regions,
+// always run.
 func (l *lab) ffnSkip(ctx context.Context, units []skip.Unit) ([][]skip.Mask, error) {
 	cold := int(coldShare * float64(l.model.NLayer))
 	units = slices.DeleteFunc(slices.Clone(units), func(u skip.Unit) bool {
 		return u.Mask.First() < cold || u.Mask.First() >= l.model.NLayer-cold
 	})
-	names := func(set string, examples []example, each int) (names []string) {
-		for i, e := range examples {
-			names = append(names, fmt.Sprintf("%s %s %d", set, benchmarks[e.benchmark].name, i-e.benchmark*each))
-		}
-		return names
-	}
-	tests, calibrations := names("test", l.tests, l.test), names("calibration", l.calibrations, l.calibration)
-	var open []string
+	var names, open []string
 	var prompts [][]llama.Token
-	for i, name := range slices.Concat(tests, calibrations) {
-		if l.Turns[name] == nil {
-			e := slices.Concat(l.tests, l.calibrations)[i]
+	for i, e := range l.tests {
+		name := fmt.Sprintf("test %s %d", benchmarks[e.benchmark].name, i-e.benchmark*l.test)
+		if names = append(names, name); l.Turns[name] == nil {
 			open, prompts = append(open, name), append(prompts, e.Prompt)
 		}
 	}
@@ -325,53 +320,39 @@ func (l *lab) ffnSkip(ctx context.Context, units []skip.Unit) ([][]skip.Mask, er
 		l.progress("measuring how far feed-forward halves turn %d prompts", len(open))
 		start := time.Now()
 		err := l.influence(ctx, prompts, func(i int, c *llama.Context) bool {
-			_, l.Turns[open[i]], _ = c.Influence()
+			_, turns, _ := c.Influence()
+			for layer, v := range turns {
+				if math.IsNaN(v) { // JSON knows none; the last layer is never a unit
+					turns[layer] = mostTurn
+				}
+			}
+			l.Turns[open[i]] = turns
 			return true
 		})
 		l.lap("turns", &start)
-		for _, name := range open {
-			for i, v := range l.Turns[name] {
-				if v != v { // JSON knows no NaN; the last layer is never a unit
-					l.Turns[name][i] = 2
-				}
-			}
-		}
-		if err == nil {
-			err = l.keep()
-		}
-		if err != nil {
+		if err = errors.Join(err, l.keep()); err != nil {
 			return nil, err
 		}
 	}
-	type turn struct{ turn, depth float64 }
-	var all []turn
-	for _, name := range calibrations {
-		for _, u := range units {
-			all = append(all, turn{l.Turns[name][u.Mask.First()], u.Depth})
-		}
-	}
-	slices.SortFunc(all, func(a, b turn) int { return cmp.Compare(a.turn, b.turn) })
 	masks := make([][]skip.Mask, len(l.depths))
 	for d, depth := range l.depths {
-		limit, reached := 0.0, 0.0
-		for _, t := range all {
-			if reached += t.depth; reached > depth*float64(len(calibrations)) {
-				break
+		for _, name := range names {
+			turns := make([]float64, len(units))
+			for i, u := range units {
+				turns[i] = l.Turns[name][u.Mask.First()]
 			}
-			limit = t.turn
-		}
-		for _, name := range tests {
-			var mask skip.Mask
-			for _, u := range units {
-				if l.Turns[name][u.Mask.First()] <= limit {
-					mask = mask.Union(u.Mask)
-				}
+			mask, err := skip.ByInfluence(units, turns, depth)
+			if err != nil {
+				return nil, err
 			}
 			masks[d] = append(masks[d], mask)
 		}
 	}
 	return masks, nil
 }
+
+// mostTurn is how far a half can turn the stream: right round.
+const mostTurn = 2
 
 // knapSpec measures the halves' times and turns and packs them.
 func (l *lab) knapSpec(ctx context.Context, units []skip.Unit) ([]skip.Mask, error) {
