@@ -120,6 +120,9 @@ func (m *model) settings() string {
 	} else {
 		text += " Speeds were not measured."
 	}
+	if m.HalvesMS[0] > 0 {
+		text += fmt.Sprintf(" KnapSpec reckons with %s ms a token for attention and %s ms for the feed-forward halves.", report.Short(m.HalvesMS[0]), report.Short(m.HalvesMS[1]))
+	}
 	seconds := 0.0
 	for _, part := range m.Seconds {
 		seconds += part

@@ -126,6 +126,9 @@ func (r *runner) likeliest(mask skip.Mask, threshold float64) ([]llama.Token, er
 	return tokens, err
 }
 
+// leastTime is what a time below it, or below zero, is taken for: in milliseconds.
+const leastTime = 1e-3
+
 // halfTimes measures how many milliseconds of a token the attention and the feed-forward
 // halves of all layers take.
 func (l *lab) halfTimes(ctx context.Context) (ms [2]float64, err error) {
@@ -159,7 +162,11 @@ func (l *lab) halfTimes(ctx context.Context) (ms [2]float64, err error) {
 		}
 	}
 	for h := range ms {
-		ms[h] = max(report.Median(rounds[h]), 1e-3) // beside other work it may come out below zero
+		ms[h] = report.Median(rounds[h])
+		if ms[h] < leastTime {
+			l.progress("other work disturbs: the times of halves came out as %.3f ms, which KnapSpec takes for %g; measure it anew on a quiet machine", ms[h], leastTime)
+			ms[h] = leastTime
+		}
 	}
 	return ms, nil
 }
