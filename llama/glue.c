@@ -506,13 +506,57 @@ static llama_token most_likely(const float *logits, int32_t n_vocab) {
     return 0; /* they are no numbers */
 }
 
+enum { GROUP = 64, MOST_TOP_K = 256 };
+
+/* A number that at least k of the logits reach: the k-th largest maximum of groups of neighbours. -infinity
+ * where that is no help. */
+static float reached_by(const float *logits, int32_t n_vocab, int32_t k) {
+    float tops[MOST_TOP_K]; /* descending */
+    if (k <= 0 || k > MOST_TOP_K || n_vocab / GROUP < 3 * k) {
+        return -INFINITY;
+    }
+    int32_t n = 0;
+    for (int32_t g = 0; g < n_vocab; g += GROUP) {
+        const float top = largest(logits + g, n_vocab - g < GROUP ? n_vocab - g : GROUP);
+        if (isnan(top)) {
+            return -INFINITY;
+        }
+        if (n == k && top <= tops[k - 1]) {
+            continue;
+        }
+        int32_t at = n < k ? n++ : k - 1;
+        for (; at > 0 && tops[at - 1] < top; at--) {
+            tops[at] = tops[at - 1];
+        }
+        tops[at] = top;
+    }
+    return tops[k - 1];
+}
+
+/* Puts what the first step may keep of the logits into items, in their order, and returns how many. Most of a
+ * large vocabulary is never copied then. */
+static size_t candidates(const struct gallop_steps *s, const float *logits, struct llama_token_data *items, int32_t n_vocab) {
+    const float least = reached_by(logits, n_vocab, s->top_k);
+    size_t n = 0;
+    for (int32_t g = 0; g < n_vocab; g += GROUP) {
+        const int32_t end = n_vocab - g < GROUP ? n_vocab : g + GROUP;
+        if (least > -INFINITY && largest(logits + g, end - g) < least) {
+            continue;
+        }
+        for (int32_t i = g; i < end; i++) {
+            if (!(logits[i] < least)) {
+                items[n++] = (struct llama_token_data){.id = i, .logit = logits[i], .p = 0};
+            }
+        }
+    }
+    return n;
+}
+
 /* What grammar and chain leave of the logits. */
 static struct llama_token_data_array leave(const struct gallop_steps *s, const float *logits,
                                            struct llama_token_data *items, int32_t n_vocab) {
-    for (int32_t i = 0; i < n_vocab; i++) {
-        items[i] = (struct llama_token_data){.id = i, .logit = logits[i], .p = 0};
-    }
-    struct llama_token_data_array a = {.data = items, .size = (size_t)n_vocab, .selected = -1, .sorted = false};
+    struct llama_token_data_array a = {
+        .data = items, .size = candidates(s, logits, items, n_vocab), .selected = -1, .sorted = false};
     if (s->grammar != NULL) {
         gallop_api.llama_sampler_apply(s->grammar, &a);
     }

@@ -150,6 +150,7 @@ struct gallop_steps {
     struct llama_sampler *grammar; /* owned; NULL = none */
     struct llama_sampler *chain;   /* owned; changes and cuts the logits */
     struct llama_sampler *draw;    /* owned; chooses by chance; NULL = the likeliest token */
+    int32_t top_k;                 /* the first of all steps keeps so many of the largest logits; 0 = it is another one */
 };
 
 /* Chooses from a row of logits (n_vocab,). items (n_vocab,) is scratch; NULL means that grammar,

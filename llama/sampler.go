@@ -183,6 +183,9 @@ func (m *Model) NewSampler(s Sampling) (*Sampler, error) {
 	}
 	if s.Temp > 0 {
 		if s.TopK > 0 {
+			if plain && p.steps.grammar == nil {
+				p.steps.top_k = C.int32_t(s.TopK)
+			}
 			add(C.llama_sampler_init_top_k(C.int32_t(s.TopK)))
 		}
 		if s.TopP > 0 && s.TopP < 1 {
@@ -372,7 +375,7 @@ func (q *Sampler) Follow(p *Sampler) error {
 }
 
 func (q *Sampler) copySteps(p *Sampler) {
-	q.steps.chain = C.llama_sampler_clone(p.steps.chain)
+	q.steps.chain, q.steps.top_k = C.llama_sampler_clone(p.steps.chain), p.steps.top_k
 	if p.steps.grammar != nil {
 		q.steps.grammar = C.llama_sampler_clone(p.steps.grammar)
 	}

@@ -352,3 +352,27 @@ func TestNaN(t *testing.T) {
 		require.NoError(t, s.Close())
 	}
 }
+
+// With a large vocabulary only what top-k may keep is handed to llama.cpp's samplers. A
+// bias of nothing in front of them has all tokens handed over.
+func TestSamplingOfALargeVocabulary(t *testing.T) {
+	llamatest.Library(t)
+	spec := randmodel.Small("llama")
+	spec.Vocab = 20_000 + 7 // no multiple of anything
+	m := llamatest.Open(t, llamatest.Write(t, spec))
+	r := sampleRig{m: m, c: small(t, m)}
+	for length := range 20 {
+		r.c.Clear()
+		decode(t, r.c, prompt(length+1), 0, none)
+		for _, k := range []int{1, 2, 40, 100, 256, 1000} {
+			few := llama.Sampling{Temp: 0.8, TopK: k, TopP: 0.95, MinP: 0.05, Seed: 3}
+			all := few
+			all.LogitBias = map[llama.Token]float32{5: 0}
+			var got, want llama.Distribution
+			require.NoError(t, r.sampler(t, few).Distribution(r.c, -1, &got))
+			require.NoError(t, r.sampler(t, all).Distribution(r.c, -1, &want))
+			require.Equal(t, want, got, "top-k %d", k)
+			require.Equal(t, r.draw(t, r.sampler(t, all), 5), r.draw(t, r.sampler(t, few), 5), "top-k %d", k)
+		}
+	}
+}
