@@ -192,7 +192,14 @@ func measure(o *options) (*result, error) {
 				} else {
 					os.Remove(file)
 				}
-				if plain, got, err = o.askBoth(m, s.lossless(), file, kind.questions, round/2%2 == 1); err != nil {
+				plain, got, err = o.askBoth(m, s.lossless(), file, kind.questions, round/2%2 == 1)
+				if errors.Is(err, chat.ErrTooLong) {
+					if round == 0 {
+						fmt.Fprintf(os.Stderr, "%s: %s with drafts by %s is left out: %v\n", r.Name, kind.name, s.name, err)
+					}
+					continue
+				}
+				if err != nil {
 					return nil, err
 				}
 				for i := range got {
@@ -205,6 +212,9 @@ func measure(o *options) (*result, error) {
 			}
 		}
 		fmt.Fprintf(os.Stderr, "%s: round %d, %.0f s\n", r.Name, round+1, time.Since(start).Seconds())
+	}
+	if len(r.Rows) == 0 {
+		return nil, errors.New("the model's context is too short for all texts")
 	}
 	for _, row := range r.Rows {
 		row.Decode, row.Answer = report.Median(row.decode), report.Median(row.answer)
