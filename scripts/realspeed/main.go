@@ -18,7 +18,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -130,21 +129,6 @@ func (o *options) run(ctx context.Context) error {
 	return nil
 }
 
-// processor names what this ran on.
-func processor() string {
-	name := "an unknown processor"
-	info, _ := os.ReadFile("/proc/cpuinfo") // empty where the system has none
-	for line := range strings.Lines(string(info)) {
-		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
-			name = strings.TrimSpace(value)
-		}
-	}
-	if strings.Contains(string(info), "avx512f") {
-		name += " (AVX-512)"
-	}
-	return fmt.Sprintf("%d cores of %s", runtime.NumCPU(), name)
-}
-
 func pathOf(name string) (string, error) {
 	if name == "demo" {
 		return demo.Path()
@@ -170,7 +154,7 @@ func (o *options) keep(r row) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	file.Command, file.CPU = "make real-speed", processor()
+	file.Command, file.CPU = "make real-speed", realmodel.Processor()
 	if i := slices.IndexFunc(file.Models, func(m row) bool { return m.Name == r.Name }); i >= 0 {
 		file.Models[i] = r
 	} else {

@@ -7,12 +7,11 @@ import (
 	"io/fs"
 	"math"
 	"os"
-	"runtime"
 	"slices"
-	"strings"
 
 	"github.com/gallop-llm/gallop/internal/eval"
 	"github.com/gallop-llm/gallop/internal/files"
+	"github.com/gallop-llm/gallop/internal/realmodel"
 	"github.com/gallop-llm/gallop/internal/report"
 )
 
@@ -110,7 +109,7 @@ func (l *lab) write(entries []entry) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	all.Command, all.CPU = "make real-table", processor()
+	all.Command, all.CPU = "make real-table", realmodel.Processor()
 	if i := slices.IndexFunc(all.Models, func(have model) bool { return have.Name == m.Name }); i >= 0 {
 		all.Models[i] = m
 	} else {
@@ -121,21 +120,6 @@ func (l *lab) write(entries []entry) error {
 		return err
 	}
 	return files.Write(l.out, append(data, '\n'))
-}
-
-// processor names what this ran on.
-func processor() string {
-	name := "an unknown processor"
-	info, _ := os.ReadFile("/proc/cpuinfo") // empty where the system has none
-	for line := range strings.Lines(string(info)) {
-		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
-			name = strings.TrimSpace(value)
-		}
-	}
-	if strings.Contains(string(info), "avx512f") {
-		name += " (AVX-512)"
-	}
-	return fmt.Sprintf("%d cores of %s", runtime.NumCPU(), name)
 }
 
 // results sums up what is known of the model. Entries that are not measured on all of
