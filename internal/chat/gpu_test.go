@@ -7,9 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/gallop-llm/gallop/demo"
 	"github.com/gallop-llm/gallop/internal/chat"
-	"github.com/gallop-llm/gallop/internal/dataset"
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
@@ -22,12 +20,7 @@ func TestGPULossless(t *testing.T) {
 	if os.Getenv(llamatest.EnvGPULayers) == "" {
 		t.Skip("for models on a GPU: make test-gpu")
 	}
-	llamatest.Library(t)
-	path, err := demo.Path()
-	require.NoError(t, err)
-	m := llamatest.Open(t, path)
-	examples, _, err := dataset.Read([]string{"../../demo/test.jsonl"}, nil)
-	require.NoError(t, err)
+	m, examples := demoPrompts(t)
 	every := 160 // 6 of 960 prompts
 	if chat.Long() {
 		every = 10
@@ -65,12 +58,11 @@ func TestGPULossless(t *testing.T) {
 			require.Less(t, at, min(len(want.Generated), len(got.Generated)), "one ends where the other goes on")
 			c.Clear()
 			tokens := append(slices.Clone(plain.Tokens()[:want.PromptTokens]), want.Generated[:at]...)
-			var logits []float32
 			require.NoError(t, c.Decode(llamatest.Batch(t, tokens[:want.PromptTokens], 0), skip.Mask{}))
 			for pos := want.PromptTokens; pos < len(tokens); pos++ {
 				require.NoError(t, c.Decode(llamatest.Batch(t, []llama.Token{tokens[pos]}, pos), skip.Mask{}))
 			}
-			logits, err = c.Logits(-1)
+			logits, err := c.Logits(-1)
 			require.NoError(t, err)
 			gap := float64(logits[want.Generated[at]] - logits[got.Generated[at]])
 			widest = max(widest, gap)

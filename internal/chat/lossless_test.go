@@ -75,14 +75,20 @@ func TestLosslessIsThePlainAnswer(t *testing.T) {
 	all.check(t)
 }
 
-// TestLosslessOnTheDemoModel asks held-out prompts in sessions of several turns.
-func TestLosslessOnTheDemoModel(t *testing.T) {
+// demoPrompts opens the demo model and reads its held-out prompts.
+func demoPrompts(t *testing.T) (*llama.Model, []dataset.Example) {
+	t.Helper()
 	llamatest.Library(t)
 	path, err := demo.Path()
 	require.NoError(t, err)
-	m := llamatest.Open(t, path)
 	examples, _, err := dataset.Read([]string{"../../demo/test.jsonl"}, nil)
 	require.NoError(t, err)
+	return llamatest.Open(t, path), examples
+}
+
+// TestLosslessOnTheDemoModel asks held-out prompts in sessions of several turns.
+func TestLosslessOnTheDemoModel(t *testing.T) {
+	m, examples := demoPrompts(t)
 	every := 40 // 24 of 960 prompts
 	if chat.Long() {
 		every = 4
