@@ -14,6 +14,7 @@ import (
 
 	"github.com/gallop-llm/gallop/internal/chat"
 	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/internal/prune"
 	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/internal/shortlist"
 	"github.com/gallop-llm/gallop/llama"
@@ -248,7 +249,7 @@ func TestRunRefusals(t *testing.T) {
 	_, err = Run(context.Background(), llamatest.Small(t, "llama"), []skip.Mask{skip.Mask{}.With(1, skip.Attention)}, o)
 	require.ErrorContains(t, err, "no file can leave out what the mask a1 does")
 	_, err = Run(context.Background(), llamatest.Small(t, "gemma3"), []skip.Mask{skip.Layers(1)}, o)
-	require.ErrorIs(t, err, skip.ErrUnprunable)
+	require.ErrorIs(t, err, prune.ErrUnprunable)
 }
 
 func TestWrite(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -30,7 +31,7 @@ func costOf(m *llama.Model, mask skip.Mask, nPrompt int, list *llama.Shortlist) 
 	}
 	var c cost
 	for _, t := range m.Tensors {
-		layer, half, inLayer := skip.HalfOf(t.Name)
+		layer, half, inLayer := search.HalfOf(t.Name)
 		if inLayer && (layer >= m.NLayer || mask.Skipped(layer)&half != 0) {
 			continue // not run by ordinary decodes, or skipped
 		}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/gallop-llm/gallop/internal/report"
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -72,7 +73,7 @@ type Row struct {
 
 // rows sums up all that was measured.
 func (r *runner) rows(all []measured, route float64) []Row {
-	sizes := skip.SizesOf(r.model.Tensors, r.model.NLayer)
+	sizes := search.SizesOf(r.model.Tensors, r.model.NLayer)
 	whole := costOf(r.model, skip.Mask{}, r.Prompt, nil)
 	var rows []Row
 	for _, x := range all {

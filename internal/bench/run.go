@@ -15,6 +15,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 
+	"github.com/gallop-llm/gallop/internal/prune"
 	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/internal/report"
 	"github.com/gallop-llm/gallop/llama"
@@ -236,7 +237,7 @@ func (r *runner) besidePruned(x *measured) error {
 	if !only {
 		return fmt.Errorf("no file can leave out what the mask %s does: compare whole layers with a pruned file", x.mask)
 	}
-	if err := skip.Prune(r.ctx, r.model.Path, path, layers, nil); err != nil {
+	if err := prune.Layers(r.ctx, r.model.Path, path, layers, nil); err != nil {
 		return err
 	}
 	r.step()

@@ -10,6 +10,7 @@ import (
 	"github.com/gallop-llm/gallop/internal/eval"
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/internal/randmodel"
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -54,7 +55,7 @@ func TestContest(t *testing.T) {
 	s, err := eval.NewScorer(m, &eval.Options{Threads: 1})
 	require.NoError(t, err)
 	defer s.Close()
-	log, err := skip.OpenLog(filepath.Join(t.TempDir(), LogFile), "")
+	log, err := search.OpenLog(filepath.Join(t.TempDir(), LogFile), "")
 	require.NoError(t, err)
 	defer log.Close()
 	r := &run{
@@ -71,7 +72,7 @@ func TestContest(t *testing.T) {
 	}
 	require.NotEmpty(t, r.cases)
 	mean := func(mask skip.Mask) float64 {
-		values, err := r.lossesFrom(0)(context.Background(), mask, skip.All(len(r.cases)))
+		values, err := r.lossesFrom(0)(context.Background(), mask, search.All(len(r.cases)))
 		require.NoError(t, err)
 		return eval.Mean(values)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/gallop-llm/gallop/internal/dataset"
 	"github.com/gallop-llm/gallop/internal/eval"
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -27,8 +28,8 @@ type run struct {
 	start  time.Time
 	model  *llama.Model
 	scorer *eval.Scorer
-	log    *skip.Log
-	sizes  skip.Sizes
+	log    *search.Log
+	sizes  search.Sizes
 	id     router.Fingerprint
 
 	cases  []eval.Case            // each with an answer
@@ -66,7 +67,7 @@ type scored struct {
 // settings and seed give the same profile, but for the speed that is measured in the
 // end, also when a run was killed and started again with the same folder.
 func Run(ctx context.Context, m *llama.Model, o Options) (*router.Profile, error) {
-	r := &run{Options: o, start: time.Now(), model: m, sizes: skip.SizesOf(m.Tensors, m.NLayer), tokens: map[scored][]eval.TokenScore{}}
+	r := &run{Options: o, start: time.Now(), model: m, sizes: search.SizesOf(m.Tensors, m.NLayer), tokens: map[scored][]eval.TokenScore{}}
 	if err := r.defaults(); err != nil {
 		return nil, err
 	}
@@ -83,8 +84,8 @@ func Run(ctx context.Context, m *llama.Model, o Options) (*router.Profile, error
 			r.turned.Close()
 		}
 	}()
-	if r.log, err = skip.OpenLog(filepath.Join(r.Folder, LogFile), r.key()); errors.Is(err, skip.ErrLogKey) || errors.Is(err, skip.ErrLog) { // other settings, or an older version's
-		r.log, err = skip.CreateLog(filepath.Join(r.Folder, LogFile), r.key())
+	if r.log, err = search.OpenLog(filepath.Join(r.Folder, LogFile), r.key()); errors.Is(err, search.ErrLogKey) || errors.Is(err, search.ErrLog) { // other settings, or an older version's
+		r.log, err = search.CreateLog(filepath.Join(r.Folder, LogFile), r.key())
 	}
 	if err != nil {
 		return nil, err

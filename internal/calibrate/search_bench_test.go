@@ -15,6 +15,7 @@ import (
 	"github.com/gallop-llm/gallop/internal/dataset"
 	"github.com/gallop-llm/gallop/internal/eval"
 	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -52,7 +53,7 @@ func BenchmarkSearch(b *testing.B) {
 				s, err := eval.NewScorer(m, &eval.Options{Threads: 1})
 				require.NoError(b, err)
 				defer s.Close()
-				log, err := skip.CreateLog(filepath.Join(b.TempDir(), "losses.log"), "demo")
+				log, err := search.CreateLog(filepath.Join(b.TempDir(), "losses.log"), "demo")
 				require.NoError(b, err)
 				defer log.Close()
 				for b.Loop() {
@@ -69,13 +70,13 @@ func BenchmarkSearch(b *testing.B) {
 }
 
 // benchSearch searches each task twice and reports how the two compare.
-func benchSearch(b *testing.B, m *llama.Model, s *eval.Scorer, log *skip.Log, unit calibrate.Unit, of func(task string) []eval.Case, tasks []string) {
+func benchSearch(b *testing.B, m *llama.Model, s *eval.Scorer, log *search.Log, unit calibrate.Unit, of func(task string) []eval.Case, tasks []string) {
 	prefill := skip.FullPrefill
 	if unit == calibrate.Layers {
 		prefill = skip.MaskedPrefill // the paper's setting
 	}
-	units := calibrate.Units(unit, skip.SizesOf(m.Tensors, m.NLayer))
-	o := skip.SearchOptions{Depth: float64(m.NLayer) / 3, PerByte: unit != calibrate.Layers}
+	units := calibrate.Units(unit, search.SizesOf(m.Tensors, m.NLayer))
+	o := search.Options{Depth: float64(m.NLayer) / 3, PerByte: unit != calibrate.Layers}
 	var shares, ratios []float64
 	within := 0.0
 	for _, task := range tasks {
@@ -92,14 +93,14 @@ func benchSearch(b *testing.B, m *llama.Model, s *eval.Scorer, log *skip.Log, un
 			}
 			return out, err
 		})
-		whole, err := losses(context.Background(), skip.Mask{}, skip.All(len(cases)))
+		whole, err := losses(context.Background(), skip.Mask{}, search.All(len(cases)))
 		require.NoError(b, err)
 		// The exhaustive search knows all losses first: the other one's then cost nothing.
 		o.Exhaustive = true
-		all, err := skip.Greedy(context.Background(), units, len(cases), losses, &o)
+		all, err := search.Greedy(context.Background(), units, len(cases), losses, &o)
 		require.NoError(b, err)
 		o.Exhaustive = false
-		few, err := skip.Greedy(context.Background(), units, len(cases), losses, &o)
+		few, err := search.Greedy(context.Background(), units, len(cases), losses, &o)
 		require.NoError(b, err)
 		end := few[len(few)-1]
 		shares = append(shares, end.Evaluations/all[len(all)-1].Evaluations)
@@ -122,8 +123,8 @@ func benchSearch(b *testing.B, m *llama.Model, s *eval.Scorer, log *skip.Log, un
 }
 
 // lossAt is the loss of a path at a depth, between and behind its steps along lines.
-func lossAt(path []skip.Step, whole, depth float64) float64 {
-	from, to := skip.Step{Loss: whole}, path[0]
+func lossAt(path []search.Step, whole, depth float64) float64 {
+	from, to := search.Step{Loss: whole}, path[0]
 	for _, next := range path[1:] {
 		if to.Depth >= depth {
 			break

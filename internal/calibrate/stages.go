@@ -16,6 +16,7 @@ import (
 
 	"github.com/gallop-llm/gallop/internal/eval"
 	"github.com/gallop-llm/gallop/internal/files"
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -178,7 +179,7 @@ func (r *run) answer(ctx context.Context) error {
 	for n, i := range open[:len(k.Answers)] {
 		r.cases[i].Answers, r.cases[i].Own = [][]llama.Token{k.Answers[n]}, true
 	}
-	r.keep(slices.DeleteFunc(skip.All(len(r.cases)), func(i int) bool { return len(r.cases[i].Answers) == 0 }))
+	r.keep(slices.DeleteFunc(search.All(len(r.cases)), func(i int) bool { return len(r.cases[i].Answers) == 0 }))
 	return nil
 }
 
@@ -207,7 +208,7 @@ func (r *run) split(context.Context) error {
 	r.tasks = slices.Sorted(maps.Keys(r.byTask))
 	r.sample = r.unsearched
 	if len(r.sample) == 0 {
-		r.sample = skip.All(len(r.cases))
+		r.sample = search.All(len(r.cases))
 	}
 	if n, most := len(r.sample), min(cascadeCases, r.PerTask*len(r.tasks)); n > most { // an even choice: cases may come task by task
 		even := make([]int, most)
@@ -221,7 +222,7 @@ func (r *run) split(context.Context) error {
 
 // lossesOf gives the task losses of cases under masks, from the log where they
 // are known.
-func (r *run) lossesOf(task string, cases []eval.Case, margin bool) skip.Losses {
+func (r *run) lossesOf(task string, cases []eval.Case, margin bool) search.Losses {
 	if margin {
 		return r.valuesOf(task, cases, r.Prefill, func(s eval.Score) float64 { return s.Margin })
 	}
@@ -239,7 +240,7 @@ func loss(s eval.Score) float64 {
 }
 
 // valuesOf gives a value of the scores of cases under masks, likewise.
-func (r *run) valuesOf(name string, cases []eval.Case, prefill skip.Prefill, value func(eval.Score) float64) skip.Losses {
+func (r *run) valuesOf(name string, cases []eval.Case, prefill skip.Prefill, value func(eval.Score) float64) search.Losses {
 	return r.log.Wrap(name, func(ctx context.Context, mask skip.Mask, examples []int) ([]float64, error) {
 		if err := r.settle(ctx, cases, prefill); err != nil {
 			return nil, err
@@ -280,14 +281,14 @@ func (r *run) settle(ctx context.Context, cases []eval.Case, prefill skip.Prefil
 }
 
 // Units lists what a search skips at once.
-func Units(u Unit, sizes skip.Sizes) []skip.Unit {
+func Units(u Unit, sizes search.Sizes) []search.Unit {
 	switch u {
 	case Layers:
-		return skip.LayerUnits(sizes)
+		return search.LayerUnits(sizes)
 	case FeedForwards:
-		return slices.DeleteFunc(skip.SublayerUnits(sizes), func(u skip.Unit) bool { return !u.Mask.KVComplete() })
+		return slices.DeleteFunc(search.SublayerUnits(sizes), func(u search.Unit) bool { return !u.Mask.KVComplete() })
 	}
-	return skip.SublayerUnits(sizes)
+	return search.SublayerUnits(sizes)
 }
 
 // pooled is how many units a search with a limit of time lets race in each round
@@ -295,8 +296,8 @@ func Units(u Unit, sizes skip.Sizes) []skip.Unit {
 const pooled = 8
 
 // options are those of a search down to the deepest sets. budget 0 = no limit.
-func (r *run) options(stage string, influence []float64, budget time.Duration) *skip.SearchOptions {
-	o := &skip.SearchOptions{
+func (r *run) options(stage string, influence []float64, budget time.Duration) *search.Options {
+	o := &search.Options{
 		Depth: slices.Max(r.Depths), PerByte: r.Unit != Layers, Budget: budget, Influence: influence,
 		Progress: func(done, total int) { r.Progress(stage, done, max(total, done, 1)) },
 	}
@@ -327,8 +328,8 @@ func (r *run) searchAll(ctx context.Context) error {
 		budget = max(r.left()-time.Duration((1-searchShare)*float64(r.Time)), time.Nanosecond)
 	}
 	cases, start := r.mixed(), r.elapsed()
-	path, err := skip.Greedy(ctx, units, len(cases), r.lossesOf(general, cases, false), r.options("searching "+general, influence, budget))
-	if err != nil && !errors.Is(err, skip.ErrBudget) {
+	path, err := search.Greedy(ctx, units, len(cases), r.lossesOf(general, cases, false), r.options("searching "+general, influence, budget))
+	if err != nil && !errors.Is(err, search.ErrBudget) {
 		return err
 	}
 	r.searched = r.elapsed() - start
@@ -355,7 +356,7 @@ func (r *run) searchTasks(ctx context.Context) (more bool, err error) {
 	}
 	type found struct {
 		name string
-		path []skip.Step
+		path []search.Step
 	}
 	var all []found
 	for _, task := range r.tasks {
@@ -368,11 +369,11 @@ func (r *run) searchTasks(ctx context.Context) (more bool, err error) {
 				}
 				name += " by margin"
 			}
-			path, err := skip.Greedy(ctx, units, len(cases), r.lossesOf(name, cases, margin), r.options("searching "+name, influence, budget))
-			if errors.Is(err, skip.ErrBudget) && r.Time > 0 {
+			path, err := search.Greedy(ctx, units, len(cases), r.lossesOf(name, cases, margin), r.options("searching "+name, influence, budget))
+			if errors.Is(err, search.ErrBudget) && r.Time > 0 {
 				return false, nil
 			}
-			if err != nil && !errors.Is(err, skip.ErrBudget) {
+			if err != nil && !errors.Is(err, search.ErrBudget) {
 				return false, err
 			}
 			all = append(all, found{name, path})
@@ -391,13 +392,13 @@ func (r *run) searchTasks(ctx context.Context) (more bool, err error) {
 }
 
 // heatOf measures what each unit skipped alone costs a task.
-func (r *run) heatOf(ctx context.Context, task string, units []skip.Unit) error {
+func (r *run) heatOf(ctx context.Context, task string, units []search.Unit) error {
 	cases := r.byTask[task]
-	whole, err := r.lossesOf(task, cases, false)(ctx, skip.Mask{}, skip.All(len(cases)))
+	whole, err := r.lossesOf(task, cases, false)(ctx, skip.Mask{}, search.All(len(cases)))
 	if err != nil {
 		return err
 	}
-	alone, err := skip.Singles(ctx, units, len(cases), r.lossesOf(task, cases, false))
+	alone, err := search.Singles(ctx, units, len(cases), r.lossesOf(task, cases, false))
 	if err != nil {
 		return err
 	}
@@ -436,13 +437,13 @@ const (
 )
 
 // influence gives ShortGPT's block influence of every unit. It is measured once.
-func (r *run) influence(ctx context.Context, units []skip.Unit) ([]float64, error) {
+func (r *run) influence(ctx context.Context, units []search.Unit) ([]float64, error) {
 	if r.turned == nil {
 		if err := r.measureInfluence(ctx); err != nil {
 			return nil, err
 		}
 	}
-	return skip.Influences(units, r.turned), nil
+	return search.Influences(units, r.turned), nil
 }
 
 func (r *run) measureInfluence(ctx context.Context) error {
@@ -492,7 +493,7 @@ func (r *run) measureInfluence(ctx context.Context) error {
 }
 
 // take makes a task's candidates of a search's path, one for each depth.
-func (r *run) take(task string, path []skip.Step) {
+func (r *run) take(task string, path []search.Step) {
 	for _, depth := range r.Depths {
 		mask := maskAt(path, depth)
 		c := router.Candidate{Mask: mask, Depth: r.sizes.Depth(mask), Task: task}
@@ -509,33 +510,33 @@ func (r *run) take(task string, path []skip.Step) {
 }
 
 // maskAt is the mask of a search's path that is nearest to this depth.
-func maskAt(path []skip.Step, depth float64) skip.Mask {
-	return slices.MinFunc(path, func(a, b skip.Step) int {
+func maskAt(path []search.Step, depth float64) skip.Mask {
+	return slices.MinFunc(path, func(a, b search.Step) int {
 		return cmp.Compare(math.Abs(a.Depth-depth), math.Abs(b.Depth-depth))
 	}).Mask
 }
 
 // baseline finds what a router has to beat: sets found without looking at tasks.
-func (r *run) baseline(ctx context.Context, units []skip.Unit, influence []float64, cases []eval.Case) error {
+func (r *run) baseline(ctx context.Context, units []search.Unit, influence []float64, cases []eval.Case) error {
 	losses := r.lossesOf(general, cases, false)
 	for _, depth := range r.Depths {
-		byInfluence, err := skip.ByInfluence(units, influence, depth)
+		byInfluence, err := search.ByInfluence(units, influence, depth)
 		if err != nil {
 			return err
 		}
-		random, err := skip.Random(units, depth, r.Seed)
+		random, err := search.Random(units, depth, r.Seed)
 		if err != nil {
 			return err
 		}
 		sets := []router.Candidate{{Task: router.BaselineInfluence, Mask: byInfluence}, {Task: router.BaselineRandom, Mask: random}}
-		run, err := skip.Step{}, error(skip.ErrSearch)
+		run, err := search.Step{}, error(search.ErrSearch)
 		if r.Time == 0 { // it looks at every run
-			run, err = skip.Contiguous(ctx, units, len(cases), losses, depth)
+			run, err = search.Contiguous(ctx, units, len(cases), losses, depth)
 		}
 		switch {
 		case err == nil:
 			sets = append(sets, router.Candidate{Task: router.BaselineContiguous, Mask: run.Mask})
-		case !errors.Is(err, skip.ErrSearch): // that is, units without neighbours, as feed-forward halves
+		case !errors.Is(err, search.ErrSearch): // that is, units without neighbours, as feed-forward halves
 			return err
 		}
 		for _, c := range sets {
@@ -569,7 +570,7 @@ func (r *run) chunkOf(n int) (from, to int) {
 
 // lossesFrom gives the losses of a chunk of cases under masks. It keeps what the
 // cascade needs of them.
-func (r *run) lossesFrom(from int) skip.Losses {
+func (r *run) lossesFrom(from int) search.Losses {
 	to := r.chunkFrom(from)
 	return r.log.Wrap(fmt.Sprint("candidates from ", from), func(ctx context.Context, mask skip.Mask, examples []int) ([]float64, error) {
 		scores, err := r.scoreChunk(ctx, r.cases[from:to], mask, examples)
@@ -606,7 +607,7 @@ func (r *run) tokensOf(ctx context.Context, n int, mask skip.Mask) ([]eval.Token
 	}
 	from, to := r.chunkOf(n)
 	chunk := r.cases[from:to]
-	scores, err := r.scoreChunk(ctx, chunk, mask, skip.All(len(chunk)))
+	scores, err := r.scoreChunk(ctx, chunk, mask, search.All(len(chunk)))
 	if err != nil {
 		return nil, err
 	}
@@ -627,7 +628,7 @@ func (r *run) measure(ctx context.Context) error {
 		losses := r.lossesFrom(from)
 		for n, c := range r.candidates {
 			r.Progress("measuring candidates", from*len(r.candidates)+n*(to-from), len(r.cases)*len(r.candidates))
-			values, err := losses(ctx, c.Mask, skip.All(to-from))
+			values, err := losses(ctx, c.Mask, search.All(to-from))
 			if err != nil {
 				return err
 			}

@@ -12,6 +12,7 @@ import (
 	"github.com/gallop-llm/gallop/internal/dataset"
 	"github.com/gallop-llm/gallop/internal/eval"
 	"github.com/gallop-llm/gallop/internal/report"
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -97,7 +98,7 @@ func (r *Result) answer(ctx context.Context, m *llama.Model, ways []Way, example
 			return nil, fmt.Errorf("%s: %w", examples[0].Where, err)
 		}
 	}
-	sizes := skip.SizesOf(m.Tensors, m.NLayer)
+	sizes := search.SizesOf(m.Tensors, m.NLayer)
 	cases := make([]eval.Case, len(examples))
 	for i, e := range examples {
 		runs := make([][]timed, len(ways)) // of each way, a round each

@@ -21,11 +21,11 @@ import (
 	"github.com/gallop-llm/gallop/demo"
 	"github.com/gallop-llm/gallop/internal/inspect"
 	"github.com/gallop-llm/gallop/internal/preload"
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/internal/setup"
 	"github.com/gallop-llm/gallop/internal/shortlist"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
-	"github.com/gallop-llm/gallop/skip"
 )
 
 // Report is what [Examine] found. What it could not find out is zero.
@@ -227,7 +227,7 @@ func (r *Report) checkModel(path string) (ok bool) {
 			r.add("profile", Note, "gallop calibrate -m "+path, "%s", err)
 			p = &router.Profile{}
 		}
-		var sizes skip.Sizes
+		var sizes search.Sizes
 		for _, l := range m.Layers {
 			sizes.Attention = append(sizes.Attention, l.Attention)
 			sizes.FeedForward = append(sizes.FeedForward, l.FeedForward)

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -55,7 +56,7 @@ func TestScoreKL(t *testing.T) {
 // coarse is KL(p || q) with all but p's likeliest tokens taken as one, plainly.
 func coarse(p, q []float32) (kl float64) {
 	p64, q64 := logProbs(p), logProbs(q)
-	order := skip.All(len(p))
+	order := search.All(len(p))
 	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(p[b], p[a]) })
 	restP, restQ := 0.0, 0.0
 	for rank, i := range order {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/internal/randmodel"
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/internal/shortlist"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
@@ -99,7 +100,7 @@ func TestTableWithAShortlist(t *testing.T) {
 	for range table.Cases {
 		table.Prompts = append(table.Prompts, router.Prompt{})
 	}
-	sizes := skip.SizesOf(m.Tensors, m.NLayer)
+	sizes := search.SizesOf(m.Tensors, m.NLayer)
 	set := router.Candidate{Mask: skip.Layers(2), Depth: sizes.Depth(skip.Layers(2)), Task: "sums"}
 	p := &router.Profile{Candidates: []router.Candidate{{}, set}, Baselines: []router.Candidate{set}}
 	whole, err := table.Whole(t.Context())

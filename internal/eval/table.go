@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/gallop-llm/gallop/internal/report"
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -340,7 +341,7 @@ func hit(c Case, s Score) float64 {
 
 // meanDepth is how much masks skip on average.
 func (t *Table) meanDepth(masks []skip.Mask) float64 {
-	sizes := skip.SizesOf(t.Model.Tensors, t.Model.NLayer)
+	sizes := search.SizesOf(t.Model.Tensors, t.Model.NLayer)
 	sum := 0.0
 	for _, mask := range masks {
 		sum += sizes.Depth(mask)

@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/gallop-llm/gallop/internal/eval"
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/llama"
-	"github.com/gallop-llm/gallop/skip"
 )
 
 // docs/real.md and its pictures show what docs/real-table.json has, a copy of what `make
@@ -32,8 +32,8 @@ func TestPageHasTheMeasuredFigures(t *testing.T) {
 
 // TestKnapsack packs halves by hand: attention takes the time of one, feed-forward of two.
 func TestKnapsack(t *testing.T) {
-	sizes := skip.Sizes{Attention: []uint64{1, 1, 1, 1}, FeedForward: []uint64{1, 1, 1, 1}}
-	units := skip.SublayerUnits(sizes) // a1, f1, a2, f2, half a layer each
+	sizes := search.Sizes{Attention: []uint64{1, 1, 1, 1}, FeedForward: []uint64{1, 1, 1, 1}}
+	units := search.SublayerUnits(sizes) // a1, f1, a2, f2, half a layer each
 	turns := []float64{0.1, 0.5, 0.3, 0.2}
 	masks := knapsack(units, turns, 1, 2, []float64{0.5, 1, 1.5, 2})
 	var texts []string

@@ -1,10 +1,11 @@
-package skip_test
+package search_test
 
 import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -20,13 +21,13 @@ func TestHalfOf(t *testing.T) {
 		"blk.7.ssm_in.weight":         skip.Attention,
 		"blk.7.channel_mix_key.weigt": skip.FeedForward,
 	} {
-		layer, half, ok := skip.HalfOf(name)
+		layer, half, ok := search.HalfOf(name)
 		require.True(t, ok, name)
 		require.Equal(t, 7, layer, name)
 		require.Equal(t, want, half, name)
 	}
 	for _, name := range []string{"output.weight", "token_embd.weight", "blk.x.ffn_up.weight", ""} {
-		_, _, ok := skip.HalfOf(name)
+		_, _, ok := search.HalfOf(name)
 		require.False(t, ok, name)
 	}
 }
@@ -46,30 +47,30 @@ func TestSizes(t *testing.T) {
 	} {
 		tensors = append(tensors, llama.Tensor{Name: c.name, Size: c.bytes})
 	}
-	s := skip.SizesOf(tensors, 4)
-	require.Equal(t, skip.Sizes{Attention: []uint64{20, 30, 50, 20}, FeedForward: []uint64{80, 120, 0, 80}}, s)
+	s := search.SizesOf(tensors, 4)
+	require.Equal(t, search.Sizes{Attention: []uint64{20, 30, 50, 20}, FeedForward: []uint64{80, 120, 0, 80}}, s)
 
 	// 400 bytes in 4 layers: 100 are a layer's worth.
 	require.Zero(t, s.Depth(skip.Mask{}))
 	require.InDelta(t, 1.5, s.Depth(skip.Layers(1)), 1e-12)
 	require.InDelta(t, 0.5+0.8, s.Depth(skip.Layers(2).With(3, skip.FeedForward)), 1e-12)
 	require.InDelta(t, 4, s.Depth(skip.Layers(0, 1, 2, 3, 4)), 1e-12) // layer 4 is not there
-	require.Zero(t, skip.Sizes{}.Depth(skip.Layers(0)))
+	require.Zero(t, search.Sizes{}.Depth(skip.Layers(0)))
 	require.EqualValues(t, 130, s.Bytes(skip.Layers(2).With(3, skip.FeedForward)))
 
-	require.Equal(t, []skip.Unit{{skip.Layers(1), 1.5}, {skip.Layers(2), 0.5}}, skip.LayerUnits(s))
-	require.Equal(t, []skip.Unit{
+	require.Equal(t, []search.Unit{{skip.Layers(1), 1.5}, {skip.Layers(2), 0.5}}, search.LayerUnits(s))
+	require.Equal(t, []search.Unit{
 		{skip.Mask{}.With(1, skip.Attention), 0.3},
 		{skip.Mask{}.With(1, skip.FeedForward), 1.2},
 		{skip.Mask{}.With(2, skip.Attention), 0.5},
-	}, skip.SublayerUnits(s))
+	}, search.SublayerUnits(s))
 	for n := range 3 {
-		require.Empty(t, skip.LayerUnits(evenSizes(n)), n)
+		require.Empty(t, search.LayerUnits(evenSizes(n)), n)
 	}
 }
 
 // evenSizes are the sizes of a model of equal layers.
-func evenSizes(layers int) (s skip.Sizes) {
+func evenSizes(layers int) (s search.Sizes) {
 	for range layers {
 		s.Attention = append(s.Attention, 3)
 		s.FeedForward = append(s.FeedForward, 10)

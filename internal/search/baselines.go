@@ -1,15 +1,15 @@
-package skip
+package search
 
 import (
 	"cmp"
 	"context"
 	"fmt"
 	"math"
-	"math/bits"
 	"math/rand/v2"
 	"slices"
 
 	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/skip"
 )
 
 // Contiguous finds the best run of neighbouring units of about this depth: it
@@ -58,7 +58,7 @@ func Contiguous(ctx context.Context, units []Unit, examples int, losses Losses, 
 // each that still fits. The same seed gives the same mask.
 //
 // Errors: [ErrSearch] when all units together are not that deep.
-func Random(units []Unit, depth float64, seed uint64) (Mask, error) {
+func Random(units []Unit, depth float64, seed uint64) (skip.Mask, error) {
 	shuffled := slices.Clone(units)
 	r := rand.New(rand.NewPCG(seed, 0))
 	r.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
@@ -71,9 +71,9 @@ func Random(units []Unit, depth float64, seed uint64) (Mask, error) {
 //
 // Errors: [ErrSearch] when all units together are not that deep, or there is not
 // one influence for each.
-func ByInfluence(units []Unit, influence []float64, depth float64) (Mask, error) {
+func ByInfluence(units []Unit, influence []float64, depth float64) (skip.Mask, error) {
 	if len(influence) != len(units) {
-		return Mask{}, fmt.Errorf("%w: %d influences for %d units", ErrSearch, len(influence), len(units))
+		return skip.Mask{}, fmt.Errorf("%w: %d influences for %d units", ErrSearch, len(influence), len(units))
 	}
 	sorted := []Unit{}
 	for _, i := range byValue(influence) {
@@ -90,9 +90,9 @@ func Influences(units []Unit, c *llama.Context) []float64 {
 	for i, u := range units {
 		l := u.Mask.Last()
 		switch u.Mask.Skipped(l) {
-		case Attention:
+		case skip.Attention:
 			values[i] = attention[l]
-		case FeedForward:
+		case skip.FeedForward:
 			values[i] = feedForward[l]
 		default:
 			values[i] = layer[l]
@@ -102,11 +102,11 @@ func Influences(units []Unit, c *llama.Context) []float64 {
 }
 
 // inOrder skips each unit that fits.
-func inOrder(units []Unit, depth float64) (Mask, error) {
+func inOrder(units []Unit, depth float64) (skip.Mask, error) {
 	if err := checkDepth(units, depth); err != nil {
-		return Mask{}, err
+		return skip.Mask{}, err
 	}
-	var mask Mask
+	var mask skip.Mask
 	reached := 0.0
 	for _, u := range units {
 		if !overlap(u.Mask, mask) && fits(u, reached, depth) {
@@ -136,21 +136,20 @@ func orInf(x float64) float64 {
 }
 
 // firstSublayer and lastSublayer are the lowest and the highest sublayer that a
-// mask skips, counted in the order of computation: 2L and 2L+1 in layer L.
-func firstSublayer(m Mask) int {
-	for i, w := range m[:shortlistWord] {
-		if w != 0 {
-			return i*wordBits + bits.TrailingZeros64(w)
-		}
+// mask skips, counted in the order of computation: 2L and 2L+1 in layer L; -1 when
+// it skips none.
+func firstSublayer(m skip.Mask) int {
+	l := m.First()
+	if l >= 0 && m.Skipped(l)&skip.Attention == 0 {
+		return 2*l + 1
 	}
-	return -1
+	return max(2*l, -1)
 }
 
-func lastSublayer(m Mask) int {
-	for i, w := range slices.Backward(m[:shortlistWord]) {
-		if w != 0 {
-			return i*wordBits + bits.Len64(w) - 1
-		}
+func lastSublayer(m skip.Mask) int {
+	l := m.Last()
+	if l >= 0 && m.Skipped(l)&skip.FeedForward != 0 {
+		return 2*l + 1
 	}
-	return -1
+	return max(2*l, -1)
 }

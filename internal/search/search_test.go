@@ -1,4 +1,4 @@
-package skip_test
+package search_test
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/skip"
 )
 
@@ -34,7 +35,7 @@ func toyLosses(_ context.Context, mask skip.Mask, examples []int) ([]float64, er
 }
 
 func ExampleGreedy() {
-	path, err := skip.Greedy(context.Background(), skip.LayerUnits(evenSizes(8)), 32, toyLosses, &skip.SearchOptions{Depth: 3})
+	path, err := search.Greedy(context.Background(), search.LayerUnits(evenSizes(8)), 32, toyLosses, &search.Options{Depth: 3})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -48,8 +49,8 @@ func ExampleGreedy() {
 }
 
 func ExampleContiguous() {
-	units := skip.LayerUnits(evenSizes(8))
-	run, err := skip.Contiguous(context.Background(), units, 32, toyLosses, 2)
+	units := search.LayerUnits(evenSizes(8))
+	run, err := search.Contiguous(context.Background(), units, 32, toyLosses, 2)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -61,13 +62,13 @@ func ExampleContiguous() {
 // differ by orders of magnitude, some pairs of neighbours cost more or less than
 // each alone, and much skipped costs more than its parts.
 type fakeModel struct {
-	units []skip.Unit
+	units []search.Unit
 	base  []float64   // (examples,) of the whole model
 	cost  [][]float64 // (units, examples) of each unit
 	pair  [][]float64 // (units, examples) of each unit with the one in front
 }
 
-func newFakeModel(units []skip.Unit, examples int, seed uint64) *fakeModel {
+func newFakeModel(units []search.Unit, examples int, seed uint64) *fakeModel {
 	r := rand.New(rand.NewPCG(seed, 1))
 	spread := func(sigma float64) float64 { return math.Exp(sigma * r.NormFloat64()) }
 	f := &fakeModel{units: units}
@@ -113,16 +114,16 @@ func (f *fakeModel) losses(_ context.Context, mask skip.Mask, examples []int) ([
 func TestGreedyPath(t *testing.T) {
 	for seed := range uint64(100) {
 		r := rand.New(rand.NewPCG(seed, 2))
-		sizes := skip.Sizes{}
+		sizes := search.Sizes{}
 		for range 5 + r.IntN(12) {
 			sizes.Attention = append(sizes.Attention, 1+r.Uint64N(20))
 			sizes.FeedForward = append(sizes.FeedForward, 1+r.Uint64N(60))
 		}
 		n := len(sizes.Attention)
-		units := skip.LayerUnits(sizes)
-		o := skip.SearchOptions{Exhaustive: r.IntN(2) == 0, PerByte: r.IntN(2) == 0}
+		units := search.LayerUnits(sizes)
+		o := search.Options{Exhaustive: r.IntN(2) == 0, PerByte: r.IntN(2) == 0}
 		if r.IntN(2) == 0 {
-			units = skip.SublayerUnits(sizes)
+			units = search.SublayerUnits(sizes)
 		}
 		if r.IntN(2) == 0 {
 			for range units {
@@ -145,28 +146,28 @@ func TestGreedyPath(t *testing.T) {
 			done, total = d, all
 		}
 		model := newFakeModel(units, examples, seed)
-		path, err := skip.Greedy(context.Background(), units, examples, model.losses, &o)
+		path, err := search.Greedy(context.Background(), units, examples, model.losses, &o)
 		require.NoError(t, err, "seed %d", seed)
 		require.Equal(t, done, total)
 
-		before := skip.Step{Mask: o.Start, Depth: sizes.Depth(o.Start)}
+		before := search.Step{Mask: o.Start, Depth: sizes.Depth(o.Start)}
 		left := slices.Clone(units)
 		for _, step := range path {
-			i := slices.IndexFunc(left, func(u skip.Unit) bool { return before.Mask.Union(u.Mask) == step.Mask && step.Mask != before.Mask })
+			i := slices.IndexFunc(left, func(u search.Unit) bool { return before.Mask.Union(u.Mask) == step.Mask && step.Mask != before.Mask })
 			require.GreaterOrEqual(t, i, 0, "step %v after %v takes no unit", step, before)
 			require.Less(t, step.Depth-left[i].Depth/2, o.Depth)
 			left = slices.Delete(left, i, i+1)
 			require.InDelta(t, sizes.Depth(step.Mask), step.Depth, 1e-9)
 			require.Greater(t, step.Depth, before.Depth)
 			require.Greater(t, step.Evaluations, before.Evaluations)
-			losses, err := model.losses(context.Background(), step.Mask, skip.All(examples))
+			losses, err := model.losses(context.Background(), step.Mask, search.All(examples))
 			require.NoError(t, err)
 			require.InEpsilon(t, meanOf(losses), step.Loss, 1e-9)
 			require.Zero(t, step.Mask.Skipped(0)|step.Mask.Skipped(n-1))
 			before = step
 		}
 		o.Progress = nil
-		again, err := skip.Greedy(context.Background(), units, examples, model.losses, &o)
+		again, err := search.Greedy(context.Background(), units, examples, model.losses, &o)
 		require.NoError(t, err)
 		require.Equal(t, path, again)
 	}
@@ -177,20 +178,20 @@ func TestGreedyPath(t *testing.T) {
 func TestGreedyTakesTheExhaustivePath(t *testing.T) {
 	const models, examples = 60, 64
 	for name, c := range map[string]struct {
-		units   []skip.Unit
+		units   []search.Unit
 		perByte bool
 	}{
-		"layers":    {skip.LayerUnits(evenSizes(12)), false},
-		"sublayers": {skip.SublayerUnits(evenSizes(12)), true},
+		"layers":    {search.LayerUnits(evenSizes(12)), false},
+		"sublayers": {search.SublayerUnits(evenSizes(12)), true},
 	} {
 		same, few, all := 0, 0.0, 0.0
 		for seed := range uint64(models) {
 			f := newFakeModel(c.units, examples, seed)
-			o := skip.SearchOptions{Depth: 4, PerByte: c.perByte, Exhaustive: true}
-			want, err := skip.Greedy(context.Background(), c.units, examples, f.losses, &o)
+			o := search.Options{Depth: 4, PerByte: c.perByte, Exhaustive: true}
+			want, err := search.Greedy(context.Background(), c.units, examples, f.losses, &o)
 			require.NoError(t, err)
 			o.Exhaustive = false
-			got, err := skip.Greedy(context.Background(), c.units, examples, f.losses, &o)
+			got, err := search.Greedy(context.Background(), c.units, examples, f.losses, &o)
 			require.NoError(t, err)
 			few, all = few+got[len(got)-1].Evaluations, all+want[len(want)-1].Evaluations
 			if got[len(got)-1].Mask == want[len(want)-1].Mask {
@@ -215,14 +216,14 @@ func TestGreedyExhaustive(t *testing.T) {
 	ctx := context.Background()
 	for seed := range uint64(30) {
 		for _, perByte := range []bool{false, true} {
-			units := skip.SublayerUnits(evenSizes(5))
+			units := search.SublayerUnits(evenSizes(5))
 			f := newFakeModel(units, 16, seed)
 			loss := func(m skip.Mask) float64 {
-				losses, err := f.losses(ctx, m, skip.All(16))
+				losses, err := f.losses(ctx, m, search.All(16))
 				require.NoError(t, err)
 				return meanOf(losses)
 			}
-			path, err := skip.Greedy(ctx, units, 16, f.losses, &skip.SearchOptions{Depth: 3, Exhaustive: true, PerByte: perByte})
+			path, err := search.Greedy(ctx, units, 16, f.losses, &search.Options{Depth: 3, Exhaustive: true, PerByte: perByte})
 			require.NoError(t, err)
 			require.Len(t, path, len(units)) // depth 3 is all of them
 			var mask skip.Mask
@@ -247,7 +248,7 @@ func TestGreedyExhaustive(t *testing.T) {
 // TestGreedyFindsTheBestMask: where units cost what they cost alone, greedy
 // masks are the best of all masks.
 func TestGreedyFindsTheBestMask(t *testing.T) {
-	units := skip.LayerUnits(evenSizes(10))
+	units := search.LayerUnits(evenSizes(10))
 	for seed := range uint64(20) {
 		r := rand.New(rand.NewPCG(seed, 3))
 		cost := make([]float64, 10)
@@ -278,7 +279,7 @@ func TestGreedyFindsTheBestMask(t *testing.T) {
 			}
 		}
 		for _, exhaustive := range []bool{false, true} {
-			path, err := skip.Greedy(context.Background(), units, 24, losses, &skip.SearchOptions{Depth: 3, Exhaustive: exhaustive})
+			path, err := search.Greedy(context.Background(), units, 24, losses, &search.Options{Depth: 3, Exhaustive: exhaustive})
 			require.NoError(t, err)
 			require.Equal(t, best, path[len(path)-1].Mask)
 		}
@@ -292,9 +293,9 @@ func TestGreedyFindsTheBestMask(t *testing.T) {
 func TestGreedyEvaluatesFew(t *testing.T) {
 	const seeds, examples = 100, 64
 	for _, halves := range []bool{false, true} {
-		units, o := skip.LayerUnits(evenSizes(12)), skip.SearchOptions{Depth: 4}
+		units, o := search.LayerUnits(evenSizes(12)), search.Options{Depth: 4}
 		if halves {
-			units, o.PerByte = skip.SublayerUnits(evenSizes(12)), true
+			units, o.PerByte = search.SublayerUnits(evenSizes(12)), true
 		}
 		share, ratio := 0.0, 0.0
 		for seed := range uint64(seeds) {
@@ -313,34 +314,34 @@ func TestGreedyEvaluatesFew(t *testing.T) {
 
 // TestGreedyPool leaves out of later rounds what did worst in the first.
 func TestGreedyPool(t *testing.T) {
-	units := skip.LayerUnits(evenSizes(8)) // layers 1 to 6
-	all, err := skip.Greedy(context.Background(), units, 8, toyLosses, &skip.SearchOptions{Depth: 5})
+	units := search.LayerUnits(evenSizes(8)) // layers 1 to 6
+	all, err := search.Greedy(context.Background(), units, 8, toyLosses, &search.Options{Depth: 5})
 	require.NoError(t, err)
-	few, err := skip.Greedy(context.Background(), units, 8, toyLosses, &skip.SearchOptions{Depth: 5, Pool: 2})
+	few, err := search.Greedy(context.Background(), units, 8, toyLosses, &search.Options{Depth: 5, Pool: 2})
 	require.NoError(t, err)
 	require.Len(t, few, len(all))
 	require.Equal(t, all[0].Mask, few[0].Mask)
 	require.Less(t, few[4].Evaluations, all[4].Evaluations)
 
-	_, err = skip.Greedy(context.Background(), units, 8, toyLosses, &skip.SearchOptions{Depth: 5, Pool: -1})
-	require.ErrorIs(t, err, skip.ErrSearch)
+	_, err = search.Greedy(context.Background(), units, 8, toyLosses, &search.Options{Depth: 5, Pool: -1})
+	require.ErrorIs(t, err, search.ErrSearch)
 }
 
 func TestGreedyStart(t *testing.T) {
-	units := skip.SublayerUnits(evenSizes(6))
+	units := search.SublayerUnits(evenSizes(6))
 	start := skip.Layers(1)
-	path, err := skip.Greedy(context.Background(), units, 8, toyLosses, &skip.SearchOptions{Depth: 2, Start: start})
+	path, err := search.Greedy(context.Background(), units, 8, toyLosses, &search.Options{Depth: 2, Start: start})
 	require.NoError(t, err)
 	require.Equal(t, start, start.Union(path[0].Mask).Without(3, skip.Whole))
 	require.InDelta(t, evenSizes(6).Depth(path[0].Mask), path[0].Depth, 1e-12)
 
-	path, err = skip.Greedy(context.Background(), units, 8, toyLosses, &skip.SearchOptions{Depth: 1, Start: start})
+	path, err = search.Greedy(context.Background(), units, 8, toyLosses, &search.Options{Depth: 1, Start: start})
 	require.NoError(t, err)
 	require.Empty(t, path)
 
 	// Layers of which a half is skipped already are left alone.
-	path, err = skip.Greedy(context.Background(), skip.LayerUnits(evenSizes(6)), 8, toyLosses,
-		&skip.SearchOptions{Depth: 3, Start: skip.Mask{}.With(1, skip.Attention)})
+	path, err = search.Greedy(context.Background(), search.LayerUnits(evenSizes(6)), 8, toyLosses,
+		&search.Options{Depth: 3, Start: skip.Mask{}.With(1, skip.Attention)})
 	require.NoError(t, err)
 	for _, step := range path {
 		require.Equal(t, skip.Attention, step.Mask.Skipped(1))
@@ -348,7 +349,7 @@ func TestGreedyStart(t *testing.T) {
 }
 
 func TestGreedyBudget(t *testing.T) {
-	units := skip.LayerUnits(evenSizes(8))
+	units := search.LayerUnits(evenSizes(8))
 	calls := 0
 	slow := func(ctx context.Context, m skip.Mask, examples []int) ([]float64, error) {
 		if calls++; calls == 60 {
@@ -356,13 +357,13 @@ func TestGreedyBudget(t *testing.T) {
 		}
 		return toyLosses(ctx, m, examples)
 	}
-	path, err := skip.Greedy(context.Background(), units, 64, slow, &skip.SearchOptions{Depth: 5, Budget: 20 * time.Millisecond})
-	require.ErrorIs(t, err, skip.ErrBudget)
+	path, err := search.Greedy(context.Background(), units, 64, slow, &search.Options{Depth: 5, Budget: 20 * time.Millisecond})
+	require.ErrorIs(t, err, search.ErrBudget)
 	require.Equal(t, 60, calls)
 	require.Len(t, path, 5, "guesses make up the rest")
-	searched := slices.IndexFunc(path, func(s skip.Step) bool { return math.IsNaN(s.Loss) })
+	searched := slices.IndexFunc(path, func(s search.Step) bool { return math.IsNaN(s.Loss) })
 	require.Positive(t, searched)
-	whole, err := skip.Greedy(context.Background(), units, 64, toyLosses, &skip.SearchOptions{Depth: 5})
+	whole, err := search.Greedy(context.Background(), units, 64, toyLosses, &search.Options{Depth: 5})
 	require.NoError(t, err)
 	require.Equal(t, whole[:searched], path[:searched])
 	for i, step := range path[1:] {
@@ -371,53 +372,53 @@ func TestGreedyBudget(t *testing.T) {
 	}
 
 	// Without time for anything, influence makes the path.
-	path, err = skip.Greedy(context.Background(), units, 64, toyLosses,
-		&skip.SearchOptions{Depth: 2, Budget: time.Nanosecond, Influence: []float64{math.NaN(), 2, 1, 0, 8, 3}})
-	require.ErrorIs(t, err, skip.ErrBudget)
+	path, err = search.Greedy(context.Background(), units, 64, toyLosses,
+		&search.Options{Depth: 2, Budget: time.Nanosecond, Influence: []float64{math.NaN(), 2, 1, 0, 8, 3}})
+	require.ErrorIs(t, err, search.ErrBudget)
 	require.Equal(t, skip.Layers(3, 4), path[1].Mask)
 }
 
 // TestGreedyBudgetWithoutPauses has a search held up for longer than its budget.
 func TestGreedyBudgetWithoutPauses(t *testing.T) {
-	units := skip.LayerUnits(evenSizes(8))
+	units := search.LayerUnits(evenSizes(8))
 	const budget = time.Minute
 	held := time.Duration(0)
 	losses := func(ctx context.Context, m skip.Mask, examples []int) ([]float64, error) {
 		held += budget // the clock would have gone on as much
 		return toyLosses(ctx, m, examples)
 	}
-	o := skip.SearchOptions{Depth: 5, Budget: budget, Held: func() time.Duration { return held }}
-	_, err := skip.Greedy(context.Background(), units, 64, losses, &o)
+	o := search.Options{Depth: 5, Budget: budget, Held: func() time.Duration { return held }}
+	_, err := search.Greedy(context.Background(), units, 64, losses, &o)
 	require.NoError(t, err)
 	o.Held = func() time.Duration { held -= budget; return held } // as if only the clock had gone on
-	_, err = skip.Greedy(context.Background(), units, 64, toyLosses, &o)
-	require.ErrorIs(t, err, skip.ErrBudget)
+	_, err = search.Greedy(context.Background(), units, 64, toyLosses, &o)
+	require.ErrorIs(t, err, search.ErrBudget)
 }
 
 func TestGreedyUnusableLosses(t *testing.T) {
-	units := skip.LayerUnits(evenSizes(6)) // layers 1 to 4
-	bad := func(values ...float64) skip.Losses {
+	units := search.LayerUnits(evenSizes(6)) // layers 1 to 4
+	bad := func(values ...float64) search.Losses {
 		return func(context.Context, skip.Mask, []int) ([]float64, error) { return values, nil }
 	}
 	own := errors.New("the model is gone")
 	for name, c := range map[string]struct {
-		losses skip.Losses
+		losses search.Losses
 		want   error
 	}{
-		"too few":  {bad(), skip.ErrLosses},
-		"too many": {bad(1, 2), skip.ErrLosses},
-		"nan":      {bad(math.NaN()), skip.ErrLosses},
+		"too few":  {bad(), search.ErrLosses},
+		"too many": {bad(1, 2), search.ErrLosses},
+		"nan":      {bad(math.NaN()), search.ErrLosses},
 		"own":      {func(context.Context, skip.Mask, []int) ([]float64, error) { return nil, own }, own},
 	} {
 		for _, perByte := range []bool{false, true} {
-			path, err := skip.Greedy(context.Background(), units, 1, c.losses, &skip.SearchOptions{PerByte: perByte})
+			path, err := search.Greedy(context.Background(), units, 1, c.losses, &search.Options{PerByte: perByte})
 			require.ErrorIs(t, err, c.want, name)
 			require.Empty(t, path)
 		}
-		_, err := skip.Contiguous(context.Background(), units, 1, c.losses, 2)
+		_, err := search.Contiguous(context.Background(), units, 1, c.losses, 2)
 		if name != "nan" {
 			require.ErrorIs(t, err, c.want, name)
-			_, err = skip.Singles(context.Background(), units, 1, c.losses)
+			_, err = search.Singles(context.Background(), units, 1, c.losses)
 			require.ErrorIs(t, err, c.want, name)
 		}
 	}
@@ -425,14 +426,14 @@ func TestGreedyUnusableLosses(t *testing.T) {
 	// Layers that ruin the model are never taken, and end the path.
 	for _, perByte := range []bool{false, true} {
 		for _, ruin := range []float64{math.NaN(), math.Inf(1)} {
-			path, err := skip.Greedy(context.Background(), units, 40, func(ctx context.Context, m skip.Mask, examples []int) ([]float64, error) {
+			path, err := search.Greedy(context.Background(), units, 40, func(ctx context.Context, m skip.Mask, examples []int) ([]float64, error) {
 				losses, err := toyLosses(ctx, m, examples)
 				if m.Skipped(1) != 0 || m.Skipped(4) != 0 {
 					losses[0] = ruin
 				}
 				return losses, err
-			}, &skip.SearchOptions{Depth: 3, PerByte: perByte})
-			require.ErrorIs(t, err, skip.ErrLosses)
+			}, &search.Options{Depth: 3, PerByte: perByte})
+			require.ErrorIs(t, err, search.ErrLosses)
 			require.Len(t, path, 2)
 			require.Equal(t, skip.Layers(2, 3), path[1].Mask)
 		}
@@ -440,31 +441,31 @@ func TestGreedyUnusableLosses(t *testing.T) {
 }
 
 func TestGreedyRefuses(t *testing.T) {
-	units := skip.LayerUnits(evenSizes(6))
+	units := search.LayerUnits(evenSizes(6))
 	for name, c := range map[string]struct {
-		units    []skip.Unit
+		units    []search.Unit
 		examples int
-		options  *skip.SearchOptions
+		options  *search.Options
 		text     string
 	}{
 		"no units":     {nil, 1, nil, "no units"},
 		"no examples":  {units, 0, nil, "no examples"},
-		"empty unit":   {[]skip.Unit{{Depth: 1}}, 1, nil, "unit 0"},
-		"no depth":     {[]skip.Unit{{Mask: skip.Layers(1)}}, 1, nil, "unit 0"},
-		"too deep":     {units, 1, &skip.SearchOptions{Depth: 5}, "depth 5"},
-		"negative":     {units, 1, &skip.SearchOptions{Depth: -1}, "depth -1"},
-		"nan":          {units, 1, &skip.SearchOptions{Depth: math.NaN()}, "depth NaN"},
-		"influence":    {units, 1, &skip.SearchOptions{Influence: []float64{1}}, "1 influences for 4 units"},
-		"no influence": {units, 1, &skip.SearchOptions{Influence: []float64{}}, "0 influences"},
+		"empty unit":   {[]search.Unit{{Depth: 1}}, 1, nil, "unit 0"},
+		"no depth":     {[]search.Unit{{Mask: skip.Layers(1)}}, 1, nil, "unit 0"},
+		"too deep":     {units, 1, &search.Options{Depth: 5}, "depth 5"},
+		"negative":     {units, 1, &search.Options{Depth: -1}, "depth -1"},
+		"nan":          {units, 1, &search.Options{Depth: math.NaN()}, "depth NaN"},
+		"influence":    {units, 1, &search.Options{Influence: []float64{1}}, "1 influences for 4 units"},
+		"no influence": {units, 1, &search.Options{Influence: []float64{}}, "0 influences"},
 	} {
-		_, err := skip.Greedy(context.Background(), c.units, c.examples, toyLosses, c.options)
-		require.ErrorIs(t, err, skip.ErrSearch, name)
+		_, err := search.Greedy(context.Background(), c.units, c.examples, toyLosses, c.options)
+		require.ErrorIs(t, err, search.ErrSearch, name)
 		require.ErrorContains(t, err, c.text, name)
 	}
 }
 
 func TestSingles(t *testing.T) {
-	got, err := skip.Singles(context.Background(), skip.LayerUnits(evenSizes(6)), 5, toyLosses)
+	got, err := search.Singles(context.Background(), search.LayerUnits(evenSizes(6)), 5, toyLosses)
 	require.NoError(t, err)
 	require.Equal(t, []float64{1, 2, 3, 4}, got)
 
@@ -477,10 +478,10 @@ func TestSingles(t *testing.T) {
 		}
 		return toyLosses(ctx, m, examples)
 	})
-	units := skip.LayerUnits(evenSizes(8))
-	_, err = skip.Singles(context.Background(), units, 32, losses)
+	units := search.LayerUnits(evenSizes(8))
+	_, err = search.Singles(context.Background(), units, 32, losses)
 	require.NoError(t, err)
-	path, err := skip.Greedy(context.Background(), units, 32, losses, &skip.SearchOptions{Depth: 1})
+	path, err := search.Greedy(context.Background(), units, 32, losses, &search.Options{Depth: 1})
 	require.NoError(t, err)
 	require.Len(t, path, 1)
 	require.Len(t, seen, (1+len(units))*32) // and the model that skips nothing

@@ -1,4 +1,4 @@
-package skip
+package search
 
 import (
 	"cmp"
@@ -8,6 +8,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/gallop-llm/gallop/skip"
 )
 
 // Errors of the searches.
@@ -29,18 +31,18 @@ var (
 // runs under mask: (len(examples),), any unit, lower is better. NaN counts as
 // +Inf. It must give the same for the same example whichever others it is asked
 // for with.
-type Losses func(ctx context.Context, mask Mask, examples []int) ([]float64, error)
+type Losses func(ctx context.Context, mask skip.Mask, examples []int) ([]float64, error)
 
 // Step is a mask on the path of a search.
 type Step struct {
-	Mask        Mask
+	Mask        skip.Mask
 	Depth       float64 // layers' worth of weight bytes
 	Loss        float64 // mean over all examples; NaN = the time was up before, the unit is a guess
 	Evaluations float64 // masks evaluated so far, in whole passes over the examples; part of a pass counts its share
 }
 
-// SearchOptions are the options of [Greedy]; nil means the defaults.
-type SearchOptions struct {
+// Options are the options of [Greedy]; nil means the defaults.
+type Options struct {
 	// Depth is where the path ends, in layers' worth of weight bytes. A unit is
 	// taken if more than half of it fits, so the path ends at most half a unit
 	// above or below. Default: half of all units.
@@ -76,7 +78,7 @@ type SearchOptions struct {
 
 	// Start is a mask that the path starts from, with the depth of the units that
 	// it covers. Units that it covers in part are never taken. Default: skip nothing.
-	Start Mask
+	Start skip.Mask
 
 	// Progress, when set, is called after every call of losses with the examples
 	// evaluated so far and an estimate of how many it will be in all; the last
@@ -97,7 +99,7 @@ type evaluator struct {
 type scored []float64 // (examples,) NaN = not known; nil = none is
 
 // see evaluates mask on those of the examples that are not known.
-func (e *evaluator) see(ctx context.Context, mask Mask, s *scored, examples []int) error {
+func (e *evaluator) see(ctx context.Context, mask skip.Mask, s *scored, examples []int) error {
 	if *s == nil {
 		*s = slices.Repeat(scored{math.NaN()}, e.examples)
 	}
@@ -138,7 +140,7 @@ func All(n int) []int {
 }
 
 // mean is the mean loss of all examples under mask.
-func (e *evaluator) mean(ctx context.Context, mask Mask) (float64, error) {
+func (e *evaluator) mean(ctx context.Context, mask skip.Mask) (float64, error) {
 	var s scored
 	err := e.see(ctx, mask, &s, All(e.examples))
 	return mean(s), err
@@ -148,7 +150,7 @@ func (e *evaluator) mean(ctx context.Context, mask Mask) (float64, error) {
 func (e *evaluator) evaluations() float64 { return float64(e.done) / float64(e.examples) }
 
 // call asks for losses and checks what comes back.
-func call(ctx context.Context, losses Losses, mask Mask, examples []int) ([]float64, error) {
+func call(ctx context.Context, losses Losses, mask skip.Mask, examples []int) ([]float64, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -169,7 +171,7 @@ func mean(values []float64) float64 {
 }
 
 // overlap tells whether a sublayer is in both masks.
-func overlap(a, b Mask) bool {
+func overlap(a, b skip.Mask) bool {
 	for i := range a {
 		if a[i]&b[i] != 0 {
 			return true
@@ -230,7 +232,7 @@ func Singles(ctx context.Context, units []Unit, examples int, losses Losses) ([]
 	return means, nil
 }
 
-// Greedy finds what to skip: from nothing, or [SearchOptions].Start, it takes
+// Greedy finds what to skip: from nothing, or [Options].Start, it takes
 // again and again the unit without which the loss is lowest, until the depth is
 // reached. Step i of the path skips one unit more than step i-1.
 //
@@ -250,8 +252,8 @@ func Singles(ctx context.Context, units []Unit, examples int, losses Losses) ([]
 //
 // On any error the path so far comes back with it, after [ErrBudget] to its end. Errors: [ErrSearch],
 // [ErrBudget], [ErrLosses], those of ctx and losses.
-func Greedy(ctx context.Context, units []Unit, examples int, losses Losses, o *SearchOptions) ([]Step, error) {
-	s, err := newSearch(units, examples, losses, cmp.Or(o, &SearchOptions{}))
+func Greedy(ctx context.Context, units []Unit, examples int, losses Losses, o *Options) ([]Step, error) {
+	s, err := newSearch(units, examples, losses, cmp.Or(o, &Options{}))
 	if err != nil {
 		return nil, err
 	}
@@ -300,7 +302,7 @@ const (
 type search struct {
 	evaluator
 	units []Unit
-	o     SearchOptions
+	o     Options
 	at    Step
 	here  scored  // losses under at.Mask; nil = not known
 	last  []racer // of the last round; nil = this is the first
@@ -316,7 +318,7 @@ type racer struct {
 	cost   float64 // loss increase on them; per layer's worth with PerByte
 }
 
-func newSearch(units []Unit, examples int, losses Losses, o *SearchOptions) (*search, error) {
+func newSearch(units []Unit, examples int, losses Losses, o *Options) (*search, error) {
 	if err := checkUnits(units, examples); err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package skip
+package prune
 
 import (
 	"cmp"
@@ -18,24 +18,24 @@ import (
 // llama.cpp does not look at it.
 const KeyPruned = "gallop.pruned_layers"
 
-// Errors of [Prune]. Each is wrapped in a sentence with the values at fault.
+// Errors of [Layers]. Each is wrapped in a sentence with the values at fault.
 var (
-	// ErrPruneLayers is returned when the layer list is empty, names a layer
+	// ErrLayers is returned when the layer list is empty, names a layer
 	// that the model does not have, or names all of them.
-	ErrPruneLayers = errors.New("cannot prune these layers")
+	ErrLayers = errors.New("cannot prune these layers")
 
 	// ErrUnprunable is returned when no file can express the pruned model, or
 	// when it is not known whether one can. Skipping at run time works all the
 	// same.
 	ErrUnprunable = errors.New("cannot prune this model")
 
-	// ErrPruneTarget is returned when the target is the source itself, or is
+	// ErrTarget is returned when the target is the source itself, or is
 	// there already and may not be replaced.
-	ErrPruneTarget = errors.New("cannot write the pruned model there")
+	ErrTarget = errors.New("cannot write the pruned model there")
 )
 
-// PruneOptions are the options of [Prune]; nil means the defaults.
-type PruneOptions struct {
+// Options are the options of [Layers]; nil means the defaults.
+type Options struct {
 	// Overwrite allows a file at the target to be replaced. Default: refuse.
 	Overwrite bool
 
@@ -44,9 +44,9 @@ type PruneOptions struct {
 	Progress func(done, total int64)
 }
 
-// Prune writes a copy of the model src to dst without the given layers, in any
+// Layers writes a copy of the model src to dst without the given layers, in any
 // order. Stock llama.cpp loads it as a smaller model and computes with it what
-// it computes with src under the mask [Layers](layers...): bit for bit, unless
+// it computes with src under a mask of the same whole layers: bit for bit, unless
 // the last layer is among them and a prompt is processed in one batch. Then the
 // new last layer works on the rows with wanted logits alone, and llama.cpp may
 // sum fewer rows in another order.
@@ -56,14 +56,14 @@ type PruneOptions struct {
 // what is gone.
 //
 // Where the kind of a layer hangs on its number (every sixth has full attention,
-// say), the layers behind a gap would change their kind. Prune refuses such
+// say), the layers behind a gap would change their kind. Layers refuses such
 // models, and all that it does not know for certain to be free of this, with
 // [ErrUnprunable].
 //
 // dst appears only when it is complete; after any failure, a full disk or a
 // cancelled context nothing is left of it.
-func Prune(ctx context.Context, src, dst string, layers []int, opts *PruneOptions) error {
-	opts = cmp.Or(opts, &PruneOptions{})
+func Layers(ctx context.Context, src, dst string, layers []int, opts *Options) error {
+	opts = cmp.Or(opts, &Options{})
 	f, err := gguf.Open(src)
 	if err != nil {
 		return err
@@ -74,7 +74,7 @@ func Prune(ctx context.Context, src, dst string, layers []int, opts *PruneOption
 			return err
 		}
 	}
-	meta, tensors, err := prune(f, layers)
+	meta, tensors, err := reduce(f, layers)
 	if err != nil {
 		return fmt.Errorf("%s: %w", src, err)
 	}
@@ -91,17 +91,17 @@ func checkTarget(src, dst string, overwrite bool) error {
 	case errors.Is(err, os.ErrNotExist):
 		return nil
 	case err != nil:
-		return fmt.Errorf("%w: %w", ErrPruneTarget, err)
+		return fmt.Errorf("%w: %w", ErrTarget, err)
 	case os.SameFile(from, to):
-		return fmt.Errorf("%w: %s is the model to be pruned, give another name", ErrPruneTarget, dst)
+		return fmt.Errorf("%w: %s is the model to be pruned, give another name", ErrTarget, dst)
 	case !overwrite:
-		return fmt.Errorf("%w: %s is there already, remove it or give another name", ErrPruneTarget, dst)
+		return fmt.Errorf("%w: %s is there already, remove it or give another name", ErrTarget, dst)
 	}
 	return nil
 }
 
-// prune gives the pruned file's metadata and tensors.
-func prune(f *gguf.File, layers []int) (gguf.Metadata, []gguf.Source, error) {
+// reduce gives the pruned file's metadata and tensors.
+func reduce(f *gguf.File, layers []int) (gguf.Metadata, []gguf.Source, error) {
 	if err := checkPrunable(f.Metadata); err != nil {
 		return nil, nil, err
 	}
@@ -124,7 +124,7 @@ func prune(f *gguf.File, layers []int) (gguf.Metadata, []gguf.Source, error) {
 // keptLayers gives the numbers of the layers that stay, (nKept,), sorted.
 func keptLayers(layers []int, nLayer int) ([]int, error) {
 	if len(layers) == 0 {
-		return nil, fmt.Errorf("%w: none are given", ErrPruneLayers)
+		return nil, fmt.Errorf("%w: none are given", ErrLayers)
 	}
 	var kept []int
 	for layer := range nLayer {
@@ -133,10 +133,10 @@ func keptLayers(layers []int, nLayer int) ([]int, error) {
 		}
 	}
 	if low, high := slices.Min(layers), slices.Max(layers); low < 0 || high >= nLayer {
-		return nil, fmt.Errorf("%w: %v are given, the model has 0 to %d", ErrPruneLayers, layers, nLayer-1)
+		return nil, fmt.Errorf("%w: %v are given, the model has 0 to %d", ErrLayers, layers, nLayer-1)
 	}
 	if len(kept) == 0 {
-		return nil, fmt.Errorf("%w: all %d are given, at least one must stay", ErrPruneLayers, nLayer)
+		return nil, fmt.Errorf("%w: all %d are given, at least one must stay", ErrLayers, nLayer)
 	}
 	return kept, nil
 }

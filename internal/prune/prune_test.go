@@ -1,4 +1,4 @@
-package skip_test
+package prune_test
 
 import (
 	"context"
@@ -13,11 +13,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/internal/prune"
 	"github.com/gallop-llm/gallop/internal/randmodel"
-	"github.com/gallop-llm/gallop/skip"
 )
 
-func ExamplePrune() {
+func ExampleLayers() {
 	dir, err := os.MkdirTemp("", "prune")
 	if err != nil {
 		log.Fatal(err)
@@ -28,7 +28,7 @@ func ExamplePrune() {
 		log.Fatal(err)
 	}
 
-	if err := skip.Prune(context.Background(), src, dst, []int{2, 5}, nil); err != nil {
+	if err := prune.Layers(context.Background(), src, dst, []int{2, 5}, nil); err != nil {
 		log.Fatal(err)
 	}
 	f, err := gguf.Open(dst)
@@ -40,7 +40,7 @@ func ExamplePrune() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	pruned, _ := f.Metadata.Lookup(skip.KeyPruned)
+	pruned, _ := f.Metadata.Lookup(prune.KeyPruned)
 	fmt.Println(layers, "layers left, without", pruned)
 	// Output: 6 layers left, without [2 5]
 }
@@ -77,7 +77,7 @@ func open(t *testing.T, path string) *gguf.File {
 func pruned(t *testing.T, src string, layers ...int) *gguf.File {
 	t.Helper()
 	dst := filepath.Join(t.TempDir(), "pruned.gguf")
-	require.NoError(t, skip.Prune(context.Background(), src, dst, layers, nil))
+	require.NoError(t, prune.Layers(context.Background(), src, dst, layers, nil))
 	return open(t, dst)
 }
 
@@ -116,7 +116,7 @@ func TestPruneKeepsTheRest(t *testing.T) {
 
 			want := old.Metadata
 			want.Set(old.Metadata.ArchKey(gguf.KeyBlockCount), uint32(5))
-			want.Set(skip.KeyPruned, []uint32{0, 3, 7})
+			want.Set(prune.KeyPruned, []uint32{0, 3, 7})
 			require.Equal(t, want, small.Metadata)
 		})
 	}
@@ -169,7 +169,7 @@ func TestPruneLeadingDenseLayers(t *testing.T) {
 func TestPruneTwice(t *testing.T) {
 	once := pruned(t, model(t, "llama", nil), 1, 2, 7) // 0 3 4 5 6 stay
 	twice := pruned(t, once.Path, 0, 2)                // 3 5 6 stay
-	record, err := twice.Metadata.Uints(skip.KeyPruned)
+	record, err := twice.Metadata.Uints(prune.KeyPruned)
 	require.NoError(t, err)
 	require.Equal(t, []uint64{0, 1, 2, 4, 7}, record)
 }
@@ -196,34 +196,34 @@ func TestPruneRefuses(t *testing.T) {
 		kind   error
 		text   string
 	}{
-		"none":     {nil, nil, skip.ErrPruneLayers, "none are given"},
-		"negative": {[]int{-1}, nil, skip.ErrPruneLayers, "the model has 0 to 7"},
-		"too high": {[]int{1, 8}, nil, skip.ErrPruneLayers, "the model has 0 to 7"},
-		"all":      {[]int{0, 1, 2, 3, 4, 5, 6, 7}, nil, skip.ErrPruneLayers, "at least one must stay"},
+		"none":     {nil, nil, prune.ErrLayers, "none are given"},
+		"negative": {[]int{-1}, nil, prune.ErrLayers, "the model has 0 to 7"},
+		"too high": {[]int{1, 8}, nil, prune.ErrLayers, "the model has 0 to 7"},
+		"all":      {[]int{0, 1, 2, 3, 4, 5, 6, 7}, nil, prune.ErrLayers, "at least one must stay"},
 
-		"gemma3":   {[]int{1}, arch("gemma3"), skip.ErrUnprunable, "gemma3: which of its layers see a sliding window goes by their number"},
-		"smollm3":  {[]int{1}, arch("smollm3"), skip.ErrUnprunable, "encode positions"},
-		"qwen3vl":  {[]int{1}, arch("qwen3vl"), skip.ErrUnprunable, "images"},
-		"glm4moe":  {[]int{1}, arch("glm4moe"), skip.ErrUnprunable, "further tokens"},
-		"newcomer": {[]int{1}, arch("newcomer"), skip.ErrUnprunable, "newcomer: it is not known"},
+		"gemma3":   {[]int{1}, arch("gemma3"), prune.ErrUnprunable, "gemma3: which of its layers see a sliding window goes by their number"},
+		"smollm3":  {[]int{1}, arch("smollm3"), prune.ErrUnprunable, "encode positions"},
+		"qwen3vl":  {[]int{1}, arch("qwen3vl"), prune.ErrUnprunable, "images"},
+		"glm4moe":  {[]int{1}, arch("glm4moe"), prune.ErrUnprunable, "further tokens"},
+		"newcomer": {[]int{1}, arch("newcomer"), prune.ErrUnprunable, "newcomer: it is not known"},
 
-		"no architecture": {[]int{1}, set("general.architecture", uint32(1)), skip.ErrUnprunable, "general.architecture"},
-		"no model":        {[]int{1}, func(m *gguf.Metadata) { m.Delete("llama.block_count") }, skip.ErrUnprunable, "no language model"},
-		"window period":   {[]int{1}, set("llama.attention.sliding_window_pattern", uint32(4)), skip.ErrUnprunable, "sliding_window_pattern"},
-		"next tokens":     {[]int{1}, set("llama.nextn_predict_layers", uint32(1)), skip.ErrUnprunable, "nextn_predict_layers"},
-		"shared cache":    {[]int{1}, set("llama.attention.shared_kv_layers", uint32(2)), skip.ErrUnprunable, "shared_kv_layers"},
-		"expert step":     {[]int{1}, set("llama.interleave_moe_layer_step", uint32(2)), skip.ErrUnprunable, "interleave_moe_layer_step"},
-		"image layers":    {[]int{1}, set("llama.deepstack_mapping", []int32{-1, 0}), skip.ErrUnprunable, "deepstack_mapping"},
-		"unknown array":   {[]int{1}, set("llama.unknown", make([]float32, 8)), skip.ErrUnprunable, "one for each layer"},
-		"short array":     {[]int{1}, set("llama.attention.head_count", make([]uint32, 7)), skip.ErrUnprunable, "7 values for 8 layers"},
-		"fewer layers":    {[]int{1}, set("llama.block_count", uint32(7)), skip.ErrUnprunable, `tensor "blk.7.`},
-		"odd record":      {[]int{1}, set(skip.KeyPruned, "4"), skip.ErrUnprunable, skip.KeyPruned},
-		"absurd record":   {[]int{1}, set(skip.KeyPruned, []uint32{1 << 31}), skip.ErrUnprunable, skip.KeyPruned},
+		"no architecture": {[]int{1}, set("general.architecture", uint32(1)), prune.ErrUnprunable, "general.architecture"},
+		"no model":        {[]int{1}, func(m *gguf.Metadata) { m.Delete("llama.block_count") }, prune.ErrUnprunable, "no language model"},
+		"window period":   {[]int{1}, set("llama.attention.sliding_window_pattern", uint32(4)), prune.ErrUnprunable, "sliding_window_pattern"},
+		"next tokens":     {[]int{1}, set("llama.nextn_predict_layers", uint32(1)), prune.ErrUnprunable, "nextn_predict_layers"},
+		"shared cache":    {[]int{1}, set("llama.attention.shared_kv_layers", uint32(2)), prune.ErrUnprunable, "shared_kv_layers"},
+		"expert step":     {[]int{1}, set("llama.interleave_moe_layer_step", uint32(2)), prune.ErrUnprunable, "interleave_moe_layer_step"},
+		"image layers":    {[]int{1}, set("llama.deepstack_mapping", []int32{-1, 0}), prune.ErrUnprunable, "deepstack_mapping"},
+		"unknown array":   {[]int{1}, set("llama.unknown", make([]float32, 8)), prune.ErrUnprunable, "one for each layer"},
+		"short array":     {[]int{1}, set("llama.attention.head_count", make([]uint32, 7)), prune.ErrUnprunable, "7 values for 8 layers"},
+		"fewer layers":    {[]int{1}, set("llama.block_count", uint32(7)), prune.ErrUnprunable, `tensor "blk.7.`},
+		"odd record":      {[]int{1}, set(prune.KeyPruned, "4"), prune.ErrUnprunable, prune.KeyPruned},
+		"absurd record":   {[]int{1}, set(prune.KeyPruned, []uint32{1 << 31}), prune.ErrUnprunable, prune.KeyPruned},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			src := model(t, "llama", c.change)
-			err := skip.Prune(context.Background(), src, filepath.Join(dir, "out.gguf"), c.layers, nil)
+			err := prune.Layers(context.Background(), src, filepath.Join(dir, "out.gguf"), c.layers, nil)
 			require.ErrorIs(t, err, c.kind)
 			require.ErrorContains(t, err, c.text)
 			require.ErrorContains(t, err, src)
@@ -247,11 +247,11 @@ func requireFiles(t *testing.T, dir string, names ...string) {
 
 func TestPruneSource(t *testing.T) {
 	dst := filepath.Join(t.TempDir(), "out.gguf")
-	err := skip.Prune(context.Background(), "none.gguf", dst, []int{1}, nil)
+	err := prune.Layers(context.Background(), "none.gguf", dst, []int{1}, nil)
 	require.ErrorIs(t, err, os.ErrNotExist)
 	text := filepath.Join(t.TempDir(), "text.gguf")
 	require.NoError(t, os.WriteFile(text, []byte("no model"), 0o600))
-	require.ErrorIs(t, skip.Prune(context.Background(), text, dst, []int{1}, nil), gguf.ErrNotGGUF)
+	require.ErrorIs(t, prune.Layers(context.Background(), text, dst, []int{1}, nil), gguf.ErrNotGGUF)
 }
 
 func TestPruneTarget(t *testing.T) {
@@ -261,9 +261,9 @@ func TestPruneTarget(t *testing.T) {
 	dir := filepath.Dir(src)
 	link := filepath.Join(dir, "link.gguf")
 	require.NoError(t, os.Symlink(src, link))
-	replace := &skip.PruneOptions{Overwrite: true}
+	replace := &prune.Options{Overwrite: true}
 	for _, dst := range []string{src, link, filepath.Join(dir, ".", "model.gguf")} {
-		require.ErrorIs(t, skip.Prune(context.Background(), src, dst, []int{1}, replace), skip.ErrPruneTarget)
+		require.ErrorIs(t, prune.Layers(context.Background(), src, dst, []int{1}, replace), prune.ErrTarget)
 	}
 	after, err := os.ReadFile(src)
 	require.NoError(t, err)
@@ -271,28 +271,28 @@ func TestPruneTarget(t *testing.T) {
 
 	other := filepath.Join(t.TempDir(), "other.gguf")
 	require.NoError(t, os.WriteFile(other, []byte("mine"), 0o600))
-	err = skip.Prune(context.Background(), src, other, []int{1}, nil)
-	require.ErrorIs(t, err, skip.ErrPruneTarget)
+	err = prune.Layers(context.Background(), src, other, []int{1}, nil)
+	require.ErrorIs(t, err, prune.ErrTarget)
 	require.ErrorContains(t, err, "there already")
 	mine, err := os.ReadFile(other)
 	require.NoError(t, err)
 	require.Equal(t, "mine", string(mine))
 
-	require.NoError(t, skip.Prune(context.Background(), src, other, []int{1}, replace))
+	require.NoError(t, prune.Layers(context.Background(), src, other, []int{1}, replace))
 	open(t, other)
-	require.ErrorContains(t, skip.Prune(context.Background(), src, filepath.Join(other, "x.gguf"), []int{1}, nil), "not a directory")
+	require.ErrorContains(t, prune.Layers(context.Background(), src, filepath.Join(other, "x.gguf"), []int{1}, nil), "not a directory")
 }
 
 func TestPruneCancelled(t *testing.T) {
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(context.Background())
 	calls := 0
-	stop := &skip.PruneOptions{Progress: func(done, total int64) {
+	stop := &prune.Options{Progress: func(done, total int64) {
 		require.LessOrEqual(t, done, total)
 		calls++
 		cancel()
 	}}
-	err := skip.Prune(ctx, model(t, "llama", nil), filepath.Join(dir, "out.gguf"), []int{1}, stop)
+	err := prune.Layers(ctx, model(t, "llama", nil), filepath.Join(dir, "out.gguf"), []int{1}, stop)
 	require.ErrorIs(t, err, context.Canceled)
 	require.Equal(t, 1, calls)
 	requireFiles(t, dir)

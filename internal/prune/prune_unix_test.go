@@ -1,6 +1,6 @@
 //go:build unix
 
-package skip_test
+package prune_test
 
 import (
 	"context"
@@ -14,7 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/gallop-llm/gallop/skip"
+	"github.com/gallop-llm/gallop/internal/prune"
 )
 
 // pruneArgs names the environment variable by which the test below runs itself
@@ -51,5 +51,5 @@ func pruneWithLimit(dir string) {
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &rlimit); err != nil {
 		panic(err)
 	}
-	fmt.Println(skip.Prune(context.Background(), filepath.Join(dir, "model.gguf"), filepath.Join(dir, "out.gguf"), []int{1}, nil))
+	fmt.Println(prune.Layers(context.Background(), filepath.Join(dir, "model.gguf"), filepath.Join(dir, "out.gguf"), []int{1}, nil))
 }

@@ -1,4 +1,4 @@
-package skip_test
+package search_test
 
 import (
 	"context"
@@ -7,14 +7,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/gallop-llm/gallop/skip"
+	"github.com/gallop-llm/gallop/internal/search"
 )
 
 // greedyProblem is a search whose result is compared with the exhaustive one's.
 type greedyProblem struct {
-	units   []skip.Unit
-	losses  skip.Losses
-	options skip.SearchOptions
+	units   []search.Unit
+	losses  search.Losses
+	options search.Options
 }
 
 // benchExamples is how many examples each search has.
@@ -33,9 +33,9 @@ func BenchmarkGreedy(b *testing.B) {
 		halves bool
 	}{{"layers-12", 12, 4, false}, {"sublayers-12", 12, 4, true}, {"layers-32", 32, 7, false}} {
 		b.Run(c.name, func(b *testing.B) {
-			units, o := skip.LayerUnits(evenSizes(c.layers)), skip.SearchOptions{Depth: c.depth}
+			units, o := search.LayerUnits(evenSizes(c.layers)), search.Options{Depth: c.depth}
 			if c.halves {
-				units, o.PerByte = skip.SublayerUnits(evenSizes(c.layers)), true
+				units, o.PerByte = search.SublayerUnits(evenSizes(c.layers)), true
 			}
 			var problems []greedyProblem
 			for seed := range uint64(seeds) {
@@ -68,9 +68,9 @@ func benchGreedy(b *testing.B, problems []greedyProblem) {
 }
 
 // lastStep searches and gives the end of the path.
-func lastStep(tb testing.TB, p greedyProblem) skip.Step {
+func lastStep(tb testing.TB, p greedyProblem) search.Step {
 	tb.Helper()
-	path, err := skip.Greedy(context.Background(), p.units, benchExamples, p.losses, &p.options)
+	path, err := search.Greedy(context.Background(), p.units, benchExamples, p.losses, &p.options)
 	require.NoError(tb, err)
 	return path[len(path)-1]
 }

@@ -1,4 +1,4 @@
-package skip
+package search
 
 import (
 	"bytes"
@@ -12,6 +12,8 @@ import (
 	"math"
 	"os"
 	"sync"
+
+	"github.com/gallop-llm/gallop/skip"
 )
 
 // Errors of [OpenLog] and of a log's use.
@@ -43,7 +45,7 @@ type Log struct {
 // logKey is what losses belong to.
 type logKey struct {
 	task string
-	mask Mask
+	mask skip.Mask
 }
 
 // logHead and logLine are the lines of the file.
@@ -53,10 +55,10 @@ type (
 		Key     string `json:"key"`
 	}
 	logLine struct {
-		Task     string `json:"task"`
-		Mask     Mask   `json:"mask"`
-		Examples []int  `json:"examples"`
-		Losses   string `json:"losses"` // the bits of each, big endian, in hex: exact, and NaN has some too
+		Task     string    `json:"task"`
+		Mask     skip.Mask `json:"mask"`
+		Examples []int     `json:"examples"`
+		Losses   string    `json:"losses"` // the bits of each, big endian, in hex: exact, and NaN has some too
 	}
 )
 
@@ -179,7 +181,7 @@ func (l *Log) write(line []byte) error {
 // Wrap gives losses of task that the log answers where it can; it calls losses
 // for the rest and keeps what comes back.
 func (l *Log) Wrap(task string, losses Losses) Losses {
-	return func(ctx context.Context, mask Mask, examples []int) ([]float64, error) {
+	return func(ctx context.Context, mask skip.Mask, examples []int) ([]float64, error) {
 		key := logKey{task, mask}
 		out, open, err := l.find(key, examples)
 		if err != nil || len(open) == 0 {

@@ -1,4 +1,4 @@
-package skip_test
+package search_test
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/skip"
 )
 
@@ -26,7 +27,7 @@ func ExampleLog() {
 		return toyLosses(ctx, mask, examples)
 	}
 	for range 2 { // as a program that is started twice
-		l, err := skip.OpenLog(filepath.Join(dir, "losses.log"), "model, data, settings")
+		l, err := search.OpenLog(filepath.Join(dir, "losses.log"), "model, data, settings")
 		if err != nil {
 			stdlog.Fatal(err)
 		}
@@ -39,9 +40,9 @@ func ExampleLog() {
 	// [4 4] <nil>
 }
 
-func openLog(t testing.TB, path, key string) *skip.Log {
+func openLog(t testing.TB, path, key string) *search.Log {
 	t.Helper()
-	l, err := skip.OpenLog(path, key)
+	l, err := search.OpenLog(path, key)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, l.Close()) })
 	return l
@@ -84,7 +85,7 @@ func TestLogAnswersParts(t *testing.T) {
 	require.NoError(t, l.Close())
 	require.NoError(t, l.Close())
 	_, err := losses(ctx, skip.Layers(2), []int{8})
-	require.ErrorIs(t, err, skip.ErrLog)
+	require.ErrorIs(t, err, search.ErrLog)
 
 	l = openLog(t, path, "key")
 	losses = l.Wrap("a", r.losses)
@@ -102,11 +103,11 @@ func TestLogIsExact(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	l := openLog(t, path, "a key\nof \"two\" lines")
 	_, err := l.Wrap("line\n\"task\"", func(context.Context, skip.Mask, []int) ([]float64, error) { return values, nil })(
-		context.Background(), skip.Layers(500).With(3, skip.Attention), skip.All(len(values)))
+		context.Background(), skip.Layers(500).With(3, skip.Attention), search.All(len(values)))
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
 	l = openLog(t, path, "a key\nof \"two\" lines")
-	got, err := l.Wrap("line\n\"task\"", nil)(context.Background(), skip.Layers(500).With(3, skip.Attention), skip.All(len(values)))
+	got, err := l.Wrap("line\n\"task\"", nil)(context.Background(), skip.Layers(500).With(3, skip.Attention), search.All(len(values)))
 	require.NoError(t, err)
 	for i := range values {
 		require.Equal(t, math.Float64bits(values[i]), math.Float64bits(got[i]))
@@ -117,40 +118,40 @@ func TestLogRefuses(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "log")
 	require.NoError(t, openLog(t, path, "old").Close())
-	_, err := skip.OpenLog(path, "new")
-	require.ErrorIs(t, err, skip.ErrLogKey)
+	_, err := search.OpenLog(path, "new")
+	require.ErrorIs(t, err, search.ErrLogKey)
 	require.ErrorContains(t, err, path)
 	require.ErrorContains(t, err, `"old"`)
-	l, err := skip.CreateLog(path, "new")
+	l, err := search.CreateLog(path, "new")
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
 	openLog(t, path, "new")
-	l, err = skip.CreateLog(filepath.Join(dir, "another"), "new")
+	l, err = search.CreateLog(filepath.Join(dir, "another"), "new")
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
 
 	for _, text := range []string{"Dear diary", "Dear diary,\n", "{}\n", "{\"gallop_search_log\":3,\"key\":\"k\"}\n", "\n"} {
 		other := filepath.Join(dir, "other")
 		require.NoError(t, os.WriteFile(other, []byte(text), 0o600))
-		_, err = skip.OpenLog(other, "k")
-		require.ErrorIs(t, err, skip.ErrLog, text)
+		_, err = search.OpenLog(other, "k")
+		require.ErrorIs(t, err, search.ErrLog, text)
 		after, err := os.ReadFile(other)
 		require.NoError(t, err)
 		require.Equal(t, text, string(after))
 	}
-	_, err = skip.OpenLog(filepath.Join(dir, "none", "log"), "k")
+	_, err = search.OpenLog(filepath.Join(dir, "none", "log"), "k")
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
 func TestLogKeepsNoFailures(t *testing.T) {
 	l := openLog(t, filepath.Join(t.TempDir(), "log"), "key")
 	fail := errors.New("no")
-	_, err := l.Wrap("t", func(context.Context, skip.Mask, []int) ([]float64, error) { return nil, fail })(context.Background(), skip.Mask{}, skip.All(3))
+	_, err := l.Wrap("t", func(context.Context, skip.Mask, []int) ([]float64, error) { return nil, fail })(context.Background(), skip.Mask{}, search.All(3))
 	require.ErrorIs(t, err, fail)
-	_, err = l.Wrap("t", func(context.Context, skip.Mask, []int) ([]float64, error) { return make([]float64, 2), nil })(context.Background(), skip.Mask{}, skip.All(3))
-	require.ErrorIs(t, err, skip.ErrLosses)
+	_, err = l.Wrap("t", func(context.Context, skip.Mask, []int) ([]float64, error) { return make([]float64, 2), nil })(context.Background(), skip.Mask{}, search.All(3))
+	require.ErrorIs(t, err, search.ErrLosses)
 	var r recorder
-	_, err = l.Wrap("t", r.losses)(context.Background(), skip.Mask{}, skip.All(3))
+	_, err = l.Wrap("t", r.losses)(context.Background(), skip.Mask{}, search.All(3))
 	require.NoError(t, err)
 	require.Len(t, r.asked, 1)
 }
@@ -198,21 +199,21 @@ func TestLogTorn(t *testing.T) {
 // and starts it again.
 func TestGreedyResumes(t *testing.T) {
 	const examples = 24
-	units := skip.SublayerUnits(evenSizes(7))
+	units := search.SublayerUnits(evenSizes(7))
 	model := newFakeModel(units, examples, 1)
-	o := &skip.SearchOptions{Depth: 2, PerByte: true}
-	want, err := skip.Greedy(context.Background(), units, examples, model.losses, o)
+	o := &search.Options{Depth: 2, PerByte: true}
+	want, err := search.Greedy(context.Background(), units, examples, model.losses, o)
 	require.NoError(t, err)
 	path := filepath.Join(t.TempDir(), "log")
 	for kill := 1; ; kill++ {
 		calls := 0
-		search := func(stop int) ([]skip.Step, error) {
+		find := func(stop int) ([]search.Step, error) {
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
 			l := openLog(t, path, "key")
 			defer l.Close()
 			calls = 0
-			return skip.Greedy(ctx, units, examples, l.Wrap("t", func(ctx context.Context, m skip.Mask, examples []int) ([]float64, error) {
+			return search.Greedy(ctx, units, examples, l.Wrap("t", func(ctx context.Context, m skip.Mask, examples []int) ([]float64, error) {
 				if calls++; calls == stop {
 					cancel()
 				}
@@ -220,7 +221,7 @@ func TestGreedyResumes(t *testing.T) {
 			}), o)
 		}
 		require.NoError(t, os.RemoveAll(path))
-		part, err := search(kill)
+		part, err := find(kill)
 		first := calls
 		if err == nil { // it was over before
 			require.Equal(t, want, part)
@@ -228,12 +229,12 @@ func TestGreedyResumes(t *testing.T) {
 			return
 		}
 		require.ErrorIs(t, err, context.Canceled)
-		require.Equal(t, append([]skip.Step{}, want[:len(part)]...), append([]skip.Step{}, part...))
-		got, err := search(0)
+		require.Equal(t, append([]search.Step{}, want[:len(part)]...), append([]search.Step{}, part...))
+		got, err := find(0)
 		require.NoError(t, err)
 		require.Equal(t, want, got)
 		again := calls
-		_, err = search(0)
+		_, err = find(0)
 		require.NoError(t, err)
 		require.Zero(t, calls)
 		require.Positive(t, first+again)
@@ -254,9 +255,9 @@ func FuzzOpenLog(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		path := filepath.Join(t.TempDir(), "log")
 		require.NoError(t, os.WriteFile(path, data, 0o600))
-		l, err := skip.OpenLog(path, "k")
+		l, err := search.OpenLog(path, "k")
 		if err != nil {
-			require.True(t, errors.Is(err, skip.ErrLog) || errors.Is(err, skip.ErrLogKey), err)
+			require.True(t, errors.Is(err, search.ErrLog) || errors.Is(err, search.ErrLogKey), err)
 			return
 		}
 		ones := func(_ context.Context, _ skip.Mask, examples []int) ([]float64, error) {
@@ -266,13 +267,13 @@ func FuzzOpenLog(f *testing.F) {
 			}
 			return out, nil
 		}
-		first, err := l.Wrap("t", ones)(context.Background(), skip.Layers(3).With(5, skip.Attention), skip.All(4))
+		first, err := l.Wrap("t", ones)(context.Background(), skip.Layers(3).With(5, skip.Attention), search.All(4))
 		require.NoError(t, err)
 		require.Len(t, first, 4)
 		require.NoError(t, l.Close())
-		l, err = skip.OpenLog(path, "k")
+		l, err = search.OpenLog(path, "k")
 		require.NoError(t, err)
-		again, err := l.Wrap("t", nil)(context.Background(), skip.Layers(3).With(5, skip.Attention), skip.All(4))
+		again, err := l.Wrap("t", nil)(context.Background(), skip.Layers(3).With(5, skip.Attention), search.All(4))
 		require.NoError(t, err)
 		for i := range first {
 			require.Equal(t, math.Float64bits(first[i]), math.Float64bits(again[i]))
