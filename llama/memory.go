@@ -14,7 +14,7 @@ import (
 	"sync"
 	"unsafe"
 
-	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/gguf"
 )
 
 // place is where a tensor's bytes are. Most are computed with where the file is

@@ -17,7 +17,7 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/gguf"
 )
 
 // CPUOnly as [ModelOptions].GPULayers keeps every layer on the CPU.

@@ -4,7 +4,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"

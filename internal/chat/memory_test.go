@@ -6,8 +6,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/internal/chat"
-	"github.com/gallop-llm/gallop/internal/gguf"
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/internal/search"

@@ -7,9 +7,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/gallop-llm/gallop/demo"
+	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/internal/dataset"
 	"github.com/gallop-llm/gallop/internal/eval"
-	"github.com/gallop-llm/gallop/internal/gguf"
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/llama"
 )

@@ -9,7 +9,7 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/internal/prune"
 	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/skip"

@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/gguf"
 )
 
 // KeyPruned is the metadata key under which a pruned file lists, as uint32 and

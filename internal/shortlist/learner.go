@@ -13,8 +13,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/internal/dataset"
-	"github.com/gallop-llm/gallop/internal/gguf"
 	"github.com/gallop-llm/gallop/internal/report"
 	"github.com/gallop-llm/gallop/internal/template"
 	"github.com/gallop-llm/gallop/llama"

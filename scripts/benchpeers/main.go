@@ -24,7 +24,7 @@ import (
 
 	"github.com/schollz/progressbar/v3"
 
-	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/internal/report"
 	"github.com/gallop-llm/gallop/internal/setup"

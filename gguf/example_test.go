@@ -7,7 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/gguf"
 )
 
 func Example() {

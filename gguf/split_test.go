@@ -10,18 +10,34 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/gallop-llm/gallop/internal/gguf"
-	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/gguf"
+	"github.com/gallop-llm/gallop/internal/randmodel"
 )
+
+// tiny writes a small model and returns its path.
+func tiny(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "model.gguf")
+	require.NoError(t, randmodel.Write(path, randmodel.Tiny(3)))
+	return path
+}
+
+// split copies a model into several files and returns the first one's path.
+func split(t *testing.T, src string, parts int) string {
+	t.Helper()
+	path, err := randmodel.Split(src, t.TempDir(), parts)
+	require.NoError(t, err)
+	return path
+}
 
 // TestSplitModelIsOne compares a split model with the whole one, tensor by tensor.
 func TestSplitModelIsOne(t *testing.T) {
-	src := llamatest.Tiny(t, 3)
+	src := tiny(t)
 	whole, err := gguf.Open(src)
 	require.NoError(t, err)
 	defer whole.Close()
 	for _, parts := range []int{1, 2, 3, 7} {
-		path := llamatest.Split(t, src, parts)
+		path := split(t, src, parts)
 		f, err := gguf.Open(path)
 		require.NoError(t, err)
 		require.Len(t, f.Paths(), parts)
@@ -51,7 +67,7 @@ func TestSplitModelIsOne(t *testing.T) {
 }
 
 func TestSplitRefuses(t *testing.T) {
-	src := llamatest.Tiny(t, 3)
+	src := tiny(t)
 	for name, c := range map[string]struct {
 		spoil func(part func(n int) string) (open string)
 		kind  error
@@ -84,7 +100,7 @@ func TestSplitRefuses(t *testing.T) {
 			return part(1)
 		}, gguf.ErrCorrupt, "it says that it is part 1 of 2, but its name says 2 of 2"},
 		"of another model": {func(part func(int) string) string {
-			data, err := os.ReadFile(llamatest.Split(t, src, 3))
+			data, err := os.ReadFile(split(t, src, 3))
 			require.NoError(t, err)
 			require.NoError(t, os.WriteFile(part(2), data, 0o644))
 			return part(1)
@@ -104,7 +120,7 @@ func TestSplitRefuses(t *testing.T) {
 		}, gguf.ErrCorrupt, "fetch all parts of one version"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			first := llamatest.Split(t, src, 2)
+			first := split(t, src, 2)
 			path := c.spoil(func(n int) string { return strings.Replace(first, "00001-of", "0000"+string(rune('0'+n))+"-of", 1) })
 			_, err := gguf.Open(path)
 			require.ErrorIs(t, err, c.kind)
