@@ -6,8 +6,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/gallop-llm/gallop/internal/eval"
 	"github.com/gallop-llm/gallop/internal/search"
+	"github.com/gallop-llm/gallop/internal/stats"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -46,7 +46,7 @@ func (r *run) contest(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		least := eval.Mean(pick(values, unseen))
+		least := stats.Mean(pick(values, unseen))
 		for _, b := range r.baselines {
 			if b.Task == router.BaselineGreedy || !b.At(found.Depth) || slices.ContainsFunc(r.candidates, func(have router.Candidate) bool { return have.Mask == b.Mask }) {
 				continue
@@ -55,7 +55,7 @@ func (r *run) contest(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if value := eval.Mean(values); value < least {
+			if value := stats.Mean(values); value < least {
 				least = value
 				r.candidates[c].Mask, r.candidates[c].Depth = b.Mask, b.Depth
 			}

@@ -8,7 +8,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/gallop-llm/gallop/internal/eval"
+	"github.com/gallop-llm/gallop/internal/score"
 	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -28,8 +28,8 @@ var draftShares = []float64{0.3, 0.45, 0.6, 0.75, 0.9}
 // from the prompt's own pass and is never drafted. The share is a little too
 // high for drafts, which begin anew every few tokens from what the whole model
 // has verified.
-func (r *run) wrong(name string, cases []eval.Case) search.Losses {
-	return r.valuesOf(name, cases, skip.FullPrefill, func(s eval.Score) (share float64) {
+func (r *run) wrong(name string, cases []score.Case) search.Losses {
+	return r.valuesOf(name, cases, skip.FullPrefill, func(s score.Score) (share float64) {
 		drafted := s.Tokens[1:]
 		for _, t := range drafted {
 			if math.Exp(t.LogP) < t.Top*(1-likeliestRounding) {

@@ -14,9 +14,10 @@ import (
 	"slices"
 	"time"
 
-	"github.com/gallop-llm/gallop/internal/eval"
 	"github.com/gallop-llm/gallop/internal/files"
+	"github.com/gallop-llm/gallop/internal/score"
 	"github.com/gallop-llm/gallop/internal/search"
+	"github.com/gallop-llm/gallop/internal/stats"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -24,7 +25,7 @@ import (
 
 // encode turns the examples into tokens.
 func (r *run) encode(context.Context) (err error) {
-	if r.cases, err = eval.Encode(r.model, r.Examples); err != nil {
+	if r.cases, err = score.Encode(r.model, r.Examples); err != nil {
 		return err
 	}
 	var prompts []router.Prompt
@@ -77,7 +78,7 @@ func (r *run) group(context.Context) error {
 
 // keep leaves only some cases, in this order.
 func (r *run) keep(some []int) {
-	var cases []eval.Case
+	var cases []score.Case
 	var vectors [][]float32
 	for _, i := range some {
 		cases, vectors = append(cases, r.cases[i]), append(vectors, r.vectors[i])
@@ -153,13 +154,13 @@ func (r *run) answer(ctx context.Context) error {
 		for _, i := range open[len(k.Answers):min(len(k.Answers)+answerChunk, len(open))] {
 			prompts = append(prompts, r.cases[i].Prompt)
 		}
-		generated, err := r.scorer.Generate(ctx, prompts, eval.Generation{MaxTokens: r.Answer})
+		generated, err := r.scorer.Generate(ctx, prompts, score.Generation{MaxTokens: r.Answer})
 		if err != nil {
 			return err
 		}
 		for _, g := range generated {
 			if g.Ended {
-				g.Tokens = append(g.Tokens, eval.End(r.model))
+				g.Tokens = append(g.Tokens, score.End(r.model))
 			}
 			k.Answers = append(k.Answers, g.Tokens)
 		}
@@ -197,7 +198,7 @@ func (r *run) split(context.Context) error {
 	if r.Time > 0 {
 		most = min(most, max(1, int(searchedShare*float64(len(r.cases))/float64(len(tasks)))))
 	}
-	r.byTask = map[string][]eval.Case{}
+	r.byTask = map[string][]score.Case{}
 	for i, c := range r.cases {
 		if len(r.byTask[c.Task]) < most {
 			r.byTask[c.Task] = append(r.byTask[c.Task], c)
@@ -222,9 +223,9 @@ func (r *run) split(context.Context) error {
 
 // lossesOf gives the task losses of cases under masks, from the log where they
 // are known.
-func (r *run) lossesOf(task string, cases []eval.Case, margin bool) search.Losses {
+func (r *run) lossesOf(task string, cases []score.Case, margin bool) search.Losses {
 	if margin {
-		return r.valuesOf(task, cases, r.Prefill, func(s eval.Score) float64 { return s.Margin })
+		return r.valuesOf(task, cases, r.Prefill, func(s score.Score) float64 { return s.Margin })
 	}
 	return r.valuesOf(task, cases, r.Prefill, loss)
 }
@@ -232,7 +233,7 @@ func (r *run) lossesOf(task string, cases []eval.Case, margin bool) search.Losse
 // loss is what a search makes small and a router predicts. Against the whole
 // model's own answers that is the divergence from the whole model: the loss of the
 // tokens that happen to be in the answer says far less of a mask.
-func loss(s eval.Score) float64 {
+func loss(s score.Score) float64 {
 	if !math.IsNaN(s.KL) {
 		return s.KL
 	}
@@ -240,12 +241,12 @@ func loss(s eval.Score) float64 {
 }
 
 // valuesOf gives a value of the scores of cases under masks, likewise.
-func (r *run) valuesOf(name string, cases []eval.Case, prefill skip.Prefill, value func(eval.Score) float64) search.Losses {
+func (r *run) valuesOf(name string, cases []score.Case, prefill skip.Prefill, value func(score.Score) float64) search.Losses {
 	return r.log.Wrap(name, func(ctx context.Context, mask skip.Mask, examples []int) ([]float64, error) {
 		if err := r.settle(ctx, cases, prefill); err != nil {
 			return nil, err
 		}
-		part := make([]eval.Case, len(examples))
+		part := make([]score.Case, len(examples))
 		for k, i := range examples {
 			part[k] = cases[i]
 		}
@@ -261,7 +262,7 @@ func (r *run) valuesOf(name string, cases []eval.Case, prefill skip.Prefill, val
 // settle makes what is scored next hang on cases alone, and not on what was
 // scored before: a token's logits depend in their last digits on where in the
 // cache its keys lie, and a run that was killed has to come to the same result.
-func (r *run) settle(ctx context.Context, cases []eval.Case, prefill skip.Prefill) error {
+func (r *run) settle(ctx context.Context, cases []score.Case, prefill skip.Prefill) error {
 	if len(cases) > 0 && len(r.held) == len(cases) && &r.held[0] == &cases[0] && r.heldFor == prefill {
 		return nil
 	}
@@ -406,10 +407,10 @@ func (r *run) heatOf(ctx context.Context, task string, units []search.Unit) erro
 	for i, u := range units {
 		l := u.Mask.Last()
 		if u.Mask.Skipped(l)&skip.Attention != 0 {
-			row[2*l] = alone[i] - eval.Mean(whole)
+			row[2*l] = alone[i] - stats.Mean(whole)
 		}
 		if u.Mask.Skipped(l)&skip.FeedForward != 0 {
-			row[2*l+1] = alone[i] - eval.Mean(whole)
+			row[2*l+1] = alone[i] - stats.Mean(whole)
 		}
 	}
 	r.heat = append(r.heat, row)
@@ -418,7 +419,7 @@ func (r *run) heatOf(ctx context.Context, task string, units []search.Unit) erro
 
 // mixed takes cases of every task in turn, twice as many as a task's search sees:
 // what SLEB calls calibration data, for sets that know no task.
-func (r *run) mixed() (cases []eval.Case) {
+func (r *run) mixed() (cases []score.Case) {
 	for i := range r.PerTask {
 		for _, task := range r.tasks {
 			if i < len(r.byTask[task]) && len(cases) < 2*r.PerTask {
@@ -517,7 +518,7 @@ func maskAt(path []search.Step, depth float64) skip.Mask {
 }
 
 // baseline finds what a router has to beat: sets found without looking at tasks.
-func (r *run) baseline(ctx context.Context, units []search.Unit, influence []float64, cases []eval.Case) error {
+func (r *run) baseline(ctx context.Context, units []search.Unit, influence []float64, cases []score.Case) error {
 	losses := r.lossesOf(general, cases, false)
 	for _, depth := range r.Depths {
 		byInfluence, err := search.ByInfluence(units, influence, depth)
@@ -588,11 +589,11 @@ func (r *run) lossesFrom(from int) search.Losses {
 }
 
 // scoreChunk scores some of a chunk of cases.
-func (r *run) scoreChunk(ctx context.Context, chunk []eval.Case, mask skip.Mask, examples []int) ([]eval.Score, error) {
+func (r *run) scoreChunk(ctx context.Context, chunk []score.Case, mask skip.Mask, examples []int) ([]score.Score, error) {
 	if err := r.settle(ctx, chunk, r.Prefill); err != nil {
 		return nil, err
 	}
-	part := make([]eval.Case, len(examples))
+	part := make([]score.Case, len(examples))
 	for k, i := range examples {
 		part[k] = chunk[i]
 	}
@@ -601,7 +602,7 @@ func (r *run) scoreChunk(ctx context.Context, chunk []eval.Case, mask skip.Mask,
 
 // tokensOf gives how a case's tokens score under a mask: as measured, or measured
 // again with its chunk where the losses came from the log.
-func (r *run) tokensOf(ctx context.Context, n int, mask skip.Mask) ([]eval.TokenScore, error) {
+func (r *run) tokensOf(ctx context.Context, n int, mask skip.Mask) ([]score.TokenScore, error) {
 	if known, ok := r.tokens[scored{n, mask}]; ok {
 		return known, nil
 	}

@@ -22,8 +22,8 @@ import (
 	"github.com/gallop-llm/gallop/internal/inspect"
 	"github.com/gallop-llm/gallop/internal/preload"
 	"github.com/gallop-llm/gallop/internal/search"
-	"github.com/gallop-llm/gallop/internal/setup"
 	"github.com/gallop-llm/gallop/internal/shortlist"
+	"github.com/gallop-llm/gallop/libs"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 )
@@ -110,7 +110,7 @@ func (r *Report) add(name string, status Status, fix, format string, args ...any
 
 // checkLibrary finds and loads the libraries. loaded is whether they work.
 func (r *Report) checkLibrary() (loaded bool) {
-	path, err := llama.FindLibrary(setup.SearchPath())
+	path, err := llama.FindLibrary(libs.SearchPath())
 	if err != nil {
 		if dir := os.Getenv(llama.EnvLibrary); dir != "" {
 			r.add("libraries", Missing, "unset "+llama.EnvLibrary, "%s names %s, which has no llama.cpp libraries", llama.EnvLibrary, dir)
@@ -121,7 +121,7 @@ func (r *Report) checkLibrary() (loaded bool) {
 	}
 	r.Library = filepath.Dir(path)
 	r.add("libraries", OK, "", "%s (%s)", r.Library, foundBy(r.Library))
-	skipped, err := setup.Load()
+	skipped, err := libs.Load()
 	if err != nil {
 		r.add("layout", Missing, "", "%s", err)
 		return false

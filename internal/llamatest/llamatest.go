@@ -16,7 +16,7 @@ import (
 
 	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/internal/randmodel"
-	"github.com/gallop-llm/gallop/internal/setup"
+	"github.com/gallop-llm/gallop/libs"
 	"github.com/gallop-llm/gallop/llama"
 )
 
@@ -27,10 +27,10 @@ func Library(t testing.TB) {
 	t.Helper()
 	if llama.Dir() == "" {
 		if os.Getenv(llama.EnvLibrary) == "" {
-			_, err := setup.Install(context.Background(), setup.DefaultDevice())
+			_, err := libs.Install(context.Background(), libs.DefaultDevice())
 			require.NoError(t, err)
 		}
-		_, err := setup.Load()
+		_, err := libs.Load()
 		require.NoError(t, err)
 	}
 	before := llama.Live()

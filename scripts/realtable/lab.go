@@ -13,7 +13,7 @@ import (
 
 	"github.com/gallop-llm/gallop/internal/calibrate"
 	"github.com/gallop-llm/gallop/internal/dataset"
-	"github.com/gallop-llm/gallop/internal/eval"
+	"github.com/gallop-llm/gallop/internal/score"
 	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
@@ -26,15 +26,15 @@ type lab struct {
 	*state
 	name   string
 	model  *llama.Model
-	scorer *eval.Scorer
+	scorer *score.Scorer
 	sizes  search.Sizes
 	depths []float64 // that sets are searched for, in layers' worth of weights
 
 	tests        []example // in the benchmarks' order
 	calibrations []example
-	cases        []eval.Case // of calibrations
-	log          *search.Log // of searches
-	held         bool        // the scorer has cases' prompts by the whole model
+	cases        []score.Case // of calibrations
+	log          *search.Log  // of searches
+	held         bool         // the scorer has cases' prompts by the whole model
 
 	features *router.Features
 	vectors  [][]float32 // (len(calibrations), features)
@@ -75,7 +75,7 @@ func open(ctx context.Context, o *options, name, path string, files [][]dataset.
 	if l.state, err = openState(o.folder, name, key); err != nil {
 		return l, err
 	}
-	if l.scorer, err = eval.NewScorer(l.model, &eval.Options{Threads: o.threads}); err != nil {
+	if l.scorer, err = score.NewScorer(l.model, &score.Options{Threads: o.threads}); err != nil {
 		return l, err
 	}
 	log := filepath.Join(o.folder, name+".log")
@@ -138,7 +138,7 @@ func (l *lab) losses(p skip.Prefill, examples []int) search.Losses {
 			l.held = true
 		}
 		l.held = p == skip.FullPrefill
-		part := make([]eval.Case, len(some))
+		part := make([]score.Case, len(some))
 		for k, i := range some {
 			part[k] = l.cases[i]
 		}
