@@ -1,9 +1,7 @@
-// Package setup brings llama.cpp's published libraries into the user's cache
-// folder and opens them: the one way by which the program, the Makefile and the
-// tests get them.
 package libs
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -16,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/gallop-llm/gallop/llama"
@@ -92,18 +91,52 @@ func Installed(device string) string {
 	return ""
 }
 
-// stopTime is what npm gets to end after an interrupt.
-const stopTime = 2 * time.Second
+// Options say what [Install] fetches. nil and zero are the defaults.
+type Options struct {
+	// Device is one of [Devices]; "" = [DefaultDevice].
+	Device string
 
-// Install fetches a device's libraries with `npm ci` and returns their folder.
-// It does nothing when they are there. The folder appears whole or not at all.
-func Install(ctx context.Context, device string) (string, error) {
-	final, err := folder(device)
-	if err != nil {
+	// Progress, when set, is called several times a second while a device's
+	// libraries are fetched, with the bytes that have come to the disk so far. How
+	// many it will be is not known before. Calls come one at a time, from another
+	// goroutine, and none comes after Install has returned.
+	Progress func(device string, bytes int64)
+}
+
+// Install fetches the libraries for a device, and those that it needs beside them,
+// and returns their folder. Nothing happens when they are there. A folder appears
+// whole or not at all; the end of ctx stops the fetching and leaves nothing.
+//
+// Errors: [ErrDevice], [ErrNoNPM], [ErrPlatform], [ErrFetch], ctx's own, or the
+// system's.
+func Install(ctx context.Context, o *Options) (dir string, err error) {
+	if o == nil {
+		o = &Options{}
+	}
+	device := cmp.Or(o.Device, DefaultDevice())
+	if _, err := folder(device); err != nil {
 		return "", err
+	}
+	if device != DefaultDevice() { // a GPU's module is loaded beside the CPU's
+		if _, err := Install(ctx, &Options{Progress: o.Progress}); err != nil {
+			return "", err
+		}
 	}
 	if dir := Installed(device); dir != "" {
 		return dir, nil
+	}
+	return fetch(ctx, device, o.Progress)
+}
+
+// stopTime is what npm gets to end after an interrupt.
+const stopTime = 2 * time.Second
+
+// fetch brings a device's package with `npm ci`, which checks it against the hashes
+// of the lock file, and returns the folder of its libraries.
+func fetch(ctx context.Context, device string, progress func(string, int64)) (string, error) {
+	final, err := folder(device)
+	if err != nil {
+		return "", err
 	}
 	npm, err := exec.LookPath("npm")
 	if err != nil {
@@ -126,6 +159,9 @@ func Install(ctx context.Context, device string) (string, error) {
 			return "", fmt.Errorf("write the lock file: %w", err)
 		}
 	}
+	if progress != nil {
+		defer watch(temp, func(bytes int64) { progress(device, bytes) })()
+	}
 	cmd := exec.CommandContext(ctx, npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
 	cmd.Dir = temp
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // lets npm end what it runs
@@ -144,6 +180,43 @@ func Install(ctx context.Context, device string) (string, error) {
 		return "", fmt.Errorf("put the libraries in place: %w", err)
 	}
 	return Installed(device), nil
+}
+
+// watchTime is how often a fetch is looked at.
+const watchTime = 200 * time.Millisecond
+
+// watch tells progress how many bytes lie in dir, until stop is called, and waits
+// for the last call then.
+func watch(dir string, progress func(bytes int64)) (stop func()) {
+	stopped := make(chan struct{})
+	var running sync.WaitGroup
+	running.Go(func() {
+		tick := time.NewTicker(watchTime)
+		defer tick.Stop()
+		for {
+			progress(sizeOf(dir))
+			select {
+			case <-stopped:
+				return
+			case <-tick.C:
+			}
+		}
+	})
+	return func() { close(stopped); running.Wait() }
+}
+
+// sizeOf adds up the files in a folder. Those that go away meanwhile do not count.
+func sizeOf(dir string) (bytes int64) {
+	_ = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return nil
+		}
+		if info, err := entry.Info(); err == nil && info.Mode().IsRegular() {
+			bytes += info.Size()
+		}
+		return nil
+	})
+	return bytes
 }
 
 // lastLine is the last line of npm's output that says something.

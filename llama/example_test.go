@@ -15,7 +15,7 @@ import (
 
 // Decode a prompt with two of eight layers left out.
 func Example() {
-	if _, err := libs.Install(context.Background(), libs.DefaultDevice()); err != nil {
+	if _, err := libs.Install(context.Background(), nil); err != nil {
 		log.Fatal(err)
 	}
 	if _, err := libs.Load(); err != nil {

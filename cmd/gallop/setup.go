@@ -52,8 +52,8 @@ func install(ctx context.Context, cmd *cobra.Command, device string) error {
 		fmt.Fprintf(out, "%s: already installed in %s\n", device, dir)
 		return nil
 	}
-	stop := spin(cmd.ErrOrStderr(), "fetching llama.cpp for "+device)
-	dir, err := libs.Install(ctx, device)
+	progress, stop := fetchBar(cmd.ErrOrStderr(), "fetching llama.cpp for "+device)
+	dir, err := libs.Install(ctx, &libs.Options{Device: device, Progress: progress})
 	stop()
 	if err != nil {
 		return err

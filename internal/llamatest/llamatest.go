@@ -27,7 +27,7 @@ func Library(t testing.TB) {
 	t.Helper()
 	if llama.Dir() == "" {
 		if os.Getenv(llama.EnvLibrary) == "" {
-			_, err := libs.Install(context.Background(), libs.DefaultDevice())
+			_, err := libs.Install(context.Background(), nil)
 			require.NoError(t, err)
 		}
 		_, err := libs.Load()

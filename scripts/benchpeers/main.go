@@ -154,7 +154,7 @@ func bench(ctx context.Context, o options, out io.Writer) error {
 // linkLibraries makes dir a folder of links to llama.cpp's libraries and returns
 // the path of libllama there. yzma wants names without a release in them.
 func linkLibraries(ctx context.Context, dir string) (string, error) {
-	installed, err := libs.Install(ctx, libs.DefaultDevice())
+	installed, err := libs.Install(ctx, nil)
 	if err != nil {
 		return "", err
 	}
