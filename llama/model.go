@@ -87,6 +87,7 @@ type Model struct {
 	gpuLayers   int    // as asked for; see [ModelOptions]
 	repacks     bool   // weights are rearranged for the CPU
 	fingerprint uint64 // of the file
+	byteless    *byteless
 
 	places   []place      // (len(Tensors),)
 	pageable bool         // weights may be dropped from memory
@@ -241,6 +242,10 @@ func (m *Model) readFile(forText bool) error {
 	if err := m.readShape(f.Metadata); err != nil {
 		return err
 	}
+	if err := precheck(f.Metadata, m.vocabOnly); err != nil {
+		return fmt.Errorf("%s: %w", m.Path, err)
+	}
+	m.byteless = readByteless(f.Metadata)
 	causal, err := f.Metadata.Bool(f.Metadata.ArchKey("attention.causal"))
 	m.causal = err != nil || causal // causal unless the file says otherwise
 	m.sampling = readSampling(f.Metadata)
