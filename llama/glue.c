@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "glue.h"
+#include "faults.h"
 #include "lanes.h"
 #include "shortlist.h"
 
@@ -7,7 +8,6 @@
 #include <fcntl.h>
 #include <math.h>
 #include <pthread.h>
-#include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -94,6 +94,7 @@ bool gallop_open(const char *path, struct gallop_text *err) {
         return sentence(err, "it has no function ", missing, "");
     }
     catch_uncaught(lib);
+    gallop_catch_faults();
     return true; /* lib stays open for the life of the process */
 }
 
@@ -113,42 +114,42 @@ static void log_callback(int level, const char *text, void *user_data) {
     gallopLog(level, (char *)text);
 }
 
-/* Where the guarded call that runs on this thread was begun; NULL = none runs. */
-static _Thread_local jmp_buf *guard;
-static atomic_int escapes;
-
-int gallop_escapes(void) { return atomic_load(&escapes); }
-
 /* Does what may end in one of the handlers below, which then end the call alone, with their reason as the
  * error. They jump over llama.cpp's frames, so what the call had allocated is lost: our own checks are to
  * find first what leads here. Not for what computes, as other threads would wait for this one. What the call
  * assigns to is volatile. */
-#define GUARDED(call)             \
-    do {                          \
-        jmp_buf here;             \
-        if (setjmp(here) == 0) {  \
-            guard = &here;        \
-            call;                 \
-        }                         \
-        guard = NULL;             \
+#define GUARDED(call)                   \
+    do {                                \
+        jmp_buf here;                   \
+        if (setjmp(here) == 0) {        \
+            gallop_guard = &here;       \
+            call;                       \
+        }                               \
+        gallop_guard = NULL;            \
     } while (0)
 
-static void leave_guarded(const char *why) {
+_Thread_local jmp_buf *gallop_guard;
+static atomic_int escapes;
+
+int gallop_escapes(void) { return atomic_load(&escapes); }
+
+_Noreturn void gallop_leave(const char *why) {
     atomic_fetch_add(&escapes, 1);
     if (first_error[0] == '\0') {
         snprintf(first_error, sizeof first_error, "%s", why);
     }
-    longjmp(*guard, 1);
+    longjmp(*gallop_guard, 1);
 }
 
 /* llama.cpp has met what it does not go on from, such as a GPU's error. A process that aborts would
  * print the state of all its threads instead of the reason. */
 static void on_abort_of_library(const char *message) {
     const char *source = strrchr(message, '/'); /* the folder is that of whoever built it */
-    if (guard != NULL) {
-        leave_guarded(source != NULL ? source + 1 : message);
+    message = source != NULL ? source + 1 : message;
+    if (gallop_guard != NULL) {
+        gallop_leave(message);
     }
-    const char *why = first_error[0] != '\0' ? first_error : source != NULL ? source + 1 : message;
+    const char *why = first_error[0] != '\0' ? first_error : message;
     fprintf(stderr, "gallop: llama.cpp cannot go on: %.*s%s\n", (int)strcspn(why, "\n"), why,
             strstr(why, "unsupported toolchain") != NULL
                 ? ": the GPU's driver is older than the CUDA that libggml-cuda.so was built with; update the driver, or use --ngl 0 or Vulkan"

@@ -242,7 +242,7 @@ func (m *Model) readFile(forText bool) error {
 	if err := m.readShape(f.Metadata); err != nil {
 		return err
 	}
-	if err := precheck(f.Metadata, m.vocabOnly); err != nil {
+	if err := precheck(f, m.vocabOnly); err != nil {
 		return fmt.Errorf("%s: %w", m.Path, err)
 	}
 	m.byteless = readByteless(f.Metadata)

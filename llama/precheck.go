@@ -1,6 +1,7 @@
 package llama
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -24,10 +25,12 @@ const tokenizerKey = "tokenizer.ggml."
 // precheck finds in a file's metadata what llama.cpp would end the process over, or
 // read memory for that is not there. It knows no more than that: what llama.cpp
 // refuses in words is left to it. The error wraps [ErrModel].
-func precheck(meta gguf.Metadata, vocabOnly bool) error {
-	c := checker{meta: meta}
+func precheck(f *gguf.File, vocabOnly bool) error {
+	c := checker{meta: f.Metadata, file: f}
 	c.tokens()
 	if !vocabOnly {
+		c.types()
+		c.projections()
 		c.finite()
 		c.experts()
 		c.attention()
@@ -43,6 +46,7 @@ func precheck(meta gguf.Metadata, vocabOnly bool) error {
 // checker looks at metadata; the first fault stays.
 type checker struct {
 	meta gguf.Metadata
+	file *gguf.File
 	err  error
 }
 
@@ -62,7 +66,7 @@ func (c *checker) whole(key string, missing uint64) uint64 {
 	n, err := c.meta.Uint(key)
 	if err != nil {
 		if !errors.Is(err, gguf.ErrNoKey) {
-			c.err = cmpErr(c.err, err)
+			c.err = cmp.Or(c.err, err)
 		}
 		return missing
 	}
@@ -71,13 +75,6 @@ func (c *checker) whole(key string, missing uint64) uint64 {
 		return missing
 	}
 	return n
-}
-
-func cmpErr(a, b error) error {
-	if a != nil {
-		return a
-	}
-	return b
 }
 
 // each is a whole number of every layer, or of all of them.
@@ -115,6 +112,7 @@ func (c *checker) tokens() {
 	}
 	seen := make(map[string]int, len(tokens))
 	for i, text := range tokens {
+		text, _, _ = strings.Cut(text, "\x00") // where C ends it
 		if text == "" {
 			text = "[EMPTY_" + strconv.Itoa(i) + "]" // as llama.cpp calls it
 		}
@@ -208,6 +206,46 @@ func (c *checker) charsmap() {
 	}
 }
 
+// uncomputed are the types that tensors can have and nothing computes with.
+var uncomputed = []gguf.Type{gguf.I8, gguf.I16, gguf.I32, gguf.I64, gguf.F64, gguf.Q8_1, gguf.Q8_K}
+
+// types checks that there is code for the types of the weights.
+func (c *checker) types() {
+	for _, t := range c.file.Tensors {
+		flat := len(t.Shape) < 2 || t.Elements() == t.Shape[0]
+		switch {
+		case t.Type == gguf.I32 && strings.Contains(t.Name, "id"): // a table of numbers of experts
+		case slices.Contains(uncomputed, t.Type):
+			c.fail("tensor %q is %s, which nothing computes with", t.Name, t.Type)
+		// What is added to each row, or multiplied with it.
+		case (flat || strings.Contains(t.Name, "norm")) && t.Type != gguf.F32 && !strings.Contains(t.Name, "gate_inp"):
+			c.fail("tensor %q is %s and must be F32", t.Name, t.Type)
+		}
+	}
+}
+
+// projections checks that each layer whose attention puts out something has queries.
+func (c *checker) projections() {
+	kv := c.each("attention.head_count_kv")
+	has := map[int]uint8{}
+	const out, query = 1, 2
+	for _, t := range c.file.Tensors {
+		layer, rest, ok := gguf.SplitLayer(t.Name)
+		switch {
+		case !ok:
+		case rest == "attn_output.weight":
+			has[layer] |= out
+		case strings.HasPrefix(rest, "attn_q") && strings.HasSuffix(rest, ".weight") && !strings.Contains(rest, "norm"):
+			has[layer] |= query
+		}
+	}
+	for layer, parts := range has {
+		if parts == out && (layer >= len(kv) || kv[layer] > 0) {
+			c.fail("layer %d has attention without queries", layer)
+		}
+	}
+}
+
 // finite checks every number under the architecture's prefix. Lists may have
 // infinite entries: some models have such thresholds.
 func (c *checker) finite() {
@@ -273,6 +311,9 @@ func (c *checker) attention() {
 			c.fail("layer %d has %d heads for %d of keys and values: not as many for each", i, heads[i], kv[i])
 			return
 		}
+	}
+	if n := c.number("nextn_predict_layers", 0); n > c.number(gguf.KeyBlockCount, n) {
+		c.fail("%d layers of its %d are to predict further tokens", n, c.number(gguf.KeyBlockCount, n))
 	}
 	for _, key := range []string{"context_length", "embedding_length", "attention.key_length", "attention.value_length", "attention.sliding_window"} {
 		c.number(key, 0)
