@@ -9,6 +9,7 @@ import "C"
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"unsafe"
 
@@ -80,9 +81,9 @@ func (m *Model) checkLoRA(path string) error {
 	if value, ok := f.Metadata.Lookup("adapter.alora.invocation_tokens"); ok && !isOne[[]uint32](value) {
 		return refuse("its invocation tokens are of the type %T, and are to be uint32", value)
 	}
-	weights := map[string]Tensor{}
+	weights := map[string]bool{}
 	for _, t := range m.Tensors {
-		weights[t.Name] = t
+		weights[t.Name] = true
 	}
 	for _, t := range f.Tensors {
 		name, half := t.Name, ""
@@ -92,11 +93,11 @@ func (m *Model) checkLoRA(path string) error {
 		if half != "lora_a" && half != "lora_b" {
 			continue // llama.cpp leaves it out, or says so
 		}
-		if _, ok := weights[name]; !ok {
+		if !weights[name] {
 			return refuse("it changes %q, which the model does not have", name)
 		}
-		if len(t.Shape) > 2 && t.Shape[2] > 1 || t.Type != gguf.F32 && t.Type != gguf.F16 && t.Type != gguf.BF16 && t.Type != gguf.Q8_0 {
-			return refuse("%q is a %s of the shape %v, and is to be a matrix of F32, F16, BF16 or Q8_0", t.Name, t.Type, t.Shape)
+		if slices.Contains(uncomputed, t.Type) {
+			return refuse("%q is %s, which nothing computes with", t.Name, t.Type)
 		}
 	}
 	return nil

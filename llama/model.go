@@ -222,6 +222,9 @@ func newWatch() *C.struct_gallop_watch {
 	return (*C.struct_gallop_watch)(C.calloc(1, C.sizeof_struct_gallop_watch))
 }
 
+// What looks at a file before llama.cpp does. Tests of what is behind leave it out.
+var checkFile, checkBytes = precheck, readByteless
+
 // readFile takes from the file what llama.cpp's API does not give.
 func (m *Model) readFile(forText bool) error {
 	f, err := gguf.Open(m.Path)
@@ -242,10 +245,10 @@ func (m *Model) readFile(forText bool) error {
 	if err := m.readShape(f.Metadata); err != nil {
 		return err
 	}
-	if err := precheck(f, m.vocabOnly); err != nil {
+	if err := checkFile(f, m.vocabOnly); err != nil {
 		return fmt.Errorf("%s: %w", m.Path, err)
 	}
-	m.byteless = readByteless(f.Metadata)
+	m.byteless = checkBytes(f.Metadata)
 	causal, err := f.Metadata.Bool(f.Metadata.ArchKey("attention.causal"))
 	m.causal = err != nil || causal // causal unless the file says otherwise
 	m.sampling = readSampling(f.Metadata)

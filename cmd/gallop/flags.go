@@ -229,6 +229,11 @@ func (g *generation) routing(cmd *cobra.Command, m *llama.Model, o *chat.Options
 	p, err := router.Read(path)
 	var closeProfile func() error
 	if err == nil {
+		ctx, stop := interruptible(cmd)
+		p, err = ownProfile(ctx, cmd, m, p, max(g.threads, 0))
+		stop()
+	}
+	if err == nil {
 		closeProfile, err = openProfile(p, m)
 	}
 	switch {

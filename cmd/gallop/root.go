@@ -161,9 +161,13 @@ environment before the file; an empty variable counts as unset.`,
 	root.PersistentFlags().StringVar(&config, "config", "", "configuration file (default "+configPath()+")")
 	root.AddCommand(newChatCommand(), newRunCommand(), newInspectCommand(), newPruneCommand(), newDoctorCommand(&settings),
 		newSetupCommand(), newExecCommand(), newCalibrateCommand(), newRouteCommand(), newEvalCommand(), newCompareCommand(),
-		newBenchCommand(), newModelsCommand())
+		newBenchCommand(), newModelsCommand(), newProfileCommand())
 	addHub(root)
-	for _, cmd := range append(root.Commands(), root) {
+	all := append(root.Commands(), root)
+	for _, cmd := range root.Commands() {
+		all = append(all, cmd.Commands()...)
+	}
+	for _, cmd := range all {
 		if check := cmd.Args; check != nil {
 			cmd.Args = func(cmd *cobra.Command, args []string) error { return asUsageError(check(cmd, args)) }
 		}
