@@ -1,4 +1,4 @@
-package chat
+package costs
 
 import (
 	"math/rand/v2"

@@ -1,9 +1,11 @@
-package chat
+package draft
 
 import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/gallop-llm/gallop/internal/costs"
 )
 
 // pace is what decodes cost on this machine: the whole model's time for n tokens
@@ -17,22 +19,22 @@ type pace struct {
 	hoped curve // what was measured so far does not rule out: where that is little, batches may be as cheap as usual
 	dear  curve // what they cost where they are dear: where little was measured, nearly as much as their tokens alone
 
-	one   float64 // seconds of a token decoded alone; 0 = not measured
-	alone times   // what one follows from
+	one   float64     // seconds of a token decoded alone; 0 = not measured
+	alone costs.Times // what one follows from
 
-	graph float64 // cost of a token decoded alone, beyond one, that follows a batch of another kind; batches have it in them
-	after times   // what graph follows from
+	graph float64     // cost of a token decoded alone, beyond one, that follows a batch of another kind; batches have it in them
+	after costs.Times // what graph follows from
 
 	prompt float64 // seconds of each token of the last prompt; 0 = not measured
 	apart  float64 // how much more a token takes that has logits than one of a prompt, as a factor; 0 = products are not computed together
 
-	cost [mostRows + 1]float64 // (n,) of a batch of n tokens; 0 = not measured
-	seen [mostRows + 1]times   // what they follow from
+	cost [mostRows + 1]float64     // (n,) of a batch of n tokens; 0 = not measured
+	seen [mostRows + 1]costs.Times // what they follow from
 }
 
 // mostRows is the longest batch, in tokens: the longest draft, the last token
 // taken, and one before it that is decoded again to compare with.
-const mostRows = MaxDraft + 2
+const mostRows = costs.MostRows
 
 // curve is the cost of a batch of n tokens, (n,): worked out once for each
 // measurement, as it is asked for many times for each token.
@@ -53,54 +55,25 @@ func batchSize(n int) int {
 // columns is what sizes of batches are multiples of, beyond two.
 const columns = 4
 
-// recent is how many measurements count: few, because they should be of now, and
-// enough that some of them were not interrupted by another program.
-const recent = 5
-
-// times are the last measurements of something.
-type times struct {
-	last [recent]float64
-	n    int // measurements so far
-}
-
-// add takes in another one and gives the lower quartile of the last: what comes
-// between makes times longer, never shorter, and often several in a row.
-func (t *times) add(x float64) (usual float64) {
-	t.last[t.n%recent] = x
-	t.n++
-	return t.at(usualTime)
-}
-
-// usualTime is the share of times that are shorter than what something usually takes.
-const usualTime = 0.25
-
-// at is the time that about this share of the last are shorter than; 0 while there are none.
-func (t *times) at(share float64) float64 {
-	known := min(t.n, recent)
-	sorted := t.last
-	slices.Sort(sorted[:known])
-	return sorted[int(share*float64(max(known-1, 0)))]
-}
-
 // saw takes in the time of a batch of n tokens; before that of a single one is
 // known, nothing.
 func (p *pace) saw(n int, took time.Duration) {
 	if n == 1 {
-		p.one = p.alone.add(took.Seconds())
-		if p.alone.n <= recent {
+		p.one = p.alone.Add(took.Seconds())
+		if p.alone.N() <= costs.Recent {
 			p.draw()
 		}
 		return
 	}
 	if p.one > 0 {
-		p.cost[n] = p.seen[n].add(p.tokens(took))
+		p.cost[n] = p.seen[n].Add(p.tokens(took))
 		p.draw()
 	}
 }
 
 // sawGraph takes in the time of a single token that followed another kind of batch.
 func (p *pace) sawGraph(took time.Duration) {
-	p.graph = max(p.after.add(p.tokens(took))-1, 0)
+	p.graph = max(p.after.Add(p.tokens(took))-1, 0)
 	p.draw()
 }
 
@@ -127,7 +100,7 @@ func (p *pace) together(n int) float64 {
 
 // forgetBatches forgets what batches cost: they are computed in another way now.
 func (p *pace) forgetBatches() {
-	p.cost, p.seen = [mostRows + 1]float64{}, [mostRows + 1]times{}
+	p.cost, p.seen = [mostRows + 1]float64{}, [mostRows + 1]costs.Times{}
 	p.draw()
 }
 
@@ -136,9 +109,9 @@ func (p *pace) forgetBatches() {
 func (p *pace) recall(graph float64, costs map[int]float64) {
 	p.graph = graph
 	for range trusted {
-		p.after.add(1 + graph)
+		p.after.Add(1 + graph)
 		for n, cost := range costs {
-			p.cost[n] = p.seen[n].add(cost)
+			p.cost[n] = p.seen[n].Add(cost)
 		}
 	}
 	p.draw()
@@ -149,7 +122,7 @@ func (p *pace) draw() {
 	for n := range p.curve {
 		p.curve[n] = p.estimate(n)
 		p.hoped[n] = p.curve[n]
-		if n > 1 && p.seen[n].n < trusted { // one time may be twice too long
+		if n > 1 && p.seen[n].N() < trusted { // one time may be twice too long
 			p.hoped[n] = min(p.curve[n], max(1+p.graph+unknownSlope*float64(n-1), p.cost[n]/2))
 		}
 	}
@@ -160,17 +133,17 @@ func (p *pace) draw() {
 			p.dear[n] = dearPair + p.graph
 		}
 		p.dear[n] = min(p.dear[n], p.together(n))
-		if below := p.dear[n-1]; n > 2 && p.seen[n-1].n > 0 {
+		if below := p.dear[n-1]; n > 2 && p.seen[n-1].N() > 0 {
 			p.dear[n] = min(p.dear[n], below+dearSlope)
 		}
-		if p.seen[n].n >= trusted {
+		if p.seen[n].N() >= trusted {
 			p.dear[n] = p.cost[n]
-		} else if p.seen[n].n > 0 {
+		} else if p.seen[n].N() > 0 {
 			p.dear[n] = min(p.dear[n], p.cost[n])
 		}
 	}
 	for n := len(p.dear) - 2; n > 1; n-- { // a shorter batch costs no more
-		if p.seen[n].n < trusted {
+		if p.seen[n].N() < trusted {
 			p.dear[n] = min(p.dear[n], p.dear[n+1])
 		}
 	}
@@ -208,9 +181,9 @@ func (p *pace) estimate(n int) float64 {
 	switch {
 	case n <= 1:
 		return 1
-	case p.seen[n].n == 0:
+	case p.seen[n].N() == 0:
 		return p.between(n)
-	case p.seen[n].n < trusted:
+	case p.seen[n].N() < trusted:
 		return min(p.cost[n], p.between(n))
 	}
 	return p.cost[n]
@@ -314,7 +287,7 @@ func probabilityClass(p float64) int {
 type draftCost struct {
 	once, each float64
 
-	first, later times // that were measured
+	first, later costs.Times // that were measured
 }
 
 // learn takes in what the tokens of a draft cost, and sorts them. The first one
@@ -324,12 +297,12 @@ func (c *draftCost) learn(tokens []float64) {
 	if len(tokens) > 1 {
 		later := tokens[1:]
 		slices.Sort(later)
-		if usual := c.later.add(later[len(later)/2]); c.later.n >= trusted {
+		if usual := c.later.Add(later[len(later)/2]); c.later.N() >= trusted {
 			c.each = usual
 		}
 	}
 	if len(tokens) > 0 {
-		if usual := c.first.add(tokens[0]); c.first.n >= trusted {
+		if usual := c.first.Add(tokens[0]); c.first.N() >= trusted {
 			c.once = max(usual-c.each, 0)
 		}
 	}

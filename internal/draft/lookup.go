@@ -1,4 +1,4 @@
-package chat
+package draft
 
 import "github.com/gallop-llm/gallop/llama"
 

@@ -1,4 +1,4 @@
-package chat
+package draft
 
 import (
 	"fmt"
@@ -58,8 +58,8 @@ func apart(m *llama.Model) float64 {
 
 // keepReference keeps the logits that pending was sampled from: those of the token
 // before it in a batch must be the same.
-func (d *drafter) keepReference() error {
-	logits, err := d.s.ctx.Logits(d.row)
+func (d *Drafter) keepReference() error {
+	logits, err := d.seq.Context().Logits(d.seq.Row(d.row))
 	if err == nil {
 		d.reference = append(d.reference[:0], logits...)
 	}
@@ -73,7 +73,7 @@ const leastLead = columns - 1
 // lead is how many tokens before pending, which is one of them, fill up the draft's
 // batch. Where its size was not compared yet, that is one at least, and the draft
 // may lose its last token for that.
-func (d *drafter) lead() int {
+func (d *Drafter) lead() int {
 	n := len(d.tokens) + 1
 	size := batchSize(n)
 	switch {
@@ -94,17 +94,14 @@ func (d *drafter) lead() int {
 // verifiable decodes pending and the draft behind it, which stand at base, by the
 // whole model, so that each token comes out as if it had been decoded alone. lead
 // is how many tokens before pending are in the batch, to be compared.
-func (d *drafter) verifiable(pending llama.Token, base, lead int) error {
-	s := d.s
-	d.batch = append(append(append(d.batch[:0], s.cached[base-lead:base]...), pending), d.tokens...)
+func (d *Drafter) verifiable(pending llama.Token, base, lead int) error {
+	d.batch = append(append(append(d.batch[:0], d.seq.Tokens()[base-lead:base]...), pending), d.tokens...)
 	for {
-		if err := s.forget(base - lead); err != nil { // what a draft left in the KV cache lacks layers
+		d.seq.Forget(base - lead) // what a draft left in the KV cache lacks layers
+		if err := d.decode(d.batch, skip.Mask{}, len(d.batch)); err != nil || lead == 0 {
 			return err
 		}
-		if err := s.decode(d.batch, skip.Mask{}, len(d.batch)); err != nil || lead == 0 {
-			return err
-		}
-		logits, err := s.ctx.Logits(lead - 1)
+		logits, err := d.seq.Context().Logits(d.seq.Row(lead - 1))
 		if err != nil {
 			return err
 		}
@@ -112,22 +109,23 @@ func (d *drafter) verifiable(pending llama.Token, base, lead int) error {
 		if d.same.add(len(d.batch), logits, d.reference); d.same.most == 0 || d.same.anyway {
 			return nil
 		}
-		switch s.alone { // and what was learnt of batches is of no use
+		switch d.alone { // and what was learnt of batches is of no use
 		case llama.AttendAlone:
-			s.alone = llama.MultiplyUntiled
+			d.alone = llama.MultiplyUntiled
 		case llama.MultiplyUntiled:
-			s.alone = llama.MultiplyAlone
+			d.alone = llama.MultiplyAlone
 		default: // such as on a GPU: these steps only cost time
-			s.alone = llama.AttendAlone
+			d.alone = llama.AttendAlone
 		}
-		d.same = compared{anyway: s.alone == llama.AttendAlone}
+		d.seq.Isolate(d.alone)
+		d.same = compared{anyway: d.alone == llama.AttendAlone}
 		d.pace.apart = 0
 		d.pace.forgetBatches()
 	}
 }
 
 // cut shortens the draft.
-func (d *drafter) cut(n int) { d.tokens, d.class = d.tokens[:n], d.class[:n] }
+func (d *Drafter) cut(n int) { d.tokens, d.class = d.tokens[:n], d.class[:n] }
 
 // checkForgetting refuses models whose cache cannot drop single tokens.
 func checkForgetting(m *llama.Model) error {

@@ -1,4 +1,4 @@
-package chat
+package draft
 
 import (
 	"fmt"
@@ -12,15 +12,15 @@ import (
 // the order of the layers, a second on a laptop for a model of a billion weights.
 const probeTokens = 256
 
-// probeShares are how much of the inner layers the masks of [DraftMasks] skip.
+// probeShares are how much of the inner layers the masks of [Probe] skip.
 // Which depth is best hangs on the machine and the text; it shows while drafting.
 var probeShares = []float64{0.5, 0.7, 0.3, 0.85}
 
-// DraftMasks gives masks to draft under for a model of which nothing is known:
+// Probe gives masks to draft under for a model of which nothing is known:
 // at several depths the halves of layers that turn the residual stream least
 // (ShortGPT's block influence, arXiv 2403.03853), measured on built-in prompts
 // that the whole model reads once.
-func DraftMasks(m *llama.Model, threads int) ([]DraftMask, error) {
+func Probe(m *llama.Model, threads int) ([]Mask, error) {
 	prompts, err := probePrompts(m)
 	if err != nil {
 		return nil, err
@@ -49,13 +49,13 @@ func DraftMasks(m *llama.Model, threads int) ([]DraftMask, error) {
 	}
 	units := skip.SublayerUnits(skip.SizesOf(m.Tensors, m.NLayer))
 	influence := skip.Influences(units, c)
-	var masks []DraftMask
+	var masks []Mask
 	for _, share := range probeShares {
 		mask, err := skip.ByInfluence(units, influence, share*float64(m.NLayer-2))
 		if err != nil {
 			return nil, fmt.Errorf("%w: no mask to draft under: %w", ErrLossless, err)
 		}
-		masks = append(masks, DraftMask{Mask: mask})
+		masks = append(masks, Mask{Mask: mask})
 	}
 	return masks, nil
 }

@@ -1,4 +1,4 @@
-package chat
+package gallop
 
 import "strings"
 
@@ -7,6 +7,7 @@ import "strings"
 type stopper struct {
 	stops []string
 	held  string
+	found string // the stop text that has come
 }
 
 // next takes a piece of the answer and gives what can be said now; found tells
@@ -16,7 +17,7 @@ func (s *stopper) next(piece string) (say string, found bool) {
 	first, longest := len(s.held), 0
 	for _, stop := range s.stops {
 		if at := strings.Index(s.held, stop); at >= 0 && at < first {
-			first, found = at, true
+			first, found, s.found = at, true, stop
 		}
 		for n := min(len(stop)-1, len(s.held)); n > longest; n-- {
 			if strings.HasSuffix(s.held, stop[:n]) {

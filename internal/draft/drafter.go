@@ -1,12 +1,14 @@
-package chat
+package draft
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"time"
 
+	"github.com/gallop-llm/gallop/internal/costs"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -15,7 +17,7 @@ import (
 // MaxDraft is the longest draft, in tokens: the bound of γ in the papers.
 const MaxDraft = 16
 
-// Lossless makes a session's answers those of the whole model, only faster: the
+// Options makes answers those of the whole model, only faster: the
 // model without some of its layers drafts a few tokens, or they are looked up in
 // what was said before, and the whole model verifies all of them in one batch,
 // in the same context, with the same weights and KV cache (Zhang et al.: Draft &
@@ -23,10 +25,10 @@ const MaxDraft = 16
 // the same distribution. Ours differs in how drafts end: their length follows
 // from measured times and acceptance, and where no draft is expected to win,
 // tokens are decoded one at a time.
-type Lossless struct {
+type Options struct {
 	// Masks are what drafts may be made under; which one wins shows while
 	// generating. None = drafts are only looked up.
-	Masks []DraftMask
+	Masks []Mask
 
 	MaxDraft int  // tokens in a draft at most, 1 to [MaxDraft]; 0 = MaxDraft
 	NoLookup bool // drafts come from masks only
@@ -36,15 +38,15 @@ type Lossless struct {
 	Fixed bool
 }
 
-// DraftMask is a mask to draft under, and what is known of it beforehand.
-type DraftMask struct {
+// Mask is a mask to draft under, and what is known of it beforehand.
+type Mask struct {
 	Mask       skip.Mask
 	Cost       float64 // of a drafted token, as a share of the whole model's; 0 = by the bytes of weights that are read
 	Acceptance float64 // share of its tokens that is expected to be accepted, 0 to 1; 0 = not known
 }
 
-// Drafting is what drafts brought for an answer.
-type Drafting struct {
+// Stats is what drafts brought for an answer.
+type Stats struct {
 	Rounds   int               // drafts that were verified
 	Lengths  [MaxDraft + 1]int // rounds by how many of their tokens were accepted
 	Drafted  int               // tokens
@@ -65,7 +67,7 @@ type Drafting struct {
 }
 
 // Add adds the counts of another answer.
-func (d *Drafting) Add(other *Drafting) {
+func (d *Stats) Add(other *Stats) {
 	d.Rounds += other.Rounds
 	d.Drafted += other.Drafted
 	d.Accepted += other.Accepted
@@ -79,15 +81,15 @@ func (d *Drafting) Add(other *Drafting) {
 }
 
 // Acceptance is the share of drafted tokens that was accepted, 0 to 1.
-func (d *Drafting) Acceptance() float64 { return float64(d.Accepted) / float64(max(d.Drafted, 1)) }
+func (d *Stats) Acceptance() float64 { return float64(d.Accepted) / float64(max(d.Drafted, 1)) }
 
 // TokensPerRound is how many tokens a verification gave, its own included.
-func (d *Drafting) TokensPerRound() float64 {
+func (d *Stats) TokensPerRound() float64 {
 	return float64(d.Accepted+d.Rounds) / float64(max(d.Rounds, 1))
 }
 
-// check refuses what cannot be drafted with.
-func (o *Lossless) check(m *llama.Model) error {
+// Check refuses what cannot be drafted with. The error wraps [ErrLossless] or [skip.ErrMask].
+func (o *Options) Check(m *llama.Model) error {
 	if err := checkForgetting(m); err != nil {
 		return err
 	}
@@ -121,18 +123,24 @@ const (
 	priorLookup = 0.6
 )
 
-// drafter makes drafts and has them verified, for one session. What it learns of
+// Drafter makes drafts and has them verified, for one session. What it learns of
 // the machine and of the masks stays from answer to answer.
-type drafter struct {
-	s      *Session
-	most   int // tokens in a draft
-	fixed  bool
-	pace   pace
-	listed []DraftMask
-	known  map[skip.Mask]*source
-	masks  []*source // to draft under now
-	lookup *source   // nil = nothing is looked up
-	judge  judge
+type Drafter struct {
+	model   *llama.Model
+	seq     Sequence       // of this answer
+	answer  Answer         // likewise
+	sampler *llama.Sampler // likewise; not closed here
+	stats   *Stats
+	alone   llama.Alone // what of a verification is computed token by token
+	company bool        // other answers took part in a decode of this step: its time tells nothing
+	most    int         // tokens in a draft
+	fixed   bool
+	pace    pace
+	listed  []Mask
+	known   map[skip.Mask]*source
+	masks   []*source // to draft under now
+	lookup  *source   // nil = nothing is looked up
+	judge   judge
 
 	drawing *llama.Sampler // the draft's sampler, which follows the answer's; nil before the first answer
 	text    lookup         // of the conversation
@@ -156,7 +164,7 @@ type drafter struct {
 	expected llama.Token // what was looked up for the next token, whether it is drafted or not
 	match    int         // of expected; 0 = nothing was found
 
-	ahead    float64       // tokens' time won over one at a time, and what may be lost; see lossShare
+	ahead    float64       // tokens' time won over one at a time, and what may be lost; see costs.LossShare
 	steps    int           // drafts since the time of a single token was last measured
 	singles  int           // tokens decoded alone since the last batch
 	switched time.Duration // time of the first of them, which has a graph to build; 0 = booked
@@ -169,31 +177,80 @@ type drafter struct {
 	learned bool // something that [Options].Learned does not have
 }
 
-func newDrafter(s *Session, o *Lossless) (*drafter, error) {
-	if err := o.check(s.model); err != nil {
+// New makes a drafter for a model, which knows what was learnt of batches earlier (nil =
+// nothing). The error wraps [ErrLossless] or [skip.ErrMask].
+func New(m *llama.Model, o *Options, known *costs.Batches) (*Drafter, error) {
+	if err := o.Check(m); err != nil {
 		return nil, err
 	}
-	d := &drafter{s: s, most: o.MaxDraft, fixed: o.Fixed, listed: o.Masks, known: map[skip.Mask]*source{}}
-	if d.most == 0 {
-		d.most = MaxDraft
-	}
-	if !o.NoLookup {
-		d.lookup = &source{lookup: true, prior: priorLookup}
-	}
-	d.judge.excess = make([]float32, s.model.Vocab.Size)
-	s.alone = llama.AttendAlone
-	if d.recall(readLearned(s.opts.Learned)); s.alone == llama.AttendAlone {
-		d.pace.apart = apart(s.model)
+	d := &Drafter{model: m, known: map[skip.Mask]*source{}, alone: llama.AttendAlone}
+	d.set(o)
+	d.judge.excess = make([]float32, m.Vocab.Size)
+	if d.recall(known); d.alone == llama.AttendAlone {
+		d.pace.apart = apart(m)
 	}
 	return d, nil
 }
 
-// setMasks says what drafts may be made under: first if that skips something,
+// Set changes how drafts are made from the next answer on. What was learned stays.
+func (d *Drafter) Set(o *Options) error {
+	if err := o.Check(d.model); err != nil {
+		return err
+	}
+	d.set(o)
+	return nil
+}
+
+func (d *Drafter) set(o *Options) {
+	d.most, d.fixed, d.listed = cmp.Or(o.MaxDraft, MaxDraft), o.Fixed, o.Masks
+	switch {
+	case o.NoLookup:
+		d.lookup = nil
+	case d.lookup == nil:
+		d.lookup = &source{lookup: true, prior: priorLookup}
+	}
+}
+
+// recall takes in what was learnt earlier of batches.
+func (d *Drafter) recall(b *costs.Batches) {
+	if b == nil || b.Compared == 0 && len(b.Costs) == 0 {
+		return
+	}
+	d.alone, d.same = b.Alone, compared{sizes: b.Compared, most: b.Rounding, anyway: b.Rounding > 0}
+	d.pace.recall(b.Graph, b.Costs)
+}
+
+// Learned is what was learnt of batches; nil = nothing new.
+func (d *Drafter) Learned() *costs.Batches {
+	if !d.learned {
+		return nil
+	}
+	d.learned = false
+	b := &costs.Batches{Alone: d.alone, Compared: d.same.sizes, Rounding: d.same.most, Graph: d.pace.graph, Costs: map[int]float64{}}
+	for n, cost := range d.pace.cost {
+		if d.pace.seen[n].N() >= trusted {
+			b.Costs[n] = cost
+		}
+	}
+	return b
+}
+
+// Isolation is how exactly an answer's tokens must come out as if each were decoded alone.
+func (d *Drafter) Isolation() llama.Alone { return d.alone }
+
+// decode is the sequence's, and notes whether other answers took part.
+func (d *Drafter) decode(tokens []llama.Token, mask skip.Mask, outputs int) error {
+	err := d.seq.Decode(tokens, mask, outputs)
+	d.company = d.company || !d.seq.Alone()
+	return err
+}
+
+// SetMasks says what drafts may be made under: first if that skips something,
 // then what the options list. What was learned of a mask stays.
-func (d *drafter) setMasks(first skip.Mask) {
+func (d *Drafter) SetMasks(first skip.Mask) {
 	d.masks = d.masks[:0]
 	if !first.IsEmpty() {
-		d.masks = append(d.masks, d.source(DraftMask{Mask: first}))
+		d.masks = append(d.masks, d.source(Mask{Mask: first}))
 	}
 	for _, m := range d.listed {
 		if m.Mask != first || first.IsEmpty() {
@@ -202,12 +259,12 @@ func (d *drafter) setMasks(first skip.Mask) {
 	}
 }
 
-// list takes the profile's masks to draft under, with what is expected of them
+// List takes the profile's masks to draft under, with what is expected of them
 // for a prompt, in place of the options'.
-func (d *drafter) list(drafts []router.Draft) {
+func (d *Drafter) List(drafts []router.Draft) {
 	d.listed = nil
 	for _, draft := range drafts {
-		m := DraftMask{Mask: draft.Mask, Cost: 1 - draft.Depth/float64(d.s.model.NLayer), Acceptance: draft.Acceptance}
+		m := Mask{Mask: draft.Mask, Cost: 1 - draft.Depth/float64(d.model.NLayer), Acceptance: draft.Acceptance}
 		d.source(m).prior = min(max(m.Acceptance, leastPrior), mostOdds)
 		d.listed = append(d.listed, m)
 	}
@@ -217,7 +274,7 @@ func (d *drafter) list(drafts []router.Draft) {
 const leastPrior = 0.05
 
 // source is what is known of a mask.
-func (d *drafter) source(m DraftMask) *source {
+func (d *Drafter) source(m Mask) *source {
 	if src, ok := d.known[m.Mask]; ok {
 		return src
 	}
@@ -226,7 +283,7 @@ func (d *drafter) source(m DraftMask) *source {
 		src.prior = min(m.Acceptance, mostOdds)
 	}
 	if src.cost.each = m.Cost; m.Cost == 0 {
-		src.cost.each = 1 - skippedShare(d.s.model, m.Mask)
+		src.cost.each = 1 - skippedShare(d.model, m.Mask)
 	}
 	d.known[m.Mask] = src
 	return src
@@ -240,24 +297,20 @@ func skippedShare(m *llama.Model, mask skip.Mask) float64 {
 }
 
 // Close frees the sampler. Further calls do nothing.
-func (d *drafter) Close() error {
-	if d == nil {
-		return nil
-	}
-	if d.drawing == nil {
+func (d *Drafter) Close() error {
+	if d == nil || d.drawing == nil {
 		return nil
 	}
 	return d.drawing.Close()
 }
 
-// begin prepares for the answer to a prompt whose first token is not sampled yet.
-func (d *drafter) begin(g *generation, prompt []llama.Token) {
-	g.a.Drafting = &Drafting{Masks: map[skip.Mask]int{}}
+// Begin prepares for an answer in a sequence that holds its prompt; the first token is not
+// sampled yet. seed is of the choices over drafts.
+func (d *Drafter) Begin(seq Sequence, answer Answer, sampler *llama.Sampler, prompt []llama.Token, seed uint32) {
+	d.seq, d.answer, d.sampler, d.stats = seq, answer, sampler, &Stats{Masks: map[skip.Mask]int{}}
 	d.drafted, d.bare = map[*source]*judged{}, 0
 	d.ahead = min(d.ahead, wonBefore)
-	d.singles, d.switched, d.turned, d.row, d.first, d.match = 0, 0, false, -1, len(d.s.cached), 0
-	d.pace.sawPrompt(g.a.PromptTokens-g.a.CachedTokens, g.a.Prefill)
-	seed := d.s.opts.Sampling.Seed
+	d.singles, d.switched, d.turned, d.row, d.first, d.match = 0, 0, false, -1, d.seq.Len(), 0
 	if seed == llama.RandomSeed {
 		seed = rand.Uint32()
 	}
@@ -267,27 +320,34 @@ func (d *drafter) begin(g *generation, prompt []llama.Token) {
 	}
 }
 
-// end sums up what drafts brought for the answer.
-func (d *drafter) end(g *generation) {
-	g.a.Drafting.Plain = time.Duration(float64(g.a.Tokens-1) * d.pace.one * float64(time.Second))
-	g.a.Drafting.Possible, g.a.Drafting.Rounding = d.possible(g.a.Tokens), d.same.most
+// SawPrompt takes in how long n tokens of a prompt took, decoded with nothing beside them.
+func (d *Drafter) SawPrompt(n int, took time.Duration) { d.pace.sawPrompt(n, took) }
+
+// End sums up what drafts brought for the answer of so many tokens.
+func (d *Drafter) End(tokens int) *Stats {
+	s := d.stats
+	s.Plain = time.Duration(float64(tokens-1) * d.pace.one * float64(time.Second))
+	s.Possible, s.Rounding = d.possible(tokens), d.same.most
+	d.seq, d.answer, d.sampler = nil, nil, nil
+	return s
 }
 
-// generate goes on with the answer after its first token. A token that is
+// Generate goes on with the answer after its first token. A token that is
 // decoded alone comes from the sampler as without drafts.
-func (d *drafter) generate(g *generation, pending llama.Token) (err error) {
+func (d *Drafter) Generate(pending llama.Token) (err error) {
 	for {
 		d.remember(pending)
 		more := true
-		switch src, length := d.choose(g.room()); {
+		d.company = false
+		switch src, length := d.choose(d.answer.Room()); {
 		case src == nil:
-			pending, err = d.single(g, pending)
+			pending, err = d.single(pending)
 		case length == 0:
-			pending, err = d.try(g, src, pending)
+			pending, err = d.try(src, pending)
 		default:
-			pending, more, err = d.round(g, src, length, pending)
+			pending, more, err = d.round(src, length, pending)
 		}
-		if err != nil || !more || !g.take(pending) {
+		if err != nil || !more || !d.answer.Take(pending, d.row, false) {
 			return err
 		}
 	}
@@ -295,7 +355,7 @@ func (d *drafter) generate(g *generation, pending llama.Token) (err error) {
 
 // remember takes in the answer's next token. What was looked up for it is counted
 // whether it was drafted or not: how well looking up does is known for nothing.
-func (d *drafter) remember(t llama.Token) {
+func (d *Drafter) remember(t llama.Token) {
 	if d.lookup == nil {
 		return
 	}
@@ -312,37 +372,37 @@ func (d *drafter) remember(t llama.Token) {
 // try drafts the token behind pending and does not have it verified in a batch: it is
 // held against the token that the whole model gives when it decodes pending alone.
 // That shows how often a mask is right for the price of its own tokens.
-func (d *drafter) try(g *generation, src *source, pending llama.Token) (next llama.Token, err error) {
-	began, base := time.Now(), len(d.s.cached)
+func (d *Drafter) try(src *source, pending llama.Token) (next llama.Token, err error) {
+	began, base := time.Now(), d.seq.Len()
 	d.cut(0)
 	d.took = d.took[:0]
-	if err := d.draft(g, src, 1, pending); err != nil {
+	if err := d.draft(src, 1, pending); err != nil {
 		return llama.NoToken, err
 	}
-	if err := d.s.forget(base); err != nil {
-		return llama.NoToken, err
-	}
+	d.seq.Forget(base)
 	d.turn()
-	d.ahead -= min(d.pace.tokens(time.Since(began)), d.pace.graph+src.dearest())
+	if !d.company {
+		d.ahead -= min(d.pace.tokens(time.Since(began)), d.pace.graph+src.dearest())
+	}
 	if len(d.tokens) == 0 { // a grammar's dead end
-		return d.single(g, pending)
+		return d.single(pending)
 	}
 	d.judged = src
-	next, err = d.single(g, pending)
+	next, err = d.single(pending)
 	d.judged = nil
 	return next, err
 }
 
 // turn notes that the next token decoded alone has a graph to build because of a draft.
-func (d *drafter) turn() { d.singles, d.turned = 0, true }
+func (d *Drafter) turn() { d.singles, d.turned = 0, true }
 
 // sample chooses the token that follows one decoded alone. Where that was drafted
 // for a try, it is judged like any draft.
-func (d *drafter) sample(g *generation) (next llama.Token, err error) {
+func (d *Drafter) sample() (next llama.Token, err error) {
 	if d.judged == nil {
-		return g.sampler.Sample(d.s.ctx, -1)
+		return d.sampler.Sample(d.seq.Context(), d.seq.Row(-1))
 	}
-	if err := g.sampler.Distribution(d.s.ctx, -1, &d.p); err != nil {
+	if err := d.sampler.Distribution(d.seq.Context(), d.seq.Row(-1), &d.p); err != nil {
 		return llama.NoToken, err
 	}
 	next = d.tokens[0]
@@ -350,24 +410,28 @@ func (d *drafter) sample(g *generation) (next llama.Token, err error) {
 	if !kept {
 		next = d.judge.instead(&d.p, &d.q[0])
 	}
-	g.sampler.Take(next)
+	d.sampler.Take(next)
 	d.judged.odds.count(d.class[0], kept)
 	return next, nil
 }
 
 // single decodes one token by the whole model and samples the next.
-func (d *drafter) single(g *generation, pending llama.Token) (next llama.Token, err error) {
+func (d *Drafter) single(pending llama.Token) (next llama.Token, err error) {
 	began := time.Now()
 	d.batch = append(d.batch[:0], pending)
-	if err := d.s.decode(d.batch, skip.Mask{}, 1); err != nil {
+	if err := d.decode(d.batch, skip.Mask{}, 1); err != nil {
 		return llama.NoToken, err
 	}
-	if next, err = d.sample(g); err != nil {
+	if next, err = d.sample(); err != nil {
 		return llama.NoToken, err
 	}
 	took := time.Since(began)
 	d.row = -1
-	d.ahead += lossShare
+	if d.company {
+		d.singles, d.switched, d.turned = 0, 0, false
+		return next, nil
+	}
+	d.ahead += costs.LossShare
 	switch d.singles++; {
 	case d.singles == 1: // it has a graph to build
 		d.switched = took
@@ -390,10 +454,6 @@ func (d *drafter) single(g *generation, pending llama.Token) (next llama.Token, 
 // remeasure is after how many drafts single tokens are timed again: that time
 // grows with the context.
 const remeasure = 20
-
-// lossShare is the share of the time of plain decoding that drafts may cost where
-// they fail: finding out what they are worth included.
-const lossShare = 0.014
 
 // wonBefore is how much of what was won in earlier answers, or not spent on
 // finding out, may be lost in another one, in tokens' time.
@@ -418,9 +478,9 @@ const tryEvery = 16
 // get, 0 for a try, or nil for a single token. No draft gets so long that it is
 // expected to lose more than was won so far, and what may be lost, by what its
 // source has shown; while that is nothing, it is expected to fail.
-func (d *drafter) choose(room int) (src *source, length int) {
+func (d *Drafter) choose(room int) (src *source, length int) {
 	most := d.bound(room)
-	since := len(d.s.cached) - d.first
+	since := d.seq.Len() - d.first
 	if most < 1 || since < 1 {
 		return nil, 0
 	}
@@ -429,6 +489,9 @@ func (d *drafter) choose(room int) (src *source, length int) {
 			return d.masks[0], most
 		}
 		return d.lookup, most
+	}
+	if !d.seq.Alone() { // what a draft costs beside other answers is not known
+		return nil, 0
 	}
 	if since < leastLead || d.pace.one == 0 || d.steps >= remeasure {
 		return nil, 0
@@ -484,7 +547,7 @@ func (d *drafter) choose(room int) (src *source, length int) {
 }
 
 // extra is how many tokens more a batch has that is compared; see [compared].
-func (d *drafter) extra(n int) int {
+func (d *Drafter) extra(n int) int {
 	if d.same.known(batchSize(n + 1)) {
 		return 0
 	}
@@ -493,9 +556,9 @@ func (d *drafter) extra(n int) int {
 
 // costOf is what drafts of a source cost. Where it is not known yet, a draft costs
 // a graph: that of the mask, or, looked up, that of the token behind it.
-func (d *drafter) costOf(s *source) draftCost {
+func (d *Drafter) costOf(s *source) draftCost {
 	cost := draftCost{once: s.cost.once, each: s.cost.each}
-	if s.cost.first.n < trusted {
+	if s.cost.first.N() < trusted {
 		cost.once = d.pace.graph
 	}
 	return cost
@@ -504,7 +567,7 @@ func (d *drafter) costOf(s *source) draftCost {
 // setChances works out with what chances the tokens of a source's next draft are
 // accepted. How often what is looked up is right is counted without drafts, so
 // nothing is hoped for there.
-func (d *drafter) setChances(s *source, most int) {
+func (d *Drafter) setChances(s *source, most int) {
 	mean, hope := s.odds.mean(s.prior), s.odds.hope(s.prior)
 	tried, kept := s.odds.sums()
 	sure := kept / (tried + 1)
@@ -521,19 +584,19 @@ func (d *drafter) setChances(s *source, most int) {
 
 // bound is the longest draft that there is room for, when room more tokens may
 // be taken: with one of the whole model's own behind it.
-func (d *drafter) bound(room int) int {
+func (d *Drafter) bound(room int) int {
 	most := d.most
 	if !d.fixed {
 		most = min(most, MaxDraft/columns*columns-1) // and the token before it
 	}
-	return min(most, room-1, d.s.batch.Cap()-columns, d.s.ctx.NCtx()-len(d.s.cached)-1)
+	return min(most, room-1, d.seq.Most()-columns, d.seq.Room()-1)
 }
 
 // round drafts after pending, the last token that was taken, and lets the whole
 // model verify it. next is the token that follows those that were accepted; more
 // is false when the answer has ended with one of them.
-func (d *drafter) round(g *generation, src *source, length int, pending llama.Token) (next llama.Token, more bool, err error) {
-	s, began, base := d.s, time.Now(), len(d.s.cached)
+func (d *Drafter) round(src *source, length int, pending llama.Token) (next llama.Token, more bool, err error) {
+	began, base := time.Now(), d.seq.Len()
 	d.cut(0)
 	d.took, d.emitted = d.took[:0], 0
 	if err := d.keepReference(); err != nil {
@@ -541,15 +604,13 @@ func (d *drafter) round(g *generation, src *source, length int, pending llama.To
 	}
 	if src.lookup {
 		d.lookUp(length)
-	} else if err := d.draft(g, src, length, pending); err != nil {
+	} else if err := d.draft(src, length, pending); err != nil {
 		return llama.NoToken, false, err
 	}
 	if len(d.tokens) == 0 { // nothing that is worth being verified
-		if err := s.forget(base); err != nil {
-			return llama.NoToken, false, err
-		}
+		d.seq.Forget(base)
 		d.turn()
-		next, err = d.single(g, pending)
+		next, err = d.single(pending)
 		d.account(src, 1, 1, time.Since(began))
 		return next, true, err
 	}
@@ -558,10 +619,8 @@ func (d *drafter) round(g *generation, src *source, length int, pending llama.To
 	if err := d.verifiable(pending, base, lead); err != nil {
 		return llama.NoToken, false, err
 	}
-	accepted, next, more, err := d.verify(g, lead)
-	if err == nil {
-		err = s.forget(base + 1 + accepted)
-	}
+	accepted, next, more, err := d.verify(lead)
+	d.seq.Forget(base + 1 + accepted)
 	d.row = lead + accepted
 	d.saw(len(d.batch), time.Since(verifying)-d.emitted)
 	if !src.lookup { // what is looked up is counted when it is remembered
@@ -569,7 +628,7 @@ func (d *drafter) round(g *generation, src *source, length int, pending llama.To
 			src.odds.count(class, i < accepted)
 		}
 	}
-	g.a.Drafting.count(src, len(d.tokens), accepted)
+	d.stats.count(src, len(d.tokens), accepted)
 	if d.drafted[src] == nil {
 		d.drafted[src] = &judged{}
 	}
@@ -586,8 +645,8 @@ func (d *drafter) round(g *generation, src *source, length int, pending llama.To
 // over: what comes behind one that was not accepted is not.
 type judged struct{ accepted, decided int }
 
-// possible is [Drafting].Possible for an answer of so many tokens.
-func (d *drafter) possible(tokens int) float64 {
+// possible is [Stats].Possible for an answer of so many tokens.
+func (d *Drafter) possible(tokens int) float64 {
 	var most *source
 	for src, j := range d.drafted {
 		if most == nil || j.decided > d.drafted[most].decided {
@@ -604,22 +663,28 @@ func (d *drafter) possible(tokens int) float64 {
 }
 
 // saw takes in the time of a batch.
-func (d *drafter) saw(n int, took time.Duration) {
+func (d *Drafter) saw(n int, took time.Duration) {
+	if d.company {
+		return
+	}
 	d.pace.saw(n, took)
-	d.learned = d.learned || d.pace.seen[n].n <= trusted
+	d.learned = d.learned || d.pace.seen[n].N() <= trusted
 }
 
 // account books what a step with a batch of n tokens won over one token at a
 // time, or lost. What it took beyond what it can cost was an interruption by
 // another program: nobody's loss.
-func (d *drafter) account(src *source, n, tokens int, took time.Duration) {
+func (d *Drafter) account(src *source, n, tokens int, took time.Duration) {
+	if d.company {
+		return
+	}
 	most := d.costOf(src).once + float64(len(d.took))*src.dearest() + max(d.pace.dear.of(n), d.pace.cost[n])
-	d.ahead += float64(tokens)*(1+lossShare) - min(d.pace.tokens(took), most)
+	d.ahead += float64(tokens)*(1+costs.LossShare) - min(d.pace.tokens(took), most)
 }
 
 // dearest is what a drafted token costs at most.
 func (s *source) dearest() float64 {
-	if s.lookup || s.cost.later.n >= trusted {
+	if s.lookup || s.cost.later.N() >= trusted {
 		return s.cost.each
 	}
 	return max(s.cost.each, 1)
@@ -627,30 +692,30 @@ func (s *source) dearest() float64 {
 
 // verify takes the drafted tokens that the whole model accepts, whose logits are
 // there behind lead others, and chooses the token after them.
-func (d *drafter) verify(g *generation, lead int) (accepted int, next llama.Token, more bool, err error) {
+func (d *Drafter) verify(lead int) (accepted int, next llama.Token, more bool, err error) {
 	for i, t := range d.tokens {
-		if err := g.sampler.Distribution(d.s.ctx, lead+i, &d.p); err != nil {
+		if err := d.sampler.Distribution(d.seq.Context(), d.seq.Row(lead+i), &d.p); err != nil {
 			return i, llama.NoToken, false, err
 		}
 		if !d.judge.accepts(&d.p, &d.q[i], t) {
 			next = d.judge.instead(&d.p, &d.q[i])
-			g.sampler.Take(next)
+			d.sampler.Take(next)
 			return i, next, true, nil
 		}
-		g.sampler.Take(t)
+		d.sampler.Take(t)
 		emitting := time.Now()
-		more := g.take(t)
+		more := d.answer.Take(t, lead+i, true)
 		if d.emitted += time.Since(emitting); !more {
 			return i + 1, llama.NoToken, false, nil
 		}
 		d.remember(t)
 	}
-	next, err = g.sampler.Sample(d.s.ctx, lead+len(d.tokens))
+	next, err = d.sampler.Sample(d.seq.Context(), d.seq.Row(lead+len(d.tokens)))
 	return len(d.tokens), next, err == nil, err
 }
 
 // lookUp drafts what came behind the text's last tokens where they last occurred.
-func (d *drafter) lookUp(length int) {
+func (d *Drafter) lookUp(length int) {
 	var match int
 	d.tokens, match = d.text.draft(d.tokens, length)
 	for i, t := range d.tokens {
@@ -661,16 +726,20 @@ func (d *drafter) lookUp(length int) {
 
 // draft generates tokens under the source's mask: most of them if that is fixed
 // or a try, else as many as pay.
-func (d *drafter) draft(g *generation, src *source, most int, pending llama.Token) error {
+func (d *Drafter) draft(src *source, most int, pending llama.Token) error {
 	if d.drawing == nil {
 		var err error
-		if d.drawing, err = g.sampler.Clone(); err != nil {
+		if d.drawing, err = d.sampler.Clone(); err != nil {
 			return err
 		}
-	} else if err := d.drawing.Follow(g.sampler); err != nil {
+	} else if err := d.drawing.Follow(d.sampler); err != nil {
 		return err
 	}
-	defer func() { src.cost.learn(d.took) }()
+	defer func() {
+		if !d.company {
+			src.cost.learn(d.took)
+		}
+	}()
 	always, mean := d.fixed || d.trying, min(src.odds.mean(src.prior), mostOdds)
 	cost := d.costOf(src)
 	_, rate := d.pace.best(&cost, fill(d.mean[:most], mean))
@@ -679,11 +748,11 @@ func (d *drafter) draft(g *generation, src *source, most int, pending llama.Toke
 	for token := pending; len(d.tokens) < most; {
 		n, began := len(d.tokens), time.Now()
 		d.batch = append(d.batch[:0], token)
-		if err := d.s.decode(d.batch, src.mask, 1); err != nil {
+		if err := d.decode(d.batch, src.mask, 1); err != nil {
 			return err
 		}
 		q := &d.q[n]
-		if err := d.drawing.Distribution(d.s.ctx, -1, q); errors.Is(err, llama.ErrNoToken) {
+		if err := d.drawing.Distribution(d.seq.Context(), d.seq.Row(-1), q); errors.Is(err, llama.ErrNoToken) {
 			return nil // a grammar that the draft has led into a dead end
 		} else if err != nil {
 			return err
@@ -697,7 +766,7 @@ func (d *drafter) draft(g *generation, src *source, most int, pending llama.Toke
 		d.took = append(d.took, d.pace.tokens(time.Since(began)))
 		class := probabilityClass(sure)
 		chance := min(src.odds.of(class, src.prior), mostOdds)
-		ends := d.s.model.Vocab.IsEnd(token)
+		ends := d.model.Vocab.IsEnd(token)
 		goOn := !ends && (always || d.pace.goOn(n+1, reach*chance, &cost, mean, rate, most))
 		if !goOn && !ends && !always && reach*chance < rate*(d.pace.of(n+2)-d.pace.of(n+1)) {
 			return nil // not even this token is worth being verified
@@ -712,11 +781,11 @@ func (d *drafter) draft(g *generation, src *source, most int, pending llama.Toke
 
 // sureOf is the probability of the draft's likeliest token: under greedy
 // sampling, of which q says nothing, before sampling.
-func (d *drafter) sureOf(q *llama.Distribution) (float64, error) {
+func (d *Drafter) sureOf(q *llama.Distribution) (float64, error) {
 	if len(q.P) > 1 {
 		return float64(slices.Max(q.P)), nil
 	}
-	logits, err := d.s.ctx.Logits(-1)
+	logits, err := d.seq.Context().Logits(d.seq.Row(-1))
 	if err != nil {
 		return 0, err
 	}
@@ -724,7 +793,7 @@ func (d *drafter) sureOf(q *llama.Distribution) (float64, error) {
 	return p, nil
 }
 
-func (d *Drafting) count(src *source, drafted, accepted int) {
+func (d *Stats) count(src *source, drafted, accepted int) {
 	d.Rounds++
 	d.Lengths[accepted]++
 	d.Drafted += drafted
