@@ -14,8 +14,9 @@ import (
 	"github.com/gallop-llm/gallop/internal/costs"
 	"github.com/gallop-llm/gallop/internal/draft"
 	"github.com/gallop-llm/gallop/internal/engine"
-	"github.com/gallop-llm/gallop/internal/setup"
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/internal/shortlist"
+	"github.com/gallop-llm/gallop/libs"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -28,7 +29,7 @@ type Engine struct {
 	loop   *engine.Loop
 	opts   Options
 	log    *slog.Logger
-	sizes  skip.Sizes
+	sizes  search.Sizes
 	loras  []*llama.LoRA
 	owns   bool // the model is closed with the engine
 	nCtx   int
@@ -73,7 +74,7 @@ func Open(ctx context.Context, path string, o *Options) (*Engine, error) {
 	if o != nil {
 		opts = *o
 	}
-	problems, err := setup.Load()
+	problems, err := libs.Load()
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +100,7 @@ func Open(ctx context.Context, path string, o *Options) (*Engine, error) {
 // New starts an engine on a model that is loaded already. The caller closes the model after
 // the engine. Errors are as of [Open].
 func New(m *llama.Model, o *Options) (*Engine, error) {
-	e := &Engine{model: m, sizes: skip.SizesOf(m.Tensors, m.NLayer)}
+	e := &Engine{model: m, sizes: search.SizesOf(m.Tensors, m.NLayer)}
 	if o != nil {
 		e.opts = *o
 	}
