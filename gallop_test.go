@@ -2,6 +2,7 @@ package gallop_test
 
 import (
 	"context"
+	"os"
 	"strings"
 	"testing"
 
@@ -48,3 +49,6 @@ func TestSmoke(t *testing.T) {
 		}
 	}
 }
+
+// long says that tests may take minutes.
+func long() bool { return os.Getenv("GALLOP_LONG") != "" }
