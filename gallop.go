@@ -311,8 +311,11 @@ func (e *Engine) readProfile(path string) (*sharedProfile, error) {
 	if err == nil {
 		err = p.Open(e.model.Path, nil)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrProfile):
 		return nil, fmt.Errorf("profile: %w", err)
+	case err != nil: // it is another model's, or there is none
+		return nil, fmt.Errorf("%w: %w", ErrProfile, err)
 	}
 	return &sharedProfile{p, path, 1}, nil
 }
