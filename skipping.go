@@ -184,7 +184,10 @@ func ParseSkip(text string) (Skip, error) {
 		}
 		s.kind, s.mask, s.amount = what.kind, what.mask, what.amount
 	}
-	return s, s.check()
+	if err := s.check(); err != nil {
+		return Skip{}, err
+	}
+	return s, nil
 }
 
 // MarshalText is [Skip.String].
