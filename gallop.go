@@ -38,6 +38,7 @@ type Engine struct {
 
 	closing context.Context // ends when the engine is closed
 	close   context.CancelFunc
+	closed  sync.Once
 
 	learner   *shortlist.Learner // of the vocabulary shortlist; nil = off
 	costsPath string             // "" = nothing is kept
@@ -197,14 +198,16 @@ func (e *Engine) useLoRA() error {
 }
 
 // Close ends running requests with [ErrClosed], waits until they have ended, and frees
-// everything. Further calls do nothing.
-func (e *Engine) Close() error {
-	e.close()
-	e.idle.stop()
-	err := e.closeParts()
-	if e.owns {
-		err = errors.Join(err, e.model.Close())
-	}
+// everything. Further calls do nothing but wait for that.
+func (e *Engine) Close() (err error) {
+	e.closed.Do(func() {
+		e.close()
+		e.idle.stop()
+		err = e.closeParts()
+		if e.owns {
+			err = errors.Join(err, e.model.Close())
+		}
+	})
 	return err
 }
 
