@@ -16,8 +16,6 @@
 package kv
 
 import (
-	"slices"
-
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -100,10 +98,11 @@ func (l *Ledger) Shared(seq int, prompt []llama.Token, mask skip.Mask) int {
 // its place; otherwise what lies there is another conversation, which is kept.
 const inPlace = 0.5
 
-// Take gives a prompt a sequence, in which it may fill promise cells with its answer. The
+// Take gives a prompt of at least one token a sequence, in which it may fill promise cells
+// with itself and its answer. The
 // prompt's last token is never taken from the cache: what follows is chosen from its
-// logits. Prefixes that were not used for the longest time make room. ok is false where
-// there is no room beside the sequences in use.
+// logits. Prefixes that were not used for the longest time make room. ok is false, and
+// nothing has changed, where there is no room beside the sequences in use.
 func (l *Ledger) Take(prompt []llama.Token, mask skip.Mask, promise int) (t Taken, ok bool) {
 	from, cached := -1, 0
 	for i := range l.seqs {
@@ -128,10 +127,14 @@ func (l *Ledger) Take(prompt []llama.Token, mask skip.Mask, promise int) (t Take
 	if from < 0 {
 		t.From = t.Seq
 	}
-	if !l.makeRoom(&t, promise) {
+	if l.promised()+promise > l.cells {
 		return Taken{}, false
 	}
+	l.makeRoom(&t, promise)
 	s := &l.seqs[t.Seq]
+	if t.From != t.Seq || cached == 0 {
+		s.note = nil // it is another conversation's
+	}
 	if t.From != t.Seq {
 		src := &l.seqs[t.From]
 		s.tokens = append(s.tokens[:0], src.tokens[:cached]...)
@@ -160,8 +163,18 @@ func (l *Ledger) free(but int) int {
 	return best
 }
 
-// makeRoom empties sequences until promise cells are free for t.
-func (l *Ledger) makeRoom(t *Taken, promise int) bool {
+// promised is how many cells the sequences in use may fill.
+func (l *Ledger) promised() (n int) {
+	for i := range l.seqs {
+		if s := &l.seqs[i]; s.busy {
+			n += max(s.promise, len(s.tokens))
+		}
+	}
+	return n
+}
+
+// makeRoom empties sequences until promise cells are free for t, as they are in the end.
+func (l *Ledger) makeRoom(t *Taken, promise int) {
 	for {
 		used := promise
 		oldest := -1
@@ -180,17 +193,15 @@ func (l *Ledger) makeRoom(t *Taken, promise int) bool {
 			}
 		}
 		if used <= l.cells {
-			return true
+			return
 		}
-		if oldest < 0 {
-			if t.From == t.Seq || l.seqs[t.From].busy {
-				return false
+		if oldest < 0 { // beside its source the copy has no room: it takes the source's place
+			if len(l.seqs[t.Seq].tokens) > 0 {
+				l.seqs[t.Seq].drop()
+				t.Dropped = append(t.Dropped, t.Seq)
 			}
-			// Beside its source the copy has no room: it takes the source's place.
-			l.seqs[t.Seq].drop()
-			t.Dropped = append(t.Dropped, t.Seq)
 			t.Seq = t.From
-			continue
+			return
 		}
 		l.seqs[oldest].drop()
 		t.Dropped = append(t.Dropped, oldest)
@@ -241,13 +252,6 @@ func (l *Ledger) Cut(seq, n int) {
 // Give ends the use of a sequence; what it holds stays in the cache.
 func (l *Ledger) Give(seq int) { l.seqs[seq].busy = false }
 
-// Clear notes that the cache was emptied.
-func (l *Ledger) Clear() {
-	for i := range l.seqs {
-		l.seqs[i].drop()
-	}
-}
-
 // Idle lists the sequences that hold something and are not in use.
 func (l *Ledger) Idle() (seqs []int) {
 	for i := range l.seqs {
@@ -267,8 +271,8 @@ func (l *Ledger) Note(seq int, note any) { l.seqs[seq].note = note }
 // NoteOf is what was noted last; nil = nothing.
 func (l *Ledger) NoteOf(seq int) any { return l.seqs[seq].note }
 
-// Used is how many cells are promised to answers or hold what may serve again, each
-// sequence's counted for itself.
+// Used is how many tokens the sequences hold, each sequence's counted for itself, at most
+// the cells.
 func (l *Ledger) Used() (n int) {
 	for i := range l.seqs {
 		n += len(l.seqs[i].tokens)
@@ -278,23 +282,3 @@ func (l *Ledger) Used() (n int) {
 
 // Cells is the cache's room, in tokens.
 func (l *Ledger) Cells() int { return l.cells }
-
-// Busy counts the sequences in use.
-func (l *Ledger) Busy() (n int) {
-	for i := range l.seqs {
-		if l.seqs[i].busy {
-			n++
-		}
-	}
-	return n
-}
-
-// Masks gives what a sequence's positions were decoded under, without repetitions.
-func (l *Ledger) Masks(seq int) (masks []skip.Mask) {
-	for _, id := range l.seqs[seq].under {
-		if id < mostMasks && !slices.Contains(masks, l.masks[id]) {
-			masks = append(masks, l.masks[id])
-		}
-	}
-	return masks
-}
