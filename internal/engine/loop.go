@@ -86,12 +86,14 @@ func New(m *llama.Model, o Options) (*Loop, error) {
 	co := o.Context
 	sequences := 1
 	if o.Parallel > 1 {
-		sequences = min(seatsBeyond*o.Parallel, mostSequences)
-		co.NSeqMax, co.KVUnified = sequences, true
 		if co.NCtx == 0 {
 			co.NCtx = m.NCtxTrain
 		}
-		co.NCtx *= o.Parallel
+		sequences, co.NCtx, co.KVUnified = min(seatsBeyond*o.Parallel, mostSequences), co.NCtx*o.Parallel, true
+		if o.Isolate { // in one buffer for all, where a token's cells lie, and so in which order they are added up, hangs on the others
+			sequences, co.KVUnified = o.Parallel, false
+		}
+		co.NSeqMax = sequences
 	}
 	var err error
 	if l.ctx, err = m.NewContext(&co); err != nil {
@@ -108,7 +110,10 @@ func New(m *llama.Model, o Options) (*Loop, error) {
 		return nil, errors.Join(err, l.ctx.Close())
 	}
 	l.pacer = newPacer(m, &o.Context)
-	l.ledger = kv.New(sequences, l.ctx.NCtx())
+	l.ledger = kv.New(sequences, max(co.NCtx, l.ctx.NCtx()))
+	if o.Isolate {
+		l.ledger.Grain = grain
+	}
 	if o.Isolate && o.Parallel > 1 {
 		if err := l.findIsolation(); err != nil {
 			return nil, errors.Join(err, l.batch.Close(), l.ctx.Close())
@@ -292,18 +297,17 @@ func (l *Loop) seat(s *Seat) error {
 	if !ok {
 		return errLater
 	}
-	for _, seq := range taken.Dropped {
-		if err := l.ctx.Remove(seq, 0, -1); err != nil {
-			return err
-		}
-	}
 	s.seq, s.n, s.Cached = taken.Seq, taken.Cached, taken.Cached
 	s.Missed = l.missed(s, shared)
 	if taken.From != taken.Seq {
 		if err := l.ctx.Remove(taken.Seq, 0, -1); err != nil {
 			return err
 		}
-		if err := l.ctx.Copy(taken.From, taken.Seq, 0, taken.Cached); err != nil {
+		to := taken.Cached
+		if !l.ctx.Unified() {
+			to = -1 // such a cache copies whole sequences
+		}
+		if err := l.ctx.Copy(taken.From, taken.Seq, 0, to); err != nil {
 			return err
 		}
 	}

@@ -137,20 +137,13 @@ func (l *Loop) choose() (parts []part) {
 	for i, s := range prompts { // in equal shares of what is left
 		share := room / (len(prompts) - i)
 		if l.opts.Isolate {
-			share = l.toGrid(s, room)
+			share = min(room, grain-s.n%grain)
 		}
 		if share > 0 {
 			add(s, share)
 		}
 	}
 	return parts
-}
-
-// toGrid is how many tokens of a prompt are decoded at once where that must not depend on
-// what else runs.
-func (l *Loop) toGrid(s *Seat, room int) int {
-	grid := l.ctx.NUBatch()
-	return min(room, grid-s.n%grid)
 }
 
 // step tells whether a seat waits for a step of its answer, not for a prompt.
@@ -226,6 +219,11 @@ func (l *Loop) decode(parts []part) error {
 	}
 	if steps && l.batch.Len() > 1 {
 		l.batch.Alone = l.isolation(parts)
+	}
+	for _, seq := range l.ledger.MakeRoom(l.batch.Len()) {
+		if err := l.ctx.Remove(seq, 0, -1); err != nil {
+			return err
+		}
 	}
 	if err := l.giveBack(); err != nil {
 		return err
