@@ -52,6 +52,8 @@ type Loop struct {
 	apart    bool        // the model refuses rows under different masks in one decode
 	rowCost  float64     // of one more row in a decode, in the time of reading the weights
 	masks    maskGroup   // of the batch that is being built
+	parts    []part      // of it; reused
+	prompts  []*Seat     // scratch of choose
 	exactly  llama.Alone // what makes tokens come out as if each were decoded alone, with Isolate
 
 	mu       sync.Mutex

@@ -100,8 +100,8 @@ func (l *Loop) finish(s *Seat, err error) {
 }
 
 // choose says what is decoded next.
-func (l *Loop) choose() (parts []part) {
-	first := l.asks[0]
+func (l *Loop) choose() []part {
+	first, parts := l.asks[0], l.parts[:0]
 	room := min(l.batch.Cap(), l.ctx.NUBatch())
 	l.masks = maskGroup{common: first.under, first: first.under, rows: min(len(first.tokens), room)}
 	exact := l.exact(first)
@@ -125,7 +125,7 @@ func (l *Loop) choose() (parts []part) {
 			add(s, room)
 		}
 	}
-	var prompts []*Seat
+	prompts := l.prompts[:0]
 	if !first.step() && first.outputs <= 1 {
 		prompts = append(prompts, first)
 	}
@@ -134,6 +134,7 @@ func (l *Loop) choose() (parts []part) {
 			prompts = append(prompts, s)
 		}
 	}
+	l.prompts = prompts
 	for i, s := range prompts { // in equal shares of what is left
 		share := room / (len(prompts) - i)
 		if l.opts.Isolate {
@@ -143,6 +144,7 @@ func (l *Loop) choose() (parts []part) {
 			add(s, share)
 		}
 	}
+	l.parts = parts
 	return parts
 }
 
