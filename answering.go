@@ -413,10 +413,11 @@ func (x *answering) leave() {
 
 // weigh settles whether the answer's mask is weighed. One that was asked for is not: by hand,
 // or at a depth that is always to be skipped. Nor is one that the prompt was decoded under
-// too, which nothing can be put between.
+// too, which nothing can be put between. What is measured must not decide where answers are
+// to be the same each time.
 func (x *answering) weigh() {
 	p := x.plan
-	if !p.routes || p.lossless || x.e.opts.ReleaseSkipped || p.prefill != skip.FullPrefill ||
+	if !p.routes || p.lossless || x.e.opts.ReleaseSkipped || x.e.opts.Isolate || p.prefill != skip.FullPrefill ||
 		p.policy.Depth > 0 && !p.policy.Guard || !x.e.weighing.TryLock() {
 		return
 	}

@@ -126,11 +126,8 @@ func (e *Engine) checkPlan(p *plan, asked Skip) error {
 		return nil
 	}
 	if e.opts.ReleaseSkipped {
-		switch {
-		case p.escalate > 0:
+		if p.escalate > 0 {
 			return fmt.Errorf("%w: the cascade decides single tokens by the whole model, which would read released weights again each time; leave out one of the two", ErrRequest)
-		case !e.model.Releasable():
-			return fmt.Errorf("%w: skipped weights cannot be released: they are not in a mapping of the file, but were read, are locked or are on a GPU", ErrRequest)
 		}
 	}
 	if p.escalate > 0 && p.byHand {

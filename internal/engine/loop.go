@@ -276,7 +276,7 @@ var errLater = errors.New("later")
 const worthWaiting = 64
 
 // seat finds a sequence for an answer.
-func (l *Loop) seat(s *Seat) error {
+func (l *Loop) seat(s *Seat) (err error) {
 	best, shared := l.ledger.Best(s.prompt)
 	var note any
 	if best >= 0 {
@@ -295,12 +295,19 @@ func (l *Loop) seat(s *Seat) error {
 			return errLater
 		}
 	}
+	empty := len(l.ledger.Idle()) == 0 && len(l.seated) == 0
 	taken, ok := l.ledger.Take(s.prompt, s.mask, s.promise)
 	if !ok {
 		return errLater
 	}
+	defer func() {
+		if err != nil { // what lies there now is not known
+			l.ledger.Cut(taken.Seq, 0)
+			l.ledger.Give(taken.Seq)
+		}
+	}()
 	s.seq, s.n, s.Cached = taken.Seq, taken.Cached, taken.Cached
-	s.Missed = l.missed(s, shared)
+	s.Missed = missed(s, shared, empty)
 	if taken.From != taken.Seq {
 		if err := l.ctx.Remove(taken.Seq, 0, -1); err != nil {
 			return err
@@ -323,12 +330,12 @@ func (l *Loop) seat(s *Seat) error {
 	return nil
 }
 
-// missed says why nothing of a prompt is used that is in the cache.
-func (l *Loop) missed(s *Seat, shared int) string {
+// missed says why nothing of a prompt is used that is in the cache, which was empty or not.
+func missed(s *Seat, shared int, empty bool) string {
 	switch {
 	case s.Cached > 0:
 		return ""
-	case len(l.ledger.Idle()) == 0 && len(l.seated) == 0:
+	case empty:
 		return "nothing was asked before"
 	case shared == 0:
 		return "no earlier prompt begins with the same token"
