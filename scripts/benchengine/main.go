@@ -420,7 +420,7 @@ func (l *lab) one(ctx context.Context) error {
 		var tps [2]float64
 		for i, program := range []string{l.o.before, filepath.Join(l.o.bin, "gallop")} {
 			out, err := exec.CommandContext(ctx, program, "run", "-m", l.o.model, "-t", strconv.Itoa(l.o.threads), "-c", "512", "--temp", "0", "--route", "off",
-				"--shortlist", "off", "-n", strconv.Itoa(steps), "--json", "-p", "a horse, a horse, my kingdom for a horse").Output()
+				"--shortlist", "off", "-n", strconv.Itoa(steps), "--json", "a horse, a horse, my kingdom for a horse").Output()
 			if err != nil {
 				return fmt.Errorf("%s: %w", program, err)
 			}
