@@ -29,6 +29,9 @@ const mostMasks = 1 << 15
 
 // Ledger is the account of a KV cache.
 type Ledger struct {
+	// Grain is what the numbers of tokens that serve again are multiples of; 0 = 1.
+	Grain int
+
 	cells int
 	seqs  []sequence
 	masks []skip.Mask // by maskID
@@ -51,14 +54,12 @@ func New(sequences, cells int) *Ledger {
 	return &Ledger{cells: cells, seqs: make([]sequence, sequences), ids: map[skip.Mask]maskID{}}
 }
 
-// Taken says how a prompt got its sequence. The owner of the cache first removes Dropped,
-// then copies From's first Cached positions to Seq if From is not Seq, then removes Seq's
-// positions from Cached on.
+// Taken says how a prompt got its sequence. The owner of the cache first copies From's first
+// Cached positions to Seq if From is not Seq, then removes Seq's positions from Cached on.
 type Taken struct {
-	Seq     int
-	From    int   // whose positions are used; Seq itself where they are there already
-	Cached  int   // tokens of the prompt that are in the cache, under the wanted mask
-	Dropped []int // sequences that were emptied to make room
+	Seq    int
+	From   int // whose positions are used; Seq itself where they are there already
+	Cached int // tokens of the prompt that are in the cache, under the wanted mask
 }
 
 // Best is the sequence that shares most of a prompt's tokens, decoded under any mask, and
@@ -99,14 +100,14 @@ func (l *Ledger) Shared(seq int, prompt []llama.Token, mask skip.Mask) int {
 const inPlace = 0.5
 
 // Take gives a prompt of at least one token a sequence, in which it may fill promise cells
-// with itself and its answer. The
-// prompt's last token is never taken from the cache: what follows is chosen from its
-// logits. Prefixes that were not used for the longest time make room. ok is false, and
-// nothing has changed, where there is no room beside the sequences in use.
+// with itself and its answer. The prompt's last token is never taken from the cache: what
+// follows is chosen from its logits. ok is false, and nothing has changed, where the sequences in
+// use leave no room for it; those that are not make room as it is needed, see [Ledger.MakeRoom].
 func (l *Ledger) Take(prompt []llama.Token, mask skip.Mask, promise int) (t Taken, ok bool) {
 	from, cached := -1, 0
 	for i := range l.seqs {
 		n := min(l.Shared(i, prompt, mask), len(prompt)-1)
+		n -= n % max(l.Grain, 1)
 		if n > cached || n == cached && n > 0 && !l.seqs[i].busy && l.seqs[from].busy {
 			from, cached = i, n
 		}
@@ -130,7 +131,6 @@ func (l *Ledger) Take(prompt []llama.Token, mask skip.Mask, promise int) (t Take
 	if l.promised()+promise > l.cells {
 		return Taken{}, false
 	}
-	l.makeRoom(&t, promise)
 	s := &l.seqs[t.Seq]
 	if t.From != t.Seq || cached == 0 {
 		s.note = nil // it is another conversation's
@@ -173,38 +173,23 @@ func (l *Ledger) promised() (n int) {
 	return n
 }
 
-// makeRoom empties sequences until promise cells are free for t, as they are in the end.
-func (l *Ledger) makeRoom(t *Taken, promise int) {
+// MakeRoom empties sequences that are not in use, the one first that was not used for the
+// longest time, until n cells are free. It gives these sequences, for the owner to empty.
+func (l *Ledger) MakeRoom(n int) (dropped []int) {
 	for {
-		used := promise
-		oldest := -1
+		used, oldest := 0, -1
 		for i := range l.seqs {
 			s := &l.seqs[i]
-			if i == t.Seq {
-				continue
-			}
-			if s.busy {
-				used += max(s.promise, len(s.tokens))
-				continue
-			}
 			used += len(s.tokens)
-			if i != t.From && len(s.tokens) > 0 && (oldest < 0 || s.used < l.seqs[oldest].used) {
+			if !s.busy && len(s.tokens) > 0 && (oldest < 0 || s.used < l.seqs[oldest].used) {
 				oldest = i
 			}
 		}
-		if used <= l.cells {
-			return
-		}
-		if oldest < 0 { // beside its source the copy has no room: it takes the source's place
-			if len(l.seqs[t.Seq].tokens) > 0 {
-				l.seqs[t.Seq].drop()
-				t.Dropped = append(t.Dropped, t.Seq)
-			}
-			t.Seq = t.From
-			return
+		if used+n <= l.cells || oldest < 0 {
+			return dropped
 		}
 		l.seqs[oldest].drop()
-		t.Dropped = append(t.Dropped, oldest)
+		dropped = append(dropped, oldest)
 	}
 }
 

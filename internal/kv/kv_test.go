@@ -63,12 +63,12 @@ func TestTake(t *testing.T) {
 			want: kv.Taken{Seq: 1, From: 0, Cached: 6}},
 		{name: "a single token", sequences: 1, cells: 100, before: []turn{{"a", "b", whole}}, prompt: "a", promise: 10,
 			want: kv.Taken{Seq: 0, From: 0}},
-		{name: "the oldest makes room", sequences: 3, cells: 20, before: []turn{{"aaaa", "a", whole}, {"bbbb", "b", whole}}, prompt: "cccc", promise: 12,
-			want: kv.Taken{Seq: 2, From: 2, Dropped: []int{0}}},
+		{name: "an empty sequence first", sequences: 3, cells: 20, before: []turn{{"aaaa", "a", whole}, {"bbbb", "b", whole}}, prompt: "cccc", promise: 12,
+			want: kv.Taken{Seq: 2, From: 2}},
 		{name: "the least recently used is taken", sequences: 2, cells: 100, before: []turn{{"aaaa", "a", whole}, {"bbbb", "b", whole}, {"aaaaa", "a", whole}}, prompt: "cccc", promise: 12,
 			want: kv.Taken{Seq: 1, From: 1}},
-		{name: "no room beside the source", sequences: 2, cells: 20, before: []turn{{"aaaaaaaaaaa", "aaaaa", whole}}, prompt: "aab", promise: 20,
-			want: kv.Taken{Seq: 0, From: 0, Cached: 2}},
+		{name: "a copy shares cells", sequences: 2, cells: 20, before: []turn{{"aaaaaaaaaaa", "aaaaa", whole}}, prompt: "aab", promise: 20,
+			want: kv.Taken{Seq: 1, From: 0, Cached: 2}},
 		{name: "more than there is", sequences: 2, cells: 20, before: []turn{{"aaaa", "a", whole}}, prompt: "b", promise: 21, refused: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -193,7 +193,6 @@ func (w *world) holds(seq int, prompt []llama.Token, mask skip.Mask) (n int) {
 }
 
 func (w *world) take(prompt []llama.Token, mask skip.Mask, promise int) {
-	before := slices.Clone(w.cache)
 	promised := promise
 	for seq, n := range w.busy {
 		promised += max(n, len(w.cache[seq]))
@@ -209,15 +208,6 @@ func (w *world) take(prompt []llama.Token, mask skip.Mask, promise int) {
 	}
 	require.NotContains(w.t, w.busy, taken.Seq)
 	require.Equal(w.t, most, taken.Cached, "no more could be taken from the cache")
-	for _, seq := range taken.Dropped {
-		require.NotContains(w.t, w.busy, seq)
-		w.cache[seq] = nil
-		for other := range before { // older ones have gone before
-			if _, inUse := w.busy[other]; !inUse && other != taken.Seq && other != taken.From && len(w.cache[other]) > 0 && seq != taken.From {
-				require.True(w.t, w.used[other] > w.used[seq] || slices.Contains(taken.Dropped, other), "the oldest makes room")
-			}
-		}
-	}
 	if taken.From != taken.Seq {
 		w.cache[taken.Seq] = slices.Clone(w.cache[taken.From][:taken.Cached])
 	}
@@ -226,19 +216,26 @@ func (w *world) take(prompt []llama.Token, mask skip.Mask, promise int) {
 	w.busy[taken.Seq] = promise
 	w.clock++
 	w.used[taken.Seq] = w.clock
-	room := 0
-	for seq := range w.cache {
-		if n, ok := w.busy[seq]; ok {
-			room += max(n, len(w.cache[seq]))
-		} else {
-			room += len(w.cache[seq])
-		}
-	}
-	require.LessOrEqual(w.t, room, w.cells, "what is promised has room beside what is kept")
 	w.append(taken.Seq, prompt[taken.Cached:], mask)
 }
 
 func (w *world) append(seq int, tokens []llama.Token, mask skip.Mask) {
+	before := slices.Clone(w.cache)
+	dropped := w.ledger.MakeRoom(len(tokens))
+	for _, seq := range dropped {
+		require.NotContains(w.t, w.busy, seq)
+		w.cache[seq] = nil
+		for other := range before { // older ones have gone before
+			if _, inUse := w.busy[other]; !inUse && len(before[other]) > 0 {
+				require.True(w.t, w.used[other] >= w.used[seq] || slices.Contains(dropped, other), "the oldest makes room")
+			}
+		}
+	}
+	room := len(tokens)
+	for _, cells := range w.cache {
+		room += len(cells)
+	}
+	require.LessOrEqual(w.t, room, w.cells, "there is room for what was promised")
 	w.ledger.Append(seq, tokens, mask)
 	for _, t := range tokens {
 		w.cache[seq] = append(w.cache[seq], cell{t, mask})
