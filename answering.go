@@ -153,6 +153,10 @@ func (x *answering) settle() error {
 // decoded in any case: the answer's first is sampled from its logits.
 func (x *answering) prefill() error {
 	x.a.Usage.Cached, x.a.Usage.Missed = x.seat.Cached, x.seat.Missed
+	if x.r.NoCache {
+		x.seat.Forget(0)
+		x.a.Usage.Cached, x.a.Usage.Missed = 0, "the request does not want it"
+	}
 	if err := x.beginDrafts(); err != nil {
 		return err
 	}
@@ -355,7 +359,7 @@ func (x *answering) end(err error) error {
 		a.Weighed = Weighed(x.weigher.End())
 	}
 	if a.Weighed.Whole > 0 && a.Weighed.Masked == 0 {
-		a.Plan.Mask = skip.Mask{}
+		a.Plan.Mask, a.Plan.LayersRun = skip.Mask{}, x.e.LayersRun(skip.Mask{})
 	}
 	if a.Shortlist.Rows > 0 && !x.plan.lossless {
 		a.Plan.Mask = a.Plan.Mask.WithShortlist(a.Shortlist.Size)

@@ -40,6 +40,9 @@ func (p *plan) promptMasked() bool { return !p.lossless && p.prefill == skip.Mas
 // resolve turns what a request says into a plan.
 func (e *Engine) resolve(r *Request) (*plan, error) {
 	asked := r.Skip.or(e.opts.Skip)
+	if r.Lossless && r.Drafts != nil && r.Drafts.NoMasks {
+		asked.kind = skipNothing
+	}
 	e.mu.Lock()
 	profile := e.profile
 	e.mu.Unlock()
@@ -136,7 +139,10 @@ func checkCascade(mask skip.Mask, prefill skip.Prefill) error {
 
 func (e *Engine) planOf(p *plan) Plan {
 	mask := p.answerMask()
-	return Plan{Mask: mask, Prefill: p.prefill, Escalate: p.escalate, LayersRun: e.LayersRun(mask), Choice: p.choice}
+	return Plan{
+		Mask: mask, Prefill: p.prefill, Escalate: p.escalate, Depth: p.policy.Depth, Quality: p.policy.Quality,
+		LayersRun: e.LayersRun(mask), Choice: p.choice,
+	}
 }
 
 // choosing is what the router says to a question.
