@@ -46,7 +46,7 @@ type Alternative struct {
 	LogProb float64
 }
 
-// Finish is why an answer ended.
+// Finish is why an answer ended; "" = it failed.
 type Finish string
 
 // Reasons for an answer's end.

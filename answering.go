@@ -40,6 +40,8 @@ type answering struct {
 	source  Source // of the next token
 	tokens  []Token
 	scratch [1]llama.Token
+	under   skip.Mask // of the last decode
+	spared  bool      // there was one
 }
 
 // run is a prompt's way through the house: text → template → tokens → prefill → first
@@ -57,12 +59,26 @@ func (x *answering) run() (err error) {
 		return err
 	}
 	defer x.leave()
-	if err := x.prefill(); err == nil {
+	if err = x.prefill(); err == nil {
 		err = x.generate()
-	} else if err != nil {
-		return x.end(err)
 	}
-	return x.end(err)
+	x.end()
+	return err
+}
+
+// because says why an answer ended with err, and gives the error that the caller gets.
+func (x *answering) because(err error) error {
+	ended := x.ctx.Err()
+	switch {
+	case ended != nil && (errors.Is(err, llama.ErrAborted) || errors.Is(err, ErrClosed) || errors.Is(err, context.Cause(x.ctx))):
+		x.a.Finish = FinishCancelled
+		return ended
+	case errors.Is(err, ErrClosed):
+		x.a.Finish = FinishCancelled
+	default:
+		x.a.Finish = ""
+	}
+	return err
 }
 
 // prepare does what needs no seat.
@@ -86,7 +102,7 @@ func (x *answering) prepare() (err error) {
 		return err
 	}
 	x.a.Timing.Sampler = time.Since(start)
-	x.chosen = x.e.choose(x.plan, &x.r)
+	x.chosen = x.e.choose(x.plan)
 	return nil
 }
 
@@ -137,7 +153,7 @@ func (x *answering) settle() error {
 		if x.drafter != nil {
 			x.drafter.List(c.drafts)
 		}
-		return nil
+		return nil // and the plan's mask stays empty
 	default:
 		if x.plan.escalate > 0 {
 			if err := checkCascade(c.decision.Mask, x.plan.prefill); err != nil {
@@ -232,8 +248,10 @@ func (x *answering) follow(token llama.Token) (err error) {
 // if the mask leaves the next one in doubt. It tells what that took to what weighs the mask.
 func (x *answering) decodeNext(token llama.Token) error {
 	mask, took := x.plan.answerMask(), costs.Token{}
-	if x.weigher != nil {
+	if x.weigher != nil && x.seat.Alone() {
 		took.Whole = x.weigher.Next()
+	} else if x.weigher != nil { // beside other answers nothing can be compared
+		took.Whole = x.weigher.Off()
 	}
 	if took.Whole {
 		mask = skip.Mask{}
@@ -262,8 +280,12 @@ func (x *answering) decodeNext(token llama.Token) error {
 		}
 		took.Again = time.Since(start).Seconds() - took.Seconds
 	}
-	if x.weigher != nil && alone && x.seat.Alone() {
+	switch {
+	case x.weigher == nil:
+	case alone && x.seat.Alone():
 		x.weigher.Saw(took, x.list.size, x.seat.Threads())
+	default:
+		x.weigher.Beside(took)
 	}
 	return nil
 }
@@ -283,10 +305,12 @@ func (x *answering) inDoubt(mask skip.Mask) (bool, error) {
 
 // decode appends tokens to the sequence; the last outputs of them have logits.
 func (x *answering) decode(tokens []llama.Token, mask skip.Mask, outputs int) error {
-	if spare, err := x.e.spare(x.plan, mask); err != nil {
-		return err
-	} else {
-		x.seat.Spare = spare
+	if !x.spared || x.under != mask {
+		spare, err := x.e.spare(x.plan, mask)
+		if err != nil {
+			return err
+		}
+		x.seat.Spare, x.spared, x.under = spare, true, mask
 	}
 	run := mask
 	single := len(tokens) == 1 && outputs == 1
@@ -346,12 +370,14 @@ func (x *answering) say(piece string) {
 }
 
 // end says what was held back and sums the answer up, whatever has ended it.
-func (x *answering) end(err error) error {
-	if rest := x.text.Flush(); x.a.Finish != FinishStop || rest != "" {
-		piece, _ := x.stop.next(rest)
-		x.say(piece)
+func (x *answering) end() {
+	if x.stop.found == "" { // nothing is said behind a stop text
+		piece, found := x.stop.next(x.text.Flush())
+		if x.say(piece); found {
+			x.a.Finish, x.a.Stopped = FinishStop, x.stop.found
+		}
+		x.say(x.stop.flush())
 	}
-	x.say(x.stop.flush())
 	a := &x.a
 	a.Text, a.Plan = x.out.String(), x.e.planOf(x.plan)
 	a.Shortlist = x.list.end()
@@ -369,13 +395,6 @@ func (x *answering) end(err error) error {
 	}
 	a.Threads = Threads(x.e.loop.Threads())
 	a.Removed = x.seat.Context().Stats()
-	if errors.Is(err, llama.ErrAborted) && x.ctx.Err() != nil || errors.Is(err, ErrClosed) {
-		a.Finish = FinishCancelled
-		if x.ctx.Err() != nil {
-			err = x.ctx.Err()
-		}
-	}
-	return err
 }
 
 // leave gives back what the answer used.
@@ -398,10 +417,11 @@ func (x *answering) leave() {
 
 // weigh settles whether the answer's mask is weighed. One that was asked for is not: by hand,
 // or at a depth that is always to be skipped. Nor is one that the prompt was decoded under
-// too, which nothing can be put between.
+// too, which nothing can be put between. What is measured must not decide where answers are
+// to be the same each time.
 func (x *answering) weigh() {
 	p := x.plan
-	if !p.routes || p.lossless || x.e.opts.ReleaseSkipped || p.prefill != skip.FullPrefill ||
+	if !p.routes || p.lossless || x.e.opts.ReleaseSkipped || x.e.opts.Isolate || p.prefill != skip.FullPrefill ||
 		p.policy.Depth > 0 && !p.policy.Guard || !x.e.weighing.TryLock() {
 		return
 	}

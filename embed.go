@@ -5,24 +5,23 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"sync"
 
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
 
-// embedder is a context that gives hidden states, made when it is first needed. One request
-// uses it at a time.
+// embedder is a context that gives hidden states, made when it is first needed.
 type embedder struct {
-	mu    sync.Mutex
+	turn  chan struct{} // of cap 1: full while a request uses it
 	ctx   *llama.Context
 	batch *llama.Batch
 }
 
 // Embed gives each input's embedding (Embd,): the mean of its tokens' final hidden states, of
-// length 1. It is computed beside the answers, by the whole model. Errors: [ErrRequest],
-// [ErrTooLong], [ErrClosed], ctx's own, or one of llama's.
-func (e *Engine) Embed(ctx context.Context, inputs [][]llama.Token) ([][]float32, error) {
+// length 1. It is computed beside the answers, by the whole model with its adapters, one
+// request after the other. Errors: [ErrRequest], [ErrTooLong], [ErrClosed], ctx's own, or one
+// of llama's.
+func (e *Engine) Embed(ctx context.Context, inputs [][]llama.Token) (out [][]float32, err error) {
 	if err := e.slots.begin(); err != nil {
 		return nil, err
 	}
@@ -34,20 +33,36 @@ func (e *Engine) Embed(ctx context.Context, inputs [][]llama.Token) ([][]float32
 		case len(tokens) > e.nCtx:
 			return nil, fmt.Errorf("%w: %d tokens, the context holds %d", ErrTooLong, len(tokens), e.nCtx)
 		}
+		if err := e.checkTokens(tokens); err != nil {
+			return nil, err
+		}
 	}
 	b, err := e.embedding()
 	if err != nil {
 		return nil, err
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	defer b.ctx.AbortOn(ctx)()
-	out := make([][]float32, len(inputs))
+	until, end := context.WithCancel(ctx)
+	defer end()
+	defer context.AfterFunc(e.closing, end)()
+	defer func() {
+		switch {
+		case err == nil || until.Err() == nil:
+		case ctx.Err() != nil:
+			out, err = nil, ctx.Err()
+		default:
+			out, err = nil, fmt.Errorf("engine: %w", ErrClosed)
+		}
+	}()
+	select {
+	case b.turn <- struct{}{}:
+		defer func() { <-b.turn }()
+	case <-until.Done():
+		return nil, until.Err()
+	}
+	defer b.ctx.AbortOn(until)()
+	out = make([][]float32, len(inputs))
 	for i, tokens := range inputs {
 		if out[i], err = b.embed(tokens, e.model.NEmbd); err != nil {
-			if ctx.Err() != nil && errors.Is(err, llama.ErrAborted) {
-				err = ctx.Err()
-			}
 			return nil, err
 		}
 	}
@@ -62,16 +77,21 @@ func (e *Engine) embedding() (*embedder, error) {
 		return e.embedder, nil
 	}
 	o := e.opts.Context
-	o.NCtx, o.Embeddings = e.nCtx, true
+	o.NCtx, o.Embeddings, o.NSeqMax, o.KVUnified = e.nCtx, true, 0, false
 	c, err := e.model.NewContext(&o)
 	if err != nil {
 		return nil, err
+	}
+	if len(e.loras) > 0 {
+		if err := c.SetLoRA(e.loras...); err != nil {
+			return nil, errors.Join(err, c.Close())
+		}
 	}
 	batch, err := llama.NewBatch(c.NUBatch(), nil)
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
-	e.embedder = &embedder{ctx: c, batch: batch}
+	e.embedder = &embedder{turn: make(chan struct{}, 1), ctx: c, batch: batch}
 	return e.embedder, nil
 }
 

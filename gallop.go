@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"path/filepath"
 	"runtime"
 	"sync"
@@ -30,20 +29,23 @@ type Engine struct {
 	opts   Options
 	log    *slog.Logger
 	sizes  search.Sizes
-	loras  []*llama.LoRA
+	loras  []llama.ScaledLoRA
 	owns   bool // the model is closed with the engine
 	nCtx   int
 	idle   idling
 	totals totals
 	slots  slots
 
+	closing context.Context // ends when the engine is closed
+	close   context.CancelFunc
+	closed  sync.Once
+
 	learner   *shortlist.Learner // of the vocabulary shortlist; nil = off
 	costsPath string             // "" = nothing is kept
 
-	mu          sync.Mutex // guards what follows
-	profile     *router.Profile
-	profilePath string
-	embedder    *embedder // nil = nothing was embedded yet
+	mu       sync.Mutex     // guards what follows
+	profile  *sharedProfile // nil = none
+	embedder *embedder      // nil = nothing was embedded yet
 
 	// What one answer uses at a time; the others go without. They are measured with, which
 	// makes sense only for an answer that runs alone.
@@ -101,6 +103,7 @@ func Open(ctx context.Context, path string, o *Options) (*Engine, error) {
 // the engine. Errors are as of [Open].
 func New(m *llama.Model, o *Options) (*Engine, error) {
 	e := &Engine{model: m, sizes: search.SizesOf(m.Tensors, m.NLayer)}
+	e.closing, e.close = context.WithCancel(context.Background())
 	if o != nil {
 		e.opts = *o
 	}
@@ -134,6 +137,9 @@ func (e *Engine) setDefaults() error {
 	}
 	if o.Parallel < 1 || o.Parallel > mostParallel || o.Queue < 0 {
 		return fmt.Errorf("%w: %d requests at once and a queue of %d, want 1 to %d and -1 or more", ErrRequest, o.Parallel, o.Queue, mostParallel)
+	}
+	if o.ReleaseSkipped && !e.model.Releasable() {
+		return fmt.Errorf("%w: skipped weights cannot be released: they are not in a mapping of the file, but were read, are locked or are on a GPU", ErrRequest)
 	}
 	return o.Skip.check()
 }
@@ -181,34 +187,32 @@ func (e *Engine) start() (err error) {
 
 // useLoRA loads the adapters and puts them in use.
 func (e *Engine) useLoRA() error {
-	var scaled []llama.ScaledLoRA
 	for _, a := range e.opts.LoRA {
 		l, err := e.model.LoadLoRA(a.Path)
 		if err != nil {
 			return err
 		}
-		e.loras = append(e.loras, l)
-		scale := a.Scale
-		if scale == 0 {
-			scale = 1
-		}
-		scaled = append(scaled, llama.ScaledLoRA{LoRA: l, Scale: scale})
+		e.loras = append(e.loras, llama.ScaledLoRA{LoRA: l, Scale: cmp.Or(a.Scale, 1)})
 	}
-	if len(scaled) == 0 {
+	if len(e.loras) == 0 {
 		return nil
 	}
 	var err error
-	return errors.Join(e.loop.Do(func(c *llama.Context) { err = c.SetLoRA(scaled...) }), err)
+	closed := e.loop.Do(func(c *llama.Context) { err = c.SetLoRA(e.loras...) })
+	return errors.Join(closed, err)
 }
 
 // Close ends running requests with [ErrClosed], waits until they have ended, and frees
-// everything. Further calls do nothing.
-func (e *Engine) Close() error {
-	e.idle.stop()
-	err := e.closeParts()
-	if e.owns {
-		err = errors.Join(err, e.model.Close())
-	}
+// everything. Further calls do nothing but wait for that.
+func (e *Engine) Close() (err error) {
+	e.closed.Do(func() {
+		e.close()
+		e.idle.stop()
+		err = e.closeParts()
+		if e.owns {
+			err = errors.Join(err, e.model.Close())
+		}
+	})
 	return err
 }
 
@@ -228,10 +232,8 @@ func (e *Engine) closeParts() (err error) {
 		err = errors.Join(err, e.embedder.close())
 		e.embedder = nil
 	}
-	if e.profile != nil {
-		err = errors.Join(err, e.profile.Close())
-		e.profile = nil
-	}
+	err = errors.Join(err, e.profile.drop())
+	e.profile = nil
 	for _, l := range e.loras {
 		err = errors.Join(err, l.Close())
 	}
@@ -294,42 +296,86 @@ func (e *Engine) openProfile() error {
 			return nil
 		}
 	}
+	p, err := e.readProfile(path)
+	if err != nil && found {
+		e.log.Warn("goes on with the whole model: its profile cannot be used", "profile", path, "error", err)
+		return nil
+	}
+	e.profile = p
+	return err
+}
+
+// sharedProfile is a profile that requests choose by. It is closed when the last of them
+// is done with it and the engine has another one. Its users are counted, and it is asked,
+// under the engine's mutex.
+type sharedProfile struct {
+	*router.Profile
+	path  string
+	users int // requests, and the engine
+}
+
+func (e *Engine) readProfile(path string) (*sharedProfile, error) {
 	p, err := router.Read(path)
 	if err == nil {
 		err = p.Open(e.model.Path, nil)
 	}
 	switch {
-	case err != nil && found:
-		e.log.Warn("goes on with the whole model: its profile cannot be used", "profile", path, "error", err)
-		return nil
-	case err != nil:
-		return fmt.Errorf("profile: %w", err)
+	case errors.Is(err, ErrProfile):
+		return nil, fmt.Errorf("profile: %w", err)
+	case err != nil: // it is another model's, or there is none
+		return nil, fmt.Errorf("%w: %w", ErrProfile, err)
 	}
-	e.profile, e.profilePath = p, path
-	return nil
+	return &sharedProfile{p, path, 1}, nil
+}
+
+// useProfile is what a request chooses by; nil = nothing. [Engine.doneWith] ends its use.
+func (e *Engine) useProfile() *sharedProfile {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.profile != nil {
+		e.profile.users++
+	}
+	return e.profile
+}
+
+func (e *Engine) doneWith(p *sharedProfile) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := p.drop(); err != nil {
+		e.log.Warn("a profile was not closed", "error", err)
+	}
+}
+
+// drop ends one use. The engine's mutex is held.
+func (p *sharedProfile) drop() error {
+	if p == nil {
+		return nil
+	}
+	if p.users--; p.users > 0 {
+		return nil
+	}
+	return p.Close()
 }
 
 // SetProfile makes the requests that come from now on choose layers by another profile; "" =
-// by none. Errors wrap [ErrProfile].
+// by none. Errors: those that wrap [ErrProfile], and [ErrClosed].
 func (e *Engine) SetProfile(path string) error {
-	var p *router.Profile
+	if err := e.slots.begin(); err != nil {
+		return err
+	}
+	defer e.slots.end()
+	var p *sharedProfile
 	if path != "" {
 		var err error
-		if p, err = router.Read(path); err == nil {
-			err = p.Open(e.model.Path, nil)
-		}
-		if err != nil {
-			return fmt.Errorf("profile: %w", err)
+		if p, err = e.readProfile(path); err != nil {
+			return err
 		}
 	}
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	before := e.profile
-	e.profile, e.profilePath = p, path
-	e.mu.Unlock()
-	if before != nil {
-		return before.Close()
-	}
-	return nil
+	e.profile = p
+	return before.drop()
 }
 
 // Model is the engine's, for what package llama can tell of it. It must not be closed.
@@ -338,12 +384,16 @@ func (e *Engine) Model() *llama.Model { return e.model }
 // Info describes the model.
 func (e *Engine) Info() Info {
 	m := e.model
+	profile := ""
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.profile != nil {
+		profile = e.profile.path
+	}
 	return Info{
 		Path: m.Path, Name: cmp.Or(m.Metadata["general.name"], filepath.Base(m.Path)), Architecture: m.Architecture, Description: m.Description,
 		Layers: m.NLayer, Context: e.nCtx, TrainContext: m.NCtxTrain, Vocab: m.Vocab.Size, Embd: m.NEmbd, Size: m.Size, Params: m.NParams,
-		Template: m.Template(), Profile: e.profilePath, Parallel: e.opts.Parallel,
+		Template: m.Template(), Profile: profile, Parallel: e.opts.Parallel,
 	}
 }
 
@@ -363,5 +413,3 @@ func (e *Engine) Detokenize(tokens []llama.Token) string { return e.model.Vocab.
 func (e *Engine) LayersRun(mask skip.Mask) float64 {
 	return float64(e.model.NLayer) - float64(mask.WithShortlist(0).Sublayers())/2
 }
-
-func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }

@@ -16,13 +16,17 @@ type plan struct {
 	byHand   bool      // mask is not the router's
 	routes   bool      // the router chooses
 	policy   router.Policy
-	profile  *router.Profile // that is routed by, or whose masks are drafted under; nil = none
+	profile  *sharedProfile // the engine's; nil = none
 	prefill  skip.Prefill
 	escalate float64
 	perChat  bool
 	lossless bool
 	choice   *Choice
 	decision router.Decision
+
+	question  string // that the router chooses for
+	later     bool   // it is not the conversation's first
+	ownDrafts bool   // the request says what is drafted under, in place of the profile
 }
 
 // answerMask is what tokens of the answer are decoded under.
@@ -37,22 +41,29 @@ func (p *plan) answerMask() skip.Mask {
 // known first then.
 func (p *plan) promptMasked() bool { return !p.lossless && p.prefill == skip.MaskedPrefill }
 
-// resolve turns what a request says into a plan.
+// resolve turns what a request says into a plan. [plan.end] ends its use.
 func (e *Engine) resolve(r *Request) (*plan, error) {
-	asked := r.Skip.or(e.opts.Skip)
-	if r.Lossless && r.Drafts != nil && r.Drafts.NoMasks {
-		asked.kind = skipNothing
+	p := &plan{lossless: r.Lossless, profile: e.useProfile()}
+	if err := e.fill(p, r); err != nil {
+		p.end(e)
+		return nil, err
 	}
-	e.mu.Lock()
-	profile := e.profile
-	e.mu.Unlock()
-	p := &plan{lossless: r.Lossless, perChat: asked.perChat}
+	return p, nil
+}
+
+// end says that the plan's profile is not needed any more.
+func (p *plan) end(e *Engine) { e.doneWith(p.profile) }
+
+// fill resolves a request into p.
+func (e *Engine) fill(p *plan, r *Request) error {
+	asked := r.Skip.or(e.opts.Skip)
+	p.perChat = asked.perChat
 	switch asked.kind {
 	case skipDefault, skipRouted:
-		p.routes = profile != nil && (asked.kind == skipRouted || r.Lossless || !profile.Defaults.Off)
+		p.routes = p.profile != nil && (asked.kind == skipRouted || r.Lossless || !p.profile.Defaults.Off)
 	case skipDepth, skipQuality:
-		if profile == nil {
-			return nil, fmt.Errorf("%w: make one with `gallop calibrate -m %s`", ErrNoProfile, e.model.Path)
+		if p.profile == nil {
+			return fmt.Errorf("%w: make one with `gallop calibrate -m %s`", ErrNoProfile, e.model.Path)
 		}
 		p.routes = true
 		if asked.kind == skipDepth {
@@ -63,14 +74,21 @@ func (e *Engine) resolve(r *Request) (*plan, error) {
 	case skipLayers:
 		p.mask, p.byHand = asked.mask.WithShortlist(0), true
 		if err := p.mask.Check(e.model.NLayer); err != nil {
-			return nil, err
+			return err
 		}
 		if n := asked.mask.Shortlist(); n > 0 && r.Shortlist == 0 {
 			r.Shortlist = n
 		}
 	}
+	if d := r.Drafts; r.Lossless && d != nil {
+		p.ownDrafts = d.NoMasks || len(d.Masks) > 0
+		if d.NoMasks {
+			p.routes, p.mask = false, skip.Mask{}
+		}
+	}
 	if p.routes {
-		p.profile, p.prefill = profile, profile.Defaults.Prefill
+		p.prefill = p.profile.Defaults.Prefill
+		p.question, p.later = question(e.model, r, p.perChat), turns(r) > 1 || r.opening != ""
 	}
 	if asked.hasFill {
 		p.prefill = asked.prefill
@@ -81,7 +99,7 @@ func (e *Engine) resolve(r *Request) (*plan, error) {
 	case p.routes && !e.opts.ReleaseSkipped:
 		p.calibratedCascade()
 	}
-	return p, e.checkPlan(p, asked)
+	return e.checkPlan(p, asked)
 }
 
 // calibratedCascade keeps a quality budget by the profile's cascade, if it has one for that
@@ -108,11 +126,8 @@ func (e *Engine) checkPlan(p *plan, asked Skip) error {
 		return nil
 	}
 	if e.opts.ReleaseSkipped {
-		switch {
-		case p.escalate > 0:
+		if p.escalate > 0 {
 			return fmt.Errorf("%w: the cascade decides single tokens by the whole model, which would read released weights again each time; leave out one of the two", ErrRequest)
-		case !e.model.Releasable():
-			return fmt.Errorf("%w: skipped weights cannot be released: they are not in a mapping of the file, but were read, are locked or are on a GPU", ErrRequest)
 		}
 	}
 	if p.escalate > 0 && p.byHand {
@@ -159,17 +174,21 @@ type choosing struct {
 
 // choose lets the router choose for a request, beside what follows if there is a core for
 // that. nil: nothing is chosen.
-func (e *Engine) choose(p *plan, r *Request) *choosing {
+func (e *Engine) choose(p *plan) *choosing {
 	if !p.routes {
 		return nil
 	}
-	text := question(e.model, r, p.perChat)
 	c := &choosing{beside: e.idleCore && !p.promptMasked()}
 	c.make = sync.OnceFunc(func() {
 		start := time.Now()
-		c.err = c.ask(e, p, text)
-		c.ended = time.Now()
-		c.took = c.ended.Sub(start)
+		defer func() {
+			if p := recover(); p != nil { // beside the answer nothing else would catch it
+				c.err = fmt.Errorf("internal error: the router: %v", p)
+			}
+			c.ended = time.Now()
+			c.took = c.ended.Sub(start)
+		}()
+		c.err = c.ask(e, p)
 	})
 	if c.beside {
 		go c.make()
@@ -178,14 +197,14 @@ func (e *Engine) choose(p *plan, r *Request) *choosing {
 }
 
 // ask asks the router. A profile answers one question at a time.
-func (c *choosing) ask(e *Engine, p *plan, text string) error {
-	x, err := router.NewPrompt(e.model, text)
+func (c *choosing) ask(e *Engine, p *plan) error {
+	x, err := router.NewPrompt(e.model, p.question)
 	if err != nil {
 		return err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if p.lossless && len(p.profile.Drafts) > 0 {
+	if p.lossless && len(p.profile.Drafts) > 0 && !p.ownDrafts {
 		c.drafts, err = p.profile.PredictDrafts(x)
 	} else {
 		c.decision, err = p.profile.Choose(x, p.policy)
@@ -217,7 +236,7 @@ func (e *Engine) take(p *plan, c *choosing, r *Request, note any, shared int) {
 	p.mask, p.choice, p.decision = next.Mask, choiceOf(next), next
 	before, ok := note.(*said)
 	switch {
-	case p.perChat && turns(r) > 1:
+	case p.perChat && p.later:
 		p.choice.Kept, p.choice.Reason = true, "the conversation stays with its first choice"
 	case ok && p.prefill == skip.MaskedPrefill && before.prefill == skip.MaskedPrefill && shared > 0:
 		expected := expectedAnswer

@@ -42,16 +42,23 @@ func (e *Engine) Plan(ctx context.Context, r Request) (Plan, error) {
 	if err := r.check(); err != nil {
 		return Plan{}, err
 	}
+	if err := e.slots.begin(); err != nil {
+		return Plan{}, err
+	}
+	defer e.slots.end()
 	p, err := e.resolve(&r)
 	if err != nil {
 		return Plan{}, err
 	}
-	if c := e.choose(p, &r); c != nil {
+	defer p.end(e)
+	if c := e.choose(p); c != nil {
 		c.make()
 		if c.err != nil {
 			return Plan{}, c.err
 		}
-		p.mask, p.choice = c.decision.Mask, choiceOf(c.decision)
+		if c.drafts == nil {
+			p.mask, p.choice = c.decision.Mask, choiceOf(c.decision)
+		}
 	}
 	return e.planOf(p), ctx.Err()
 }
@@ -111,12 +118,7 @@ func (e *Engine) tokens(r *Request, t *Timing) (prompt []llama.Token, err error)
 			return nil, fmt.Errorf("%w: %w", ErrRequest, err)
 		}
 	case r.Tokens != nil:
-		for _, token := range r.Tokens {
-			if token < 0 || int(token) >= e.model.Vocab.Size {
-				return nil, fmt.Errorf("%w: token %d, the model's are 0 to %d", ErrRequest, token, e.model.Vocab.Size-1)
-			}
-		}
-		return r.Tokens, nil
+		return r.Tokens, e.checkTokens(r.Tokens)
 	default:
 		if prompt, err = e.model.Vocab.Tokenize(r.Prompt, true); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrRequest, err)
@@ -129,6 +131,16 @@ func (e *Engine) tokens(r *Request, t *Timing) (prompt []llama.Token, err error)
 	return prompt, nil
 }
 
+// checkTokens refuses tokens that the model does not have.
+func (e *Engine) checkTokens(tokens []llama.Token) error {
+	for _, t := range tokens {
+		if t < 0 || int(t) >= e.model.Vocab.Size {
+			return fmt.Errorf("%w: token %d, the model's are 0 to %d", ErrRequest, t, e.model.Vocab.Size-1)
+		}
+	}
+	return nil
+}
+
 // fit turns a request into its prompt and, where it asks for that, leaves out the oldest
 // turns until there is room for an answer.
 func (e *Engine) fit(r *Request, a *Answer) (prompt []llama.Token, err error) {
@@ -138,7 +150,7 @@ func (e *Engine) fit(r *Request, a *Answer) (prompt []llama.Token, err error) {
 		}
 		a.Usage.Prompt = len(prompt)
 		room := e.nCtx - len(prompt)
-		first := 0 // message after those of the system
+		first := min(r.pinned, len(r.Messages)) // message after those that stay
 		for first < len(r.Messages) && r.Messages[first].Role == "system" {
 			first++
 		}
@@ -201,6 +213,8 @@ func question(m *llama.Model, r *Request, first bool) string {
 		return m.Vocab.Text(r.Tokens, false)
 	case r.Messages == nil:
 		return r.Prompt
+	case first && r.opening != "":
+		return r.opening
 	}
 	text := ""
 	for _, msg := range r.Messages {

@@ -68,6 +68,11 @@ type Request struct {
 
 	// ScoreOnly reads the prompt and generates nothing; with PromptLogprobs.
 	ScoreOnly bool
+
+	// What a [Session] knows of the conversation: how many of the first messages stay when
+	// turns are forgotten, and its first question, which may be forgotten; "" = this is it.
+	pinned  int
+	opening string
 }
 
 // DraftOptions says how lossless answers draft. The zero value is the default.

@@ -27,12 +27,18 @@ func (e *Engine) answer(ctx context.Context, r Request, emit func(Delta)) (a Ans
 	defer func() {
 		if p := recover(); p != nil { // one request's fault ends that request alone
 			e.log.Error("an answer panicked", "panic", p, "stack", string(debug.Stack()))
-			err = fmt.Errorf("internal error: %v", p)
+			x.a.Finish = ""
+			a, err = x.a, fmt.Errorf("internal error: %v", p)
+		}
+		if x.plan != nil {
+			x.plan.end(e)
 		}
 		e.totals.add(x, err)
 		e.slots.end()
 	}()
-	err = x.run()
+	if err = x.run(); err != nil {
+		err = x.because(err)
+	}
 	return x.a, err
 }
 

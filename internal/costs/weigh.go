@@ -133,6 +133,25 @@ func (w *Weigher) Next() (whole bool) {
 	return w.off != (w.run > 0)
 }
 
+// Off tells whether the whole model goes on where nothing can be compared, as beside other
+// answers. Such a token is told to [Weigher.Beside].
+func (w *Weigher) Off() bool { return w.off }
+
+// Beside takes in a token whose time tells nothing, because its decode was shared with other
+// answers: what was being compared is given up.
+func (w *Weigher) Beside(t Token) {
+	if w.mask.IsEmpty() {
+		return
+	}
+	if t.Whole {
+		w.count.Whole++
+	} else {
+		w.count.Masked++
+		w.cost.seeDoubt(t.Doubted)
+	}
+	w.run, w.began = 0, false
+}
+
 // affordable is how many tokens may be decoded the other way now; 0 = none.
 func (w *Weigher) affordable() int {
 	if w.cost.speed.N() >= Recent && w.since < steady {

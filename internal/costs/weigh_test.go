@@ -7,8 +7,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/gallop-llm/gallop/internal/llamatest"
-	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
 
@@ -18,36 +16,36 @@ type machine struct {
 	doubt                float64 // share of tokens under the mask
 	noise                float64 // share that a token may take longer
 	random               *rand.Rand
-	before               tokenTime
+	before               Token
 	began                bool
 }
 
 // token is what the next one takes.
-func (m *machine) token(whole bool) tokenTime {
-	t := tokenTime{whole: whole, seconds: m.masked}
+func (m *machine) token(whole bool) Token {
+	t := Token{Whole: whole, Seconds: m.masked}
 	if whole {
-		t.seconds = m.whole
+		t.Seconds = m.whole
 	}
-	t.seconds *= 1 + m.noise*m.random.Float64()
-	if !m.began || whole != m.before.whole || m.before.doubted {
-		t.seconds += m.graph
+	t.Seconds *= 1 + m.noise*m.random.Float64()
+	if !m.began || whole != m.before.Whole || m.before.Doubted {
+		t.Seconds += m.graph
 	}
 	if !whole && m.random.Float64() < m.doubt {
-		t.doubted, t.again = true, m.whole+m.graph
+		t.Doubted, t.Again = true, m.whole+m.graph
 	}
-	t.seconds, t.again = t.seconds/1000, t.again/1000
+	t.Seconds, t.Again = t.Seconds/1000, t.Again/1000
 	m.before, m.began = t, true
 	return t
 }
 
 // answer generates tokens and gives the seconds that they took.
-func (m *machine) answer(w *worth, mask skip.Mask, complete bool, tokens int) (took float64) {
+func (m *machine) answer(w *Weigher, mask skip.Mask, complete bool, tokens int) (took float64) {
 	m.began = false
-	w.begin(mask, complete, 1.2, 0)
+	w.Begin(mask, complete, 1.2, 0)
 	for range tokens {
-		t := m.token(w.next())
-		took += t.seconds + t.again
-		w.saw(t, 0, 2)
+		t := m.token(w.Next())
+		took += t.Seconds + t.Again
+		w.Saw(t, 0, 2)
 	}
 	return took
 }
@@ -61,11 +59,11 @@ var someMask = skip.Mask{}.With(3, skip.FeedForward)
 // TestMasksThatPayStay bounds what it costs to find out: 2 % of the answers, of which
 // lossShare is meant and the rest is what one run may exceed it by.
 func TestMasksThatPayStay(t *testing.T) {
-	m, w := newMachine(), &worth{}
+	m, w := newMachine(), &Weigher{}
 	took := 0.0
 	for range 20 {
 		took += m.answer(w, someMask, true, 100)
-		a := w.end()
+		a := w.End()
 		require.False(t, a.Off)
 		require.Equal(t, 100, a.Masked+a.Whole)
 	}
@@ -75,7 +73,7 @@ func TestMasksThatPayStay(t *testing.T) {
 	for range 20 {
 		m.began = false
 		for range 100 {
-			plain += m.token(false).seconds
+			plain += m.token(false).Seconds
 		}
 	}
 	require.Less(t, took, 1.02*plain)
@@ -93,20 +91,20 @@ func TestMasksThatDoNotPay(t *testing.T) {
 		"dear graph": func(m *machine) { m.graph, m.doubt = 5, 0.15 },
 	} {
 		t.Run(name, func(t *testing.T) {
-			m, w := newMachine(), &worth{}
+			m, w := newMachine(), &Weigher{}
 			change(m)
 			m.answer(w, someMask, true, 400)
-			require.True(t, w.end().Off)
+			require.True(t, w.End().Off)
 			took, whole := 0.0, 0
 			for range 20 {
 				took += m.answer(w, someMask, true, 100)
-				whole += w.end().Whole
+				whole += w.End().Whole
 			}
 			require.Greater(t, whole, 1700)
 			plain := 0.0
 			m.began = false
 			for range 2000 {
-				plain += m.token(true).seconds
+				plain += m.token(true).Seconds
 			}
 			require.Less(t, took, 1.02*plain)
 		})
@@ -115,88 +113,122 @@ func TestMasksThatDoNotPay(t *testing.T) {
 
 // TestAMaskComesBack when the text changes to one that leaves few tokens in doubt.
 func TestAMaskComesBack(t *testing.T) {
-	m, w := newMachine(), &worth{}
+	m, w := newMachine(), &Weigher{}
 	m.doubt = 0.5
 	m.answer(w, someMask, true, 400)
-	require.True(t, w.end().Off)
+	require.True(t, w.End().Off)
 	m.doubt = 0
 	m.answer(w, someMask, true, 3000)
-	require.False(t, w.end().Off)
+	require.False(t, w.End().Off)
 }
 
 // TestMasksWithoutAttention allow the whole model at an answer's beginning only.
 func TestMasksWithoutAttention(t *testing.T) {
-	m, w := newMachine(), &worth{}
+	m, w := newMachine(), &Weigher{}
 	m.masked = 11
 	mask := skip.Mask{}.With(3, skip.Attention)
 	answers := 0
 	for ; answers < 100 && !w.off; answers++ {
 		m.began = false
-		w.begin(mask, false, 1.2, 0)
+		w.Begin(mask, false, 1.2, 0)
 		masked := false
 		for range 50 {
-			whole := w.next()
+			whole := w.Next()
 			require.False(t, masked && whole, "the whole model would miss keys and values")
 			masked = masked || !whole
-			w.saw(m.token(whole), 0, 2)
+			w.Saw(m.token(whole), 0, 2)
 		}
-		w.end()
+		w.End()
 	}
 	require.True(t, w.off)
 	m.answer(w, mask, false, 50)
-	require.Equal(t, Weighed{Speed: 1 / w.total(), Whole: 50, Off: true}, w.end())
+	require.Equal(t, Weighed{Speed: 1 / w.total(), Whole: 50, Off: true}, w.End())
 }
 
 // TestTimesOnOtherThreads are not compared with each other.
 func TestTimesOnOtherThreads(t *testing.T) {
-	w := &worth{}
-	w.begin(someMask, true, 1.2, 0)
+	w := &Weigher{}
+	w.Begin(someMask, true, 1.2, 0)
 	for i := range 40 {
-		w.saw(tokenTime{whole: w.next(), seconds: 0.01}, 0, 1+i%2)
+		w.Saw(Token{Whole: w.Next(), Seconds: 0.01}, 0, 1+i%2)
 	}
-	require.Zero(t, w.end().Speed)
+	require.Zero(t, w.End().Speed)
 }
 
-// TestAskedForIsNotWeighed neither a mask set by hand nor a depth that is always skipped.
-func TestAskedForIsNotWeighed(t *testing.T) {
-	llamatest.Library(t)
-	m := llamatest.Open(t, llamatest.Tiny(t, 4))
-	s, err := New(m, &Options{Context: llama.ContextOptions{NCtx: 256, Threads: 1}, MaxTokens: 30, Mask: skip.Layers(1)})
-	require.NoError(t, err)
-	defer s.Close()
-	a, err := s.Ask(t.Context(), "say", func(string) {})
-	require.NoError(t, err)
-	require.Zero(t, a.Weighed)
-	require.Empty(t, a.Weighed.String())
+// TestTokensBesideOtherAnswers count, but their times tell nothing; and what was being
+// compared ends.
+func TestTokensBesideOtherAnswers(t *testing.T) {
+	m, w := newMachine(), &Weigher{}
+	w.Begin(someMask, true, 1.2, 0)
+	whole := 0
+	for range 2000 { // until tokens are decoded the other way
+		token := m.token(w.Next())
+		w.Saw(token, 0, 2)
+		if token.Whole {
+			whole++
+			break
+		}
+	}
+	require.Equal(t, 1, whole, "of a run of %d", wholeRun)
+	speed := w.speed()
+	for range 50 {
+		require.False(t, w.Off())
+		w.Beside(Token{Whole: w.Off(), Seconds: 1000, Doubted: true, Again: 1000})
+	}
+	require.InDelta(t, speed, w.speed(), 0)
+	require.False(t, w.Next(), "the run is over")
+	require.Greater(t, w.cost.doubt, 0.7, "the text's doubt shows all the same")
+	require.Less(t, w.masked.At(1), 1.0)
+	a := w.End()
+	require.Equal(t, 1, a.Whole)
+	require.Greater(t, a.Masked, 50)
+
+	none := &Weigher{}
+	none.Begin(skip.Mask{}, true, 1, 0)
+	none.Beside(Token{})
+	require.Equal(t, Weighed{}, none.End())
+}
+
+// TestTheWholeModelNeverFollowsBesideOthers where tokens under a mask without attention went
+// before, whoever saw them.
+func TestTheWholeModelNeverFollowsBesideOthers(t *testing.T) {
+	m, w := newMachine(), &Weigher{}
+	w.Begin(skip.Mask{}.With(3, skip.Attention), false, 1.2, 0)
+	w.Beside(m.token(w.Off()))
+	w.ahead = 1e9
+	for range 300 {
+		whole := w.Next()
+		require.False(t, whole, "the whole model would miss keys and values")
+		w.Saw(m.token(whole), 0, 2)
+	}
 }
 
 // TestMaskCostsAreKept beside what drafting has learnt.
 func TestMaskCostsAreKept(t *testing.T) {
-	llamatest.Library(t)
-	m := llamatest.Open(t, llamatest.Tiny(t, 4))
-	path := filepath.Join(t.TempDir(), "learned.json")
-	opts := Options{Context: llama.ContextOptions{NCtx: 256, Threads: 1}, Learned: path}
-	first, err := New(m, &opts)
-	require.NoError(t, err)
-	slow := newMachine()
+	slow, w := newMachine(), &Weigher{}
+	require.False(t, w.Fresh())
 	slow.masked, slow.doubt = 9, 0.3
-	slow.answer(&first.worth, someMask, true, 400)
-	first.worth.end()
-	want := first.worth.total()
-	require.NoError(t, first.Close())
+	slow.answer(w, someMask, true, 400)
+	w.End()
+	want := w.total()
+	require.True(t, w.Fresh())
+	path := filepath.Join(t.TempDir(), "new folder", "costs.json")
+	file := New()
+	file.Batches.Costs = map[int]float64{4: 2}
+	file.Masks, file.Ahead = w.Keep(), w.Ahead()
+	require.False(t, w.Fresh())
+	require.NoError(t, file.Write(path))
+	read := Read(path)
+	require.Equal(t, file, read)
 
-	opts.Lossless = &Lossless{Masks: []DraftMask{{Mask: skip.Layers(1)}}}
-	drafting, err := New(m, &opts)
-	require.NoError(t, err)
-	require.Zero(t, drafting.drafter.pace.after.n, "nothing was learnt of batches")
-	drafting.drafter.learned = true
-	require.NoError(t, drafting.Close())
+	second := &Weigher{}
+	second.Recall(read.Masks, read.Ahead)
+	require.False(t, second.Fresh())
+	second.Begin(someMask, true, 1.2, 0)
+	require.True(t, second.Off(), "known from the start")
+	require.InDelta(t, want, second.total(), 1e-9, "decimals in the file")
 
-	opts.Lossless = nil
-	second, err := New(m, &opts)
-	require.NoError(t, err)
-	defer second.Close()
-	second.worth.begin(someMask, true, 1.2, 0)
-	require.True(t, second.worth.off, "known from the start")
-	require.InDelta(t, want, second.worth.total(), 1e-9, "decimals in the file")
+	second.Recall(map[string]Kept{"no mask": {Speed: 2}}, -1)
+	require.Empty(t, second.known)
+	require.Zero(t, second.Ahead())
 }

@@ -1,7 +1,6 @@
 package draft
 
 import (
-	"fmt"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -154,48 +153,4 @@ func requireFits(t *testing.T, p *llama.Distribution, counts map[llama.Token]int
 	}
 	freedom := float64(classes - 1)
 	require.Less(t, chi, freedom+5*math.Sqrt(2*freedom), "chi-square of %d classes, %d draws", classes, draws)
-}
-
-// TestLosslessSequences compares answers of three tokens, drawn by drafts and
-// directly: what a token is followed by must be right too.
-func TestLosslessSequences(t *testing.T) {
-	llamatest.Library(t)
-	m := llamatest.Open(t, llamatest.Tiny(t, 4))
-	runs := 600
-	if long() {
-		runs = 10_000
-	}
-	opts := Options{
-		Context: llama.ContextOptions{NCtx: 256, Threads: 1}, MaxTokens: 3,
-		Sampling: llama.Sampling{Temp: 1, Grammar: `root ::= [abc] [abc] [abc] [abc]`, RepeatPenalty: 1.3},
-	}
-	counts := map[string][2]int{}
-	for way := range 2 {
-		if way == 1 {
-			opts.Lossless = &Lossless{Masks: []DraftMask{{Mask: skip.Layers(1, 2)}}, MaxDraft: 2, Fixed: true}
-		}
-		s, err := New(m, &opts)
-		require.NoError(t, err)
-		for i := range runs {
-			s.opts.Sampling.Seed = uint32(way*runs + i)
-			a, err := s.Ask(t.Context(), "say", func(string) {})
-			require.NoError(t, err)
-			s.Reset()
-			n := counts[fmt.Sprint(a.Generated)]
-			n[way]++
-			counts[fmt.Sprint(a.Generated)] = n
-		}
-		require.NoError(t, s.Close())
-	}
-	// Two samples of the same size: Σ (a-b)²/(a+b) over classes that are not too rare.
-	chi, classes := 0.0, 0
-	for _, n := range counts {
-		if sum := float64(n[0] + n[1]); sum >= 10 {
-			chi += math.Pow(float64(n[0]-n[1]), 2) / sum
-			classes++
-		}
-	}
-	require.Greater(t, classes, 10)
-	freedom := float64(classes - 1)
-	require.Less(t, chi, freedom+5*math.Sqrt(2*freedom), "%d classes", classes)
 }

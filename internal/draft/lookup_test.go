@@ -3,7 +3,6 @@ package draft
 import (
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -70,34 +69,4 @@ func TestLookupFindsTheLongest(t *testing.T) {
 		class = matchClass(match)
 	}
 	require.Less(t, class, sureness)
-}
-
-// FuzzStopper cuts a text in pieces; where they end must not matter.
-func FuzzStopper(f *testing.F) {
-	f.Add("one two three", "two", "e t", uint64(1))
-	f.Add("aaaab", "aab", "b", uint64(2))
-	f.Add("nothing", "###", "\n\n", uint64(3))
-	f.Fuzz(func(t *testing.T, text, stop1, stop2 string, seed uint64) {
-		if stop1 == "" || stop2 == "" {
-			t.Skip()
-		}
-		random := rand.New(rand.NewPCG(seed, 0))
-		s := stopper{stops: []string{stop1, stop2}}
-		said, found := "", false
-		for rest := text; rest != "" && !found; {
-			n := 1 + random.IntN(len(rest))
-			var piece string
-			piece, found = s.next(rest[:n])
-			said, rest = said+piece, rest[n:]
-		}
-		said += s.flush()
-		require.Equal(t, found, strings.Contains(text, stop1) || strings.Contains(text, stop2))
-		if !found {
-			require.Equal(t, text, said)
-			return
-		}
-		require.True(t, strings.HasPrefix(text, said))
-		rest := text[len(said):]
-		require.True(t, strings.HasPrefix(rest, stop1) || strings.HasPrefix(rest, stop2))
-	})
 }

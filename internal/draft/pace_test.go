@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/gallop-llm/gallop/internal/costs"
 )
 
 // laptop is the curve of a model of LLaMA-3.2-1B's shape in Q4_0 on two cores: 1,
@@ -36,15 +38,15 @@ func TestPaceFillsGaps(t *testing.T) {
 	require.InDelta(t, 1.5, unknown.of(3), tolerance)
 	require.InDelta(t, 1.5, unknown.dear.of(3), tolerance)
 
-	for range recent - 1 {
+	for range costs.Recent - 1 {
 		p.saw(4, 30*time.Millisecond)
 	}
-	for range recent - 2 { // interruptions
+	for range costs.Recent - 2 { // interruptions
 		p.saw(4, time.Second)
 	}
 	require.InDelta(t, 30, p.of(4)*15.1, tolerance)
 
-	for range recent {
+	for range costs.Recent {
 		p.saw(1, 30200*time.Microsecond) // the context has grown, and so have batches
 	}
 	require.InDelta(t, 30, p.of(4)*15.1, tolerance)

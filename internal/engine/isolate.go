@@ -7,6 +7,11 @@ import (
 	"github.com/gallop-llm/gallop/skip"
 )
 
+// grain is the size of the pieces in which isolated prompts are decoded, in tokens from the
+// prompt's start: how many columns are multiplied at once decides over the last bits. Only
+// whole pieces serve again.
+const grain = 64
+
 // probeRows is how many tokens are compared alone and together, and probeLen how many lie
 // before each: processors multiply by up to eight columns at a time.
 const (

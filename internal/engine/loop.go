@@ -52,6 +52,8 @@ type Loop struct {
 	apart    bool        // the model refuses rows under different masks in one decode
 	rowCost  float64     // of one more row in a decode, in the time of reading the weights
 	masks    maskGroup   // of the batch that is being built
+	parts    []part      // of it; reused
+	prompts  []*Seat     // scratch of choose
 	exactly  llama.Alone // what makes tokens come out as if each were decoded alone, with Isolate
 
 	mu       sync.Mutex
@@ -75,9 +77,9 @@ type task struct {
 	done chan struct{}
 }
 
-// seatsBeyond is how many sequences there are for each seat: those beyond one hold what was
-// said in conversations that are not being answered.
-const seatsBeyond = 2
+// idleSequences is how many conversations stay in the cache while all seats are taken. A token
+// looks through all of the cache for its own sequence, so each of them costs all others time.
+const idleSequences = 2
 
 // New starts a loop on a context of its own. The error is one of llama's.
 func New(m *llama.Model, o Options) (*Loop, error) {
@@ -86,12 +88,14 @@ func New(m *llama.Model, o Options) (*Loop, error) {
 	co := o.Context
 	sequences := 1
 	if o.Parallel > 1 {
-		sequences = min(seatsBeyond*o.Parallel, mostSequences)
-		co.NSeqMax, co.KVUnified = sequences, true
 		if co.NCtx == 0 {
 			co.NCtx = m.NCtxTrain
 		}
-		co.NCtx *= o.Parallel
+		sequences, co.NCtx, co.KVUnified = min(o.Parallel+idleSequences, mostSequences), co.NCtx*o.Parallel, true
+		if o.Isolate { // in one buffer for all, where a token's cells lie, and so in which order they are added up, hangs on the others
+			sequences, co.KVUnified = o.Parallel, false
+		}
+		co.NSeqMax = sequences
 	}
 	var err error
 	if l.ctx, err = m.NewContext(&co); err != nil {
@@ -108,7 +112,10 @@ func New(m *llama.Model, o Options) (*Loop, error) {
 		return nil, errors.Join(err, l.ctx.Close())
 	}
 	l.pacer = newPacer(m, &o.Context)
-	l.ledger = kv.New(sequences, l.ctx.NCtx())
+	l.ledger = kv.New(sequences, max(co.NCtx, l.ctx.NCtx()))
+	if o.Isolate {
+		l.ledger.Grain = grain
+	}
 	if o.Isolate && o.Parallel > 1 {
 		if err := l.findIsolation(); err != nil {
 			return nil, errors.Join(err, l.batch.Close(), l.ctx.Close())
@@ -269,7 +276,7 @@ var errLater = errors.New("later")
 const worthWaiting = 64
 
 // seat finds a sequence for an answer.
-func (l *Loop) seat(s *Seat) error {
+func (l *Loop) seat(s *Seat) (err error) {
 	best, shared := l.ledger.Best(s.prompt)
 	var note any
 	if best >= 0 {
@@ -288,22 +295,28 @@ func (l *Loop) seat(s *Seat) error {
 			return errLater
 		}
 	}
+	empty := len(l.ledger.Idle()) == 0 && len(l.seated) == 0
 	taken, ok := l.ledger.Take(s.prompt, s.mask, s.promise)
 	if !ok {
 		return errLater
 	}
-	for _, seq := range taken.Dropped {
-		if err := l.ctx.Remove(seq, 0, -1); err != nil {
-			return err
+	defer func() {
+		if err != nil { // what lies there now is not known
+			l.ledger.Cut(taken.Seq, 0)
+			l.ledger.Give(taken.Seq)
 		}
-	}
+	}()
 	s.seq, s.n, s.Cached = taken.Seq, taken.Cached, taken.Cached
-	s.Missed = l.missed(s, shared)
+	s.Missed = missed(s, shared, empty)
 	if taken.From != taken.Seq {
 		if err := l.ctx.Remove(taken.Seq, 0, -1); err != nil {
 			return err
 		}
-		if err := l.ctx.Copy(taken.From, taken.Seq, 0, taken.Cached); err != nil {
+		to := taken.Cached
+		if !l.ctx.Unified() {
+			to = -1 // such a cache copies whole sequences
+		}
+		if err := l.ctx.Copy(taken.From, taken.Seq, 0, to); err != nil {
 			return err
 		}
 	}
@@ -317,12 +330,12 @@ func (l *Loop) seat(s *Seat) error {
 	return nil
 }
 
-// missed says why nothing of a prompt is used that is in the cache.
-func (l *Loop) missed(s *Seat, shared int) string {
+// missed says why nothing of a prompt is used that is in the cache, which was empty or not.
+func missed(s *Seat, shared int, empty bool) string {
 	switch {
 	case s.Cached > 0:
 		return ""
-	case len(l.ledger.Idle()) == 0 && len(l.seated) == 0:
+	case empty:
 		return "nothing was asked before"
 	case shared == 0:
 		return "no earlier prompt begins with the same token"

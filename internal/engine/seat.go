@@ -152,6 +152,9 @@ func (s *Seat) Leave(note any) {
 	}
 	l.seated = slices.DeleteFunc(l.seated, func(other *Seat) bool { return other == s })
 	l.tasks = append(l.tasks, task{func(*llama.Context) {
+		if l.opts.Isolate {
+			s.n = min(s.n, len(s.prompt)/grain*grain) // the answer's were computed otherwise than a prompt's
+		}
 		l.cut(s)
 		l.ledger.Note(s.seq, note)
 		l.ledger.Give(s.seq)

@@ -100,8 +100,8 @@ func (l *Loop) finish(s *Seat, err error) {
 }
 
 // choose says what is decoded next.
-func (l *Loop) choose() (parts []part) {
-	first := l.asks[0]
+func (l *Loop) choose() []part {
+	first, parts := l.asks[0], l.parts[:0]
 	room := min(l.batch.Cap(), l.ctx.NUBatch())
 	l.masks = maskGroup{common: first.under, first: first.under, rows: min(len(first.tokens), room)}
 	exact := l.exact(first)
@@ -125,7 +125,7 @@ func (l *Loop) choose() (parts []part) {
 			add(s, room)
 		}
 	}
-	var prompts []*Seat
+	prompts := l.prompts[:0]
 	if !first.step() && first.outputs <= 1 {
 		prompts = append(prompts, first)
 	}
@@ -134,23 +134,18 @@ func (l *Loop) choose() (parts []part) {
 			prompts = append(prompts, s)
 		}
 	}
+	l.prompts = prompts
 	for i, s := range prompts { // in equal shares of what is left
 		share := room / (len(prompts) - i)
 		if l.opts.Isolate {
-			share = l.toGrid(s, room)
+			share = min(room, grain-s.n%grain)
 		}
 		if share > 0 {
 			add(s, share)
 		}
 	}
+	l.parts = parts
 	return parts
-}
-
-// toGrid is how many tokens of a prompt are decoded at once where that must not depend on
-// what else runs.
-func (l *Loop) toGrid(s *Seat, room int) int {
-	grid := l.ctx.NUBatch()
-	return min(room, grid-s.n%grid)
 }
 
 // step tells whether a seat waits for a step of its answer, not for a prompt.
@@ -226,6 +221,11 @@ func (l *Loop) decode(parts []part) error {
 	}
 	if steps && l.batch.Len() > 1 {
 		l.batch.Alone = l.isolation(parts)
+	}
+	for _, seq := range l.ledger.MakeRoom(l.batch.Len()) {
+		if err := l.ctx.Remove(seq, 0, -1); err != nil {
+			return err
+		}
 	}
 	if err := l.giveBack(); err != nil {
 		return err

@@ -16,8 +16,6 @@
 package kv
 
 import (
-	"slices"
-
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -31,6 +29,9 @@ const mostMasks = 1 << 15
 
 // Ledger is the account of a KV cache.
 type Ledger struct {
+	// Grain is what the numbers of tokens that serve again are multiples of; 0 = 1.
+	Grain int
+
 	cells int
 	seqs  []sequence
 	masks []skip.Mask // by maskID
@@ -53,14 +54,12 @@ func New(sequences, cells int) *Ledger {
 	return &Ledger{cells: cells, seqs: make([]sequence, sequences), ids: map[skip.Mask]maskID{}}
 }
 
-// Taken says how a prompt got its sequence. The owner of the cache first removes Dropped,
-// then copies From's first Cached positions to Seq if From is not Seq, then removes Seq's
-// positions from Cached on.
+// Taken says how a prompt got its sequence. The owner of the cache first copies From's first
+// Cached positions to Seq if From is not Seq, then removes Seq's positions from Cached on.
 type Taken struct {
-	Seq     int
-	From    int   // whose positions are used; Seq itself where they are there already
-	Cached  int   // tokens of the prompt that are in the cache, under the wanted mask
-	Dropped []int // sequences that were emptied to make room
+	Seq    int
+	From   int // whose positions are used; Seq itself where they are there already
+	Cached int // tokens of the prompt that are in the cache, under the wanted mask
 }
 
 // Best is the sequence that shares most of a prompt's tokens, decoded under any mask, and
@@ -100,14 +99,15 @@ func (l *Ledger) Shared(seq int, prompt []llama.Token, mask skip.Mask) int {
 // its place; otherwise what lies there is another conversation, which is kept.
 const inPlace = 0.5
 
-// Take gives a prompt a sequence, in which it may fill promise cells with its answer. The
-// prompt's last token is never taken from the cache: what follows is chosen from its
-// logits. Prefixes that were not used for the longest time make room. ok is false where
-// there is no room beside the sequences in use.
+// Take gives a prompt of at least one token a sequence, in which it may fill promise cells
+// with itself and its answer. The prompt's last token is never taken from the cache: what
+// follows is chosen from its logits. ok is false, and nothing has changed, where the sequences in
+// use leave no room for it; those that are not make room as it is needed, see [Ledger.MakeRoom].
 func (l *Ledger) Take(prompt []llama.Token, mask skip.Mask, promise int) (t Taken, ok bool) {
 	from, cached := -1, 0
 	for i := range l.seqs {
 		n := min(l.Shared(i, prompt, mask), len(prompt)-1)
+		n -= n % max(l.Grain, 1)
 		if n > cached || n == cached && n > 0 && !l.seqs[i].busy && l.seqs[from].busy {
 			from, cached = i, n
 		}
@@ -128,10 +128,13 @@ func (l *Ledger) Take(prompt []llama.Token, mask skip.Mask, promise int) (t Take
 	if from < 0 {
 		t.From = t.Seq
 	}
-	if !l.makeRoom(&t, promise) {
+	if l.promised()+promise > l.cells {
 		return Taken{}, false
 	}
 	s := &l.seqs[t.Seq]
+	if t.From != t.Seq || cached == 0 {
+		s.note = nil // it is another conversation's
+	}
 	if t.From != t.Seq {
 		src := &l.seqs[t.From]
 		s.tokens = append(s.tokens[:0], src.tokens[:cached]...)
@@ -160,40 +163,33 @@ func (l *Ledger) free(but int) int {
 	return best
 }
 
-// makeRoom empties sequences until promise cells are free for t.
-func (l *Ledger) makeRoom(t *Taken, promise int) bool {
+// promised is how many cells the sequences in use may fill.
+func (l *Ledger) promised() (n int) {
+	for i := range l.seqs {
+		if s := &l.seqs[i]; s.busy {
+			n += max(s.promise, len(s.tokens))
+		}
+	}
+	return n
+}
+
+// MakeRoom empties sequences that are not in use, the one first that was not used for the
+// longest time, until n cells are free. It gives these sequences, for the owner to empty.
+func (l *Ledger) MakeRoom(n int) (dropped []int) {
 	for {
-		used := promise
-		oldest := -1
+		used, oldest := 0, -1
 		for i := range l.seqs {
 			s := &l.seqs[i]
-			if i == t.Seq {
-				continue
-			}
-			if s.busy {
-				used += max(s.promise, len(s.tokens))
-				continue
-			}
 			used += len(s.tokens)
-			if i != t.From && len(s.tokens) > 0 && (oldest < 0 || s.used < l.seqs[oldest].used) {
+			if !s.busy && len(s.tokens) > 0 && (oldest < 0 || s.used < l.seqs[oldest].used) {
 				oldest = i
 			}
 		}
-		if used <= l.cells {
-			return true
-		}
-		if oldest < 0 {
-			if t.From == t.Seq || l.seqs[t.From].busy {
-				return false
-			}
-			// Beside its source the copy has no room: it takes the source's place.
-			l.seqs[t.Seq].drop()
-			t.Dropped = append(t.Dropped, t.Seq)
-			t.Seq = t.From
-			continue
+		if used+n <= l.cells || oldest < 0 {
+			return dropped
 		}
 		l.seqs[oldest].drop()
-		t.Dropped = append(t.Dropped, oldest)
+		dropped = append(dropped, oldest)
 	}
 }
 
@@ -241,13 +237,6 @@ func (l *Ledger) Cut(seq, n int) {
 // Give ends the use of a sequence; what it holds stays in the cache.
 func (l *Ledger) Give(seq int) { l.seqs[seq].busy = false }
 
-// Clear notes that the cache was emptied.
-func (l *Ledger) Clear() {
-	for i := range l.seqs {
-		l.seqs[i].drop()
-	}
-}
-
 // Idle lists the sequences that hold something and are not in use.
 func (l *Ledger) Idle() (seqs []int) {
 	for i := range l.seqs {
@@ -267,8 +256,8 @@ func (l *Ledger) Note(seq int, note any) { l.seqs[seq].note = note }
 // NoteOf is what was noted last; nil = nothing.
 func (l *Ledger) NoteOf(seq int) any { return l.seqs[seq].note }
 
-// Used is how many cells are promised to answers or hold what may serve again, each
-// sequence's counted for itself.
+// Used is how many tokens the sequences hold, each sequence's counted for itself, at most
+// the cells.
 func (l *Ledger) Used() (n int) {
 	for i := range l.seqs {
 		n += len(l.seqs[i].tokens)
@@ -278,23 +267,3 @@ func (l *Ledger) Used() (n int) {
 
 // Cells is the cache's room, in tokens.
 func (l *Ledger) Cells() int { return l.cells }
-
-// Busy counts the sequences in use.
-func (l *Ledger) Busy() (n int) {
-	for i := range l.seqs {
-		if l.seqs[i].busy {
-			n++
-		}
-	}
-	return n
-}
-
-// Masks gives what a sequence's positions were decoded under, without repetitions.
-func (l *Ledger) Masks(seq int) (masks []skip.Mask) {
-	for _, id := range l.seqs[seq].under {
-		if id < mostMasks && !slices.Contains(masks, l.masks[id]) {
-			masks = append(masks, l.masks[id])
-		}
-	}
-	return masks
-}

@@ -66,7 +66,7 @@ func (s *Scorer) Fit(cases []Case) bool {
 func (s *Scorer) inputsFit(cases []Case, group []job, want []Score) (bool, error) {
 	for _, from := range []int{1, s.model.NLayer - 1} {
 		got, err := s.scoreFrom(cases, group, from, nil)
-		if errors.Is(err, skip.ErrMask) {
+		if errors.Is(err, llama.ErrMask) {
 			for i := range group {
 				if err := s.rewind(&group[i], skip.FullPrefill); err != nil {
 					return false, err

@@ -1,4 +1,4 @@
-package chat_test
+package router_test
 
 import (
 	"testing"

@@ -1,4 +1,4 @@
-package chat_test
+package gallop_test
 
 import (
 	"os"
@@ -7,7 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/gallop-llm/gallop/internal/chat"
+	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
@@ -22,49 +22,52 @@ func TestGPULossless(t *testing.T) {
 	}
 	m, examples := demoPrompts(t)
 	every := 160 // 6 of 960 prompts
-	if chat.Long() {
+	if long() {
 		every = 10
 	}
-	opts := options(256)
-	plain := session(t, m, opts)
-	c := llamatest.Context(t, m, &opts.Context)
-	sessions := map[string]*chat.Session{}
-	for name, o := range map[string]*chat.Lossless{
+	o := options(256)
+	plain := engine(t, m, o)
+	c := llamatest.Context(t, m, &o.Context)
+	engines, drafts := map[string]*gallop.Engine{}, map[string]*gallop.DraftOptions{
 		"drafts of 4":  fixed(skip.Layers(5, 8), 4),
 		"drafts of 16": fixed(skip.Mask{}.With(3, skip.FeedForward).With(7, skip.FeedForward), 16),
-		"looked up":    {Fixed: true},
-	} {
-		opts.Lossless = o
-		sessions[name] = session(t, m, opts)
+		"looked up":    lookedUp(0),
+	}
+	for name := range drafts {
+		engines[name] = engine(t, m, o)
 	}
 	const nearTie = 0.1 // between logits; those of a sure token lead by 5 to 15
 	same, parted, rounding, widest := 0, 0, 0.0, 0.0
 	for i := 0; i < len(examples); i += every {
-		plain.Reset()
-		want := ask(t, plain, examples[i].Prompt)
-		for name, s := range sessions {
-			s.Reset()
-			got := ask(t, s, examples[i].Prompt)
-			rounding = max(rounding, got.Drafting.Rounding)
-			if slices.Equal(want.Generated, got.Generated) {
+		r := greedy(24)
+		r.Messages = user(examples[i].Prompt)
+		want, err := plain.Answer(t.Context(), r)
+		require.NoError(t, err)
+		for name, e := range engines {
+			r := lossless(24, drafts[name])
+			r.Messages = user(examples[i].Prompt)
+			got, err := e.Answer(t.Context(), r)
+			require.NoError(t, err)
+			rounding = max(rounding, got.Drafts.Rounding)
+			if slices.Equal(want.Tokens, got.Tokens) {
 				same++
 				continue
 			}
 			parted++
 			at := 0
-			for at < min(len(want.Generated), len(got.Generated)) && want.Generated[at] == got.Generated[at] {
+			for at < min(len(want.Tokens), len(got.Tokens)) && want.Tokens[at] == got.Tokens[at] {
 				at++
 			}
-			require.Less(t, at, min(len(want.Generated), len(got.Generated)), "one ends where the other goes on")
+			require.Less(t, at, min(len(want.Tokens), len(got.Tokens)), "one ends where the other goes on")
 			c.Clear()
-			tokens := append(slices.Clone(plain.Tokens()[:want.PromptTokens]), want.Generated[:at]...)
-			require.NoError(t, c.Decode(llamatest.Batch(t, tokens[:want.PromptTokens], 0), skip.Mask{}))
-			for pos := want.PromptTokens; pos < len(tokens); pos++ {
-				require.NoError(t, c.Decode(llamatest.Batch(t, []llama.Token{tokens[pos]}, pos), skip.Mask{}))
+			prompt := promptOf(t, m, r.Messages...)
+			require.NoError(t, c.Decode(llamatest.Batch(t, prompt, 0), skip.Mask{}))
+			for i, token := range want.Tokens[:at] {
+				require.NoError(t, c.Decode(llamatest.Batch(t, []llama.Token{token}, len(prompt)+i), skip.Mask{}))
 			}
 			logits, err := c.Logits(-1)
 			require.NoError(t, err)
-			gap := float64(logits[want.Generated[at]] - logits[got.Generated[at]])
+			gap := float64(logits[want.Tokens[at]] - logits[got.Tokens[at]])
 			widest = max(widest, gap)
 			require.Less(t, gap, nearTie, "%s: %s", name, examples[i].Prompt)
 		}

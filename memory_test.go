@@ -1,4 +1,4 @@
-package chat_test
+package gallop_test
 
 import (
 	"context"
@@ -6,13 +6,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/gguf"
-	"github.com/gallop-llm/gallop/internal/chat"
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/llama"
-	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
 )
 
@@ -28,11 +27,11 @@ func TestReleaseSkipped(t *testing.T) {
 			var answers [2][]string
 			for i, release := range []bool{false, true} {
 				m := llamatest.Open(t, path)
-				opts := options(512)
-				opts.ReleaseSkipped, opts.Prefill = release, prefill
-				s := session(t, m, opts)
+				o := options(512)
+				o.ReleaseSkipped = release
+				s := session(t, m, o, greedy(24))
 				for _, mask := range masks {
-					require.NoError(t, s.SetMask(mask))
+					s.Request().Skip = gallop.Layers(mask).Prefill(prefill)
 					answers[i] = append(answers[i], ask(t, s, "one").Text)
 					resident, err := m.ResidentWeights()
 					require.NoError(t, err)
@@ -50,22 +49,31 @@ func TestReleaseSkipped(t *testing.T) {
 
 func TestReleaseSkippedIsRefused(t *testing.T) {
 	m := small(t)
-	for name, opts := range map[string]chat.Options{
-		"cascade":            {Prefill: skip.FullPrefill, Escalate: 0.5},
-		"calibrated cascade": {Prefill: skip.FullPrefill, Routing: &chat.Routing{Profile: &router.Profile{}, Escalate: 0.5}},
-	} {
-		opts.ReleaseSkipped = true
-		_, err := chat.New(m, &opts)
-		require.ErrorIs(t, err, chat.ErrRelease, name)
-		require.ErrorContains(t, err, "cascade", name)
-	}
+	o := options(256)
+	o.ReleaseSkipped = true
+	e := engine(t, m, o)
+	r := greedy(4)
+	r.Messages = user("one")
+	r.Skip = gallop.Layers(skip.Mask{}.With(1, skip.FeedForward)).Prefill(skip.FullPrefill).Escalate(0.5)
+	_, err := e.Answer(t.Context(), r)
+	require.ErrorIs(t, err, gallop.ErrRequest)
+	require.ErrorContains(t, err, "cascade")
+	r = lossless(4, nil)
+	r.Messages = user("one")
+	_, err = e.Answer(t.Context(), r)
+	require.ErrorIs(t, err, gallop.ErrRequest)
+	require.ErrorContains(t, err, "verifies each draft")
+
 	read, err := llama.LoadModel(context.Background(), m.Path, &llama.ModelOptions{GPULayers: llama.CPUOnly, NoMmap: true})
 	require.NoError(t, err)
 	defer read.Close()
-	_, err = chat.New(read, &chat.Options{ReleaseSkipped: true})
-	require.ErrorIs(t, err, chat.ErrRelease)
-	s, err := chat.New(read, &chat.Options{Mask: skip.Layers(1), Context: llama.ContextOptions{NCtx: 256}, MaxTokens: 4})
+	_, err = gallop.New(read, &o)
+	require.ErrorIs(t, err, gallop.ErrRequest)
+	o.ReleaseSkipped = false
+	r = greedy(4)
+	r.Skip = gallop.Layers(skip.Layers(1))
+	e, err = gallop.New(read, &o)
 	require.NoError(t, err, "only the flag asks for it")
-	defer s.Close()
-	ask(t, s, "one")
+	ask(t, e.NewSession(r), "one")
+	require.NoError(t, e.Close())
 }
