@@ -24,6 +24,7 @@ type answering struct {
 	plan   *plan
 	prompt []llama.Token
 	emit   func(Delta) // gets the answer piece by piece
+	gate   func()      // see [engine.WithGate]; nil = none
 
 	sampler *llama.Sampler
 	chosen  *choosing
@@ -351,6 +352,9 @@ func (x *answering) Take(token llama.Token, row int, drafted bool) (more bool) {
 	}
 	piece, found := x.stop.next(x.text.Next(token))
 	x.say(piece)
+	if x.gate != nil {
+		x.gate()
+	}
 	if found {
 		x.a.Finish, x.a.Stopped = FinishStop, x.stop.found
 	}
