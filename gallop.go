@@ -150,14 +150,19 @@ func (e *Engine) start() (err error) {
 	if !o.NoCosts {
 		// Without a folder for the cache costs are found out each time.
 		e.costsPath, _ = costs.Path(e.model, &o.Context, o.Model.GPULayers, !o.Model.NoRepack)
+		if o.Cache != "" && e.costsPath != "" {
+			e.costsPath = filepath.Join(o.Cache, "costs", filepath.Base(e.costsPath))
+		}
 		if known := costs.Read(e.costsPath); known != nil {
 			e.weigher.Recall(known.Masks, known.Ahead)
 		}
 	}
 	if o.Shortlist >= 0 {
-		dir, err := shortlist.Dir()
-		if err != nil {
-			return err
+		dir := filepath.Join(o.Cache, "shortlist")
+		if o.Cache == "" {
+			if dir, err = shortlist.Dir(); err != nil {
+				return err
+			}
 		}
 		e.learner = shortlist.Open(e.model, dir, o.Context.Threads, func(err error) {
 			e.log.Warn("the vocabulary shortlist in the cache cannot be used and is learnt anew", "error", err)

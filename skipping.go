@@ -79,6 +79,9 @@ func (s Skip) PerChat() Skip {
 	return s
 }
 
+// Mask is what [Layers] was given; empty for what is chosen otherwise.
+func (s Skip) Mask() skip.Mask { return s.mask }
+
 // or is s with what it leaves open as other says.
 func (s Skip) or(other Skip) Skip {
 	if s.kind != skipDefault {
