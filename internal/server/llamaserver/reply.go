@@ -230,7 +230,7 @@ func WriteProps(p *Props) any {
 		"default_generation_settings": map[string]any{"n_ctx": p.Info.Context, "params": params},
 		"total_slots":                 p.Info.Parallel, "model_alias": p.Model, "model_path": p.Info.Path, "chat_template": p.Info.Template,
 		"modalities": map[string]bool{"vision": false, "audio": false}, "build_info": "gallop-" + p.Version, "is_sleeping": false,
-		"layers": p.Info.Layers, "profile": p.Info.Profile != "", "models": p.Models,
+		"model": p.Model, "n_ctx": p.Info.Context, "layers": p.Info.Layers, "profile": p.Info.Profile != "", "models": p.Models,
 	}
 }
 

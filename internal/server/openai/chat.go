@@ -69,7 +69,7 @@ type chatObject struct {
 
 type chatChoice struct {
 	Index    int           `json:"index"`
-	Message  *chatMessage  `json:"message,omitempty"`
+	Message  *wholeMessage `json:"message,omitempty"`
 	Delta    *chatMessage  `json:"delta,omitempty"`
 	Logprobs *chatLogprobs `json:"logprobs"`
 	Finish   *string       `json:"finish_reason"`
@@ -79,6 +79,14 @@ type chatChoice struct {
 type chatMessage struct {
 	Role      string     `json:"role,omitempty"`
 	Content   *string    `json:"content,omitempty"`
+	Reasoning string     `json:"reasoning_content,omitempty"`
+	ToolCalls []chatCall `json:"tool_calls,omitempty"`
+}
+
+// wholeMessage has a content of null where tools are called instead.
+type wholeMessage struct {
+	Role      string     `json:"role"`
+	Content   *string    `json:"content"`
 	Reasoning string     `json:"reasoning_content,omitempty"`
 	ToolCalls []chatCall `json:"tool_calls,omitempty"`
 }
@@ -211,7 +219,10 @@ func (r *chatReply) Whole(results []wire.Result) any {
 	o := chatObject{head: r.as("chat.completion"), Choices: make([]chatChoice, len(results)), Usage: newUsage(results, r.call.N)}
 	for i := range results {
 		result := &results[i]
-		m := &chatMessage{Role: "assistant", Content: &result.Content, Reasoning: result.Reasoning}
+		m := &wholeMessage{Role: "assistant", Content: &result.Content, Reasoning: result.Reasoning}
+		if result.Content == "" && len(result.Calls) > 0 {
+			m.Content = nil
+		}
 		for _, c := range result.Calls {
 			m.ToolCalls = append(m.ToolCalls, chatCall{ID: c.ID, Type: "function", Function: chatFunction{c.Name, c.Arguments}})
 		}

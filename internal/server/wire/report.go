@@ -23,7 +23,10 @@ type Report struct {
 	Shortlist   int     `json:"shortlist,omitempty"`
 	Forgotten   int     `json:"forgotten,omitempty"`    // turns that found no room
 	CacheMissed string  `json:"cache_missed,omitempty"` // why nothing of the prompt was cached
-	Tokens      []Told  `json:"tokens,omitempty"`       // with "detail"
+	PromptSpeed float64 `json:"prompt_tps"`             // tokens/s
+	Speed       float64 `json:"tps"`                    // tokens/s
+	FirstToken  float64 `json:"first_token_ms"`
+	Tokens      []Told  `json:"tokens,omitempty"` // with "detail"
 }
 
 // Told is a token of an answer with "detail".
@@ -39,6 +42,7 @@ func NewReport(r *Result, info *gallop.Info, detail bool) *Report {
 	report := &Report{
 		Skip: a.Plan.Mask.String(), Prefill: a.Plan.Prefill.String(), LayersRun: a.Plan.LayersRun, Layers: info.Layers,
 		Escalated: a.Escalated, MaskOff: a.Weighed.Off, Shortlist: a.Shortlist.Size, Forgotten: a.Forgotten, CacheMissed: a.Usage.Missed,
+		PromptSpeed: a.PromptSpeed(), Speed: a.Speed(), FirstToken: 1000 * a.Timing.FirstToken.Seconds(),
 	}
 	if c := a.Plan.Choice; c != nil {
 		report.Reason, report.Task, report.Quality = c.Reason, c.Task, c.Quality
