@@ -10,7 +10,7 @@ import (
 // Delta is a piece of an answer as it streams.
 type Delta struct {
 	Text   string  // always whole runes; "" = nothing new to read
-	Tokens []Token // that came with it; what a later stop text may cut off is held back in Text, not here
+	Tokens []Token // that came with it, with [Request].Detail or Logprobs; what a later stop text may cut off is held back in Text, not here
 	Answer *Answer // the whole one, with the last delta; nil before
 }
 
@@ -46,7 +46,7 @@ type Alternative struct {
 	LogProb float64
 }
 
-// Finish is why an answer ended.
+// Finish is why an answer ended; "" = it failed.
 type Finish string
 
 // Reasons for an answer's end.
@@ -73,6 +73,9 @@ type Answer struct {
 	Shortlist Listed  // what the vocabulary shortlist did
 	Weighed   Weighed // whether the mask paid
 	Threads   Threads // at the answer's end
+
+	// Removed tells what the mask took out of llama.cpp's graph in the last decode.
+	Removed llama.Stats
 }
 
 // Usage counts tokens.

@@ -79,12 +79,19 @@ func (s Skip) PerChat() Skip {
 	return s
 }
 
-// or is s, or other where s is the zero value.
+// or is s with what it leaves open as other says.
 func (s Skip) or(other Skip) Skip {
-	if s == (Skip{}) {
-		return other
+	if s.kind != skipDefault {
+		return s
 	}
-	return s
+	if s.hasFill {
+		other = other.Prefill(s.prefill)
+	}
+	if s.hasEsc {
+		other = other.Escalate(s.escalate)
+	}
+	other.perChat = other.perChat || s.perChat
+	return other
 }
 
 // check refuses amounts out of range.
