@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Bundles the chat page from its sources and from the packages of its lock file into
-# build/web/dist; `make page` takes the result over, `make lint` compares it with what is
-# committed.
+# Bundles the chat page, internal/server/web, from its sources and the packages of its lock
+# file; `make page` calls it. "check" compares the bundle with what is committed instead;
+# "packages" only fetches the packages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 page=internal/server/web
@@ -16,9 +16,11 @@ fi
 if [ "${1-}" = packages ]; then
 	exit
 fi
+
 rm -rf $work/src $work/dist
 cp -r $page/src $page/tsconfig.json $work
 (
+	# The bundler runs here so that no path of this machine gets into the bundle.
 	cd $work
 	node_modules/.bin/tsc -p .
 	go tool esbuild src/main.ts --bundle --minify --format=esm --target=es2022 --legal-comments=none --outfile=dist/page.js --log-level=warning
@@ -29,3 +31,9 @@ cp -r $page/src $page/tsconfig.json $work
 		cat node_modules/$package/LICENSE
 	done >>dist/notices.txt
 )
+if [ "${1-}" != check ]; then
+	cp $work/dist/* $page/dist/
+elif ! diff -rq $work/dist $page/dist; then
+	echo "$page/dist is not what its sources give: run make page" >&2
+	exit 1
+fi

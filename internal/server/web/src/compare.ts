@@ -45,6 +45,7 @@ class Way {
     this.arrivals = []
     this.marks.set([])
     this.element.classList.add("waiting")
+    this.element.style.minHeight = ""
     this.clock.textContent = "waits for its turn"
     this.markdown.set("")
     this.layers.textContent = ""
@@ -122,7 +123,7 @@ export class Compare {
     byId("compare-mode").append(this.modes.element)
     this.result.append(this.verdict,
       h("div", { class: "replay" }, this.replayButton, this.replayNote),
-      h("div", { class: "ways" }, this.whole.element, this.other.element), legend(), this.figures)
+      h("div", { class: "ways" }, this.whole.element, this.other.element), legend({ differs: "words that differ" }), this.figures)
     this.result.hidden = true
     byId("compare-form").addEventListener("submit", (event) => {
       event.preventDefault()
@@ -233,6 +234,7 @@ export class Compare {
     const took = Math.max(this.whole.took(), this.other.took())
     const pace = took / Math.max(shortest, Math.min(longest, took)) // of the clock
     this.replayNote.textContent = pace > 0.95 && pace < 1.05 ? "as it happened" : pace < 1 ? `${figure(1 / pace)} times slower than it happened` : `${figure(pace)} times faster than it happened`
+    for (const { element } of [this.whole, this.other]) element.style.minHeight = `${element.offsetHeight}px` // nothing below moves
     const began = performance.now()
     const step = () => {
       const at = (performance.now() - began) * pace

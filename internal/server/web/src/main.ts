@@ -56,6 +56,7 @@ const sidebar = new Sidebar({
 
 function show(c: Conversation): void {
   location.hash = ""
+  route() // at once: what is hidden takes no focus
   drawers(false)
   chat.open(c)
   sidebar.update()

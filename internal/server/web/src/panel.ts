@@ -37,7 +37,7 @@ export class Panel {
 
   /** layers is what the server says of the model; askWhole answers turn's question by the whole model. */
   constructor(private readonly layers: () => number, private readonly askWhole: (turn: Turn) => void) {
-    this.element.append(this.lead, this.tower.element, legend(), this.note, this.facts)
+    this.element.append(this.lead, this.tower.element, legend({ escalated: "escalated token", draft: "drafted token" }), this.note, this.facts)
   }
 
   /** show shows an answer; null = none yet. */
@@ -73,7 +73,7 @@ export class Panel {
     const ran = turn?.summary?.layers_run ?? layersRun(parseMask(skip, layers))
     this.lead.replaceChildren(
       h("strong", {}, figure(ran)), ` of ${layers} layers `,
-      h("span", { class: "quiet" }, turn ? (running ? "run for this answer" : "ran for this answer") : "would run"))
+      h("span", { class: "quiet" }, turn ? (running ? "run" : "ran") : ""))
     this.note.textContent = turn?.summary?.reason ?? (turn ? "" : "Ask something, and see which layers the answer needs.")
     this.facts.replaceChildren(...(turn ? this.figures(turn) : []))
   }

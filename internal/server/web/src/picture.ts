@@ -76,7 +76,7 @@ export class Tower extends Picture {
   }
 
   protected draw(layers: number): void {
-    const pitch = Math.max(7, Math.min(28, 420 / layers))
+    const pitch = Math.max(7, Math.min(21, 380 / layers))
     const top = 30
     const height = layers * pitch
     this.element.setAttribute("viewBox", `0 0 260 ${height + 2 * top}`)
@@ -85,9 +85,9 @@ export class Tower extends Picture {
       svg("path", { d: `M130 ${height + top + 12}V${top - 8}` }),
       svg("path", { d: `M124 ${top - 4}l6 -8l6 8`, class: "tip" }),
       svg("text", { x: 130, y: height + 2 * top - 4, "text-anchor": "middle" }, "prompt"),
-      svg("text", { x: 130, y: 12, "text-anchor": "middle" }, "next token"),
-      svg("text", { x: 68, y: 12, "text-anchor": "middle", class: "attention-name" }, "attention"),
-      svg("text", { x: 196, y: 12, "text-anchor": "middle", class: "feed-forward-name" }, "feed-forward"))
+      svg("text", { x: 130, y: 11, "text-anchor": "middle" }, "next token"),
+      svg("text", { x: 26, y: 18, class: "attention-name" }, "attention"),
+      svg("text", { x: 234, y: 18, "text-anchor": "end", class: "feed-forward-name" }, "feed-forward"))
     this.element.append(stream)
     for (let layer = 0; layer < layers; layer++) {
       const y = top + height - (layer + 1) * pitch
@@ -122,10 +122,9 @@ export class Strip extends Picture {
   }
 }
 
-/** legend explains the colours of both pictures and of tokens. */
-export function legend(): HTMLElement {
-  const entry = (kind: string, text: string) => h("li", {}, h("span", { class: `swatch ${kind}`, "aria-hidden": "true" }), text)
-  return h("ul", { class: "legend", "aria-label": "Colours" },
-    entry("attention", "attention"), entry("feed-forward", "feed-forward"), entry("skipped", "skipped"),
-    entry("escalated", "escalated token"), entry("draft", "drafted token"))
+/** legend explains the colours of pictures, and those of text that are named here by kind. */
+export function legend(texts: Record<string, string>): HTMLElement {
+  const entries = { attention: "attention", "feed-forward": "feed-forward", skipped: "skipped", ...texts }
+  return h("ul", { class: "legend", "aria-label": "Colours" }, ...Object.entries(entries).map(([kind, text]) =>
+    h("li", {}, h("span", { class: `swatch ${kind}`, "aria-hidden": "true" }), text)))
 }

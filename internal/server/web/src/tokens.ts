@@ -117,7 +117,7 @@ export class Alignment {
   private readonly places: ({ node: Text; offset: number } | undefined)[] = [] // of each character of the source
   private readonly sources = new Map<Node, number[]>() // of each character of a text node
 
-  constructor(root: Element, source: string) {
+  constructor(root: Element, private readonly source: string) {
     const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT, (node) =>
       node.parentElement!.closest(".code-head") ? NodeFilter.FILTER_REJECT : NodeFilter.FILTER_ACCEPT)
     let node = walker.nextNode() as Text | null
@@ -146,10 +146,11 @@ export class Alignment {
     }
   }
 
-  /** range is where the source's characters from start to before end are shown. */
+  /** range is where the source's characters from start to before end are shown, without space around them. */
   range(start: number, end: number): Range | undefined {
-    while (start < end && !this.places[start]) start++
-    while (end > start && !this.places[end - 1]) end--
+    const seen = (i: number) => this.places[i] && this.source[i]!.trim()
+    while (start < end && !seen(start)) start++
+    while (end > start && !seen(end - 1)) end--
     if (start === end) return undefined
     const range = new Range()
     range.setStart(this.places[start]!.node, this.places[start]!.offset)
