@@ -369,6 +369,21 @@ func TestPage(t *testing.T) {
 		require.Contains(t, r.last(t, "#tip"), "sea")
 		require.Equal(t, skip.Mask{}, r.mask(t), "the whole model computed this token")
 		require.Contains(t, eval[string](t, r, `document.activeElement.getAttribute("aria-label")`), "sea, 30.1 %, escalated")
+
+		// In the text itself, with a mouse.
+		r.tab(t, "Tokens")
+		r.press(t, kb.Enter)
+		place := eval[struct{ X, Y float64 }](t, r, `(() => {
+			const range = [...CSS.highlights.get("escalated")].filter(range => String(range) === "happy").at(-1)
+			range.startContainer.parentElement.scrollIntoView({block: "center"})
+			const box = range.getBoundingClientRect()
+			return {X: box.left + box.width / 2, Y: box.top + box.height / 2}
+		})()`)
+		r.do(t, chromedp.MouseEvent(input.DispatchMouseEventTypeMouseMoved, place.X, place.Y))
+		require.Regexp(t, "^·happy30.1 %escalated", r.last(t, "#tip"))
+		r.do(t, chromedp.MouseEvent(input.DispatchMouseEventTypeMouseMoved, 1, 1))
+		require.True(t, eval[bool](t, r, `document.querySelector("#tip").hidden`))
+		r.press(t, kb.Enter)
 		r.accessible(t, axe)
 	})
 

@@ -1,6 +1,6 @@
 // One answer, from the request to its last token.
 
-import { stream, type Chunk, type Message, type Request, type Summary } from "./api"
+import { stream, type Chunk, type Message, type Piece, type Request, type Summary } from "./api"
 import type { Turn } from "./conversation"
 import { request as modeRequest } from "./mode"
 import { noteWhole, settings } from "./store"
@@ -47,9 +47,17 @@ function take(turn: Turn, chunk: Chunk): void {
   if (chunk.usage) turn.usage = chunk.usage
   const detail = chunk.gallop
   if (!detail) return
-  if (detail.skip !== undefined) turn.skip = detail.skip
+  if (detail.skip !== undefined) {
+    turn.skip = detail.skip
+    // The mask may become known after its first tokens.
+    for (let i = turn.pieces!.length - 1; turn.pieces![i]?.skip === undefined && i >= 0; i--) turn.pieces![i]!.skip = detail.skip
+  }
+  const thought = Boolean(choice?.delta?.reasoning_content && !choice.delta.content)
   for (const token of detail.tokens ?? []) {
-    turn.pieces!.push({ text: token.text, source: token.source, logprob: token.logprob ?? null, skip: turn.skip ?? "" })
+    const piece: Piece = { text: token.text, source: token.source, logprob: token.logprob ?? null }
+    if (turn.skip !== undefined) piece.skip = turn.skip
+    if (thought) piece.thought = true
+    turn.pieces!.push(piece)
   }
   if (detail.layers_run !== undefined) turn.summary = detail as Summary
 }

@@ -8,22 +8,24 @@ export interface Piece {
   text: string
   source: Source
   logprob: number | null // ln of its probability; null = not known
-  skip: string // the mask that the answer was made under when the token came
+  skip?: string // the mask that the answer was made under when the token came; missing = not known yet
+  thought?: boolean // it belongs to the reasoning
 }
 
 /** What an answer was made with, and what it cost. */
 export interface Summary {
   skip: string
-  reason: string
   layers_run: number
   layers: number
-  escalated: number
-  drafted: number
-  accepted: number
   tps: number
   prompt_tps: number
   first_token_ms: number
-  weights_share: number // 0 to 1, of the weights' bytes, that a token needed
+  reason?: string
+  escalated?: number // tokens
+  drafted?: number
+  accepted?: number
+  weights_share?: number // 0 to 1, of the weights' bytes, that a token needed
+  mask_off?: boolean // the mask did not pay, and the whole model went on
 }
 
 export interface Usage {

@@ -10,7 +10,7 @@ import { name } from "./mode"
 import { speedOf, type Panel } from "./panel"
 import { Strip } from "./picture"
 import { settings } from "./store"
-import { Alignment, hideTip, Marks, showTip, TokenList } from "./tokens"
+import { Alignment, hideTip, Marks, places, showTip, TokenList } from "./tokens"
 
 const aligned = 50_000 // characters; in longer answers tokens are shown in their list only
 
@@ -237,7 +237,8 @@ class Answer extends TurnView {
   private readonly escalated = new Marks("escalated")
   private readonly drafted = new Marks("draft")
   private readonly looked = new Marks("looked")
-  private alignment: { source: string; is: Alignment } | undefined
+  private painted = 0 // ms
+  private known: { of: string; places: [number, number][]; alignment: Alignment } | undefined
 
   constructor(chat: Chat, turn: Turn) {
     super(chat, turn)
@@ -276,7 +277,7 @@ class Answer extends TurnView {
     this.problem.textContent = turn.error ?? (turn.full ? "The answer ended here for want of room." : "Stopped.")
 
     const layers = turn.summary?.layers ?? this.chat.around.props()?.layers ?? 0
-    this.layers.hidden = !layers || !turn.pieces?.length
+    this.layers.hidden = !layers || turn.skip === undefined
     if (this.layers.hidden) return
     this.strip.show(layers, turn.skip ?? "")
     this.strip.run(running)
@@ -292,43 +293,43 @@ class Answer extends TurnView {
 
   /** paint marks the tokens that did not come out of the mask. */
   private paint(): void {
-    const pieces = this.turn.pieces ?? []
-    const of = (source: string) => {
-      let at = 0
-      return pieces.flatMap((piece) => {
-        at += piece.text.length
-        return piece.source === source ? [this.align()?.range(at - piece.text.length, at)] : []
-      })
-    }
+    const now = performance.now()
+    if (this.turn.state === "running" && now - this.painted < 250) return
+    this.painted = now
+    const of = (source: string) => (this.turn.pieces ?? []).flatMap((piece, i) => (piece.source === source ? [this.range(i)] : []))
     this.escalated.set(of("escalated"))
     this.drafted.set(of("draft"))
   }
 
-  /** align finds the tokens' text in the rendered answer. */
-  private align(): Alignment | undefined {
-    const source = (this.turn.pieces ?? []).map((piece) => piece.text).join("")
-    if (source.length > aligned) return undefined
-    if (this.alignment?.source !== source) this.alignment = { source, is: new Alignment(this.markdown.element, source) }
-    return this.alignment.is
+  /** where says where the tokens are in the answer's text, and where that is on the screen. */
+  private where(): { places: [number, number][]; alignment: Alignment } | undefined {
+    const { text, pieces = [] } = this.turn
+    if (text.length > aligned) return undefined
+    const of = `${pieces.length} ${text.length}`
+    if (this.known?.of !== of) this.known = { of, places: places(pieces, text), alignment: new Alignment(this.markdown.element, text) }
+    return this.known
+  }
+
+  /** range is where a token is shown. */
+  private range(i: number): Range | undefined {
+    const where = this.where()
+    return where?.alignment.range(...where.places[i]!)
   }
 
   private point(event: PointerEvent): void {
     if (event.buttons || event.pointerType === "touch") return
-    const at = this.align()?.at(event.clientX, event.clientY)
-    let start = 0
-    for (const piece of at === undefined ? [] : this.turn.pieces!) {
-      if (at! < start + piece.text.length) {
-        const range = this.align()!.range(start, start + piece.text.length)
-        const box = range?.getBoundingClientRect()
-        if (!box || event.clientX < box.left - 12 || event.clientX > box.right + 12) break
-        this.looked.set([range])
-        showTip(piece, box)
-        this.look(piece)
-        return
-      }
-      start += piece.text.length
+    const at = this.where()?.alignment.at(event.clientX, event.clientY)
+    const i = at === undefined ? -1 : this.where()!.places.findIndex(([start, end]) => start <= at && at < end)
+    const range = i < 0 ? undefined : this.range(i)
+    const boxes = [...(range?.getClientRects() ?? [])]
+    const box = boxes.find((b) => event.clientX > b.left - 12 && event.clientX < b.right + 12 && event.clientY > b.top - 6 && event.clientY < b.bottom + 6)
+    if (!box) {
+      this.look(null)
+      return
     }
-    this.look(null)
+    this.looked.set([range])
+    showTip(this.turn.pieces![i]!, box)
+    this.look(this.turn.pieces![i]!)
   }
 
   private look(piece: Parameters<Panel["look"]>[0]): void {

@@ -74,7 +74,7 @@ class Way {
     this.markdown.set(turn.text)
     this.strip.show(turn.summary?.layers ?? layers, turn.skip ?? "")
     this.strip.run(turn.state === "running")
-    this.layers.replaceChildren(h("strong", {}, figure(turn.summary?.layers_run ?? layersRun(parseMask(turn.skip ?? "", layers)))), ` of ${layers} layers`)
+    this.layers.replaceChildren(h("strong", {}, turn.state === "running" && turn.skip === undefined ? "…" : figure(turn.summary?.layers_run ?? layersRun(parseMask(turn.skip ?? "", layers)))), ` of ${layers} layers`)
     this.clock.textContent = duration(turn.milliseconds ?? 0)
     this.problem.hidden = turn.state === "done" || turn.state === "running"
     this.problem.textContent = turn.error ?? "Stopped."
@@ -213,13 +213,13 @@ export class Compare {
   private table(): HTMLElement {
     const rows: [string, (turn: Turn) => string][] = [
       ["Layers run", (t) => (t.summary ? `${figure(t.summary.layers_run)} of ${t.summary.layers}` : "–")],
-      ["Weights read per token", (t) => (t.summary ? `${figure(100 * t.summary.weights_share)} %` : "–")],
+      ["Weights read per token", (t) => (t.summary?.weights_share ? `${figure(100 * t.summary.weights_share)} %` : "–")],
       ["Tokens/s, this time", (t) => figure(speedOf(t) ?? 0)],
       ["First token after", (t) => (t.summary ? duration(t.summary.first_token_ms) : "–")],
       ["Whole answer", (t) => duration(t.milliseconds ?? 0)],
       ["Tokens", (t) => String(t.usage?.completion_tokens ?? t.pieces?.length ?? 0)],
       ["Escalated tokens", (t) => String(t.summary?.escalated ?? 0)],
-      ["Accepted drafts", (t) => (t.summary?.drafted ? `${t.summary.accepted} of ${t.summary.drafted}` : "0")],
+      ["Accepted drafts", (t) => (t.summary?.drafted ? `${t.summary.accepted ?? 0} of ${t.summary.drafted}` : "0")],
       ["Prompt from cache", (t) => `${t.usage?.prompt_tokens_details?.cached_tokens ?? 0} of ${t.usage?.prompt_tokens ?? 0}`],
     ]
     const head = (text: string) => h("th", { scope: "col" }, text)

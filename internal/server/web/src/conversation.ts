@@ -20,7 +20,7 @@ export interface Turn {
   mode?: Mode
   model?: string
   pieces?: Piece[]
-  skip?: string // the mask; of a running answer, the one so far
+  skip?: string // the mask; missing = not known yet
   summary?: Summary // missing if the answer was not complete
   usage?: Usage
   milliseconds?: number // from the question to the answer's end, as seen by the page

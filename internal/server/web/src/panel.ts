@@ -72,9 +72,10 @@ export class Panel {
 
     const ran = turn?.summary?.layers_run ?? layersRun(parseMask(skip, layers))
     this.lead.replaceChildren(
-      h("strong", {}, figure(ran)), ` of ${layers} layers `,
+      h("strong", {}, running && turn.skip === undefined ? "…" : figure(ran)), ` of ${layers} layers `,
       h("span", { class: "quiet" }, turn ? (running ? "run" : "ran") : ""))
-    this.note.textContent = turn?.summary?.reason ?? (turn ? "" : "Ask something, and see which layers the answer needs.")
+    this.note.textContent = turn?.summary?.mask_off ? "The mask did not pay here, so the answer went on with the whole model."
+      : (turn?.summary?.reason ?? (turn ? "" : "Ask something, and see which layers the answer needs."))
     this.facts.replaceChildren(...(turn ? this.figures(turn) : []))
   }
 
@@ -97,14 +98,13 @@ export class Panel {
     const s = turn.summary
     if (!s) return parts
     const cached = turn.usage?.prompt_tokens_details?.cached_tokens ?? 0
-    const rows: [string, string][] = [
-      ["Weights read per token", `${figure(100 * s.weights_share)} %`],
-      ["First token after", duration(s.first_token_ms)],
-    ]
+    const rows: [string, string][] = []
+    if (s.weights_share) rows.push(["Weights read per token", `${figure(100 * s.weights_share)} %`])
+    if (s.first_token_ms) rows.push(["First token after", duration(s.first_token_ms)])
     if (s.prompt_tps > 0) rows.push(["Prompt", `${figure(s.prompt_tps)} tokens/s`])
     if (turn.usage) rows.push(["Prompt from cache", `${cached} of ${turn.usage.prompt_tokens} tokens`])
-    if (s.escalated > 0) rows.push(["Escalated", `${s.escalated} of ${turn.usage?.completion_tokens ?? turn.pieces?.length} tokens`])
-    if (s.drafted > 0) rows.push(["Drafts accepted", `${s.accepted} of ${s.drafted} tokens`])
+    if (s.escalated) rows.push(["Escalated", `${s.escalated} of ${turn.usage?.completion_tokens ?? turn.pieces?.length} tokens`])
+    if (s.drafted) rows.push(["Drafts accepted", `${s.accepted ?? 0} of ${s.drafted} tokens`])
     parts.push(h("h3", {}, "Figures"), h("dl", {}, ...rows.flatMap(([term, value]) => [h("dt", {}, term), h("dd", {}, value)])))
     return parts
   }

@@ -76,11 +76,11 @@ export class Tower extends Picture {
   }
 
   protected draw(layers: number): void {
-    const pitch = Math.max(7, Math.min(21, 380 / layers))
+    const pitch = Math.max(5, Math.min(21, 400 / layers))
     const top = 30
     const height = layers * pitch
     this.element.setAttribute("viewBox", `0 0 260 ${height + 2 * top}`)
-    const every = pitch >= 12 ? 1 : pitch >= 8 ? 4 : 8
+    const every = pitch >= 12 ? 1 : pitch >= 7 ? 4 : 8
     const stream = svg("g", { class: "stream" },
       svg("path", { d: `M130 ${height + top + 12}V${top - 8}` }),
       svg("path", { d: `M124 ${top - 4}l6 -8l6 8`, class: "tip" }),

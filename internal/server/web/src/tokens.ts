@@ -5,7 +5,7 @@ import { byId, figure, h } from "./dom"
 
 /** maskOf is the mask that computed a token; what the whole model decided has none. */
 export function maskOf(piece: Piece): string {
-  return piece.source === "mask" || piece.source === "prompt" ? piece.skip : ""
+  return piece.source === "mask" || piece.source === "prompt" ? (piece.skip ?? "") : ""
 }
 
 /** by says what computed a token. */
@@ -109,53 +109,90 @@ export class TokenList {
 }
 
 /**
+ * places says where each token stands in the answer's text, as [start, end). Tokens that are
+ * not in it have an empty place: those of the reasoning, control tokens, text that is held
+ * back. A character made of several tokens belongs to the first.
+ */
+export function places(pieces: Piece[], text: string): [number, number][] {
+  const near = 16 // characters that are looked through for a token that does not come next
+  let at = 0
+  return pieces.map((piece) => {
+    const broken = piece.text.includes("\ufffd")
+    const want = broken ? piece.text.replace(/\ufffd.*/s, "") : text.startsWith(piece.text, at) ? piece.text : piece.text.trimStart()
+    if (piece.thought || (!want && !broken)) return [at, at]
+    const from = want ? text.slice(0, at + near + want.length).indexOf(want, at) : at
+    if (from < 0) return [at, at]
+    at = from + want.length
+    if (!broken) return [from, at]
+    const lead = text.codePointAt(at)
+    if (lead !== undefined && lead > 127) at += lead > 0xffff ? 2 : 1
+    return [from, at]
+  })
+}
+
+/**
  * Alignment finds a Markdown source's characters in the text that was rendered from it. Both
- * are walked together: a character of the source that is not the next one of the rendering is
- * markup.
+ * are walked together. A character of the source that is not the next one of the rendering is
+ * markup, unless what follows it comes a little later there: then the rendering has added
+ * something.
  */
 export class Alignment {
-  private readonly places: ({ node: Text; offset: number } | undefined)[] = [] // of each character of the source
-  private readonly sources = new Map<Node, number[]>() // of each character of a text node
+  private readonly shown: number[] = [] // of each character of the source, where it is in the rendered text
+  private readonly sources: number[] = [] // the other way round
+  private readonly nodes: { node: Text; start: number }[] = [] // where each text node begins in the rendered text
 
   constructor(root: Element, private readonly source: string) {
     const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT, (node) =>
       node.parentElement!.closest(".code-head") ? NodeFilter.FILTER_REJECT : NodeFilter.FILTER_ACCEPT)
-    let node = walker.nextNode() as Text | null
-    let offset = 0
-    const fence = /^[ \t]*(?:```|~~~).*$/gm // the language behind it is no text
-    const fences = [...source.matchAll(fence)].map((m) => [m.index, m.index + m[0].length] as const)
-    let inFence = 0
-    for (let i = 0; i < source.length; i++) {
-      while (fences[inFence] && fences[inFence]![1] <= i) inFence++
-      if (fences[inFence] && fences[inFence]![0] <= i) continue
-      const c = source[i]!
-      const space = /\s/.test(c)
-      while (node && (offset >= node.length || (!space && /\s/.test(node.data[offset]!)))) {
-        if (offset < node.length) offset++
-        else {
-          node = walker.nextNode() as Text | null
-          offset = 0
-        }
-      }
-      if (!node) break
-      if (node.data[offset] !== c && !(space && /\s/.test(node.data[offset]!))) continue
-      this.places[i] = { node, offset }
-      let of = this.sources.get(node)
-      if (!of) this.sources.set(node, (of = []))
-      of[offset++] = i
+    let text = ""
+    for (let node = walker.nextNode() as Text | null; node; node = walker.nextNode() as Text | null) {
+      this.nodes.push({ node, start: text.length })
+      text += node.data
     }
+    const isSpace = (c: string | undefined) => c !== undefined && c.trim() === ""
+    const fences = [...source.matchAll(/^[ \t]*(?:```|~~~).*$/gm)].map((m) => [m.index, m.index + m[0].length] as const)
+    let fence = 0 // the language behind it is no text
+    let p = 0
+    for (let i = 0; i < source.length && p < text.length; i++) {
+      while (fences[fence] && fences[fence]![1] <= i) fence++
+      if (fences[fence] && fences[fence]![0] <= i) continue
+      const c = source[i]!
+      if (isSpace(c)) {
+        if (isSpace(text[p])) this.match(i, p++)
+        continue
+      }
+      while (isSpace(text[p])) p++
+      if (text[p] !== c) {
+        const next = source.slice(i, i + 4)
+        const added = [1, 2, 3].find((n) => text.startsWith(next, p + n))
+        if (!added) continue
+        p += added
+      }
+      this.match(i, p++)
+    }
+  }
+
+  private match(inSource: number, inText: number): void {
+    this.shown[inSource] = inText
+    this.sources[inText] = inSource
   }
 
   /** range is where the source's characters from start to before end are shown, without space around them. */
   range(start: number, end: number): Range | undefined {
-    const seen = (i: number) => this.places[i] && this.source[i]!.trim()
+    const seen = (i: number) => this.shown[i] !== undefined && this.source[i]!.trim() !== ""
     while (start < end && !seen(start)) start++
     while (end > start && !seen(end - 1)) end--
     if (start === end) return undefined
     const range = new Range()
-    range.setStart(this.places[start]!.node, this.places[start]!.offset)
-    range.setEnd(this.places[end - 1]!.node, this.places[end - 1]!.offset + 1)
+    range.setStart(...this.place(this.shown[start]!))
+    const [node, offset] = this.place(this.shown[end - 1]!)
+    range.setEnd(node, offset + 1)
     return range
+  }
+
+  private place(inText: number): [Text, number] {
+    const { node, start } = this.nodes.findLast(({ start }) => start <= inText)!
+    return [node, inText - start]
   }
 
   /** at is the source's character that is shown at a place on the screen. */
@@ -171,8 +208,8 @@ export class Alignment {
       node = caret?.startContainer
       offset = caret?.startOffset ?? 0
     }
-    const of = node && this.sources.get(node)
-    return of?.[offset] ?? of?.[offset - 1]
+    const start = this.nodes.find((one) => one.node === node)?.start
+    return start === undefined ? undefined : (this.sources[start + offset] ?? this.sources[start + offset - 1])
   }
 }
 
