@@ -4,7 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
-	"strings"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -85,14 +85,14 @@ func (s *Server) prepare(j *job) error {
 	if c.Settings.WantsDetail() && r.Logprobs == 0 {
 		r.Logprobs = -1
 	}
+	r.Detail = r.Detail || c.Settings.WantsDetail()
 	sampling, err := c.Sampling.Apply(j.engine.Sampling(), func(text string) ([]llama.Token, error) {
 		return j.engine.Tokenize(text, false, false)
 	})
 	if err != nil {
 		return err
 	}
-	template := j.engine.Info().Template
-	if err := s.constrain(j, &r, &sampling, template); err != nil {
+	if err := s.constrain(j, &r, &sampling); err != nil {
 		return err
 	}
 	r.Sampling = &sampling
@@ -117,64 +117,81 @@ func (s *Server) prepare(j *job) error {
 
 // constrain makes the answers follow a schema, and call tools in the model's format. It
 // decides how the answers are told apart into text, thoughts and calls.
-func (s *Server) constrain(j *job, r *gallop.Request, sampling *llama.Sampling, template string) (err error) {
+func (s *Server) constrain(j *job, r *gallop.Request, sampling *llama.Sampling) (err error) {
 	c := &j.Call
 	j.split = func() Splitter { return plain{} }
-	if c.Prompts == nil && c.Sampling.Grammar != "" && c.Schema != nil {
-		return wire.BadRequest("response_format", "response_format and grammar exclude each other")
-	}
-	if c.Schema != nil {
-		if sampling.Grammar, err = s.schemaGrammar(c.Schema); err != nil {
-			return err
-		}
-	}
-	tags, thinks := tagsOf(template)
-	forced := sampling.Grammar != "" || r.Tools != nil && c.Choice.Mode >= wire.CallAny
-	if c.Prompts != nil {
+	switch {
+	case c.Schema != nil && sampling.Grammar != "":
+		return wire.BadRequest("grammar", "a JSON schema and a grammar exclude each other")
+	case c.Schema != nil && c.Prompts != nil:
+		sampling.Grammar, err = s.opts.Schema(c.Schema)
+		return schemaError(err)
+	case c.Prompts != nil:
 		return nil
 	}
-	if forced && thinks {
-		if c.Thinking != nil && *c.Thinking {
-			return wire.Unsupported("reasoning", "together with a grammar, a schema or a tool that must be called: these begin with the answer's first token")
-		}
-		c.SetVariable("enable_thinking", false)
-		r.Variables = c.Request.Variables
-	}
+	format := s.opts.Format(j.engine.Info().Template)
+	var use ToolUse
 	if r.Tools != nil {
-		if sampling.Grammar != "" {
-			return wire.Unsupported("tools", "together with response_format or grammar")
+		if c.Schema != nil || sampling.Grammar != "" {
+			return wire.Unsupported("tools", "together with a JSON schema or a grammar")
 		}
-		plan, err := s.opts.Tools(ToolUse{template, r.Tools, c.Choice, c.OneCall})
-		if err != nil {
-			return explainTools(err)
-		}
-		sampling.Grammar, j.split = plan.Grammar, plan.Split
-	}
-	if thinks && !forced {
-		prompt, err := j.engine.Render(*r)
-		if err != nil {
+		if use, err = toolUse(c); err != nil {
 			return err
 		}
-		open := strings.HasSuffix(strings.TrimSpace(prompt), tags[0])
-		inner := j.split
-		j.split = func() Splitter { return newThinking(tags, open, inner()) }
+		r.Messages = instruct(r.Messages, format.Instructions(use.Tools))
 	}
+	prompt, err := j.engine.Render(*r)
+	if err != nil {
+		return err
+	}
+	use.Opened = format.Opens(prompt)
+	switch {
+	case c.Schema != nil:
+		sampling.Grammar, err = format.Document(c.Schema, use.Opened)
+		if err != nil {
+			return schemaError(err)
+		}
+	case use.Tools != nil:
+		if sampling.Grammar, err = format.Calls(use); err != nil {
+			return wire.BadRequest("tools", "tools: %v", err)
+		}
+	case sampling.Grammar != "":
+		return nil // the client's own, which knows of no thoughts
+	}
+	j.split = func() Splitter { return format.Split(use) }
 	return nil
 }
 
-func explainTools(err error) error {
-	if own := explain(err, nil, nil); own.Status != http.StatusInternalServerError {
-		return own
+func schemaError(err error) error {
+	if err == nil {
+		return nil
 	}
-	return wire.BadRequest("tools", "tools: %v", err)
+	return wire.BadRequest("response_format", "the JSON schema: %v", err)
 }
 
-func (s *Server) schemaGrammar(schema json.RawMessage) (string, error) {
-	grammar, err := s.opts.Schemas(schema)
-	if err != nil {
-		return "", wire.BadRequest("response_format", "the JSON schema: %v", err)
+// toolUse says which tools the answers of a call may call.
+func toolUse(c *wire.Call) (use ToolUse, err error) {
+	if err := json.Unmarshal(c.Request.Tools, &use.Tools); err != nil {
+		return use, wire.BadRequest("tools", "tools: %v", err)
 	}
-	return grammar, nil
+	use.Required, use.Parallel = c.Choice.Mode >= wire.CallAny, !c.OneCall
+	if c.Choice.Mode == wire.CallOne {
+		use.Tools = slices.DeleteFunc(use.Tools, func(t wire.Tool) bool { return t.Function.Name != c.Choice.Name })
+	}
+	return use, nil
+}
+
+// instruct puts instructions at the end of the system prompt.
+func instruct(messages []gallop.Message, instructions string) []gallop.Message {
+	if instructions == "" {
+		return messages
+	}
+	if messages[0].Role == "system" {
+		messages = slices.Clone(messages)
+		messages[0].Content += "\n\n" + instructions
+		return messages
+	}
+	return append([]gallop.Message{{Role: "system", Content: instructions}}, messages...)
 }
 
 // dialect is how a client is told of errors.
@@ -313,7 +330,9 @@ func (s *Server) generate(ctx context.Context, j *job, steps chan<- wire.Step) e
 
 func (s *Server) generateOne(ctx context.Context, j *job, i int, steps chan<- wire.Step) error {
 	split := j.split()
-	var result wire.Result
+	defer split.End()
+	var all wire.Collector
+	var scored []gallop.Token
 	for d, err := range j.engine.Stream(ctx, j.requests[i]) {
 		if err != nil {
 			return err
@@ -322,13 +341,12 @@ func (s *Server) generateOne(ctx context.Context, j *job, i int, steps chan<- wi
 		if d.Answer != nil {
 			step.Pieces = append(step.Pieces, split.End()...)
 		}
-		result.Add(step.Pieces)
-		if j.requests[i].Logprobs != 0 && !j.Stream {
-			result.Scored = append(result.Scored, d.Tokens...)
+		all.Add(step.Pieces)
+		if !j.Stream {
+			scored = append(scored, d.Tokens...)
 		}
 		if d.Answer != nil {
-			result.Answer = *d.Answer
-			step.End = &result
+			step.End = all.Result(*d.Answer, scored)
 		}
 		select {
 		case steps <- step:

@@ -12,42 +12,79 @@ import (
 	"github.com/gallop-llm/gallop/internal/server/wire"
 )
 
-// fakeTools is a format of calls as in "say [name {arguments}] say", and a grammar that tells what
-// it was made for.
-func fakeTools(u ToolUse) (ToolPlan, error) {
-	var tools []wire.Tool
-	if err := json.Unmarshal(u.Tools, &tools); err != nil {
-		return ToolPlan{}, err
+// fakeFormat writes thoughts in round brackets and calls in square ones: (Hm) [name {arguments}].
+// Its grammars tell what they were made for.
+type fakeFormat struct{}
+
+func (fakeFormat) Opens(prompt string) bool { return strings.HasSuffix(prompt, "(") }
+
+func (fakeFormat) Instructions(tools []wire.Tool) string {
+	if len(tools) > 0 && tools[0].Function.Name == "untaught" {
+		return "Write [untaught {}]."
 	}
-	if tools[0].Function.Name == "impossible" {
-		return ToolPlan{}, fmt.Errorf("parameters of impossible: keyword not is not supported")
+	return ""
+}
+
+func (fakeFormat) Calls(u ToolUse) (string, error) {
+	var names []string
+	for _, t := range u.Tools {
+		if t.Function.Name == "impossible" {
+			return "", fmt.Errorf("parameters of impossible: keyword not is not supported")
+		}
+		names = append(names, t.Function.Name)
 	}
-	grammar := fmt.Sprintf("mode %d %s one %t %s", u.Choice.Mode, u.Choice.Name, u.OneCall, u.Template)
-	return ToolPlan{Grammar: grammar, Split: func() Splitter { return &fakeSplitter{} }}, nil
+	return fmt.Sprintf("%s required %t parallel %t opened %t", names, u.Required, u.Parallel, u.Opened), nil
+}
+
+func (fakeFormat) Document(schema json.RawMessage, opened bool) (string, error) {
+	grammar, err := fakeSchema(schema)
+	return fmt.Sprintf("%s opened %t", grammar, opened), err
+}
+
+func fakeSchema(schema json.RawMessage) (string, error) {
+	if strings.Contains(string(schema), "not") {
+		return "", fmt.Errorf("keyword %q cannot be expressed", "not")
+	}
+	return "schema " + string(schema), nil
+}
+
+func (fakeFormat) Split(u ToolUse) Splitter {
+	return &fakeSplitter{calls: len(u.Tools) > 0, inThought: u.Opened}
 }
 
 type fakeSplitter struct {
-	call   int
-	inCall bool
-	name   string
-	args   bool
+	calls, inThought, inCall, inArguments bool
+	call                                  int
+	name                                  string
 }
 
 func (s *fakeSplitter) Add(text string) (pieces []wire.Piece) {
+	if !s.inThought && !s.inCall && text != "" && !strings.ContainsAny(text, "([") {
+		return []wire.Piece{{Text: text}}
+	}
 	for _, r := range text {
 		c := string(r)
 		switch {
-		case !s.inCall && c == "[":
-			s.inCall, s.name, s.args = true, "", false
+		case s.inThought:
+			if s.inThought = c != ")"; s.inThought {
+				pieces = append(pieces, wire.Piece{Reasoning: c})
+			}
+		case c == "(":
+			s.inThought = true
+		case s.calls && !s.inCall && c == "[":
+			s.inCall, s.name, s.inArguments = true, "", false
 		case !s.inCall:
 			pieces = append(pieces, wire.Piece{Text: c})
 		case c == "]":
 			s.inCall = false
 			s.call++
-		case !s.args && c == " ":
-			s.args = true
+		case c == "!":
+			s.inCall = false
+			pieces = append(pieces, wire.Piece{Text: "[" + s.name, Broken: true})
+		case !s.inArguments && c == " ":
+			s.inArguments = true
 			pieces = append(pieces, wire.Piece{Call: &wire.CallPiece{Index: s.call, ID: fmt.Sprintf("id%07d", s.call), Name: s.name}})
-		case !s.args:
+		case !s.inArguments:
 			s.name += c
 		default:
 			pieces = append(pieces, wire.Piece{Call: &wire.CallPiece{Index: s.call, Arguments: c}})
@@ -58,22 +95,12 @@ func (s *fakeSplitter) Add(text string) (pieces []wire.Piece) {
 
 func (s *fakeSplitter) End() []wire.Piece { return nil }
 
-func withTools(o *Options) {
-	o.Tools = fakeTools
-	o.Schemas = func(schema json.RawMessage) (string, error) {
-		if strings.Contains(string(schema), "not") {
-			return "", fmt.Errorf("keyword %q cannot be expressed", "not")
-		}
-		return "schema " + string(schema), nil
-	}
-}
-
 const weather = `"tools":[{"type":"function","function":{"name":"weather","description":"d","parameters":{"type":"object"},"strict":true}}]`
 
 func TestTools(t *testing.T) {
 	f := newFake()
 	f.says = func(gallopRequest) []string { return []string{"Let me ", "see[wea", `ther {"a":1}][time {}]`} }
-	h := serve(t, f, withTools)
+	h := serve(t, f, nil)
 	_, v := post(t, h, chatPath, `{`+hi+`,`+weather+`}`)
 	require.Equal(t, "Let me see", at(t, v, "choices", 0, "message", "content"))
 	require.Equal(t, "tool_calls", at(t, v, "choices", 0, "finish_reason"))
@@ -82,20 +109,29 @@ func TestTools(t *testing.T) {
 	require.Equal(t, "time", at(t, v, "choices", 0, "message", "tool_calls", 1, "function", "name"))
 	r := f.asked()[0]
 	require.JSONEq(t, `[{"type":"function","function":{"name":"weather","description":"d","parameters":{"type":"object"}}}]`, string(r.Tools))
-	require.Equal(t, "mode 0  one false {{ messages }}", r.Sampling.Grammar)
+	require.Equal(t, "[weather] required false parallel true opened false", r.Sampling.Grammar)
 
-	for choice, grammar := range map[string]string{`"required"`: "mode 2  one false", `{"type":"function","function":{"name":"weather"}}`: "mode 3 weather one false"} {
-		_, _ = post(t, h, chatPath, `{`+hi+`,`+weather+`,"tool_choice":`+choice+`}`)
+	for choice, grammar := range map[string]string{`"required"`: "[weather time] required true", `{"type":"function","function":{"name":"time"}}`: "[time] required true"} {
+		_, _ = post(t, h, chatPath, `{`+hi+`,"tools":[{"type":"function","function":{"name":"weather"}},{"type":"function","function":{"name":"time"}}],"tool_choice":`+choice+`}`)
 		asked := f.asked()
 		require.Contains(t, asked[len(asked)-1].Sampling.Grammar, grammar)
 	}
 	_, _ = post(t, h, chatPath, `{`+hi+`,`+weather+`,"parallel_tool_calls":false}`)
 	asked := f.asked()
-	require.Contains(t, asked[len(asked)-1].Sampling.Grammar, "one true")
+	require.Contains(t, asked[len(asked)-1].Sampling.Grammar, "parallel false")
 	_, v = post(t, h, chatPath, `{`+hi+`,`+weather+`,"tool_choice":"none"}`)
 	asked = f.asked()
 	require.Nil(t, asked[len(asked)-1].Tools, "the model is not tempted")
 	require.Contains(t, at(t, v, "choices", 0, "message", "content"), "[wea", "it is text")
+
+	_, _ = post(t, h, chatPath, `{"messages":[{"role":"system","content":"Be kind."},{"role":"user","content":"q"}],"tools":[{"type":"function","function":{"name":"untaught"}}]}`)
+	asked = f.asked()
+	require.Equal(t, "Be kind.\n\nWrite [untaught {}].", asked[len(asked)-1].Messages[0].Content)
+
+	f.says = func(gallopRequest) []string { return []string{"[weather {", "!"} }
+	_, v = post(t, h, chatPath, `{`+hi+`,`+weather+`}`)
+	require.Equal(t, "[weather", at(t, v, "choices", 0, "message", "content"), "a call without an end")
+	require.NotContains(t, at(t, v, "choices", 0, "message"), "tool_calls")
 
 	status, v := post(t, h, chatPath, `{`+hi+`,"tools":[{"type":"function","function":{"name":"impossible"}}]}`)
 	require.Equal(t, 400, status)
@@ -110,7 +146,7 @@ func TestTools(t *testing.T) {
 func TestToolsStream(t *testing.T) {
 	f := newFake()
 	f.says = func(gallopRequest) []string { return []string{"See[weather {", `"a"`, `:1}][time {}]`} }
-	h := serve(t, f, withTools)
+	h := serve(t, f, nil)
 	_, data := postRaw(t, h, chatPath, `{`+hi+`,`+weather+`,"stream":true}`)
 	args, names := map[float64]string{}, map[float64]string{}
 	for _, e := range events(t, data) {
@@ -163,11 +199,11 @@ func TestToolHistories(t *testing.T) {
 
 func TestSchema(t *testing.T) {
 	f := newFake()
-	h := serve(t, f, withTools)
+	h := serve(t, f, nil)
 	for body, grammar := range map[string]string{
-		`"response_format":{"type":"json_schema","json_schema":{"name":"x","strict":true,"schema":{"type":"string"}}}`: `schema {"type":"string"}`,
-		`"response_format":{"type":"json_object"}`:                           `schema {"type":"object"}`,
-		`"response_format":{"type":"json_object","schema":{"type":"array"}}`: `schema {"type":"array"}`,
+		`"response_format":{"type":"json_schema","json_schema":{"name":"x","strict":true,"schema":{"type":"string"}}}`: `schema {"type":"string"} opened false`,
+		`"response_format":{"type":"json_object"}`:                           `schema {"type":"object"} opened false`,
+		`"response_format":{"type":"json_object","schema":{"type":"array"}}`: `schema {"type":"array"} opened false`,
 		`"response_format":{"type":"text"}`:                                  "",
 		`"grammar":"root ::= \"a\""`:                                         `root ::= "a"`,
 	} {
@@ -185,22 +221,21 @@ func TestSchema(t *testing.T) {
 	status, _ = post(t, h, "/v1/responses", `{"input":"a","text":{"format":{"type":"json_schema","name":"x","schema":{"type":"null"}}}}`)
 	require.Equal(t, 200, status)
 	asked = f.asked()
-	require.Equal(t, `schema {"type":"null"}`, asked[len(asked)-1].Sampling.Grammar)
+	require.Equal(t, `schema {"type":"null"} opened false`, asked[len(asked)-1].Sampling.Grammar)
 	status, _ = post(t, h, "/v1/messages", `{"max_tokens":5,`+hi+`,"output_config":{"format":{"type":"json_schema","schema":{"type":"null"}}}}`)
 	require.Equal(t, 200, status)
 	asked = f.asked()
-	require.Equal(t, `schema {"type":"null"}`, asked[len(asked)-1].Sampling.Grammar)
+	require.Equal(t, `schema {"type":"null"} opened false`, asked[len(asked)-1].Sampling.Grammar)
 }
 
 func thinker(says ...string) *fake {
 	f := newFake()
-	f.info.Template = "... <think> </think> ..."
 	f.says = func(gallopRequest) []string { return says }
 	return f
 }
 
 func TestThinking(t *testing.T) {
-	h := serve(t, thinker("<th", "ink>\nHm", "m. ", "\n</thi", "nk>\n", "\nYes", "."), withTools)
+	h := serve(t, thinker("(", "Hm", "m.", ")", "Yes", "."), nil)
 	_, v := post(t, h, chatPath, `{`+hi+`}`)
 	require.Equal(t, "Hmm.", at(t, v, "choices", 0, "message", "reasoning_content"))
 	require.Equal(t, "Yes.", at(t, v, "choices", 0, "message", "content"))
@@ -226,36 +261,34 @@ func TestThinking(t *testing.T) {
 	require.Equal(t, "Hmm.", at(t, v, "output", 0, "content", 0, "text"))
 	require.Equal(t, "Yes.", at(t, v, "output", 1, "content", 0, "text"))
 
-	// The prompt opens the thought where the template says so.
-	h = serve(t, thinker("Hmm.</think>", "Yes."), nil)
-	_, v = post(t, h, chatPath, `{"messages":[{"role":"user","content":"hi<think>\n"}]}`)
+	// The prompt opens the thought where the chat template says so.
+	h = serve(t, thinker("Hmm.)", "Yes."), nil)
+	_, v = post(t, h, chatPath, `{"messages":[{"role":"user","content":"hi("}]}`)
 	require.Equal(t, "Hmm.", at(t, v, "choices", 0, "message", "reasoning_content"))
 	require.Equal(t, "Yes.", at(t, v, "choices", 0, "message", "content"))
 
-	// A model whose template has no such tags writes them as text.
-	f := newFake()
-	f.says = func(gallopRequest) []string { return []string{"<think>a</think>b"} }
-	_, v = post(t, serve(t, f, nil), chatPath, `{`+hi+`}`)
-	require.Equal(t, "<think>a</think>b", at(t, v, "choices", 0, "message", "content"))
+	// A text that is continued has no format, and neither has what a client's own grammar says.
+	f := thinker("(a)b")
+	h = serve(t, f, nil)
+	_, v = post(t, h, "/v1/completions", `{"prompt":"a"}`)
+	require.Equal(t, "(a)b", at(t, v, "choices", 0, "text"))
+	_, v = post(t, h, chatPath, `{`+hi+`,"grammar":"root ::= \"(a)b\""}`)
+	require.Equal(t, "(a)b", at(t, v, "choices", 0, "message", "content"))
 
-	// What a schema constrains begins at once.
-	f = thinker(`{"a":1}`)
-	h = serve(t, f, withTools)
-	_, v = post(t, h, chatPath, `{`+hi+`,"response_format":{"type":"json_object"}}`)
-	require.Equal(t, `{"a":1}`, at(t, v, "choices", 0, "message", "content"))
-	require.JSONEq(t, `{"enable_thinking":false}`, string(f.asked()[0].Variables))
-	status, _ := post(t, h, chatPath, `{`+hi+`,"response_format":{"type":"json_object"},"reasoning_effort":"high"}`)
-	require.Equal(t, 400, status)
-	_, _ = post(t, h, chatPath, `{`+hi+`,"reasoning_effort":"none"}`)
-	require.JSONEq(t, `{"enable_thinking":false}`, string(f.asked()[1].Variables))
-	_, _ = post(t, h, chatPath, `{`+hi+`,"chat_template_kwargs":{"a":[1]}}`)
-	require.JSONEq(t, `{"a":[1]}`, string(f.asked()[2].Variables))
+	for body, variables := range map[string]string{
+		`"reasoning_effort":"none"`: `{"enable_thinking":false}`, `"reasoning_effort":"high"`: `{"enable_thinking":true,"reasoning_effort":"high"}`,
+		`"chat_template_kwargs":{"a":[1]}`: `{"a":[1]}`,
+	} {
+		_, _ = post(t, h, chatPath, `{`+hi+`,`+body+`}`)
+		asked := f.asked()
+		require.JSONEq(t, variables, string(asked[len(asked)-1].Variables))
+	}
 }
 
 func TestAnthropic(t *testing.T) {
 	f := newFake()
 	f.says = func(gallopRequest) []string { return []string{"See", `[weather {"a":1}]`} }
-	h := serve(t, f, withTools)
+	h := serve(t, f, nil)
 	const tools = `"tools":[{"name":"weather","description":"d","input_schema":{"type":"object"},"cache_control":{"type":"ephemeral"}}]`
 	status, v := post(t, h, "/v1/messages?beta=true", `{"model":"claude","max_tokens":50,"system":[{"type":"text","text":"x-anthropic-billing-header: cc_version=1; cch=abc;"},{"type":"text","text":"Be kind.","cache_control":{"type":"ephemeral"}}],
 		"messages":[{"role":"user","content":"q"},{"role":"assistant","content":[{"type":"thinking","thinking":"t","signature":"s"},{"type":"text","text":"a"},{"type":"tool_use","id":"toolu_abcdefghi","name":"weather","input":{"x":1}}]},
@@ -271,7 +304,7 @@ func TestAnthropic(t *testing.T) {
 	r := f.asked()[0]
 	require.Equal(t, []string{"END"}, r.Stop)
 	require.Equal(t, 5, r.Sampling.TopK)
-	require.Contains(t, r.Sampling.Grammar, "one true")
+	require.Contains(t, r.Sampling.Grammar, "parallel false")
 	require.JSONEq(t, `{"enable_thinking":false}`, string(r.Variables))
 	m := r.Messages
 	require.Len(t, m, 5)
@@ -302,8 +335,8 @@ func TestAnthropic(t *testing.T) {
 }
 
 func TestAnthropicStream(t *testing.T) {
-	f := thinker("<think>Hm</think>", "See", `[weather {"a"`, `:1}][time {}]`)
-	h := serve(t, f, withTools)
+	f := thinker("(Hm)", "See", `[weather {"a"`, `:1}][time {}]`)
+	h := serve(t, f, nil)
 	_, data := postRaw(t, h, "/v1/messages", `{"max_tokens":50,`+hi+`,"stream":true,"tools":[{"name":"weather","input_schema":{}}]}`)
 	var names []string
 	blocks, deltas := map[float64]any{}, map[float64]string{}
@@ -354,7 +387,7 @@ func TestStopReasons(t *testing.T) {
 func TestResponses(t *testing.T) {
 	f := newFake()
 	f.says = func(gallopRequest) []string { return []string{"See", `[weather {"a":1}]`} }
-	h := serve(t, f, withTools)
+	h := serve(t, f, nil)
 	const tools = `"tools":[{"type":"function","name":"weather","description":"d","parameters":{"type":"object"},"strict":true}]`
 	status, v := post(t, h, "/v1/responses", `{"model":"fake","instructions":"Be kind.","input":[{"role":"user","content":[{"type":"input_text","text":"q"}]},
 		{"type":"reasoning","id":"rs_1","summary":[],"content":[{"type":"reasoning_text","text":"t"}]},{"type":"message","role":"assistant","id":"msg_1","status":"completed","content":[{"type":"output_text","text":"a","annotations":[]}]},
@@ -391,8 +424,8 @@ func TestResponses(t *testing.T) {
 }
 
 func TestResponsesStream(t *testing.T) {
-	f := thinker("<think>Hm</think>", "Se", "e", `[weather {"a"`, `:1}]`)
-	h := serve(t, f, withTools)
+	f := thinker("(Hm)", "Se", "e", `[weather {"a"`, `:1}]`)
+	h := serve(t, f, nil)
 	_, data := postRaw(t, h, "/v1/responses", `{"input":"hi","stream":true,"tools":[{"type":"function","name":"weather"}]}`)
 	var names []string
 	for i, e := range events(t, data) {

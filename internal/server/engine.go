@@ -24,31 +24,53 @@ type Engine interface {
 	Close() error
 }
 
-// Schemas turns a JSON schema into a GBNF grammar of the documents that are valid against it.
-// The error says which keyword it cannot express.
-type Schemas func(schema json.RawMessage) (grammar string, err error)
+// Of is an engine of the root package as the server needs it.
+func Of(e *gallop.Engine) Engine { return engine{e} }
 
-// Tools plans calls of tools for a model.
-type Tools func(ToolUse) (ToolPlan, error)
+type engine struct{ *gallop.Engine }
 
-// ToolUse is what tools are planned for.
-type ToolUse struct {
-	Template string          // the model's chat template
-	Tools    json.RawMessage // as [gallop.Request].Tools
-	Choice   wire.Choice
-	OneCall  bool // at most one call in an answer
+func (e engine) Sampling() llama.Sampling { return e.Model().Sampling() }
+
+// Format is how the models of a family write what is no plain text: thoughts, and calls of
+// tools.
+type Format interface {
+	// Opens tells whether a rendered prompt ends within a thought.
+	Opens(prompt string) bool
+	// Instructions explain the tools to a model whose chat template does not; "" = it does.
+	Instructions(tools []wire.Tool) string
+	// Calls is the grammar of answers that may call tools.
+	Calls(u ToolUse) (grammar string, err error)
+	// Document is the grammar of answers that are valid against a JSON schema, thoughts in front
+	// of them included. The error says which keyword it cannot express.
+	Document(schema json.RawMessage, opened bool) (grammar string, err error)
+	// Split tells the parts of one answer apart.
+	Split(u ToolUse) Splitter
 }
 
-// ToolPlan says how a model writes calls.
-type ToolPlan struct {
-	Grammar string          // that keeps the answer in the format; "" = none
-	Split   func() Splitter // of one answer
+// ToolUse says which tools an answer may call.
+type ToolUse struct {
+	Tools    []wire.Tool
+	Required bool // at least one is called
+	Parallel bool // more than one may be called
+	Opened   bool // the prompt ends within a thought
 }
 
 // Splitter tells the parts of an answer apart while it streams.
 type Splitter interface {
 	// Add takes what is new of the answer's text.
 	Add(text string) []wire.Piece
-	// End gives what was held back.
+	// End gives what was held back. It must be called, and may be called again.
 	End() []wire.Piece
 }
+
+// plain is the splitter of answers that are text and nothing else.
+type plain struct{}
+
+func (plain) Add(text string) []wire.Piece {
+	if text == "" {
+		return nil
+	}
+	return []wire.Piece{{Text: text}}
+}
+
+func (plain) End() []wire.Piece { return nil }

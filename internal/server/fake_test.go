@@ -110,7 +110,11 @@ func (f *fake) Stream(ctx context.Context, r gallop.Request) iter.Seq2[gallop.De
 			a.Text += piece
 			a.Tokens = append(a.Tokens, ids...)
 			a.Usage.Generated += len(ids)
-			if !yield(gallop.Delta{Text: piece, Tokens: tokens(ids, r.Logprobs)}, nil) {
+			d := gallop.Delta{Text: piece}
+			if r.Detail || r.Logprobs != 0 {
+				d.Tokens = tokens(ids, r.Logprobs)
+			}
+			if !yield(d, nil) {
 				f.cancelled.Add(1)
 				return
 			}

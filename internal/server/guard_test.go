@@ -207,7 +207,7 @@ func TestRefusedByName(t *testing.T) {
 		`{` + hi + `,"response_format":{"type":"grammar"}}`:                                              "response_format.type",
 		`{` + hi + `,"tools":[{"type":"web_search"}]}`:                                                   "tools[0].type",
 		`{` + hi + `,"tool_choice":"required"}`:                                                          "tool_choice",
-		`{` + hi + `,"tools":[{"type":"function","function":{"name":"f"}}]}`:                             "tools",
+		`{` + hi + `,"tools":[{"type":"function","function":{"name":"impossible"}}]}`:                    "tools",
 		`{"messages":[{"role":"user","content":"a","images":[]}]}`:                                       "messages[0].images",
 		`{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"http://x"}}]}]}`: "messages[0].content[0]",
 		`{"messages":[{"role":"user","content":[{"type":"input_audio"}]}]}`:                              "messages[0].content[0]",
@@ -292,7 +292,7 @@ func TestPage(t *testing.T) {
 // listen serves on a port, as [Server.Serve] does.
 func listen(t *testing.T, f *fake, set func(*Options)) (address string, end func() error) {
 	t.Helper()
-	o := Options{Models: []Model{model("fake", f)}, Version: "1.2.3"}
+	o := Options{Models: []Model{model("fake", f)}, Format: func(string) Format { return fakeFormat{} }}
 	if set != nil {
 		set(&o)
 	}

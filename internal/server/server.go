@@ -39,8 +39,11 @@ type Options struct {
 	KeepAlive   time.Duration // between comments in a stream while there is nothing to say; 0 = 10 s
 	Grace       time.Duration // that running requests get when the server ends; 0 = 30 s
 
-	Schemas Schemas      // nil = a JSON schema is refused
-	Tools   Tools        // nil = tools are refused
+	// Format finds the format of a chat template, and Schema turns a JSON schema into a grammar; the
+	// error says which keyword it cannot express.
+	Format func(template string) Format
+	Schema func(schema json.RawMessage) (grammar string, err error)
+
 	Page    http.Handler // at "/", for GET; nil = none
 	Version string
 	Logger  *slog.Logger // a line for each request, without what was asked and answered; nil = none
@@ -81,12 +84,6 @@ func New(o Options) (*Server, error) {
 	o.WriteLimit = cmp.Or(o.WriteLimit, 30*time.Second)
 	o.KeepAlive = cmp.Or(o.KeepAlive, 10*time.Second)
 	o.Grace = cmp.Or(o.Grace, 30*time.Second)
-	if o.Schemas == nil {
-		o.Schemas = func(json.RawMessage) (string, error) { return "", errors.New("schemas are not supported") }
-	}
-	if o.Tools == nil {
-		o.Tools = func(ToolUse) (ToolPlan, error) { return ToolPlan{}, wire.Unsupported("tools", "this server has none") }
-	}
 	s := &Server{opts: o, log: o.Logger, models: newModels(o.Models, o.Memory)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -130,8 +127,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer cut()
 	h := &http.Server{
 		Handler: s, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: maxHeader,
-		BaseContext: func(net.Listener) context.Context { return base },
-		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		WriteTimeout: s.opts.WriteLimit, // begins anew with each write of an answer
+		BaseContext:  func(net.Listener) context.Context { return base },
+		ErrorLog:     slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	failed := make(chan error, 2)
 	go func() { failed <- h.Serve(l) }()

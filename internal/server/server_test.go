@@ -27,7 +27,8 @@ func model(name string, f *fake) Model {
 // serve serves engines by name, "fake" where there is one.
 func serve(t *testing.T, f *fake, set func(*Options)) *httptest.Server {
 	t.Helper()
-	o := Options{Models: []Model{model("fake", f)}, Version: "1.2.3", Timeout: time.Minute}
+	o := Options{Models: []Model{model("fake", f)}, Version: "1.2.3", Timeout: time.Minute,
+		Format: func(string) Format { return fakeFormat{} }, Schema: fakeSchema}
 	if set != nil {
 		set(&o)
 	}

@@ -22,8 +22,8 @@ func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *writer) write(data []byte) error {
 	rc := http.NewResponseController(w)
-	_ = rc.SetWriteDeadline(time.Now().Add(w.timeout)) // not every writer can
-	defer rc.SetWriteDeadline(time.Time{})
+	// It holds for what net/http writes after this too. Not every writer can.
+	_ = rc.SetWriteDeadline(time.Now().Add(w.timeout))
 	if _, err := w.Write(data); err != nil {
 		return err
 	}

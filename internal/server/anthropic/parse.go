@@ -350,9 +350,7 @@ func parseThinking(p *wire.Call, raw json.RawMessage) error {
 	case "adaptive":
 		return nil
 	case "enabled", "disabled":
-		think := t.Type == "enabled"
-		p.Thinking = &think
-		p.SetVariable("enable_thinking", think)
+		p.SetVariable("enable_thinking", t.Type == "enabled")
 		return nil
 	}
 	return wire.BadRequest("thinking.type", "thinking.type is %q, want enabled, disabled or adaptive", t.Type)

@@ -66,12 +66,15 @@ func ParseCompletion(body []byte) (*wire.Parsed, error) {
 		if err := wire.InRange(name, *n, -2, math.MaxInt32); err != nil {
 			return nil, err
 		}
-		p.Request.MaxTokens, p.Request.ScoreOnly = max(*n, 0), *n == 0
+		p.Request.MaxTokens = max(*n, 0)
+		if *n == 0 { // an engine scores the prompt where it does not answer
+			p.Request.ScoreOnly, p.Request.PromptLogprobs = true, true
+		}
 	}
 	if p.Request.Stop, err = openai.ParseStop(r.Stop, "stop"); err != nil {
 		return nil, err
 	}
-	p.Request.Logprobs = r.Probs
+	p.Request.Logprobs, p.Request.Detail = r.Probs, r.Stream // whose events have the tokens
 	if err := wire.InRange("n_probs", r.Probs, 0, maxProbs); err != nil {
 		return nil, err
 	}

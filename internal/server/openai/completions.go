@@ -53,7 +53,9 @@ func ParseCompletion(body []byte) (*wire.Parsed, error) {
 			if err := wire.InRange("max_tokens", *r.MaxTokens, 0, math.MaxInt32); err != nil {
 				return nil, err
 			}
-			p.Request.ScoreOnly = *r.MaxTokens == 0
+			if *r.MaxTokens == 0 { // an engine scores the prompt where it does not answer
+				p.Request.ScoreOnly, p.Request.PromptLogprobs = true, true
+			}
 		}
 	}
 	if r.Logprobs != nil {
@@ -63,7 +65,7 @@ func ParseCompletion(body []byte) (*wire.Parsed, error) {
 		if err := wire.InRange("logprobs", *r.Logprobs, 0, maxTop); err != nil {
 			return nil, err
 		}
-		p.Request.PromptLogprobs = r.Echo
+		p.Request.PromptLogprobs = p.Request.PromptLogprobs || r.Echo
 		if r.Echo && r.Stream {
 			return nil, wire.Unsupported("stream", "not with both echo and logprobs")
 		}

@@ -108,9 +108,6 @@ func ParseChat(body []byte) (*wire.Parsed, error) {
 	for name, value := range r.TemplateVariables {
 		p.SetVariable(name, value)
 	}
-	if think, ok := r.TemplateVariables["enable_thinking"].(bool); ok {
-		p.Thinking = &think
-	}
 	if r.ReasoningEffort != nil {
 		setEffort(&p.Call, *r.ReasoningEffort)
 	}
@@ -123,7 +120,6 @@ func ParseChat(body []byte) (*wire.Parsed, error) {
 // setEffort turns OpenAI's effort into what chat templates know.
 func setEffort(c *wire.Call, effort string) {
 	think := effort != "none"
-	c.Thinking = &think
 	c.SetVariable("enable_thinking", think)
 	if think {
 		c.SetVariable("reasoning_effort", effort)

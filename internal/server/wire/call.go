@@ -26,11 +26,10 @@ type Call struct {
 	Sampling Sampling
 	Settings Settings
 
-	Choice   Choice          // with Request.Tools
-	OneCall  bool            // at most one call of a tool in an answer
-	Schema   json.RawMessage // that the answer must be valid against; nil = free text
-	Stream   bool
-	Thinking *bool // whether the model thinks before it answers; nil = as its chat format says
+	Choice  Choice          // with Request.Tools
+	OneCall bool            // at most one call of a tool in an answer
+	Schema  json.RawMessage // that the answer must be valid against; nil = free text
+	Stream  bool
 }
 
 // Prompt is one text, or one list of tokens, that is continued.
@@ -170,11 +169,12 @@ type Meta struct {
 	Detokenize   func([]llama.Token) string
 }
 
-// Piece is a part of an answer as clients see it. One of its fields is set.
+// Piece is a part of an answer as clients see it. One of its fields is set, but Broken.
 type Piece struct {
 	Text      string
 	Reasoning string // what the model thinks before it answers
 	Call      *CallPiece
+	Broken    bool // the last call has no end: Text, with which it began, is no call
 }
 
 // CallPiece is a part of a call of a tool.
@@ -200,7 +200,7 @@ type Result struct {
 	Content   string
 	Reasoning string
 	Calls     []ToolCall
-	Scored    []gallop.Token // the answer's tokens, with [gallop.Request].Logprobs or detail
+	Scored    []gallop.Token // the answer's tokens, where they were asked for
 }
 
 // ToolCall is a call of a tool.
@@ -208,18 +208,41 @@ type ToolCall struct {
 	ID, Name, Arguments string // Arguments is a JSON object
 }
 
-// Add adds what a step brought.
-func (r *Result) Add(pieces []Piece) {
+// Collector makes a result from pieces.
+type Collector struct {
+	content, reasoning, arguments []byte // arguments are the last call's
+	calls                         []ToolCall
+}
+
+// Add takes the next pieces.
+func (c *Collector) Add(pieces []Piece) {
 	for _, p := range pieces {
-		r.Content += p.Text
-		r.Reasoning += p.Reasoning
-		if c := p.Call; c != nil {
-			if c.Index == len(r.Calls) {
-				r.Calls = append(r.Calls, ToolCall{ID: c.ID, Name: c.Name})
-			}
-			r.Calls[c.Index].Arguments += c.Arguments
+		if p.Broken {
+			c.calls, c.arguments = c.calls[:len(c.calls)-1], nil
 		}
+		c.content = append(c.content, p.Text...)
+		c.reasoning = append(c.reasoning, p.Reasoning...)
+		if p.Call == nil {
+			continue
+		}
+		if p.Call.ID != "" {
+			c.endCall()
+			c.calls = append(c.calls, ToolCall{ID: p.Call.ID, Name: p.Call.Name})
+		}
+		c.arguments = append(c.arguments, p.Call.Arguments...)
 	}
+}
+
+func (c *Collector) endCall() {
+	if c.arguments != nil {
+		c.calls[len(c.calls)-1].Arguments, c.arguments = string(c.arguments), nil
+	}
+}
+
+// Result is the whole answer.
+func (c *Collector) Result(a gallop.Answer, scored []gallop.Token) *Result {
+	c.endCall()
+	return &Result{Answer: a, Content: string(c.content), Reasoning: string(c.reasoning), Calls: c.calls, Scored: scored}
 }
 
 // Usage is what all answers took together. A prompt that is answered several times
