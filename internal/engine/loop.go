@@ -77,9 +77,9 @@ type task struct {
 	done chan struct{}
 }
 
-// seatsBeyond is how many sequences there are for each seat: those beyond one hold what was
-// said in conversations that are not being answered.
-const seatsBeyond = 2
+// idleSequences is how many conversations stay in the cache while all seats are taken. A token
+// looks through all of the cache for its own sequence, so each of them costs all others time.
+const idleSequences = 2
 
 // New starts a loop on a context of its own. The error is one of llama's.
 func New(m *llama.Model, o Options) (*Loop, error) {
@@ -91,7 +91,7 @@ func New(m *llama.Model, o Options) (*Loop, error) {
 		if co.NCtx == 0 {
 			co.NCtx = m.NCtxTrain
 		}
-		sequences, co.NCtx, co.KVUnified = min(seatsBeyond*o.Parallel, mostSequences), co.NCtx*o.Parallel, true
+		sequences, co.NCtx, co.KVUnified = min(o.Parallel+idleSequences, mostSequences), co.NCtx*o.Parallel, true
 		if o.Isolate { // in one buffer for all, where a token's cells lie, and so in which order they are added up, hangs on the others
 			sequences, co.KVUnified = o.Parallel, false
 		}
