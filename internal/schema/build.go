@@ -274,19 +274,26 @@ func (c *converter) object(f *flat) *rule {
 		c.tick(1 + len(required)/8)
 		must[i] = slices.Contains(required, name)
 	}
+	values := make([]*rule, len(names))
+	usable := 0
+	for i, name := range names {
+		if conj := f.named(name); never(conj) || !c.nameable(name, f) {
+			values[i] = c.rule(nil, true)
+		} else {
+			values[i] = c.value(conj)
+			usable++
+		}
+	}
 	least, most := f.least(minProps), f.most(maxProps)
-	open := listed == 0 || least > len(names) || slices.ContainsFunc(f.nodes, func(n *node) bool {
+	open := listed == 0 || least > usable || slices.ContainsFunc(f.nodes, func(n *node) bool {
 		return n.additional != nil || n.patterns != nil || n.unevaluatedProps != nil
 	})
 	var classes []nameClass
 	if open && (most < 0 || most > len(required)) {
 		classes = c.additional(f, names)
 	}
-	if least > len(names)+min(len(classes), 1) {
-		if len(classes) == 0 {
-			return c.rule(nil, true)
-		}
-		fail(c.at, "minProperties", "a grammar cannot tell additional properties apart; list those that are wanted under properties, or ask for %d", len(names)+1)
+	if least > usable+1 && len(classes) > 0 {
+		fail(c.at, "minProperties", "a grammar cannot tell additional properties apart; list those that are wanted under properties, or ask for %d", usable+1)
 	}
 	if least <= len(required) {
 		least = 0
@@ -296,17 +303,7 @@ func (c *converter) object(f *flat) *rule {
 	}
 	space := c.space()
 	end := seq{space, text("}")}
-	values := make([]*rule, len(names))
-	for i, name := range names {
-		if !c.nameable(name, f) {
-			values[i] = c.rule(nil, true)
-		} else if conj := f.named(name); never(conj) {
-			values[i] = c.rule(nil, true)
-		} else {
-			values[i] = c.value(conj)
-		}
-	}
-	lastMust := slices.Index(must, true)
+	lastMust := -1
 	for i, m := range must {
 		if m {
 			lastMust = i

@@ -82,6 +82,7 @@ var supported = map[string]string{
 	"most properties":       `{"type":"object","properties":{"a":{"const":1},"b":{"const":1},"c":{"const":1},"d":{"const":1}},"required":["d"],"maxProperties":2}`,
 	"one more property":     `{"type":"object","properties":{"a":{"const":1}},"additionalProperties":{"const":2},"minProperties":2,"maxProperties":4}`,
 	"a map that is filled":  `{"type":"object","additionalProperties":{"type":"integer"},"minProperties":1}`,
+	"open by need":          `{"type":"object","properties":{"a":false},"minProperties":1}`,
 	"false property":        `{"type":"object","properties":{"a":false,"b":{"type":"integer"}},"additionalProperties":false}`,
 	"items":                 `{"type":"array","items":{"type":"integer"},"minItems":2,"maxItems":4}`,
 	"least items":           `{"type":"array","items":{"type":"boolean"},"minItems":3}`,
