@@ -457,7 +457,6 @@ type Builder struct {
 	c     *converter
 	roots []*rule
 	own   []string
-	err   error
 }
 
 // NewBuilder makes an empty builder.

@@ -322,16 +322,6 @@ func (c *converter) lengths(least, most int, at, keyword string) *dfa {
 	return d
 }
 
-// exactly accepts one text.
-func exactly(text string) *dfa {
-	d := &dfa{}
-	for _, r := range text {
-		d.edges, d.accept = append(d.edges, []edge{{span{r, r}, len(d.edges) + 1}}), append(d.accept, false)
-	}
-	d.edges, d.accept = append(d.edges, nil), append(d.accept, true)
-	return d
-}
-
 // oneOfTexts accepts each of the texts.
 func oneOfTexts(list []string) *dfa {
 	d := &dfa{[][]edge{nil}, []bool{false}}

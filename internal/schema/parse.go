@@ -357,9 +357,7 @@ func (d *document) keyword(n *node, o *object, keyword, at string) {
 	case "format":
 		d.format(n, text(), at)
 	case "properties":
-		for _, p := range d.schemaMap(v, at, keyword, n) {
-			n.properties = append(n.properties, p)
-		}
+		n.properties = d.schemaMap(v, at, keyword, n)
 	case "patternProperties":
 		for _, p := range d.schemaMap(v, at, keyword, n) {
 			n.patterns = append(n.patterns, patterned{d.c.pattern(p.name, pointer(at, p.name), keyword), p.is})
