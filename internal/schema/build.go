@@ -503,18 +503,8 @@ func (b *Builder) add(source []byte, kindName string) (name string, err error) {
 	return root.name, nil
 }
 
-// Text adds a rule for any text that does not hold one of the ends, which are not
-// empty, and then one of them; it gives the rule's name. A part of an end may come
-// before it. Without ends it is for any text.
-func (b *Builder) Text(ends ...string) (name string, err error) {
-	defer recoverFault(&err)
-	r := b.c.until(ends)
-	b.roots = append(b.roots, r)
-	return r.name, nil
-}
-
-// Define adds a rule of the caller's own, whose body is GBNF. Names of letters and
-// a dash, such as "tool-call", do not meet those that [Builder.Add] gives.
+// Define adds a rule of the caller's own, whose body is GBNF. A name with a dash, such
+// as "tool-call", does not meet those of the builder's own rules.
 func (b *Builder) Define(name, body string) {
 	b.own = append(b.own, name+" ::= "+body+"\n")
 }
@@ -530,7 +520,7 @@ func (b *Builder) Grammar() (text string, err error) {
 	for _, root := range b.roots {
 		list := b.c.reachable(root)
 		for _, r := range slices.Backward(list) {
-			if !written[r] {
+			if !written[r] && !r.foreign {
 				written[r] = true
 				r.write(&out)
 			}

@@ -28,6 +28,7 @@ type rule struct {
 	// exclusive says that only one alternative is left behind a few characters, such
 	// as the name of a property.
 	exclusive bool
+	foreign   bool // one of the caller's own, whose name alone is known
 
 	dead     bool  // nothing finite satisfies it
 	nullable bool  // the empty text does
@@ -161,14 +162,14 @@ func (c *converter) prune() {
 
 // reachable lists a rule and those that it needs, the needed ones first.
 func (c *converter) reachable(root *rule) (list []*rule) {
-	seen := make([]bool, len(c.rules))
+	seen := map[*rule]bool{}
 	type frame struct {
 		r   *rule
 		alt int
 		sym int
 	}
 	stack := []frame{{r: root}}
-	seen[root.id] = true
+	seen[root] = true
 	for len(stack) > 0 {
 		f := &stack[len(stack)-1]
 		c.tick(1)
@@ -183,8 +184,8 @@ func (c *converter) reachable(root *rule) (list []*rule) {
 		}
 		s := f.r.alts[f.alt][f.sym]
 		f.sym++
-		if s.ref != nil && !seen[s.ref.id] {
-			seen[s.ref.id] = true
+		if s.ref != nil && !seen[s.ref] {
+			seen[s.ref] = true
 			stack = append(stack, frame{r: s.ref})
 		}
 	}

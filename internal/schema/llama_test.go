@@ -107,27 +107,30 @@ func TestLlamaParses(t *testing.T) {
 	}
 }
 
-// TestText has a text that goes on until one of its ends.
+// TestText has free text that goes on until one of its ends.
 func TestText(t *testing.T) {
 	r := newRig(t)
-	b := NewBuilder()
-	name, err := b.Text("<tool>", "<<end", "aab")
-	require.NoError(t, err)
-	b.Define("root", name+` "!"`)
-	grammar, err := b.Grammar()
-	require.NoError(t, err)
-	for _, text := range []string{"<tool>!", "some\ntext <to <tool>!", "<<<end!", "<<tool>!", "aaab!", "日本 aa<aab!"} {
-		require.True(t, r.accepts(t, grammar, text), text)
+	grammar := func(stop bool) string {
+		b := NewBuilder()
+		name, err := b.Text(stop, End{"<tool>", "my-rule"}, End{"<<end", ""}, End{"aab", "my-rule"})
+		require.NoError(t, err)
+		b.Define("my-rule", `"!"`)
+		b.Define("root", name)
+		grammar, err := b.Grammar()
+		require.NoError(t, err)
+		return grammar
 	}
-	for _, text := range []string{"", "!", "text", "<tool>x", "<tool><tool>!", "aab aab!", "<<end<tool>!"} {
-		require.False(t, r.accepts(t, grammar, text), text)
+	must, may := grammar(false), grammar(true)
+	for _, text := range []string{"<tool>!", "some\ntext <to <tool>!", "<<<end", "<<tool>!", "aaab!", "日本 aa<aab!"} {
+		require.True(t, r.accepts(t, must, text), text)
+		require.True(t, r.accepts(t, may, text), text)
 	}
-	b = NewBuilder()
-	name, err = b.Text()
-	require.NoError(t, err)
-	b.Define("root", name)
-	grammar, err = b.Grammar()
-	require.NoError(t, err)
-	require.True(t, r.accepts(t, grammar, "any text"))
-	require.True(t, r.accepts(t, grammar, ""))
+	for _, text := range []string{"", "!", "text", "<tool"} {
+		require.False(t, r.accepts(t, must, text), text)
+		require.True(t, r.accepts(t, may, text), text)
+	}
+	for _, text := range []string{"<tool>", "<tool>x", "<tool><tool>!", "aab aab!", "<<end<tool>!", "<<end!"} {
+		require.False(t, r.accepts(t, must, text), text)
+		require.False(t, r.accepts(t, may, text), text)
+	}
 }
