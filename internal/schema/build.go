@@ -6,8 +6,16 @@ import (
 	"strings"
 )
 
+// Notation is how values are written. The zero value is JSON.
+type Notation struct {
+	// Quote stands before and behind a string, whose characters are written as they
+	// are, and names of properties have nothing around them; "" = as in JSON.
+	Quote string
+}
+
 // converter turns the schemas of one builder into rules.
 type converter struct {
+	notation  Notation
 	work      int
 	nodes     int
 	patterns  map[string]*dfa
@@ -51,7 +59,7 @@ func (c *converter) value(conj []*node) *rule {
 func (c *converter) flat(f *flat) (alts []seq) {
 	if list, given := c.values(f); given {
 		for _, v := range list {
-			alts = append(alts, seq{text(encode(v))})
+			alts = append(alts, seq{text(c.notation.encode(v))})
 		}
 		return alts
 	}
@@ -80,6 +88,10 @@ func (c *converter) flat(f *flat) (alts []seq) {
 // space is what may stand between the parts of JSON.
 func (c *converter) space() sym {
 	return one(c.shared("space", func(r *rule) {
+		if c.notation.Quote != "" {
+			r.alts = []seq{{}}
+			return
+		}
 		const indent = 32
 		r.alts = []seq{{}, {text(" ")}, {text("\n"), class(union(span{' ', ' '}, span{'\t', '\t'})).times(0, indent)}}
 	}))
@@ -120,6 +132,13 @@ func (c *converter) char() sym {
 func (c *converter) text(f *flat) seq {
 	hasPattern := slices.ContainsFunc(f.nodes, func(n *node) bool { return n.texts != nil })
 	least, most := f.least(minLength), f.most(maxLength)
+	if c.notation.Quote != "" {
+		if !hasPattern && least == 0 && most < 0 {
+			return seq{text(c.notation.Quote), one(c.until(false, []End{{Text: c.notation.Quote}}))}
+		}
+		d := c.intersect(c.texts(f, c.at, "pattern"), c.unquoted(), c.at, "pattern")
+		return seq{text(c.notation.Quote), one(c.automaton(d, seq{text(c.notation.Quote)}))}
+	}
 	if hasPattern {
 		return seq{text(`"`), one(c.automaton(c.texts(f, c.at, "pattern"), seq{text(`"`)}))}
 	}
@@ -152,7 +171,7 @@ func (c *converter) automaton(d *dfa, after seq) *rule {
 		}
 		c.tick(1 + len(edges))
 		for _, to := range targets {
-			for _, q := range spellings(union(sets[to]...)) {
+			for _, q := range c.spellings(union(sets[to]...)) {
 				rules[s].alts = append(rules[s].alts, append(q, one(rules[to])))
 			}
 		}
@@ -163,8 +182,11 @@ func (c *converter) automaton(d *dfa, after seq) *rule {
 	return rules[0]
 }
 
-// spellings are the ways to write one character of a set in a JSON string.
-func spellings(set runes) (alts []seq) {
+// spellings are the ways to write one character of a set in a string.
+func (c *converter) spellings(set runes) (alts []seq) {
+	if c.notation.Quote != "" {
+		return []seq{{class(set)}}
+	}
 	if free := set.and(plain); free != nil {
 		alts = append(alts, seq{class(free)})
 	}
@@ -192,6 +214,15 @@ func spellings(set runes) (alts []seq) {
 		}
 	}
 	return alts
+}
+
+// unquoted are the texts that do not hold the notation's quote.
+func (c *converter) unquoted() *dfa {
+	var escaped strings.Builder
+	for _, r := range c.notation.Quote {
+		fmt.Fprintf(&escaped, `\u{%x}`, r)
+	}
+	return c.complement(c.pattern(escaped.String(), c.at, "pattern"))
 }
 
 // array is the rule for a case's arrays.
@@ -351,7 +382,7 @@ func (c *converter) object(f *flat) *rule {
 		r := c.rule(nil, true)
 		members[p] = r
 		if p.i < len(names) {
-			r.alts = append(r.alts, seq{text(quote(names[p.i]) + ":"), space, one(values[p.i]), one(behind(step(p, p.i+1, false)))})
+			r.alts = append(r.alts, seq{text(c.notation.name(names[p.i]) + ":"), space, one(values[p.i]), one(behind(step(p, p.i+1, false)))})
 			if !must[p.i] && (p.i+1 < len(names) || len(classes) > 0) {
 				skipped := p
 				skipped.i++
@@ -416,7 +447,10 @@ func (c *converter) additional(f *flat, names []string) (classes []nameClass) {
 		}
 		if conj := conj(matching); !never(conj) {
 			name := seq{text(`"`), c.char().times(0, -1), text(`"`)}
-			if free != everything {
+			if c.notation.Quote != "" {
+				word := c.pattern("^[A-Za-z_][A-Za-z0-9_-]*$", c.at, "additionalProperties")
+				name = seq{one(c.automaton(c.intersect(free, word, c.at, "additionalProperties"), seq{}))}
+			} else if free != everything {
 				name = seq{text(`"`), one(c.automaton(free, seq{text(`"`)}))}
 			}
 			classes = append(classes, nameClass{one(c.rule([]seq{name}, true)), one(c.value(conj))})
@@ -459,9 +493,10 @@ type Builder struct {
 	own   []string
 }
 
-// NewBuilder makes an empty builder.
-func NewBuilder() *Builder {
+// NewBuilder makes an empty builder for values in a notation.
+func NewBuilder(n Notation) *Builder {
 	return &Builder{c: &converter{
+		notation: n,
 		patterns: map[string]*dfa{}, waysOf: map[*node][]*flat{}, expanded: map[string][]*flat{},
 		named: map[string]*rule{}, ruleOf: map[string]*rule{},
 	}}

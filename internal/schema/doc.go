@@ -75,7 +75,7 @@ const (
 // Grammar converts a schema to GBNF, whose rule "root" is a document. The error is
 // an [*Error].
 func Grammar(source []byte) (string, error) {
-	b := NewBuilder()
+	b := NewBuilder(Notation{})
 	rule, err := b.Add(source)
 	if err != nil {
 		return "", err

@@ -78,7 +78,18 @@ func pointer(at, part string) string {
 }
 
 // encode writes a value as compact JSON, numbers as they came.
-func encode(v any) string {
+func encode(v any) string { return Notation{}.encode(v) }
+
+// name writes the name of a property.
+func (n Notation) name(s string) string {
+	if n.Quote != "" {
+		return s
+	}
+	return quote(s)
+}
+
+// encode writes a value without white space, numbers as they came.
+func (n Notation) encode(v any) string {
 	switch v := v.(type) {
 	case nil:
 		return "null"
@@ -90,18 +101,21 @@ func encode(v any) string {
 	case json.Number:
 		return v.String()
 	case string:
+		if n.Quote != "" {
+			return n.Quote + v + n.Quote
+		}
 		return quote(v)
 	case []any:
 		parts := make([]string, len(v))
 		for i, x := range v {
-			parts[i] = encode(x)
+			parts[i] = n.encode(x)
 		}
 		return "[" + strings.Join(parts, ",") + "]"
 	}
 	o := v.(*object)
 	parts := make([]string, len(o.keys))
 	for i, k := range o.keys {
-		parts[i] = quote(k) + ":" + encode(o.values[k])
+		parts[i] = n.name(k) + ":" + n.encode(o.values[k])
 	}
 	return "{" + strings.Join(parts, ",") + "}"
 }

@@ -111,7 +111,7 @@ func TestLlamaParses(t *testing.T) {
 func TestText(t *testing.T) {
 	r := newRig(t)
 	grammar := func(stop bool) string {
-		b := NewBuilder()
+		b := NewBuilder(Notation{})
 		name, err := b.Text(stop, End{"<tool>", "my-rule"}, End{"<<end", ""}, End{"aab", "my-rule"})
 		require.NoError(t, err)
 		b.Define("my-rule", `"!"`)
@@ -132,5 +132,22 @@ func TestText(t *testing.T) {
 	for _, text := range []string{"<tool>", "<tool>x", "<tool><tool>!", "aab aab!", "<<end<tool>!", "<<end!"} {
 		require.False(t, r.accepts(t, must, text), text)
 		require.False(t, r.accepts(t, may, text), text)
+	}
+}
+
+// TestNotation has values in the notation of Gemma's tool calls.
+func TestNotation(t *testing.T) {
+	r := newRig(t)
+	b := NewBuilder(Notation{Quote: `<|"|>`})
+	name, err := b.Add([]byte(`{"type":"object","properties":{"city":{"type":"string"},"code":{"type":"string","pattern":"^[a-z<]+$","maxLength":4},"unit":{"enum":["C","F",1]},"at":{"type":"array","items":{"type":"number"}}},"required":["city"],"additionalProperties":{"type":"null"}}`))
+	require.NoError(t, err)
+	b.Define("root", name)
+	grammar, err := b.Grammar()
+	require.NoError(t, err)
+	for _, text := range []string{`{city:<|"|>Oslo "x"<|"|>}`, `{city:<|"|><|x<|"|>,code:<|"|>a<<<|"|>,unit:<|"|>F<|"|>,at:[1,-2.5],more:null}`, `{city:<|"|><|"|>,unit:1}`} {
+		require.True(t, r.accepts(t, grammar, text), "%s by\n%s", text, grammar)
+	}
+	for _, text := range []string{`{city:"Oslo"}`, `{code:<|"|>a<|"|>}`, `{city:<|"|>a<|"|>,code:<|"|>abcde<|"|>}`, `{city:<|"|>a<|"|>,city:null}`, `{city:<|"|>a<|"|>b<|"|>}`} {
+		require.False(t, r.accepts(t, grammar, text), "%s by\n%s", text, grammar)
 	}
 }
