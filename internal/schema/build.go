@@ -65,7 +65,7 @@ func (c *converter) flat(f *flat) (alts []seq) {
 	}
 	k := f.kinds()
 	if k&objects != 0 {
-		alts = append(alts, seq{one(c.object(f))})
+		alts = append(alts, seq{one(c.object(f, nil))})
 	}
 	if k&arrays != 0 {
 		alts = append(alts, seq{one(c.array(f))})
@@ -130,18 +130,13 @@ func (c *converter) char() sym {
 
 // text is a string's way to be written.
 func (c *converter) text(f *flat) seq {
-	hasPattern := slices.ContainsFunc(f.nodes, func(n *node) bool { return n.texts != nil })
-	least, most := f.least(minLength), f.most(maxLength)
 	if c.notation.Quote != "" {
-		if !hasPattern && least == 0 && most < 0 {
-			return seq{text(c.notation.Quote), one(c.until(false, []End{{Text: c.notation.Quote}}))}
-		}
-		d := c.intersect(c.texts(f, c.at, "pattern"), c.unquoted(), c.at, "pattern")
-		return seq{text(c.notation.Quote), one(c.automaton(d, seq{text(c.notation.Quote)}))}
+		return seq{text(c.notation.Quote), one(c.plainText(f, c.notation.Quote))}
 	}
-	if hasPattern {
-		return seq{text(`"`), one(c.automaton(c.texts(f, c.at, "pattern"), seq{text(`"`)}))}
+	if slices.ContainsFunc(f.nodes, func(n *node) bool { return n.texts != nil }) {
+		return seq{text(`"`), one(c.automaton(c.texts(f, c.at, "pattern"), seq{text(`"`)}, false))}
 	}
+	least, most := f.least(minLength), f.most(maxLength)
 	if most >= 0 && least > most {
 		return seq{one(c.rule(nil, true))}
 	}
@@ -154,8 +149,8 @@ func (c *converter) text(f *flat) seq {
 }
 
 // automaton gives the rule of an automaton's start, with what follows the texts
-// that it accepts.
-func (c *converter) automaton(d *dfa, after seq) *rule {
+// that it accepts. Plainly, characters are written as they are, and not as in JSON.
+func (c *converter) automaton(d *dfa, after seq, plainly bool) *rule {
 	rules := make([]*rule, len(d.edges))
 	for s := range d.edges {
 		rules[s] = c.rule(nil, true)
@@ -171,7 +166,11 @@ func (c *converter) automaton(d *dfa, after seq) *rule {
 		}
 		c.tick(1 + len(edges))
 		for _, to := range targets {
-			for _, q := range c.spellings(union(sets[to]...)) {
+			ways := []seq{{class(union(sets[to]...))}}
+			if !plainly {
+				ways = spellings(union(sets[to]...))
+			}
+			for _, q := range ways {
 				rules[s].alts = append(rules[s].alts, append(q, one(rules[to])))
 			}
 		}
@@ -182,11 +181,8 @@ func (c *converter) automaton(d *dfa, after seq) *rule {
 	return rules[0]
 }
 
-// spellings are the ways to write one character of a set in a string.
-func (c *converter) spellings(set runes) (alts []seq) {
-	if c.notation.Quote != "" {
-		return []seq{{class(set)}}
-	}
+// spellings are the ways to write one character of a set in a JSON string.
+func spellings(set runes) (alts []seq) {
 	if free := set.and(plain); free != nil {
 		alts = append(alts, seq{class(free)})
 	}
@@ -216,13 +212,19 @@ func (c *converter) spellings(set runes) (alts []seq) {
 	return alts
 }
 
-// unquoted are the texts that do not hold the notation's quote.
-func (c *converter) unquoted() *dfa {
+// plainText is the rule for a string whose characters are written as they are, and
+// for the text that ends it, which the string must not hold.
+func (c *converter) plainText(f *flat, end string) *rule {
+	d := c.texts(f, c.at, "pattern")
+	if d == everything {
+		return c.until(false, []End{{Text: end}})
+	}
 	var escaped strings.Builder
-	for _, r := range c.notation.Quote {
+	for _, r := range end {
 		fmt.Fprintf(&escaped, `\u{%x}`, r)
 	}
-	return c.complement(c.pattern(escaped.String(), c.at, "pattern"))
+	d = c.intersect(d, c.complement(c.pattern(escaped.String(), c.at, "pattern")), c.at, "pattern")
+	return c.automaton(d, seq{text(end)}, true)
 }
 
 // array is the rule for a case's arrays.
@@ -282,8 +284,41 @@ func never(conj []*node) bool {
 	return slices.ContainsFunc(conj, func(n *node) bool { return n.never })
 }
 
-// object is the rule for a case's objects.
-func (c *converter) object(f *flat) *rule {
+// Tags are how an object is written whose properties have tags around them, without
+// braces or commas: Open NAME Named VALUE Close. A string stands there as it is,
+// other values as JSON.
+type Tags struct{ Open, Named, Close string }
+
+// tagged is the rule for a value behind which a tag closes.
+func (c *converter) tagged(conj []*node, end string) *rule {
+	r := c.rule(nil, false)
+	notTexts := c.newNode("", "")
+	notTexts.kinds = allKinds &^ texts
+	for _, f := range c.expand(conj) {
+		if list, given := c.values(f); given {
+			for _, v := range list {
+				plain, ok := v.(string)
+				if !ok {
+					plain = encode(v)
+				}
+				if !strings.Contains(plain, end) {
+					r.alts = append(r.alts, seq{text(plain + end)})
+				}
+			}
+			continue
+		}
+		if f.kinds()&texts != 0 {
+			r.alts = append(r.alts, seq{one(c.plainText(f, end))})
+		}
+		for _, q := range c.flat(&flat{append(slices.Clone(f.nodes), notTexts), f.scopes}) {
+			r.alts = append(r.alts, append(slices.Clone(q), text(end)))
+		}
+	}
+	return r
+}
+
+// object is the rule for a case's objects, with tags if there are any.
+func (c *converter) object(f *flat, tags *Tags) *rule {
 	required := f.required()
 	var names []string
 	seen := map[string]bool{}
@@ -311,8 +346,11 @@ func (c *converter) object(f *flat) *rule {
 		if conj := f.named(name); never(conj) || !c.nameable(name, f) {
 			values[i] = c.rule(nil, true)
 		} else {
-			values[i] = c.value(conj)
-			usable++
+			if usable++; tags != nil {
+				values[i] = c.tagged(conj, tags.Close)
+			} else {
+				values[i] = c.value(conj)
+			}
 		}
 	}
 	least, most := f.least(minProps), f.most(maxProps)
@@ -320,7 +358,7 @@ func (c *converter) object(f *flat) *rule {
 		return n.additional != nil || n.patterns != nil || n.unevaluatedProps != nil
 	})
 	var classes []nameClass
-	if open && (most < 0 || most > len(required)) {
+	if open && tags == nil && (most < 0 || most > len(required)) {
 		classes = c.additional(f, names)
 	}
 	if least > usable+1 && len(classes) > 0 {
@@ -333,7 +371,12 @@ func (c *converter) object(f *flat) *rule {
 		most = -1
 	}
 	space := c.space()
-	end := seq{space, text("}")}
+	begin, comma, end := seq{text("{"), space}, seq{text(","), space}, seq{space, text("}")}
+	title := func(name string) seq { return seq{text(c.notation.name(name) + ":"), space} }
+	if tags != nil {
+		begin, comma, end = nil, nil, nil
+		title = func(name string) seq { return seq{text(tags.Open + name + tags.Named)} }
+	}
 	lastMust := -1
 	for i, m := range must {
 		if m {
@@ -371,7 +414,7 @@ func (c *converter) object(f *flat) *rule {
 			r.alts = append(r.alts, end)
 		}
 		if !full(p) && (p.i < len(names) || len(classes) > 0) {
-			r.alts = append(r.alts, seq{text(","), space, one(member(p))})
+			r.alts = append(r.alts, append(slices.Clone(comma), one(member(p))))
 		}
 		return r
 	}
@@ -382,7 +425,7 @@ func (c *converter) object(f *flat) *rule {
 		r := c.rule(nil, true)
 		members[p] = r
 		if p.i < len(names) {
-			r.alts = append(r.alts, seq{text(c.notation.name(names[p.i]) + ":"), space, one(values[p.i]), one(behind(step(p, p.i+1, false)))})
+			r.alts = append(r.alts, append(title(names[p.i]), one(values[p.i]), one(behind(step(p, p.i+1, false)))))
 			if !must[p.i] && (p.i+1 < len(names) || len(classes) > 0) {
 				skipped := p
 				skipped.i++
@@ -398,12 +441,12 @@ func (c *converter) object(f *flat) *rule {
 	first := c.rule(nil, true)
 	start := place{}
 	if ends(start) {
-		first.alts = append(first.alts, seq{text("}")})
+		first.alts = append(first.alts, end[min(1, len(end)):])
 	}
 	if !full(start) && (len(names) > 0 || len(classes) > 0) {
 		first.alts = append(first.alts, seq{one(member(start))})
 	}
-	return c.rule([]seq{{text("{"), space, one(first)}}, true)
+	return c.rule([]seq{append(begin, one(first))}, true)
 }
 
 // additional finds the kinds of names that are not listed.
@@ -449,9 +492,9 @@ func (c *converter) additional(f *flat, names []string) (classes []nameClass) {
 			name := seq{text(`"`), c.char().times(0, -1), text(`"`)}
 			if c.notation.Quote != "" {
 				word := c.pattern("^[A-Za-z_][A-Za-z0-9_-]*$", c.at, "additionalProperties")
-				name = seq{one(c.automaton(c.intersect(free, word, c.at, "additionalProperties"), seq{}))}
+				name = seq{one(c.automaton(c.intersect(free, word, c.at, "additionalProperties"), seq{}, true))}
 			} else if free != everything {
-				name = seq{text(`"`), one(c.automaton(free, seq{text(`"`)}))}
+				name = seq{text(`"`), one(c.automaton(free, seq{text(`"`)}, false))}
 			}
 			classes = append(classes, nameClass{one(c.rule([]seq{name}, true)), one(c.value(conj))})
 		}
@@ -504,28 +547,46 @@ func NewBuilder(n Notation) *Builder {
 
 // Add converts a schema and gives the name of the rule for its documents. The error
 // is an [*Error].
-func (b *Builder) Add(source []byte) (name string, err error) { return b.add(source, "") }
+func (b *Builder) Add(source []byte) (name string, err error) {
+	return b.add(source, func(n *node) *rule { return b.c.value([]*node{n}) })
+}
 
 // AddObject is [Builder.Add] for documents that must be objects, as the arguments
 // of a function are, whether the schema says so or not. Without a source, any object
 // does.
 func (b *Builder) AddObject(source []byte) (name string, err error) {
+	return b.add(source, func(n *node) *rule { return b.c.value([]*node{n, b.c.objectsOnly()}) })
+}
+
+// AddTagged is [Builder.AddObject] for an object that is written with tags. It has
+// the properties that the schema lists, and no others.
+func (b *Builder) AddTagged(source []byte, tags Tags) (name string, err error) {
+	return b.add(source, func(n *node) *rule {
+		r := b.c.rule(nil, false)
+		for _, f := range b.c.expand([]*node{n, b.c.objectsOnly()}) {
+			if _, given := b.c.values(f); given {
+				fail(n.pointer, "enum", "a whole object with tags cannot be given; list its properties")
+			}
+			r.alts = append(r.alts, seq{one(b.c.object(f, &tags))})
+		}
+		return r
+	})
+}
+
+// objectsOnly is {"type": "object"}.
+func (c *converter) objectsOnly() *node {
+	n := c.newNode("", "")
+	n.kinds = objects
+	return n
+}
+
+func (b *Builder) add(source []byte, build func(n *node) *rule) (name string, err error) {
+	defer recoverFault(&err)
+	c := b.c
 	if len(source) == 0 {
 		source = []byte("true")
 	}
-	return b.add(source, "object")
-}
-
-func (b *Builder) add(source []byte, kindName string) (name string, err error) {
-	defer recoverFault(&err)
-	c := b.c
-	conj := []*node{c.parse(source)}
-	if kindName != "" {
-		n := c.newNode("", "")
-		n.kinds = typeNames[kindName]
-		conj = append(conj, n)
-	}
-	root := c.value(conj)
+	root := build(c.parse(source))
 	c.checkExclusive()
 	c.prune()
 	if root.dead {

@@ -151,3 +151,21 @@ func TestNotation(t *testing.T) {
 		require.False(t, r.accepts(t, grammar, text), "%s by\n%s", text, grammar)
 	}
 }
+
+// TestTagged has arguments with tags around them.
+func TestTagged(t *testing.T) {
+	r := newRig(t)
+	b := NewBuilder(Notation{})
+	name, err := b.AddTagged([]byte(`{"properties":{"city":{"type":"string"},"code":{"type":"string","pattern":"^[a-z<]+$"},"days":{"type":"integer","minimum":1},"at":{"type":"array","items":{"type":"string"}},"unit":{"enum":["C","F",null]}},"required":["city","days"]}`),
+		Tags{"<p=", ">\n", "\n</p>\n"})
+	require.NoError(t, err)
+	b.Define("root", name)
+	grammar, err := b.Grammar()
+	require.NoError(t, err)
+	for _, text := range []string{"<p=city>\nOslo \"x\" <b>\n\n</p>\n<p=days>\n12\n</p>\n", "<p=city>\n\n</p>\n<p=code>\na<b\n</p>\n<p=days>\n1\n</p>\n<p=at>\n[\"a\"]\n</p>\n<p=unit>\nnull\n</p>\n"} {
+		require.True(t, r.accepts(t, grammar, text), "%s by\n%s", text, grammar)
+	}
+	for _, text := range []string{"", "<p=days>\n1\n</p>\n", "<p=city>\nx\n</p>\n<p=days>\n0\n</p>\n", "<p=city>\nx\n</p>\n<p=code>\nA\n</p>\n<p=days>\n1\n</p>\n"} {
+		require.False(t, r.accepts(t, grammar, text), "%s by\n%s", text, grammar)
+	}
+}
