@@ -124,12 +124,12 @@ func (s *Server) constrain(j *job, r *gallop.Request, sampling *llama.Sampling) 
 	case c.Schema != nil && sampling.Grammar != "":
 		return wire.BadRequest("grammar", "a JSON schema and a grammar exclude each other")
 	case c.Schema != nil && c.Prompts != nil:
-		sampling.Grammar, err = s.opts.Schema(c.Schema)
+		sampling.Grammar, err = s.opts.schema(c.Schema)
 		return schemaError(err)
 	case c.Prompts != nil:
 		return nil
 	}
-	format := s.opts.Format(j.engine.Info().Template)
+	format := s.opts.format(j.engine.Info().Template)
 	var use ToolUse
 	if r.Tools != nil {
 		if c.Schema != nil || sampling.Grammar != "" {

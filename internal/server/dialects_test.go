@@ -41,7 +41,7 @@ func (fakeFormat) Document(schema json.RawMessage, opened bool) (string, error) 
 	return fmt.Sprintf("%s opened %t", grammar, opened), err
 }
 
-func fakeSchema(schema json.RawMessage) (string, error) {
+func fakeSchema(schema []byte) (string, error) {
 	if strings.Contains(string(schema), "not") {
 		return "", fmt.Errorf("keyword %q cannot be expressed", "not")
 	}

@@ -31,9 +31,9 @@ type engine struct{ *gallop.Engine }
 
 func (e engine) Sampling() llama.Sampling { return e.Model().Sampling() }
 
-// Format is how the models of a family write what is no plain text: thoughts, and calls of
+// format is how the models of a family write what is no plain text: thoughts, and calls of
 // tools.
-type Format interface {
+type format interface {
 	// Opens tells whether a rendered prompt ends within a thought.
 	Opens(prompt string) bool
 	// Instructions explain the tools to a model whose chat template does not; "" = it does.

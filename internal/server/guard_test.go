@@ -292,7 +292,7 @@ func TestPage(t *testing.T) {
 // listen serves on a port, as [Server.Serve] does.
 func listen(t *testing.T, f *fake, set func(*Options)) (address string, end func() error) {
 	t.Helper()
-	o := Options{Models: []Model{model("fake", f)}, Format: func(string) Format { return fakeFormat{} }}
+	o := Options{Models: []Model{model("fake", f)}, format: func(string) format { return fakeFormat{} }}
 	if set != nil {
 		set(&o)
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/gallop-llm/gallop/internal/schema"
 	"github.com/gallop-llm/gallop/internal/server/openai"
 	"github.com/gallop-llm/gallop/internal/server/wire"
 )
@@ -39,14 +39,14 @@ type Options struct {
 	KeepAlive   time.Duration // between comments in a stream while there is nothing to say; 0 = 10 s
 	Grace       time.Duration // that running requests get when the server ends; 0 = 30 s
 
-	// Format finds the format of a chat template, and Schema turns a JSON schema into a grammar; the
-	// error says which keyword it cannot express.
-	Format func(template string) Format
-	Schema func(schema json.RawMessage) (grammar string, err error)
-
 	Page    http.Handler // at "/", for GET; nil = none
 	Version string
 	Logger  *slog.Logger // a line for each request, without what was asked and answered; nil = none
+
+	// How formats are found and schemas are turned into grammars, for tests; nil = by packages tools
+	// and schema.
+	format func(template string) format
+	schema func(source []byte) (grammar string, err error)
 }
 
 // Server is the HTTP API of some models.
@@ -84,6 +84,9 @@ func New(o Options) (*Server, error) {
 	o.WriteLimit = cmp.Or(o.WriteLimit, 30*time.Second)
 	o.KeepAlive = cmp.Or(o.KeepAlive, 10*time.Second)
 	o.Grace = cmp.Or(o.Grace, 30*time.Second)
+	if o.format == nil {
+		o.format, o.schema = recognise, schema.Grammar
+	}
 	s := &Server{opts: o, log: o.Logger, models: newModels(o.Models, o.Memory)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

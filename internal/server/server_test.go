@@ -28,7 +28,7 @@ func model(name string, f *fake) Model {
 func serve(t *testing.T, f *fake, set func(*Options)) *httptest.Server {
 	t.Helper()
 	o := Options{Models: []Model{model("fake", f)}, Version: "1.2.3", Timeout: time.Minute,
-		Format: func(string) Format { return fakeFormat{} }, Schema: fakeSchema}
+		format: func(string) format { return fakeFormat{} }, schema: fakeSchema}
 	if set != nil {
 		set(&o)
 	}
