@@ -85,6 +85,9 @@ func (s *Server) prepare(j *job) error {
 	if c.Settings.WantsDetail() && r.Logprobs == 0 {
 		r.Logprobs = -1
 	}
+	if r.MaxTokens == 0 {
+		r.MaxTokens = s.opts.MaxTokens
+	}
 	r.Detail = r.Detail || c.Settings.WantsDetail()
 	sampling, err := c.Sampling.Apply(j.engine.Sampling(), func(text string) ([]llama.Token, error) {
 		return j.engine.Tokenize(text, false, false)

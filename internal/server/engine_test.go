@@ -80,6 +80,12 @@ func TestDemoScores(t *testing.T) {
 		l := at(t, v, "choices", 0, "logprobs")
 		require.Nil(t, at(t, l, "token_logprobs", 0))
 		require.Equal(t, text, at(t, v, "choices", 0, "text"))
+		offsets, last := at(t, l, "text_offset").([]any), 0.0
+		for _, o := range offsets {
+			require.GreaterOrEqual(t, o, last)
+			last = o.(float64)
+		}
+		require.Less(t, last, float64(len(text)))
 		sum := 0.0
 		for i, p := range at(t, l, "token_logprobs").([]any)[1:] {
 			sum += p.(float64)
@@ -110,6 +116,8 @@ func TestDemoFollowsGrammars(t *testing.T) {
 	status, v = post(t, h, chatPath, `{`+hi+`,"response_format":{"type":"json_schema","json_schema":{"schema":{"type":"array","uniqueItems":true}}}}`)
 	require.Equal(t, 400, status)
 	require.Contains(t, at(t, v, "error", "message"), "uniqueItems")
+	status, v = post(t, h, chatPath, `{`+hi+`,"max_tokens":5,"response_format":{"type":"json_object"}}`)
+	require.Equal(t, 200, status, v)
 	status, v = post(t, h, chatPath, `{`+hi+`,"grammar":"root ::= ("}`)
 	require.Equal(t, 400, status, v)
 }

@@ -32,6 +32,7 @@ type Options struct {
 	Hosts   []string // names by which it may be asked for, beside addresses and localhost
 	Origins []string // of web pages that may use it, as in https://example.org, beside its own
 
+	MaxTokens   int           // of answers whose requests name no bound; 0 = until the model ends them
 	MaxBody     int64         // bytes of a request; 0 = 32 MiB
 	BodyTimeout time.Duration // until a request's body is there; 0 = 30 s
 	Timeout     time.Duration // of an answer; 0 = 1 hour
@@ -174,9 +175,10 @@ type record struct {
 	id                        string
 	begun                     time.Time
 	model                     string
-	err                       error // what it was not told
-	gone                      bool  // the client was
-	prompt, cached, generated int   // tokens
+	err                       error  // what it was not told
+	gone                      bool   // the client was
+	prompt, cached, generated int    // tokens
+	missed                    string // why nothing of the prompt was cached
 }
 
 type recordKey struct{}
@@ -190,7 +192,7 @@ func recordOf(ctx context.Context) *record {
 
 func (r *record) add(results []wire.Result, n int) {
 	u := wire.Usage(results, n)
-	r.prompt, r.cached, r.generated = u.Prompt, u.Cached, u.Generated
+	r.prompt, r.cached, r.generated, r.missed = u.Prompt, u.Cached, u.Generated, results[0].Usage.Missed
 }
 
 // newID makes 24 letters and digits that no one can guess.
@@ -283,6 +285,9 @@ func (s *Server) note(r *http.Request, status int, rec *record) {
 	attrs := []slog.Attr{slog.String("id", rec.id), slog.String("route", r.Pattern), slog.Int("status", status), slog.Duration("took", took)}
 	if rec.model != "" {
 		attrs = append(attrs, slog.String("model", rec.model), slog.Int("prompt_tokens", rec.prompt), slog.Int("cached_tokens", rec.cached), slog.Int("generated_tokens", rec.generated))
+	}
+	if rec.missed != "" {
+		attrs = append(attrs, slog.String("cache_missed", rec.missed))
 	}
 	if rec.err != nil {
 		attrs = append(attrs, slog.String("error", rec.err.Error()))

@@ -151,8 +151,10 @@ type completionLogprobs struct {
 	Offsets []int                 `json:"text_offset"`  // in runes
 }
 
-// logprobs are those of tokens that begin at this rune of the text.
-func (r *completionReply) logprobs(tokens []gallop.Token, offset int) *completionLogprobs {
+// logprobs are those of tokens that begin at this rune of the text. rest is the text from there
+// on: what is not written in it, as the token that prompts begin with, has no length; "" =
+// all is written.
+func (r *completionReply) logprobs(tokens []gallop.Token, offset int, rest string) *completionLogprobs {
 	if r.call.Request.Logprobs == 0 {
 		return nil
 	}
@@ -162,7 +164,16 @@ func (r *completionReply) logprobs(tokens []gallop.Token, offset int) *completio
 		l.Tokens = append(l.Tokens, printable(t.Text))
 		l.Own = append(l.Own, own)
 		l.Offsets = append(l.Offsets, offset)
-		offset += utf8.RuneCountInString(t.Text)
+		written := t.Text
+		if rest != "" {
+			if written = strings.TrimPrefix(written, " "); strings.HasPrefix(rest, t.Text) {
+				written = t.Text
+			} else if !strings.HasPrefix(rest, written) {
+				written = ""
+			}
+			rest = rest[len(written):]
+		}
+		offset += utf8.RuneCountInString(written)
 		var top map[string]*float64
 		if own != nil {
 			top = map[string]*float64{printable(t.Text): own}
@@ -205,7 +216,7 @@ func (r *completionReply) Start() []wire.Event { return nil }
 func (r *completionReply) Step(s wire.Step) []wire.Event {
 	c := completionChoice{Index: s.Answer, Text: text(s.Pieces)}
 	at, begun := r.offset[s.Answer]
-	c.Logprobs = r.logprobs(s.Tokens, at)
+	c.Logprobs = r.logprobs(s.Tokens, at, "")
 	if r.echo && !begun {
 		c.Text = r.prompt(s.Answer) + c.Text
 	}
@@ -248,9 +259,9 @@ func (r *completionReply) Whole(results []wire.Result) any {
 		c := completionChoice{Text: result.Content, Index: i, Finish: finishReason(result)}
 		if tokens := result.Scored; r.echo {
 			c.Text = r.prompt(i) + c.Text
-			c.Logprobs = r.logprobs(append(result.Prompt[:len(result.Prompt):len(result.Prompt)], tokens...), 0)
+			c.Logprobs = r.logprobs(append(result.Prompt[:len(result.Prompt):len(result.Prompt)], tokens...), 0, c.Text)
 		} else {
-			c.Logprobs = r.logprobs(tokens, 0)
+			c.Logprobs = r.logprobs(tokens, 0, "")
 		}
 		report := wire.NewReport(result, &r.meta.Info, r.call.Settings.WantsDetail())
 		if o.Choices[i] = c; i > 0 {
