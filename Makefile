@@ -48,7 +48,7 @@ test-long: build setup preload need-node need-browser need-page ## run the tests
 
 test-gpu: build ## run the mask tests on a GPU: DEVICE=vulkan or cuda, whole models and NGL=5 of their layers
 	@$(BUILD)/gallop setup --device $(DEVICE)
-	GALLOP_TEST_NGL=99 go test -timeout 30m -count 1 -run '$(GPU_TESTS)' ./llama ./internal/chat
+	GALLOP_TEST_NGL=99 go test -timeout 30m -count 1 -run '$(GPU_TESTS)' ./llama .
 	GALLOP_TEST_NGL=$(NGL) go test -timeout 30m -count 1 -run '$(GPU_TESTS)' ./llama
 
 test-cpus: build setup ## run the numeric tests under each of llama.cpp's CPU modules, MODULES= names some; writes docs/cpus.md

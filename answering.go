@@ -24,6 +24,7 @@ type answering struct {
 	plan   *plan
 	prompt []llama.Token
 	emit   func(Delta) // gets the answer piece by piece
+	gate   func()      // see [engine.WithGate]; nil = none
 
 	sampler *llama.Sampler
 	chosen  *choosing
@@ -169,6 +170,10 @@ func (x *answering) settle() error {
 // decoded in any case: the answer's first is sampled from its logits.
 func (x *answering) prefill() error {
 	x.a.Usage.Cached, x.a.Usage.Missed = x.seat.Cached, x.seat.Missed
+	if x.r.NoCache {
+		x.seat.Forget(0)
+		x.a.Usage.Cached, x.a.Usage.Missed = 0, "the request does not want it"
+	}
 	if err := x.beginDrafts(); err != nil {
 		return err
 	}
@@ -321,6 +326,7 @@ func (x *answering) decode(tokens []llama.Token, mask skip.Mask, outputs int) er
 	if err != nil {
 		return err
 	}
+	x.a.Removed = x.seat.Context().Stats() // here, as others' decodes go on when the answer is over
 	if single {
 		x.list.see(x, run)
 	}
@@ -347,6 +353,9 @@ func (x *answering) Take(token llama.Token, row int, drafted bool) (more bool) {
 	}
 	piece, found := x.stop.next(x.text.Next(token))
 	x.say(piece)
+	if x.gate != nil {
+		x.gate()
+	}
 	if found {
 		x.a.Finish, x.a.Stopped = FinishStop, x.stop.found
 	}
@@ -381,7 +390,7 @@ func (x *answering) end() {
 		a.Weighed = Weighed(x.weigher.End())
 	}
 	if a.Weighed.Whole > 0 && a.Weighed.Masked == 0 {
-		a.Plan.Mask = skip.Mask{}
+		a.Plan.Mask, a.Plan.LayersRun = skip.Mask{}, x.e.LayersRun(skip.Mask{})
 	}
 	if a.Shortlist.Rows > 0 && !x.plan.lossless {
 		a.Plan.Mask = a.Plan.Mask.WithShortlist(a.Shortlist.Size)
@@ -390,7 +399,6 @@ func (x *answering) end() {
 		a.Drafts = &Drafts{Masks: map[skip.Mask]int{}}
 	}
 	a.Threads = Threads(x.e.loop.Threads())
-	a.Removed = x.seat.Context().Stats()
 }
 
 // leave gives back what the answer used.

@@ -18,7 +18,8 @@ var (
 	// ErrModel is returned for a file that llama.cpp cannot load.
 	ErrModel = llama.ErrModel
 
-	// ErrProfile is returned for a profile that is damaged or another model's.
+	// ErrProfile is returned for a profile that cannot be read, is damaged, or is another
+	// model's.
 	ErrProfile = router.ErrProfile
 )
 

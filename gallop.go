@@ -38,6 +38,7 @@ type Engine struct {
 
 	closing context.Context // ends when the engine is closed
 	close   context.CancelFunc
+	closed  sync.Once
 
 	learner   *shortlist.Learner // of the vocabulary shortlist; nil = off
 	costsPath string             // "" = nothing is kept
@@ -149,14 +150,19 @@ func (e *Engine) start() (err error) {
 	if !o.NoCosts {
 		// Without a folder for the cache costs are found out each time.
 		e.costsPath, _ = costs.Path(e.model, &o.Context, o.Model.GPULayers, !o.Model.NoRepack)
+		if o.Cache != "" && e.costsPath != "" {
+			e.costsPath = filepath.Join(o.Cache, "costs", filepath.Base(e.costsPath))
+		}
 		if known := costs.Read(e.costsPath); known != nil {
 			e.weigher.Recall(known.Masks, known.Ahead)
 		}
 	}
 	if o.Shortlist >= 0 {
-		dir, err := shortlist.Dir()
-		if err != nil {
-			return err
+		dir := filepath.Join(o.Cache, "shortlist")
+		if o.Cache == "" {
+			if dir, err = shortlist.Dir(); err != nil {
+				return err
+			}
 		}
 		e.learner = shortlist.Open(e.model, dir, o.Context.Threads, func(err error) {
 			e.log.Warn("the vocabulary shortlist in the cache cannot be used and is learnt anew", "error", err)
@@ -197,14 +203,16 @@ func (e *Engine) useLoRA() error {
 }
 
 // Close ends running requests with [ErrClosed], waits until they have ended, and frees
-// everything. Further calls do nothing.
-func (e *Engine) Close() error {
-	e.close()
-	e.idle.stop()
-	err := e.closeParts()
-	if e.owns {
-		err = errors.Join(err, e.model.Close())
-	}
+// everything. Further calls do nothing but wait for that.
+func (e *Engine) Close() (err error) {
+	e.closed.Do(func() {
+		e.close()
+		e.idle.stop()
+		err = e.closeParts()
+		if e.owns {
+			err = errors.Join(err, e.model.Close())
+		}
+	})
 	return err
 }
 
@@ -311,8 +319,11 @@ func (e *Engine) readProfile(path string) (*sharedProfile, error) {
 	if err == nil {
 		err = p.Open(e.model.Path, nil)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrProfile):
 		return nil, fmt.Errorf("profile: %w", err)
+	case err != nil: // it is another model's, or there is none
+		return nil, fmt.Errorf("%w: %w", ErrProfile, err)
 	}
 	return &sharedProfile{p, path, 1}, nil
 }

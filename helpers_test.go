@@ -9,9 +9,11 @@ import (
 
 	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/demo"
+	"github.com/gallop-llm/gallop/internal/costs"
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/skip"
 )
 
 // small opens a small random model. What it says is noise, but always the same
@@ -92,4 +94,17 @@ func promptOf(t testing.TB, m *llama.Model, messages ...gallop.Message) []llama.
 	tokens, err := m.Vocab.TokenizeText(text)
 	require.NoError(t, err)
 	return tokens
+}
+
+// measure lets a weigher find out that a mask is twice as fast.
+func measure(w *costs.Weigher, mask skip.Mask) {
+	w.Begin(mask, true, 1.2, 0)
+	for range 2000 {
+		token := costs.Token{Whole: w.Next(), Seconds: 1}
+		if token.Whole {
+			token.Seconds = 2
+		}
+		w.Saw(token, 0, 1)
+	}
+	w.End()
 }

@@ -1,12 +1,53 @@
 package gallop
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"time"
 
 	"github.com/gallop-llm/gallop/internal/shortlist"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
+
+// ShortlistInfo tells of a model's vocabulary shortlist: the few tokens of a vocabulary that
+// get exact logits, chosen by a cheap preview of all.
+type ShortlistInfo struct {
+	List   *llama.Shortlist // nil = there is none, or not yet; it is the engine's
+	Why    string           // the model gets none; "" = it has one or will have
+	Ready  bool             // not made yet, and answers have given what it is made of: [Engine.LearnShortlist] takes a few seconds
+	Size   int              // tokens that get exact logits
+	States int              // hidden states that it was fitted to
+	Gain   float64          // a token's time with the whole output matrix over that with it, as measured
+	Share  float64          // of the output matrix in the bytes that a token needs, 0 to 1
+	Pays   bool             // decoding is measurably faster with it
+	Took   time.Duration    // that learning took; 0 = it was in the cache
+}
+
+// Shortlist tells of the model's vocabulary shortlist.
+func (e *Engine) Shortlist() ShortlistInfo {
+	if e.learner == nil {
+		return ShortlistInfo{Why: "it is off"}
+	}
+	i := ShortlistInfo{Why: e.learner.Why(), Share: e.learner.Share()}
+	if m := e.learner.Made(); m != nil {
+		i.List, i.Size, i.States, i.Gain, i.Pays, i.Took = m.List, m.Size, m.States, m.Gain, m.Pays(), m.Took
+	} else if i.Why == "" {
+		i.Ready = e.learner.Ready()
+	}
+	return i
+}
+
+// LearnShortlist makes the model's vocabulary shortlist, where that is still to be done, in
+// a minute or less; it is kept in the cache folder. The error wraps [llama.ErrShortlist] where
+// there can be none, or is ctx's own.
+func (e *Engine) LearnShortlist(ctx context.Context) error {
+	if e.learner == nil {
+		return fmt.Errorf("%w: it is off", llama.ErrShortlist)
+	}
+	return e.learner.Learn(ctx)
+}
 
 // listing is how an answer uses the vocabulary shortlist.
 type listing struct {

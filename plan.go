@@ -154,7 +154,10 @@ func checkCascade(mask skip.Mask, prefill skip.Prefill) error {
 
 func (e *Engine) planOf(p *plan) Plan {
 	mask := p.answerMask()
-	return Plan{Mask: mask, Prefill: p.prefill, Escalate: p.escalate, LayersRun: e.LayersRun(mask), Choice: p.choice}
+	return Plan{
+		Mask: mask, Prefill: p.prefill, Escalate: p.escalate, Depth: p.policy.Depth, Quality: p.policy.Quality,
+		LayersRun: e.LayersRun(mask), Choice: p.choice,
+	}
 }
 
 // choosing is what the router says to a question.

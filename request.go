@@ -47,6 +47,9 @@ type Request struct {
 	Lossless bool
 	Drafts   *DraftOptions
 
+	// NoCache decodes all of the prompt, whatever the KV cache holds of it: for measurements.
+	NoCache bool
+
 	// Forget drops the oldest turns of Messages when they do not fit into the context,
 	// which is otherwise [ErrTooLong].
 	Forget bool

@@ -79,6 +79,9 @@ func (s Skip) PerChat() Skip {
 	return s
 }
 
+// Mask is what [Layers] was given; empty for what is chosen otherwise.
+func (s Skip) Mask() skip.Mask { return s.mask }
+
 // or is s with what it leaves open as other says.
 func (s Skip) or(other Skip) Skip {
 	if s.kind != skipDefault {
@@ -184,7 +187,10 @@ func ParseSkip(text string) (Skip, error) {
 		}
 		s.kind, s.mask, s.amount = what.kind, what.mask, what.amount
 	}
-	return s, s.check()
+	if err := s.check(); err != nil {
+		return Skip{}, err
+	}
+	return s, nil
 }
 
 // MarshalText is [Skip.String].

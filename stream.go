@@ -7,6 +7,8 @@ import (
 	"iter"
 	"runtime/debug"
 	"sync"
+
+	"github.com/gallop-llm/gallop/internal/engine"
 )
 
 // Answer answers a request. When ctx ends, it returns what there is of the answer and ctx's
@@ -23,7 +25,7 @@ func (e *Engine) answer(ctx context.Context, r Request, emit func(Delta)) (a Ans
 	}
 	e.idle.busy()
 	defer e.idle.free()
-	x := &answering{e: e, ctx: ctx, r: r, emit: emit}
+	x := &answering{e: e, ctx: ctx, r: r, emit: emit, gate: engine.GateOf(ctx)}
 	defer func() {
 		if p := recover(); p != nil { // one request's fault ends that request alone
 			e.log.Error("an answer panicked", "panic", p, "stack", string(debug.Stack()))

@@ -1,4 +1,4 @@
-package chat_test
+package main
 
 import (
 	"bytes"
@@ -8,14 +8,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/gallop-llm/gallop/internal/chat"
 	"github.com/gallop-llm/gallop/internal/llamatest"
 )
 
 func TestTerminalOfNoSize(t *testing.T) {
 	terminal, keys := llamatest.Terminal(t)
 	var screen bytes.Buffer
-	lines, interactive := chat.NewLines(terminal, &screen)
+	lines, interactive := newLines(terminal, &screen)
 	require.True(t, interactive)
 	_, err := keys.WriteString("hello there\r")
 	require.NoError(t, err)
@@ -26,7 +25,7 @@ func TestTerminalOfNoSize(t *testing.T) {
 }
 
 func TestLinesOfAPipe(t *testing.T) {
-	lines, interactive := chat.NewLines(strings.NewReader("\ufeff/skip 4\r\nWhy?"), io.Discard)
+	lines, interactive := newLines(strings.NewReader("\ufeff/skip 4\r\nWhy?"), io.Discard)
 	require.False(t, interactive)
 	for _, want := range []string{"/skip 4", "Why?"} {
 		line, err := lines.Next()
@@ -36,10 +35,10 @@ func TestLinesOfAPipe(t *testing.T) {
 	_, err := lines.Next()
 	require.ErrorIs(t, err, io.EOF)
 
-	lines, _ = chat.NewLines(strings.NewReader("\xff\xfeH\x00"), io.Discard)
+	lines, _ = newLines(strings.NewReader("\xff\xfeH\x00"), io.Discard)
 	_, err = lines.Next()
 	require.ErrorContains(t, err, "is not UTF-8 text")
-	lines, _ = chat.NewLines(strings.NewReader(strings.Repeat("x", 17<<20)), io.Discard)
+	lines, _ = newLines(strings.NewReader(strings.Repeat("x", 17<<20)), io.Discard)
 	_, err = lines.Next()
 	require.ErrorContains(t, err, "over 16777216 bytes")
 }

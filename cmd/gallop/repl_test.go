@@ -1,4 +1,4 @@
-package chat_test
+package main
 
 import (
 	"bytes"
@@ -8,7 +8,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/gallop-llm/gallop/internal/chat"
+	"github.com/gallop-llm/gallop"
+	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/llama"
 )
 
 func TestCommandsAndText(t *testing.T) {
@@ -17,7 +19,7 @@ func TestCommandsAndText(t *testing.T) {
 		"/etc/hosts?": false, "/* add */": false, "/* add */\nint add(int a);": false, "// a comment": false, "/": false, "/ x": false,
 		" /skip 4": false, "/skip 4\nWhat is this?": false, "/Users": false, "/4": false, "hello": false, "": false,
 	} {
-		require.Equal(t, want, chat.IsCommand(line), "%q", line)
+		require.Equal(t, want, commandPattern.MatchString(line), "%q", line)
 	}
 }
 
@@ -29,14 +31,16 @@ var errFull = errors.New("no space left")
 func (f *full) Write([]byte) (int, error) { f.wrote++; return 0, errFull }
 
 func TestUnwrittenAnswer(t *testing.T) {
-	m := small(t)
-	opts := options(512)
-	opts.MaxTokens = 400
-	s := session(t, m, opts)
+	llamatest.Library(t)
+	m := llamatest.Small(t, "llama")
+	e, err := gallop.New(m, &gallop.Options{Parallel: 1, NoCosts: true, Context: llama.ContextOptions{NCtx: 512, Threads: 1}})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, e.Close()) }()
 	var out full
-	r := &chat.Repl{Session: s, Model: m, Out: &out, Notes: new(bytes.Buffer), Interrupt: context.WithCancel}
-	more, err := r.Line(t.Context(), "one")
+	request := gallop.Request{Sampling: &llama.Sampling{}, MaxTokens: 400}
+	r := &repl{engine: e, session: e.NewSession(request), out: &out, notes: new(bytes.Buffer), interrupt: context.WithCancel}
+	more, err := r.line(t.Context(), "one")
 	require.True(t, more)
 	require.ErrorIs(t, err, errFull)
-	require.Less(t, len(s.Tokens()), 200, "the answer ended when nobody could read it")
+	require.Less(t, e.Stats().Generated, uint64(200), "the answer ended when nobody could read it")
 }

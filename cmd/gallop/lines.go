@@ -1,4 +1,4 @@
-package chat
+package main
 
 import (
 	"bufio"
@@ -17,15 +17,15 @@ import (
 // any context holds.
 const maxLine = 16 << 20
 
-// Lines gives what a person or a pipe says, a line at a time, and io.EOF at the
+// lineSource gives what a person or a pipe says, a line at a time, and io.EOF at the
 // end.
-type Lines interface {
+type lineSource interface {
 	Next() (string, error)
 }
 
-// NewLines reads from in: with an editor and a history when it is a terminal,
+// newLines reads from in: with an editor and a history when it is a terminal,
 // else as plain lines.
-func NewLines(in io.Reader, out io.Writer) (lines Lines, interactive bool) {
+func newLines(in io.Reader, out io.Writer) (lines lineSource, interactive bool) {
 	if f, ok := in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		return newEditor(f, out), true
 	}
