@@ -11,6 +11,8 @@ import (
 	"github.com/dlclark/regexp2"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/stretchr/testify/require"
+
+	"github.com/gallop-llm/gallop/internal/gbnftest"
 )
 
 // engine matches as ECMA-262 does.
@@ -51,10 +53,10 @@ func check(t testing.TB, source string, documents int) {
 	require.NoError(t, err, source)
 	schema, err := oracle(source)
 	require.NoError(t, err, source)
-	g := readGBNF(t, grammar)
+	g := gbnftest.Read(t, grammar)
 	r := rand.New(rand.NewPCG(1, 2))
 	for range documents {
-		text := g.document(r)
+		text := g.Document(r)
 		v, err := jsonschema.UnmarshalJSON(strings.NewReader(text))
 		require.NoError(t, err, "%s\nwrites %q by\n%s", source, text, grammar)
 		if err := schema.Validate(v); err != nil {
@@ -188,9 +190,9 @@ func TestOpenAPI(t *testing.T) {
 		require.NoError(t, err)
 		schema, err := oracle(want)
 		require.NoError(t, err)
-		g, r := readGBNF(t, grammar), rand.New(rand.NewPCG(1, 2))
+		g, r := gbnftest.Read(t, grammar), rand.New(rand.NewPCG(1, 2))
 		for range 50 {
-			v, err := jsonschema.UnmarshalJSON(strings.NewReader(g.document(r)))
+			v, err := jsonschema.UnmarshalJSON(strings.NewReader(g.Document(r)))
 			require.NoError(t, err)
 			require.NoError(t, schema.Validate(v), source)
 		}

@@ -366,23 +366,25 @@ const (
 
 // harmony defines root for messages with channels.
 func (b *builder) harmony(r Request) {
-	b.harmonyBegin(func() string {
-		call := schema.Literal(harmonyChannel+"commentary to=") + " tool-call"
-		if r.Choice == Required {
-			return call
-		}
-		final := b.text(true, schema.End{Text: harmonyEnd}, schema.End{Text: harmonyCall})
-		return call + " | " + schema.Literal(harmonyChannel+"final"+harmonyMessage) + " " + final
-	}())
+	call := schema.Literal(harmonyChannel+"commentary to=") + " tool-call"
+	if r.Choice == Required {
+		b.harmonyBegin(call, "analysis")
+		return
+	}
+	final := b.text(true, schema.End{Text: harmonyEnd}, schema.End{Text: harmonyCall})
+	b.harmonyBegin(call+" | "+schema.Literal(harmonyChannel+"final"+harmonyMessage)+" "+final, "analysis", "commentary")
 }
 
-// harmonyBegin defines root: analysis and preambles, then the last message.
-func (b *builder) harmonyBegin(last string) {
+// harmonyBegin defines root: any messages on channels, then the last one.
+func (b *builder) harmonyBegin(last string, channels ...string) {
 	b.Define("tool-last", last)
 	b.Define("tool-next", schema.Literal(harmonyStart+"assistant")+" root")
 	more := b.text(false, schema.End{Text: harmonyEnd, Then: "tool-next"})
-	b.Define("root", schema.Literal(harmonyChannel+"analysis"+harmonyMessage)+" "+more+" | "+
-		schema.Literal(harmonyChannel+"commentary"+harmonyMessage)+" "+more+" | tool-last")
+	root := "tool-last"
+	for _, name := range channels {
+		root += " | " + schema.Literal(harmonyChannel+name+harmonyMessage) + " " + more
+	}
+	b.Define("root", root)
 }
 
 // Respond is the GBNF of an answer whose content satisfies a JSON schema, behind
@@ -395,7 +397,7 @@ func (f *Format) Respond(source []byte, opened bool) (string, error) {
 		return "", err
 	}
 	if f.layout == harmonyCalls {
-		b.harmonyBegin(schema.Literal(harmonyChannel+"final"+harmonyMessage) + " " + document)
+		b.harmonyBegin(schema.Literal(harmonyChannel+"final"+harmonyMessage)+" "+document, "analysis")
 	} else {
 		b.Define("tool-space", `[ \n\t]{0,8}`)
 		b.Define("tool-document", "tool-space "+document)
