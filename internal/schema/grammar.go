@@ -557,10 +557,11 @@ func (c *converter) measure(root *rule) {
 	}
 }
 
-// escapeRune writes a character for a class or a text of GBNF.
+// escapeRune writes a character for a class or a text of GBNF. Parentheses are
+// escaped: a grammar has none but those that group.
 func escapeRune(b *strings.Builder, r rune) {
 	switch {
-	case r >= '0' && r <= '9', r >= 'A' && r <= 'Z', r >= 'a' && r <= 'z', strings.ContainsRune(" !#$%&'()*+,./:;<=>?@_`{|}~", r):
+	case r >= '0' && r <= '9', r >= 'A' && r <= 'Z', r >= 'a' && r <= 'z', strings.ContainsRune(" !#$%&'*+,./:;<=>?@_`{|}~", r):
 		b.WriteRune(r)
 	case r <= 0xFF:
 		fmt.Fprintf(b, `\x%02X`, r)

@@ -91,7 +91,7 @@ func TestAnswers(t *testing.T) {
 					require.Len(t, c.ID, 9)
 				}
 			}
-			if len(m.Calls) > 1 && d.name != "mistral-named" {
+			if len(m.Calls) > 1 {
 				require.NotEqual(t, m.Calls[0].ID, m.Calls[1].ID)
 			}
 
@@ -358,8 +358,12 @@ func TestGrammars(t *testing.T) {
 // TestForcedCalls writes random answers by the grammars: each has calls, whose
 // arguments are valid by the functions' schemas.
 func TestForcedCalls(t *testing.T) {
+	functions := append(offered[:2:2], Function{"book", json.RawMessage(`{"type":"object","properties":{
+		"when":{"type":"string","format":"date-time"},"code":{"type":"string","pattern":"^[A-Z<|\\]{1,4}[0-9]?$"},"note":{"type":["string","null"],"maxLength":6},
+		"unit":{"enum":["a\"b","c\\d",1,null]},"guests":{"type":"array","minItems":1,"maxItems":3,"items":{"type":"object","properties":{"name":{"type":"string","minLength":1},"age":{"type":"integer","maximum":130}},"required":["name"]}},
+		"price":{"type":"number","exclusiveMinimum":0},"deep":{"$ref":"#/$defs/deep"}},"required":["code","guests"],"$defs":{"deep":{"type":"object","properties":{"next":{"$ref":"#/$defs/deep"}}}}}`)})
 	compiled := map[string]*jsonschema.Schema{}
-	for _, fn := range offered {
+	for _, fn := range functions {
 		source := fn.Parameters
 		if source == nil {
 			source = json.RawMessage(`{"type":"object"}`)
@@ -367,6 +371,7 @@ func TestForcedCalls(t *testing.T) {
 		doc, err := jsonschema.UnmarshalJSON(strings.NewReader(string(source)))
 		require.NoError(t, err)
 		c := jsonschema.NewCompiler()
+		c.AssertFormat()
 		require.NoError(t, c.AddResource("schema:"+fn.Name, doc))
 		compiled[fn.Name], err = c.Compile("schema:" + fn.Name)
 		require.NoError(t, err)
@@ -378,7 +383,7 @@ func TestForcedCalls(t *testing.T) {
 	for _, template := range templates {
 		f := Recognise(template)
 		for _, choice := range []Choice{Auto, Required} {
-			request := Request{Functions: offered, Choice: choice, Parallel: true}
+			request := Request{Functions: functions, Choice: choice, Parallel: true}
 			grammar, err := f.Grammar(request)
 			require.NoError(t, err)
 			g, r := gbnftest.Read(t, grammar), rand.New(rand.NewPCG(1, 2))
@@ -426,8 +431,10 @@ func TestRespond(t *testing.T) {
 // and arguments go on validly.
 func FuzzSplit(f *testing.F) {
 	for i, d := range dialects {
-		f.Add(d.answer(d.calls()), uint64(i), i, false)
-		f.Add("<think>x</think> y "+d.answer(d.calls())+" z", uint64(i), i, true)
+		for seed := range uint64(60) {
+			f.Add(d.answer(d.calls()), seed, i+2, false)
+		}
+		f.Add("<think>x</think> y "+d.answer(d.calls())+" z", uint64(i), i+2, true)
 	}
 	f.Fuzz(func(t *testing.T, answer string, seed uint64, which int, opened bool) {
 		if len(answer) > 1<<12 {
@@ -439,8 +446,14 @@ func FuzzSplit(f *testing.F) {
 		}
 		format := Recognise(templates[uint(which)%uint(len(templates))])
 		request := Request{Functions: offered, Opened: opened}
-		want := events(format, request, answer)
 		r := rand.New(rand.NewPCG(seed, 1))
+		for range r.IntN(4) { // marks where none are wanted
+			marks := append(format.triggers, "{", "}", "[", "]", `"`, `\`, ",", ":", " ", "\n", format.begin, format.end, format.close, "<think>", "</think>", "\xff", "é",
+				"<function=", "<parameter=", "</parameter>", "<|start|>", "<|message|>", "<|end|>", "0", "-", "null", "name", "arguments")
+			at := r.IntN(len(answer) + 1)
+			answer = answer[:at] + marks[r.IntN(len(marks))] + answer[at+r.IntN(min(4, len(answer)-at+1)):]
+		}
+		want := events(format, request, answer)
 		var pieces []string
 		for rest := answer; rest != ""; {
 			n := 1 + r.IntN(min(len(rest), 12))
