@@ -53,7 +53,13 @@ func TestLlama(t *testing.T) {
 			require.False(t, r.Accepts(t, grammar, text), "%s: %s by\n%s", c.source, text, grammar)
 		}
 	}
-	grammar, err := Grammar([]byte(`{"type":"object","properties":{"a":{"type":"array","items":{"type":"integer"}}}}`))
+	// A hundred cases that hold each other.
+	cases := numbered(`{"anyOf":[`, `{"type":"object","properties":{"kind":{"const":"k#"},"v":{"$ref":"ROOT"}},"required":["kind"]}`, `]}`, 100)
+	grammar, err := Grammar([]byte(strings.ReplaceAll(cases, "ROOT", "#")))
+	require.NoError(t, err)
+	require.True(t, r.Accepts(t, grammar, `{"kind":"k7","v":{"kind":"k77","v":{"kind":"k0"}}}`))
+	require.False(t, r.Accepts(t, grammar, `{"kind":"k7","v":{"kind":"k100"}}`))
+	grammar, err = Grammar([]byte(`{"type":"object","properties":{"a":{"type":"array","items":{"type":"integer"}}}}`))
 	require.NoError(t, err)
 	require.True(t, r.Accepts(t, grammar, "{\n  \"a\": [\n    1,\n    2\n  ]\n}"), "the usual indentation")
 }

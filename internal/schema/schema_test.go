@@ -173,8 +173,23 @@ var supported = map[string]string{
 
 func TestDocumentsAreValid(t *testing.T) {
 	for name, source := range supported {
-		t.Run(name, func(t *testing.T) { check(t, source, 150) })
+		t.Run(name, func(t *testing.T) { check(t, source, 60) })
 	}
+}
+
+// numbered repeats a text, with numbers in the place of #.
+func numbered(before, each, after string, n int) string {
+	var parts []string
+	for i := range n {
+		parts = append(parts, strings.ReplaceAll(each, "#", strconv.Itoa(i)))
+	}
+	return before + strings.Join(parts, ",") + after
+}
+
+// TestWide has more of everything than usual.
+func TestWide(t *testing.T) {
+	check(t, numbered(`{"type":"object","properties":{`, `"p#":{"const":#}`, `},"required":["p150"],"additionalProperties":{"const":"x"}}`, 200), 20)
+	check(t, numbered(`{"enum":[`, `"value #"`, `]}`, 3000), 50)
 }
 
 // TestOpenAPI has keywords that the validator does not know.
@@ -267,13 +282,6 @@ func TestHostile(t *testing.T) {
 			b.WriteString(`"d` + strconv.Itoa(i) + `":` + at(link) + `,`)
 		}
 		return b.String() + `"d` + strconv.Itoa(n) + `":{"type":"string"}}}`
-	}
-	numbered := func(before, each, after string, n int) string {
-		var parts []string
-		for i := range n {
-			parts = append(parts, strings.ReplaceAll(each, "#", strconv.Itoa(i)))
-		}
-		return before + strings.Join(parts, ",") + after
 	}
 	for name, source := range map[string]string{
 		"doubling anyOf":      chain(`{"anyOf":[NEXT,NEXT]}`, 60),
