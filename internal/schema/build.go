@@ -400,6 +400,10 @@ func (c *converter) object(f *flat, tags *Tags) *rule {
 		}
 		return q
 	}
+	// Up to block names are told apart together, so that llama.cpp is at fewer places
+	// at once; each place in an object has its own.
+	const longest, together = 32, 2000
+	block := min(longest, together/max(len(names), 1)+1)
 	full := func(p place) bool { return most >= 0 && p.most >= most }
 	ends := func(p place) bool { return p.i > lastMust && p.least >= least }
 	behinds, members := map[place]*rule{}, map[place]*rule{}
@@ -424,13 +428,15 @@ func (c *converter) object(f *flat, tags *Tags) *rule {
 		}
 		r := c.rule(nil, true)
 		members[p] = r
-		if p.i < len(names) {
+		for last := min(p.i+block, len(names)); p.i < last; p.i++ {
 			r.alts = append(r.alts, append(title(names[p.i]), one(values[p.i]), one(behind(step(p, p.i+1, false)))))
-			if !must[p.i] && (p.i+1 < len(names) || len(classes) > 0) {
-				skipped := p
-				skipped.i++
-				r.alts = append(r.alts, seq{one(member(skipped))})
+			if must[p.i] {
+				r.alts = c.trie(r.alts)
+				return r
 			}
+		}
+		if r.alts = c.trie(r.alts); p.i < len(names) {
+			r.alts = append(r.alts, seq{one(member(p))})
 			return r
 		}
 		for _, class := range classes {

@@ -66,7 +66,7 @@ const (
 	maxRules        = 30_000    // of a grammar
 	maxElements     = 300_000   // of a grammar, repetitions written out, as llama.cpp does
 	maxLeftPaths    = 2_000_000 // steps of llama.cpp's search for left recursion
-	maxStacks       = 512       // places in the grammar where llama.cpp may be at once
+	maxStacks       = 256       // places in the grammar where llama.cpp may be at once
 	repeatBlock     = 500       // longest repetition in one piece; llama.cpp takes under 2000
 	maxRepeat       = 250_000   // longest repetition: repeatBlock * repeatBlock
 	maxDigits       = 400       // of a number in a schema, exponent written out

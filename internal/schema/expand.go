@@ -259,19 +259,18 @@ func (f *flat) required() (names []string) {
 // values are those of an enum or const that satisfy all of f; given is false where
 // there is neither.
 func (c *converter) values(f *flat) (list []any, given bool) {
-	for _, n := range f.nodes {
-		for _, l := range n.lists {
-			if !given {
-				given = true
-				for _, v := range l {
-					if !slices.ContainsFunc(list, func(w any) bool { c.tick(1); return equal(v, w) }) && c.satisfies(v, f) {
-						list = append(list, v)
-					}
-				}
-			}
+	i := slices.IndexFunc(f.nodes, func(n *node) bool { return n.lists != nil })
+	if i < 0 {
+		return nil, false
+	}
+	seen := map[string]bool{}
+	for _, v := range f.nodes[i].lists[0].list {
+		if k := canonical(v); !seen[k] && c.satisfies(v, f) {
+			seen[k] = true
+			list = append(list, v)
 		}
 	}
-	return list, given
+	return list, true
 }
 
 // valid reports whether a value satisfies all of the schemas.
@@ -285,10 +284,14 @@ func (c *converter) satisfies(v any, f *flat) bool {
 	if f.kinds()&k == 0 {
 		return false
 	}
+	key := ""
 	for _, n := range f.nodes {
 		for _, l := range n.lists {
-			c.tick(len(l))
-			if !slices.ContainsFunc(l, func(w any) bool { return equal(v, w) }) {
+			if key == "" {
+				key = canonical(v)
+				c.tick(1 + len(key)/8)
+			}
+			if !l.keys[key] {
 				return false
 			}
 		}

@@ -337,7 +337,22 @@ func (c *converter) factored(alts []seq, inlined *int) []seq {
 			break
 		}
 	}
-	// Those with the same first part, or the same first character, share it.
+	return c.shareHeads(alts, func(rest []seq) *rule {
+		r := c.rule(c.factored(rest, inlined), false)
+		c.start(r)
+		return r
+	})
+}
+
+// trie is alternatives of which a few characters leave one, with the beginnings that
+// they share in common.
+func (c *converter) trie(alts []seq) []seq {
+	return c.shareHeads(alts, func(rest []seq) *rule { return c.rule(c.trie(rest), true) })
+}
+
+// shareHeads joins the alternatives that begin with the same part, or the same
+// character. after makes the rule for what may follow.
+func (c *converter) shareHeads(alts []seq, after func(rest []seq) *rule) (out []seq) {
 	var order []string
 	groups := map[string][]seq{}
 	for _, q := range alts {
@@ -356,7 +371,6 @@ func (c *converter) factored(alts []seq, inlined *int) []seq {
 		}
 		groups[id] = append(groups[id], q)
 	}
-	var out []seq
 	for _, id := range order {
 		group := groups[id]
 		if id == "" {
@@ -390,9 +404,7 @@ func (c *converter) factored(alts []seq, inlined *int) []seq {
 			out = append(out, append(seq{head}, rest[0]...))
 			continue
 		}
-		r := c.rule(c.factored(rest, inlined), false)
-		c.start(r)
-		out = append(out, seq{head, one(r)})
+		out = append(out, seq{head, one(after(rest))})
 	}
 	return out
 }
@@ -557,10 +569,11 @@ func (c *converter) measure(root *rule) {
 	}
 }
 
-// escapeRune writes a character for a class or a text of GBNF.
+// escapeRune writes a character for a class or a text of GBNF. Parentheses are
+// escaped: a grammar has none but those that group.
 func escapeRune(b *strings.Builder, r rune) {
 	switch {
-	case r >= '0' && r <= '9', r >= 'A' && r <= 'Z', r >= 'a' && r <= 'z', strings.ContainsRune(" !#$%&'()*+,./:;<=>?@_`{|}~", r):
+	case r >= '0' && r <= '9', r >= 'A' && r <= 'Z', r >= 'a' && r <= 'z', strings.ContainsRune(" !#$%&'*+,./:;<=>?@_`{|}~", r):
 		b.WriteRune(r)
 	case r <= 0xFF:
 		fmt.Fprintf(b, `\x%02X`, r)

@@ -147,32 +147,26 @@ func escape(s string) string {
 	return b.String()
 }
 
-// equal compares as JSON schema does: numbers by value, objects without order.
-func equal(a, b any) bool {
-	switch a := a.(type) {
+// canonical is the same text for values that are equal: numbers by value, objects
+// without order.
+func canonical(v any) string {
+	switch v := v.(type) {
 	case json.Number:
-		b, ok := b.(json.Number)
-		return ok && (a == b || rational(a, "", "").Cmp(rational(b, "", "")) == 0)
+		return rational(v, "", "").RatString()
 	case []any:
-		b, ok := b.([]any)
-		return ok && slices.EqualFunc(a, b, equal)
+		parts := make([]string, len(v))
+		for i, x := range v {
+			parts[i] = canonical(x)
+		}
+		return "[" + strings.Join(parts, ",") + "]"
 	case *object:
-		b, ok := b.(*object)
-		if !ok || len(a.keys) != len(b.keys) {
-			return false
+		keys := slices.Sorted(slices.Values(v.keys))
+		for i, k := range keys {
+			keys[i] = quote(k) + ":" + canonical(v.values[k])
 		}
-		for k, v := range a.values {
-			if w, ok := b.values[k]; !ok || !equal(v, w) {
-				return false
-			}
-		}
-		return true
+		return "{" + strings.Join(keys, ",") + "}"
 	}
-	switch b.(type) {
-	case json.Number, []any, *object:
-		return false
-	}
-	return a == b
+	return encode(v)
 }
 
 // rational is a number's exact value.

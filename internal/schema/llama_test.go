@@ -8,48 +8,13 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/stretchr/testify/require"
 
-	"github.com/gallop-llm/gallop/internal/llamatest"
-	"github.com/gallop-llm/gallop/llama"
-	"github.com/gallop-llm/gallop/skip"
+	"github.com/gallop-llm/gallop/internal/gbnftest"
 )
-
-// rig has llama.cpp follow texts by its own grammar sampler, on a vocabulary whose
-// tokens are bytes and a few words.
-type rig struct {
-	m *llama.Model
-	c *llama.Context
-}
-
-func newRig(t testing.TB) rig {
-	llamatest.Library(t)
-	m := llamatest.Small(t, "llama")
-	c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 32, Threads: 1})
-	require.NoError(t, c.Decode(llamatest.Batch(t, []llama.Token{1}, 0), skip.Mask{}))
-	return rig{m, c}
-}
-
-// accepts reports whether a grammar lets the whole text be written, and end there.
-func (r rig) accepts(t testing.TB, grammar, text string) bool {
-	p, err := r.m.NewSampler(llama.Sampling{Grammar: grammar, Temp: 1})
-	require.NoError(t, err, grammar)
-	defer p.Close()
-	tokens, err := r.m.Vocab.Tokenize(text, false)
-	require.NoError(t, err)
-	require.Equal(t, text, r.m.Vocab.Text(tokens, false))
-	var d llama.Distribution
-	for _, token := range tokens {
-		if p.Distribution(r.c, -1, &d) != nil || d.Of(token) == 0 {
-			return false
-		}
-		p.Take(token)
-	}
-	return p.Distribution(r.c, -1, &d) == nil && d.Of(r.m.Vocab.EOS) > 0
-}
 
 // TestLlama has llama.cpp follow documents that are known to be valid, and refuse
 // those that are not.
 func TestLlama(t *testing.T) {
-	r := newRig(t)
+	r := gbnftest.NewRig(t)
 	for _, c := range []struct {
 		source  string
 		yes, no string // documents, with " | " between
@@ -82,34 +47,40 @@ func TestLlama(t *testing.T) {
 			v, err := jsonschema.UnmarshalJSON(strings.NewReader(text))
 			require.NoError(t, err, text)
 			require.NoError(t, schema.Validate(v), "%s: %s", c.source, text)
-			require.True(t, r.accepts(t, grammar, text), "%s: %s by\n%s", c.source, text, grammar)
+			require.True(t, r.Accepts(t, grammar, text), "%s: %s by\n%s", c.source, text, grammar)
 		}
 		for text := range strings.SplitSeq(c.no, " | ") {
-			require.False(t, r.accepts(t, grammar, text), "%s: %s by\n%s", c.source, text, grammar)
+			require.False(t, r.Accepts(t, grammar, text), "%s: %s by\n%s", c.source, text, grammar)
 		}
 	}
-	grammar, err := Grammar([]byte(`{"type":"object","properties":{"a":{"type":"array","items":{"type":"integer"}}}}`))
+	// A hundred cases that hold each other.
+	cases := numbered(`{"anyOf":[`, `{"type":"object","properties":{"kind":{"const":"k#"},"v":{"$ref":"ROOT"}},"required":["kind"]}`, `]}`, 100)
+	grammar, err := Grammar([]byte(strings.ReplaceAll(cases, "ROOT", "#")))
 	require.NoError(t, err)
-	require.True(t, r.accepts(t, grammar, "{\n  \"a\": [\n    1,\n    2\n  ]\n}"), "the usual indentation")
+	require.True(t, r.Accepts(t, grammar, `{"kind":"k7","v":{"kind":"k77","v":{"kind":"k0"}}}`))
+	require.False(t, r.Accepts(t, grammar, `{"kind":"k7","v":{"kind":"k100"}}`))
+	grammar, err = Grammar([]byte(`{"type":"object","properties":{"a":{"type":"array","items":{"type":"integer"}}}}`))
+	require.NoError(t, err)
+	require.True(t, r.Accepts(t, grammar, "{\n  \"a\": [\n    1,\n    2\n  ]\n}"), "the usual indentation")
 }
 
 // TestLlamaParses has llama.cpp take every grammar, and agree about what it writes.
 func TestLlamaParses(t *testing.T) {
-	r := newRig(t)
+	r := gbnftest.NewRig(t)
 	for name, source := range supported {
 		grammar, err := Grammar([]byte(source))
 		require.NoError(t, err)
-		g, random := readGBNF(t, grammar), rand.New(rand.NewPCG(3, 4))
+		g, random := gbnftest.Read(t, grammar), rand.New(rand.NewPCG(3, 4))
 		for range 3 {
-			text := g.document(random)
-			require.True(t, r.accepts(t, grammar, text), "%s: %q by\n%s", name, text, grammar)
+			text := g.Document(random)
+			require.True(t, r.Accepts(t, grammar, text), "%s: %q by\n%s", name, text, grammar)
 		}
 	}
 }
 
 // TestText has free text that goes on until one of its ends.
 func TestText(t *testing.T) {
-	r := newRig(t)
+	r := gbnftest.NewRig(t)
 	grammar := func(stop bool) string {
 		b := NewBuilder(Notation{})
 		name, err := b.Text(stop, End{"<tool>", "my-rule"}, End{"<<end", ""}, End{"aab", "my-rule"})
@@ -122,22 +93,22 @@ func TestText(t *testing.T) {
 	}
 	must, may := grammar(false), grammar(true)
 	for _, text := range []string{"<tool>!", "some\ntext <to <tool>!", "<<<end", "<<tool>!", "aaab!", "日本 aa<aab!"} {
-		require.True(t, r.accepts(t, must, text), text)
-		require.True(t, r.accepts(t, may, text), text)
+		require.True(t, r.Accepts(t, must, text), text)
+		require.True(t, r.Accepts(t, may, text), text)
 	}
 	for _, text := range []string{"", "!", "text", "<tool"} {
-		require.False(t, r.accepts(t, must, text), text)
-		require.True(t, r.accepts(t, may, text), text)
+		require.False(t, r.Accepts(t, must, text), text)
+		require.True(t, r.Accepts(t, may, text), text)
 	}
 	for _, text := range []string{"<tool>", "<tool>x", "<tool><tool>!", "aab aab!", "<<end<tool>!", "<<end!"} {
-		require.False(t, r.accepts(t, must, text), text)
-		require.False(t, r.accepts(t, may, text), text)
+		require.False(t, r.Accepts(t, must, text), text)
+		require.False(t, r.Accepts(t, may, text), text)
 	}
 }
 
 // TestNotation has values in the notation of Gemma's tool calls.
 func TestNotation(t *testing.T) {
-	r := newRig(t)
+	r := gbnftest.NewRig(t)
 	b := NewBuilder(Notation{Quote: `<|"|>`})
 	name, err := b.Add([]byte(`{"type":"object","properties":{"city":{"type":"string"},"code":{"type":"string","pattern":"^[a-z<]+$","maxLength":4},"unit":{"enum":["C","F",1]},"at":{"type":"array","items":{"type":"number"}}},"required":["city"],"additionalProperties":{"type":"null"}}`))
 	require.NoError(t, err)
@@ -145,16 +116,16 @@ func TestNotation(t *testing.T) {
 	grammar, err := b.Grammar()
 	require.NoError(t, err)
 	for _, text := range []string{`{city:<|"|>Oslo "x"<|"|>}`, `{city:<|"|><|x<|"|>,code:<|"|>a<<<|"|>,unit:<|"|>F<|"|>,at:[1,-2.5],more:null}`, `{city:<|"|><|"|>,unit:1}`} {
-		require.True(t, r.accepts(t, grammar, text), "%s by\n%s", text, grammar)
+		require.True(t, r.Accepts(t, grammar, text), "%s by\n%s", text, grammar)
 	}
 	for _, text := range []string{`{city:"Oslo"}`, `{code:<|"|>a<|"|>}`, `{city:<|"|>a<|"|>,code:<|"|>abcde<|"|>}`, `{city:<|"|>a<|"|>,city:null}`, `{city:<|"|>a<|"|>b<|"|>}`} {
-		require.False(t, r.accepts(t, grammar, text), "%s by\n%s", text, grammar)
+		require.False(t, r.Accepts(t, grammar, text), "%s by\n%s", text, grammar)
 	}
 }
 
 // TestTagged has arguments with tags around them.
 func TestTagged(t *testing.T) {
-	r := newRig(t)
+	r := gbnftest.NewRig(t)
 	b := NewBuilder(Notation{})
 	name, err := b.AddTagged([]byte(`{"properties":{"city":{"type":"string"},"code":{"type":"string","pattern":"^[a-z<]+$"},"days":{"type":"integer","minimum":1},"at":{"type":"array","items":{"type":"string"}},"unit":{"enum":["C","F",null]}},"required":["city","days"]}`),
 		Tags{"<p=", ">\n", "\n</p>\n"})
@@ -163,9 +134,9 @@ func TestTagged(t *testing.T) {
 	grammar, err := b.Grammar()
 	require.NoError(t, err)
 	for _, text := range []string{"<p=city>\nOslo \"x\" <b>\n\n</p>\n<p=days>\n12\n</p>\n", "<p=city>\n\n</p>\n<p=code>\na<b\n</p>\n<p=days>\n1\n</p>\n<p=at>\n[\"a\"]\n</p>\n<p=unit>\nnull\n</p>\n"} {
-		require.True(t, r.accepts(t, grammar, text), "%s by\n%s", text, grammar)
+		require.True(t, r.Accepts(t, grammar, text), "%s by\n%s", text, grammar)
 	}
 	for _, text := range []string{"", "<p=days>\n1\n</p>\n", "<p=city>\nx\n</p>\n<p=days>\n0\n</p>\n", "<p=city>\nx\n</p>\n<p=code>\nA\n</p>\n<p=days>\n1\n</p>\n"} {
-		require.False(t, r.accepts(t, grammar, text), "%s by\n%s", text, grammar)
+		require.False(t, r.Accepts(t, grammar, text), "%s by\n%s", text, grammar)
 	}
 }

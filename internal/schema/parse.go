@@ -57,6 +57,22 @@ type patterned struct {
 	is    *node
 }
 
+// values are those of an enum.
+type values struct {
+	list []any
+	keys map[string]bool // canonical
+}
+
+func (c *converter) newValues(list []any) values {
+	v := values{list, map[string]bool{}}
+	for _, x := range list {
+		k := canonical(x)
+		c.tick(1 + len(k)/8)
+		v.keys[k] = true
+	}
+	return v
+}
+
 // node is a parsed schema. Limits of -1 are absent.
 type node struct {
 	id       int    // 1, 2, … in the order of parsing
@@ -67,8 +83,8 @@ type node struct {
 	free  bool // the schema true, or one that says no more
 
 	kinds   kind
-	integer bool    // its numbers are whole
-	lists   [][]any // the values of each enum and const
+	integer bool     // its numbers are whole
+	lists   []values // of each enum and const
 
 	low, high []bound
 
@@ -337,9 +353,9 @@ func (d *document) keyword(n *node, o *object, keyword, at string) {
 		if !ok {
 			fail(at, keyword, "want an array")
 		}
-		n.lists = append(n.lists, list)
+		n.lists = append(n.lists, d.c.newValues(list))
 	case "const":
-		n.lists = append(n.lists, []any{v})
+		n.lists = append(n.lists, d.c.newValues([]any{v}))
 	case "minimum":
 		n.low = append(n.low, limit(false))
 	case "exclusiveMinimum":

@@ -11,6 +11,8 @@ import (
 	"github.com/dlclark/regexp2"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/stretchr/testify/require"
+
+	"github.com/gallop-llm/gallop/internal/gbnftest"
 )
 
 // engine matches as ECMA-262 does.
@@ -51,10 +53,10 @@ func check(t testing.TB, source string, documents int) {
 	require.NoError(t, err, source)
 	schema, err := oracle(source)
 	require.NoError(t, err, source)
-	g := readGBNF(t, grammar)
+	g := gbnftest.Read(t, grammar)
 	r := rand.New(rand.NewPCG(1, 2))
 	for range documents {
-		text := g.document(r)
+		text := g.Document(r)
 		v, err := jsonschema.UnmarshalJSON(strings.NewReader(text))
 		require.NoError(t, err, "%s\nwrites %q by\n%s", source, text, grammar)
 		if err := schema.Validate(v); err != nil {
@@ -171,8 +173,23 @@ var supported = map[string]string{
 
 func TestDocumentsAreValid(t *testing.T) {
 	for name, source := range supported {
-		t.Run(name, func(t *testing.T) { check(t, source, 150) })
+		t.Run(name, func(t *testing.T) { check(t, source, 60) })
 	}
+}
+
+// numbered repeats a text, with numbers in the place of #.
+func numbered(before, each, after string, n int) string {
+	var parts []string
+	for i := range n {
+		parts = append(parts, strings.ReplaceAll(each, "#", strconv.Itoa(i)))
+	}
+	return before + strings.Join(parts, ",") + after
+}
+
+// TestWide has more of everything than usual.
+func TestWide(t *testing.T) {
+	check(t, numbered(`{"type":"object","properties":{`, `"p#":{"const":#}`, `},"required":["p150"],"additionalProperties":{"const":"x"}}`, 200), 20)
+	check(t, numbered(`{"enum":[`, `"value #"`, `]}`, 3000), 50)
 }
 
 // TestOpenAPI has keywords that the validator does not know.
@@ -188,9 +205,9 @@ func TestOpenAPI(t *testing.T) {
 		require.NoError(t, err)
 		schema, err := oracle(want)
 		require.NoError(t, err)
-		g, r := readGBNF(t, grammar), rand.New(rand.NewPCG(1, 2))
+		g, r := gbnftest.Read(t, grammar), rand.New(rand.NewPCG(1, 2))
 		for range 50 {
-			v, err := jsonschema.UnmarshalJSON(strings.NewReader(g.document(r)))
+			v, err := jsonschema.UnmarshalJSON(strings.NewReader(g.Document(r)))
 			require.NoError(t, err)
 			require.NoError(t, schema.Validate(v), source)
 		}
@@ -265,13 +282,6 @@ func TestHostile(t *testing.T) {
 			b.WriteString(`"d` + strconv.Itoa(i) + `":` + at(link) + `,`)
 		}
 		return b.String() + `"d` + strconv.Itoa(n) + `":{"type":"string"}}}`
-	}
-	numbered := func(before, each, after string, n int) string {
-		var parts []string
-		for i := range n {
-			parts = append(parts, strings.ReplaceAll(each, "#", strconv.Itoa(i)))
-		}
-		return before + strings.Join(parts, ",") + after
 	}
 	for name, source := range map[string]string{
 		"doubling anyOf":      chain(`{"anyOf":[NEXT,NEXT]}`, 60),

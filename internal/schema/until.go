@@ -51,7 +51,12 @@ func (c *converter) until(stop bool, ends []End) *rule {
 		}
 		for _, r := range next {
 			c.tick(1 + len(ends))
-			rules[i].alts = append(rules[i].alts, append(seq{text(string(r))}, after(state+string(r), ends, ids, rules)...))
+			then := after(state+string(r), ends, ids, rules)
+			if len(then) > 0 && then[0].ref == rules[0] {
+				rest = union(append(rest, span{r, r})...)
+			} else {
+				rules[i].alts = append(rules[i].alts, append(seq{text(string(r))}, then...))
+			}
 		}
 		rules[i].alts = append(rules[i].alts, seq{class(rest), one(rules[0])})
 	}

@@ -65,8 +65,9 @@ type Format struct {
 	hasNot []string // and has not
 
 	// A call is begin NAME named ARGUMENTS end, between stands between calls, and open
-	// and close around all of them.
-	open, begin, named, end, between, close string
+	// and close around all of them. Where a call has an id, which is written by the
+	// GBNF of id, it stands behind named, and identified behind it.
+	open, begin, named, id, identified, end, between, close string
 
 	// triggers are texts at which calls begin, wherever they stand. Without any, an
 	// answer that begins as a call does may be one.
@@ -107,8 +108,8 @@ var known = []Format{
 		named: deepseekSep, end: deepseekEnd, close: deepseekCallsEnd, triggers: []string{deepseekCalls, deepseekCall}},
 	{Name: "deepseek", layout: namedCalls, has: []string{deepseekCalls}, open: deepseekCalls, begin: deepseekCall + "function" + deepseekSep,
 		named: "\n```json\n", end: "\n```" + deepseekEnd, between: "\n", close: deepseekCallsEnd, triggers: []string{deepseekCalls, deepseekCall}},
-	{Name: "kimi", layout: namedCalls, has: []string{kimiCalls, kimiArgs}, open: kimiCalls, begin: kimiCall + "functions.", named: ":0" + kimiArgs,
-		end: "<|tool_call_end|>", close: "<|tool_calls_section_end|>", triggers: []string{kimiCalls, kimiCall}},
+	{Name: "kimi", layout: namedCalls, has: []string{kimiCalls, kimiArgs}, open: kimiCalls, begin: kimiCall + "functions.", named: ":", id: "[0-9]{1,2}",
+		identified: kimiArgs, end: "<|tool_call_end|>", close: "<|tool_calls_section_end|>", triggers: []string{kimiCalls, kimiCall}},
 	{Name: "mistral-named", layout: namedCalls, has: []string{mistralCalls, mistralArgs}, begin: mistralCalls, named: mistralArgs,
 		triggers: []string{mistralCalls}, shortID: true},
 	{Name: "mistral", layout: jsonCalls, has: []string{mistralCalls}, open: mistralCalls + "[", begin: `{"name": "`, named: `", "arguments": `,
@@ -163,7 +164,7 @@ func Recognise(template string) *Format {
 		}
 	}
 	if f.Name == "mistral-named" && strings.Contains(template, mistralID) {
-		f.named = mistralID + "000000000" + mistralArgs
+		f.named, f.id, f.identified = mistralID, "[A-Za-z0-9]{9}", mistralArgs
 	}
 	for _, r := range reasonings {
 		mark := strings.TrimSpace(r.open)
@@ -266,7 +267,11 @@ func (f *Format) Grammar(r Request) (string, error) {
 			calls = append(calls, schema.Literal("functions."+fn.Name+" <|constrain|>json<|message|>")+" "+arguments)
 			continue
 		}
-		call := schema.Literal(fn.Name+f.named) + " " + arguments
+		call := schema.Literal(fn.Name + f.named)
+		if f.id != "" {
+			call += " " + f.id + " " + schema.Literal(f.identified)
+		}
+		call += " " + arguments
 		if f.end != "" {
 			call += " " + schema.Literal(f.end)
 		}
@@ -366,23 +371,25 @@ const (
 
 // harmony defines root for messages with channels.
 func (b *builder) harmony(r Request) {
-	b.harmonyBegin(func() string {
-		call := schema.Literal(harmonyChannel+"commentary to=") + " tool-call"
-		if r.Choice == Required {
-			return call
-		}
-		final := b.text(true, schema.End{Text: harmonyEnd}, schema.End{Text: harmonyCall})
-		return call + " | " + schema.Literal(harmonyChannel+"final"+harmonyMessage) + " " + final
-	}())
+	call := schema.Literal(harmonyChannel+"commentary to=") + " tool-call"
+	if r.Choice == Required {
+		b.harmonyBegin(call, "analysis")
+		return
+	}
+	final := b.text(true, schema.End{Text: harmonyEnd}, schema.End{Text: harmonyCall})
+	b.harmonyBegin(call+" | "+schema.Literal(harmonyChannel+"final"+harmonyMessage)+" "+final, "analysis", "commentary")
 }
 
-// harmonyBegin defines root: analysis and preambles, then the last message.
-func (b *builder) harmonyBegin(last string) {
+// harmonyBegin defines root: any messages on channels, then the last one.
+func (b *builder) harmonyBegin(last string, channels ...string) {
 	b.Define("tool-last", last)
 	b.Define("tool-next", schema.Literal(harmonyStart+"assistant")+" root")
 	more := b.text(false, schema.End{Text: harmonyEnd, Then: "tool-next"})
-	b.Define("root", schema.Literal(harmonyChannel+"analysis"+harmonyMessage)+" "+more+" | "+
-		schema.Literal(harmonyChannel+"commentary"+harmonyMessage)+" "+more+" | tool-last")
+	root := "tool-last"
+	for _, name := range channels {
+		root += " | " + schema.Literal(harmonyChannel+name+harmonyMessage) + " " + more
+	}
+	b.Define("root", root)
 }
 
 // Respond is the GBNF of an answer whose content satisfies a JSON schema, behind
@@ -395,7 +402,7 @@ func (f *Format) Respond(source []byte, opened bool) (string, error) {
 		return "", err
 	}
 	if f.layout == harmonyCalls {
-		b.harmonyBegin(schema.Literal(harmonyChannel+"final"+harmonyMessage) + " " + document)
+		b.harmonyBegin(schema.Literal(harmonyChannel+"final"+harmonyMessage)+" "+document, "analysis")
 	} else {
 		b.Define("tool-space", `[ \n\t]{0,8}`)
 		b.Define("tool-document", "tool-space "+document)

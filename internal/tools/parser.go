@@ -90,6 +90,7 @@ type scanner struct {
 	held   string // white space of the content that may turn out to stand before a call
 	said   bool   // there was content
 	begun  int    // number of calls that began
+	ids    []string
 }
 
 // take gives the events since the last time.
@@ -343,9 +344,10 @@ func (s *scanner) offered(name string) *Function {
 
 // start begins a call.
 func (s *scanner) start(name, id string) {
-	if id == "" {
+	if id == "" || slices.Contains(s.ids, id) {
 		id = newID(s.f.shortID)
 	}
+	s.ids = append(s.ids, id)
 	s.held = ""
 	s.emit(Event{Kind: Begin, Call: s.begun, ID: id, Name: name})
 	s.begun++
