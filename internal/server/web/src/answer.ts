@@ -5,9 +5,9 @@ import type { Turn } from "./conversation"
 import { request as modeRequest } from "./mode"
 import { noteWhole, settings } from "./store"
 
-/** messages is what a conversation's path says to the model. */
+/** messages is what a conversation's path says to the model. Questions without an answer are left out, but for the last. */
 export function messages(turns: Turn[]): Message[] {
-  const said: Message[] = turns.map((turn) => ({ role: turn.role, content: turn.text }))
+  const said: Message[] = turns.filter((turn, i) => turn.text && turns[i + 1]?.text !== "").map((turn) => ({ role: turn.role, content: turn.text }))
   return settings.system.trim() ? [{ role: "system", content: settings.system }, ...said] : said
 }
 

@@ -1,7 +1,9 @@
 // The server's API, as far as the page uses it.
 
+export const sources = ["prompt", "mask", "whole", "escalated", "draft"] as const
+
 /** What computed a token. */
-export type Source = "prompt" | "mask" | "whole" | "escalated" | "draft"
+export type Source = (typeof sources)[number]
 
 /** A token of an answer. */
 export interface Piece {

@@ -349,6 +349,6 @@ class Answer extends TurnView {
     this.markdown.element.hidden = !list.hidden
     this.tokensButton.setAttribute("aria-pressed", String(!list.hidden))
     this.tokens.set(this.turn.pieces ?? [])
-    if (!list.hidden) (list.firstElementChild as HTMLElement | null)?.focus()
+    if (!list.hidden) this.tokens.focus()
   }
 }
