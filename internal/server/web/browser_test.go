@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -204,13 +205,19 @@ func (r *reader) last(t *testing.T, selector string) string {
 	return all[len(all)-1]
 }
 
+// requestsSince are the requests that the server got after the first n.
+func (r *reader) requestsSince(n int) []request {
+	r.server.mu.Lock()
+	defer r.server.mu.Unlock()
+	return slices.Clone(r.server.asked[n:])
+}
+
 // asked is the last request that the server got.
 func (r *reader) asked(t *testing.T) request {
 	t.Helper()
-	r.server.mu.Lock()
-	defer r.server.mu.Unlock()
-	require.NotEmpty(t, r.server.asked)
-	return r.server.asked[len(r.server.asked)-1]
+	all := r.requestsSince(0)
+	require.NotEmpty(t, all)
+	return all[len(all)-1]
 }
 
 // mask is what the picture of the model shows as skipped.
@@ -400,6 +407,7 @@ func TestPage(t *testing.T) {
 	})
 
 	t.Run("side by side", func(t *testing.T) {
+		before := len(r.requestsSince(0))
 		r.back(t, "Side by side")
 		r.press(t, kb.Enter)
 		r.until(t, `document.activeElement.id === "compare-message"`)
@@ -410,14 +418,17 @@ func TestPage(t *testing.T) {
 		require.Equal(t, []string{"four", "three"}, eval[[]string](t, r, `[...CSS.highlights.get("differs")].map(String)`))
 		require.Equal(t, []string{"Whole model", "Routed"}, r.texts(t, ".way h2"))
 		require.Contains(t, r.texts(t, ".figures tr"), "Layers run16 of 1613 of 16")
-		first := r.server.asked[len(r.server.asked)-2:]
-		require.Equal(t, []string{"off", "routed"}, []string{first[0].Gallop.Skip, first[1].Gallop.Skip})
+		require.Contains(t, r.last(t, ".verdict"), "answers each, made in turns")
 
 		r.press(t, "a", kb.ModifierCtrl)
 		r.ask2(t, "What is the capital of France?")
 		require.Equal(t, "Word for word the same answer", r.last(t, ".verdict .big span"))
-		second := r.server.asked[len(r.server.asked)-2:]
-		require.Equal(t, []string{"routed", "off"}, []string{second[0].Gallop.Skip, second[1].Gallop.Skip}, "they take turns to be first")
+		var order []string
+		for _, asked := range r.requestsSince(before) {
+			require.Equal(t, "0", asked.Temperature.String(), "what differs comes from the layers")
+			order = append(order, asked.Gallop.Skip)
+		}
+		require.Equal(t, []string{"off", "routed", "routed", "off"}, order[:4], "they take turns to be first")
 		r.accessible(t, axe)
 
 		r.press(t, "a", kb.ModifierCtrl)
@@ -495,15 +506,11 @@ func TestPage(t *testing.T) {
 	})
 
 	t.Run("a link prefills and never sends", func(t *testing.T) {
-		r.server.mu.Lock()
-		before := len(r.server.asked)
-		r.server.mu.Unlock()
+		before := len(r.requestsSince(0))
 		r.visit(t, "/?q="+url.QueryEscape("Tell me <b>all</b>"))
 		require.Equal(t, "Tell me <b>all</b>", eval[string](t, r, `document.querySelector("#message").value`))
 		require.Empty(t, r.texts(t, ".turn"))
-		r.server.mu.Lock()
-		defer r.server.mu.Unlock()
-		require.Len(t, r.server.asked, before)
+		require.Empty(t, r.requestsSince(before))
 	})
 
 	t.Run("a key", func(t *testing.T) {

@@ -24,7 +24,9 @@ type request struct {
 	Model    string    `json:"model"`
 	Messages []message `json:"messages"`
 	Stream   bool      `json:"stream"`
-	Gallop   struct {
+
+	Temperature json.Number `json:"temperature"`
+	Gallop      struct {
 		Skip     string `json:"skip"`
 		Lossless bool   `json:"lossless"`
 		Detail   bool   `json:"detail"`

@@ -281,7 +281,7 @@ class Answer extends TurnView {
     if (this.layers.hidden) return
     this.strip.show(layers, turn.skip ?? "")
     this.strip.run(running)
-    const ran = turn.summary?.layers_run ?? layersRun(parseMask(turn.skip ?? "", layers))
+    const ran = layersRun(parseMask(turn.skip ?? "", layers))
     const speed = speedOf(turn)
     const parts = [turn.mode && name(turn.mode), `${figure(ran)} of ${layers} layers`]
     if (speed) parts.push(`${figure(speed)} tokens/s`)

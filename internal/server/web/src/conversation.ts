@@ -160,7 +160,7 @@ function clean(turn: any): Turn {
   if (isNumber(u?.prompt_tokens) && isNumber(u.completion_tokens) && optional(u.prompt_tokens_details?.cached_tokens)) cleaned.usage = u
   const s = turn.summary
   const inBounds = isNumber(s?.layers) && s.layers >= 1 && s.layers <= mostLayers
-  if (inBounds && [s.layers_run, s.tps, s.prompt_tps, s.first_token_ms].every(isNumber) && [s.escalated, s.drafted, s.accepted, s.weights_share].every(optional)) cleaned.summary = s
+  if (inBounds && [s.tps, s.prompt_tps, s.first_token_ms].every(isNumber) && [s.escalated, s.drafted, s.accepted, s.weights_share, s.quality].every(optional)) cleaned.summary = s
   return cleaned
 }
 

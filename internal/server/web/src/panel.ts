@@ -70,7 +70,7 @@ export class Panel {
     if (running && pieces.slice(this.seen).some((piece) => piece.source === "escalated")) this.tower.flash()
     this.seen = pieces.length
 
-    const ran = turn?.summary?.layers_run ?? layersRun(parseMask(skip, layers))
+    const ran = layersRun(parseMask(skip, layers))
     this.lead.replaceChildren(
       h("strong", {}, running && turn.skip === undefined ? "…" : figure(ran)), ` of ${layers} layers `,
       h("span", { class: "quiet" }, turn ? (running ? "run" : "ran") : ""))
@@ -99,6 +99,8 @@ export class Panel {
     if (!s) return parts
     const cached = turn.usage?.prompt_tokens_details?.cached_tokens ?? 0
     const rows: [string, string][] = []
+    if (s.task) rows.push(["Prompts like", s.task])
+    if (s.quality) rows.push(["Predicted quality", `${figure(100 * s.quality)} %`])
     if (s.weights_share) rows.push(["Weights read per token", `${figure(100 * s.weights_share)} %`])
     if (s.first_token_ms) rows.push(["First token after", duration(s.first_token_ms)])
     if (s.prompt_tps > 0) rows.push(["Prompt", `${figure(s.prompt_tps)} tokens/s`])
