@@ -497,9 +497,16 @@ func TestPage(t *testing.T) {
 		r.do(t, chromedp.SetUploadFiles("#import-file", []string{file}))
 		r.until(t, `document.querySelector(".entry") !== null`)
 		require.Contains(t, r.last(t, "#toast"), "Imported 1 of 2")
-		require.NoError(t, os.WriteFile(file, []byte(`{"format": "gallop-conversations", "version": 1, "conversations": [{"id": "x", "title": "x", "turns": {"a": {"id": "a", "text": "x", "role": "user", "created": 1, "parent": "a"}}, "leaf": "a"}]}`), 0o644))
-		r.do(t, chromedp.SetUploadFiles("#import-file", []string{file}))
-		r.until(t, `document.querySelector("#toast").textContent.includes("circle")`)
+		for _, damaged := range []struct{ turns, complaint string }{
+			{`{"a": {"id": "a", "text": "x", "role": "user", "created": 1, "parent": "a"}}`, "in a circle"},
+			{`{"a": {"id": "a", "text": "x", "role": "user", "created": 1, "parent": "constructor"}}`, "one that is missing"},
+			{`{"a": {"id": "a", "text": 7, "role": "user", "created": 1, "parent": null}}`, "lacks its text"},
+			{`[`, "not JSON"},
+		} {
+			require.NoError(t, os.WriteFile(file, []byte(`{"format": "gallop-conversations", "version": 1, "conversations": [{"id": "x", "title": "x", "turns": `+damaged.turns+`, "leaf": "a"}]}`), 0o644))
+			r.do(t, chromedp.SetUploadFiles("#import-file", []string{file}))
+			r.until(t, `document.querySelector("#toast").textContent.includes("`+damaged.complaint+`")`)
+		}
 		r.press(t, kb.ArrowDown)
 		r.press(t, kb.Enter)
 		require.Equal(t, before, r.texts(t, "#turns .bubble"))

@@ -274,7 +274,7 @@ class Answer extends TurnView {
 
     this.problem.hidden = !(turn.error || turn.full || turn.state === "stopped")
     this.problem.classList.toggle("mild", !turn.error)
-    this.problem.textContent = turn.error ?? (turn.full ? "The answer ended here for want of room." : "Stopped.")
+    this.problem.textContent = turn.error ?? (turn.full ? "The answer ended here: it reached its limit of tokens." : "Stopped.")
 
     const layers = turn.summary?.layers ?? this.chat.around.props()?.layers ?? 0
     this.layers.hidden = !layers || turn.skip === undefined

@@ -138,7 +138,7 @@ export class Compare {
   private readonly replayNote = h("span", { class: "quiet" })
   private controller: AbortController | undefined
   private frame = 0
-  private asked = "" // the question and the mode that speeds are of
+  private asked = "" // the question and the mode that runs are of
   private rounds = 0
 
   constructor(private readonly props: () => Props | undefined) {

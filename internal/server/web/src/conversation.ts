@@ -15,7 +15,7 @@ export interface Turn {
   // Of answers.
   state?: "running" | "done" | "stopped" | "failed"
   error?: string // why it failed
-  full?: boolean // it ended for want of room
+  full?: boolean // it ended at its limit of tokens
   reasoning?: string // what the model thought before it answered
   mode?: Mode
   model?: string
@@ -126,16 +126,17 @@ export function read(text: string): Conversation[] {
     if (typeof c?.id !== "string" || typeof c.title !== "string" || typeof c.turns !== "object" || c.turns === null) throw wrong("it lacks its name or its turns")
     for (const [id, turn] of Object.entries<any>(c.turns)) {
       if (turn?.id !== id || typeof turn.text !== "string" || !["user", "assistant"].includes(turn.role) || typeof turn.created !== "number") throw wrong("a turn lacks its text or its role")
-      if (turn.parent !== null && !c.turns[turn.parent]) throw wrong("a turn answers one that is missing")
+      if (turn.parent !== null && !Object.hasOwn(c.turns, turn.parent)) throw wrong("a turn answers one that is missing")
       const above = new Set<string>()
       for (let t = turn; t; t = t.parent === null ? null : c.turns[t.parent]) {
         if (above.has(t.id)) throw wrong("its turns go in a circle")
         above.add(t.id)
       }
     }
-    if (c.leaf !== null && !c.turns[c.leaf]) throw wrong("its last turn is missing")
+    if (c.leaf !== null && !Object.hasOwn(c.turns, c.leaf)) throw wrong("its last turn is missing")
     const turns = Object.fromEntries(Object.values<any>(c.turns).map((turn) => [turn.id, clean(turn)]))
-    return { id: c.id, title: c.title, created: Number(c.created) || 0, updated: Number(c.updated) || 0, turns, leaf: c.leaf }
+    const id = /^[\w-]{1,64}$/.test(c.id) ? c.id : newId()
+    return { id, title: c.title, created: Number(c.created) || 0, updated: Number(c.updated) || 0, turns, leaf: c.leaf }
   })
 }
 

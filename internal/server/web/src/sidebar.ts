@@ -142,6 +142,7 @@ export class Sidebar {
 
   private async take(file: File): Promise<void> {
     try {
+      if (file.size > largest) throw new Error("This file is larger than 256 MB: conversations are smaller.")
       const taken = read(await file.text())
       const here = new Map(this.library.all().map((c) => [c.id, c]))
       let added = 0
@@ -158,6 +159,8 @@ export class Sidebar {
     this.update()
   }
 }
+
+const largest = 256e6 // bytes of a file of conversations
 
 const fileName = (title: string) => title.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 60) || "conversation"
 
