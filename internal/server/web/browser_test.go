@@ -83,7 +83,7 @@ func open(t *testing.T) *reader {
 		}
 	}))
 	t.Cleanup(cancel)
-	r.do(t, chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
+	r.do(t, chromedp.EmulateViewport(1360, 880), chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
 		_, err := cdp.Call(ctx, target, emulation.SetFocusEmulationEnabled, emulation.SetFocusEmulationEnabledParams{Enabled: true})
 		return err
 	}))
@@ -149,7 +149,7 @@ func (r *reader) tab(t *testing.T, name string, modifiers ...kb.Modifier) {
 	t.Helper()
 	const focused = `(() => {
 		const e = document.activeElement
-		return e.getAttribute("aria-label") ?? (e.labels?.length ? e.labels[0].textContent : e.textContent).trim()
+		return (e.getAttribute("aria-label") ?? (e.labels?.length ? e.labels[0].textContent : e.textContent)).trim().slice(0, 40)
 	})()`
 	var seen []string
 	for range 150 {
@@ -160,7 +160,7 @@ func (r *reader) tab(t *testing.T, name string, modifiers ...kb.Modifier) {
 		}
 		seen = append(seen, is)
 	}
-	require.Contains(t, seen, name, "the Tab key never gets there")
+	require.Failf(t, "the Tab key never gets there", "to %q, but to %q", name, seen)
 }
 
 // back is tab in the other direction.
@@ -351,7 +351,8 @@ func TestPage(t *testing.T) {
 		r.back(t, "Message")
 		r.ask(t, "Tell me a story about a fox.")
 		require.Equal(t, "depth=2.5", r.asked(t).Gallop.Skip)
-		require.Contains(t, r.last(t, ".ratio"), "the whole model’s speed", "it was timed just now")
+		require.Contains(t, r.last(t, ".facts"), "Whole model, 1 answer")
+		require.Contains(t, r.last(t, ".facts"), "too seldom")
 		r.tab(t, "Depth")
 		r.press(t, kb.ArrowLeft)
 	})
@@ -418,7 +419,7 @@ func TestPage(t *testing.T) {
 		require.Equal(t, []string{"four", "three"}, eval[[]string](t, r, `[...CSS.highlights.get("differs")].map(String)`))
 		require.Equal(t, []string{"Whole model", "Routed"}, r.texts(t, ".way h2"))
 		require.Contains(t, r.texts(t, ".figures tr"), "Layers run16 of 1613 of 16")
-		require.Contains(t, r.last(t, ".verdict"), "answers each, made in turns")
+		require.Regexp(t, "(one answer|answers) each", r.last(t, ".verdict"))
 
 		r.press(t, "a", kb.ModifierCtrl)
 		r.ask2(t, "What is the capital of France?")
@@ -434,7 +435,7 @@ func TestPage(t *testing.T) {
 		r.press(t, "a", kb.ModifierCtrl)
 		r.write(t, "A long answer")
 		r.press(t, kb.Enter)
-		r.until(t, `document.querySelector(".way .markdown").textContent.includes("so on")`)
+		r.until(t, `document.querySelector(".ways").textContent.includes("so on")`)
 		r.press(t, kb.Escape)
 		r.until(t, `document.querySelector(".verdict").textContent.includes("nothing to compare")`)
 	})
@@ -532,6 +533,14 @@ func TestPage(t *testing.T) {
 		r.until(t, `document.activeElement.id === "message"`)
 		r.ask(t, "Tell me a story about a fox.")
 		require.Contains(t, r.last(t, ".answer .markdown"), "Once upon a time")
+		require.Contains(t, r.last(t, ".ratio"), "the whole model’s speed", "the comparisons have timed it")
+		r.tab(t, "Compare side by side")
+		r.press(t, kb.Enter)
+		r.until(t, `document.activeElement.id === "compare-message"`)
+		require.Equal(t, "Tell me a story about a fox.", eval[string](t, r, `document.activeElement.value`))
+		r.back(t, "Chat")
+		r.press(t, kb.Enter)
+		r.until(t, `document.activeElement.id === "message"`)
 		r.forgive(t, "401")
 	})
 
@@ -549,7 +558,9 @@ func TestPage(t *testing.T) {
 				r.do(t, chromedp.EmulateViewport(size[0], size[1]))
 				require.LessOrEqual(t, eval[int](t, r, `document.documentElement.scrollWidth`), int(size[0]), "nothing is cut off at the side")
 				require.LessOrEqual(t, eval[int](t, r, `Math.max(...[...document.querySelectorAll("#main button, #main a, #main input")].filter(e => e.checkVisibility() && !e.closest(".scroll")).map(e => Math.ceil(e.getBoundingClientRect().right)))`), int(size[0]))
-				r.accessible(t, axe)
+				if size[0] != 900 { // which has nothing of its own
+					r.accessible(t, axe)
+				}
 			}
 		}
 		r.tab(t, "Conversations")

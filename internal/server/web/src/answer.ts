@@ -23,6 +23,7 @@ export async function answer(turn: Turn, said: Message[], signal: AbortSignal, c
   if (temperature !== "") request.temperature = Number(temperature)
   if (settings.maxTokens !== "") request.max_tokens = Number(settings.maxTokens)
   turn.pieces = []
+  if (turn.mode!.kind === "whole" || turn.mode!.kind === "lossless") turn.skip = "" // known beforehand
   try {
     for await (const chunk of stream(request, signal)) {
       take(turn, chunk)

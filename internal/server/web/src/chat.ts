@@ -64,10 +64,10 @@ export class Chat {
   }
 
   /** answer answers a question, once more if it has answers. */
-  answer(question: Turn, mode = settings.mode): void {
+  answer(question: Turn): void {
     this.stop()
     const c = this.conversation
-    const turn = add(c, question.id, { role: "assistant", text: "", state: "running", mode: { ...mode }, model: settings.model })
+    const turn = add(c, question.id, { role: "assistant", text: "", state: "running", mode: { ...settings.mode }, model: settings.model })
     const controller = new AbortController()
     this.runs.set(turn.id, controller)
     this.render()

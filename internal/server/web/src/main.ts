@@ -24,8 +24,8 @@ const keep = (c: Conversation) => {
 }
 
 const panel = new Panel(() => model?.layers ?? 0, (turn) => {
-  const question = chat.conversation.turns[turn.parent!]
-  if (question) chat.answer(question, { ...settings.mode, kind: "whole" })
+  compare.fill(chat.conversation.turns[turn.parent!]?.text ?? "")
+  location.hash = "#compare"
 })
 byId("panel-body").append(panel.element)
 

@@ -61,18 +61,19 @@ export class TokenList {
   readonly element = h("div", { class: "token-view" },
     h("p", { class: "quiet" }, "The darker a token, the less probable it was. The line below it says what computed it."))
   private readonly list = h("div", { class: "tokens", role: "group", "aria-label": "Tokens of this answer; arrow keys move between them" })
+  private readonly buttons: HTMLElement[] = []
   private pieces: Piece[] = []
 
   constructor(private readonly looked: (piece: Piece | null) => void) {
     this.element.prepend(this.list)
     const at = (event: Event) => {
       const button = (event.target as Element).closest("button")
-      return button ? [...this.list.children].indexOf(button) : -1
+      return button ? this.buttons.indexOf(button) : -1
     }
     const look = (event: Event) => {
       const i = at(event)
       if (i < 0) return
-      showTip(this.pieces[i]!, this.list.children[i]!.getBoundingClientRect())
+      showTip(this.pieces[i]!, this.buttons[i]!.getBoundingClientRect())
       this.looked(this.pieces[i]!)
     }
     const leave = () => {
@@ -92,7 +93,7 @@ export class TokenList {
       if (!(event.key in step)) return
       event.preventDefault()
       const next = Math.max(0, Math.min(at(event) + step[event.key]!, this.pieces.length - 1))
-      ;(this.list.children[next] as HTMLElement).focus()
+      this.buttons[next]!.focus()
     })
   }
 
@@ -102,14 +103,16 @@ export class TokenList {
 
   /** set shows pieces; what was shown before stays as long as it is the same. */
   set(pieces: Piece[]): void {
-    for (let i = this.list.children.length; i < pieces.length; i++) {
+    for (let i = this.buttons.length; i < pieces.length; i++) {
       const piece = pieces[i]!
       const doubt = piece.logprob === null ? 0 : Math.min(4, Math.floor((1 - Math.exp(piece.logprob)) * 5))
       const p = probability(piece)
-      this.list.append(h("button", {
+      const button = h("button", {
         type: "button", class: `token ${piece.source} doubt-${doubt}`, tabindex: i === 0 ? 0 : -1,
         "aria-label": `${piece.text.trim() || visible(piece.text)}${p && `, ${p}`}, ${by(piece)}`,
-      }, piece.text.replace(/\n/g, "↵\n")))
+      }, piece.text.replace(/\n/g, "↵"))
+      this.buttons.push(button)
+      this.list.append(button, ...Array.from(piece.text.matchAll(/\n/g), () => h("br")))
     }
     this.pieces = pieces
   }
