@@ -17,12 +17,9 @@ import (
 	"sync"
 	"time"
 	"unsafe"
-)
 
-// MaskWords is the length of a skip mask in 64-bit words: two bits for each of
-// up to 512 layers, and [ShortlistWord]. Bit 2L skips layer L's attention, bit
-// 2L+1 its feed-forward.
-const MaskWords = C.LAYERSKIP_WORDS
+	"github.com/gallop-llm/gallop/skip"
+)
 
 // CacheType is the number format of cached keys or values.
 type CacheType int32
@@ -122,7 +119,7 @@ type Context struct {
 	mem  *C.struct_llama_memory_i // ptr's
 	own  *C.struct_gallop_context // owned
 	nOut int                      // tokens of the last decode; 0 = nothing to read
-	mask [MaskWords]uint64        // of the last decode
+	mask skip.Mask                // of the last decode
 
 	nSeq    int     // sequences, 0 to nSeq-1
 	nUBatch int     // tokens computed at once
@@ -361,7 +358,7 @@ func (c *Context) AbortOn(ctx context.Context) (release func()) {
 // gives exact logits to the tokens of the list and leaves a preview's to the others.
 //
 // Errors: [ErrBatch], [ErrFull], [ErrMask], [ErrAborted], [ErrDecode].
-func (c *Context) Decode(b *Batch, mask [MaskWords]uint64) error {
+func (c *Context) Decode(b *Batch, mask skip.Mask) error {
 	for {
 		c.pause.wait(c.ended)
 		err := c.decode(b, mask)
@@ -373,7 +370,7 @@ func (c *Context) Decode(b *Batch, mask [MaskWords]uint64) error {
 }
 
 // decode is Decode without pauses.
-func (c *Context) decode(b *Batch, mask [MaskWords]uint64) error {
+func (c *Context) decode(b *Batch, mask skip.Mask) error {
 	if c.ptr == nil || b.cap == 0 {
 		return fmt.Errorf("decode: %w", ErrClosed)
 	}
@@ -385,7 +382,7 @@ func (c *Context) decode(b *Batch, mask [MaskWords]uint64) error {
 	if err != nil {
 		return err
 	}
-	if !c.Model.causal && (b.several() || mask != [MaskWords]uint64{}) {
+	if !c.Model.causal && (b.several() || !mask.IsEmpty()) {
 		return fmt.Errorf("%w: %s attends in both directions", ErrMask, c.Model.Path)
 	}
 	rows := (*C.struct_layerskip_rows)(nil)
@@ -394,12 +391,12 @@ func (c *Context) decode(b *Batch, mask [MaskWords]uint64) error {
 			return err
 		}
 		rows = b.rows
-	} else if err := c.checkShortlist(b, mask[ShortlistWord]); err != nil {
+	} else if err := c.checkShortlist(b, mask.Shortlist()); err != nil {
 		return err
 	}
 	c.mask = mask
 	c.list(b)
-	if err := c.Model.useWeights(&mask); err != nil {
+	if err := c.Model.useWeights(mask); err != nil {
 		return err
 	}
 	code := C.gallop_decode(c.own, c.ptr, b.c, (*C.uint64_t)(&c.mask[0]), rows, C.bool(c.Model.causal), C.int32_t(b.Alone))
@@ -407,7 +404,7 @@ func (c *Context) decode(b *Batch, mask [MaskWords]uint64) error {
 	switch code {
 	case 0:
 		c.nOut = b.Len()
-		if mask[ShortlistWord] > 0 {
+		if mask.Shortlist() > 0 {
 			return c.listOutputs(b)
 		}
 		return nil

@@ -17,12 +17,9 @@ import (
 	"sync/atomic"
 	"unsafe"
 
-	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/gguf"
+	"github.com/gallop-llm/gallop/skip"
 )
-
-// ShortlistWord is the word of a mask that holds the size of the vocabulary
-// shortlist: how many tokens get exact logits. 0 = all of them.
-const ShortlistWord = C.LAYERSKIP_SHORTLIST
 
 // ErrShortlist is returned when a model cannot decode with a shortlist; the error says why.
 var ErrShortlist = errors.New("no vocabulary shortlist")
@@ -219,13 +216,13 @@ func (c *Context) SetShortlist(s *Shortlist) error {
 func (c *Context) Shortlist() *Shortlist { return c.shortlist }
 
 // checkShortlist refuses masks whose shortlist cannot be used for this batch.
-func (c *Context) checkShortlist(b *Batch, size uint64) error {
+func (c *Context) checkShortlist(b *Batch, size int) error {
 	switch {
 	case size == 0:
 		return nil
 	case c.shortlist == nil:
 		return fmt.Errorf("%w: it has a shortlist of %d tokens, but none was made for this model", ErrMask, size)
-	case size > uint64(c.nVocab())/4:
+	case size < 0 || size > int(c.nVocab())/4:
 		return fmt.Errorf("%w: a shortlist of %d tokens saves nothing with a vocabulary of %d", ErrMask, size, c.nVocab())
 	case b.Len() > c.nUBatch || c.nSeq > 1 && !c.unified:
 		return fmt.Errorf("%w: with a shortlist, one decode takes up to %d tokens, and several sequences need KVUnified", ErrMask, c.nUBatch)
@@ -236,7 +233,7 @@ func (c *Context) checkShortlist(b *Batch, size uint64) error {
 // list tells the steps at the graph's end how many tokens of each output to list: none
 // where the preview itself is to be measured.
 func (c *Context) list(b *Batch) {
-	if c.mask[ShortlistWord] == 0 {
+	if c.mask.Shortlist() == 0 {
 		return
 	}
 	c.sizes = c.sizes[:0]
@@ -244,12 +241,12 @@ func (c *Context) list(b *Batch) {
 		if wanted == 0 {
 			continue
 		}
-		size := c.mask[ShortlistWord]
+		size := c.mask.Shortlist()
 		switch {
 		case c.measure != nil:
 			size = 0
 		case b.several():
-			size = b.rowMask(i)[ShortlistWord]
+			size = b.rowMask(i).Shortlist()
 		}
 		c.sizes = append(c.sizes, C.int32_t(size))
 	}
@@ -354,7 +351,7 @@ type ShortlistTrial struct {
 // MeasureShortlist is [Context.Decode] with exact logits for all tokens, and tells of each
 // row what shortlists of these sizes would have come to: trials (len(sizes),), valid
 // during the call. The mask has some shortlist.
-func (c *Context) MeasureShortlist(b *Batch, mask [MaskWords]uint64, sizes []int, each func(row int, trials []ShortlistTrial)) error {
+func (c *Context) MeasureShortlist(b *Batch, mask skip.Mask, sizes []int, each func(row int, trials []ShortlistTrial)) error {
 	trials := make([]ShortlistTrial, len(sizes))
 	c.measure = func(row int, try func(size int) ShortlistTrial) {
 		for i, size := range sizes {

@@ -17,7 +17,7 @@ import (
 type Token int32
 
 // NoToken stands for a special token that a vocabulary does not have.
-const NoToken Token = C.LLAMA_TOKEN_NULL
+const NoToken Token = -1
 
 // Vocab is a model's tokenizer. It is valid until its model is closed and may
 // be used by several goroutines.

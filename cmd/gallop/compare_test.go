@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/gallop-llm/gallop/demo"
-	"github.com/gallop-llm/gallop/internal/compare"
+	"github.com/gallop-llm/gallop/internal/lab/compare"
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/internal/randmodel"
 )

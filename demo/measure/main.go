@@ -22,7 +22,7 @@ import (
 
 	"github.com/gallop-llm/gallop/demo"
 	"github.com/gallop-llm/gallop/internal/chat"
-	"github.com/gallop-llm/gallop/internal/setup"
+	"github.com/gallop-llm/gallop/libs"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -60,7 +60,7 @@ func measure(path string, masks []string, wrong bool) error {
 	if err != nil {
 		return err
 	}
-	if _, err := setup.Load(); err != nil {
+	if _, err := libs.Load(); err != nil {
 		return err
 	}
 	modelPath, err := demo.Path()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/gallop-llm/gallop/internal/dataset"
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -47,11 +48,11 @@ func DraftMasks(m *llama.Model, threads int) ([]DraftMask, error) {
 			return nil, err
 		}
 	}
-	units := skip.SublayerUnits(skip.SizesOf(m.Tensors, m.NLayer))
-	influence := skip.Influences(units, c)
+	units := search.SublayerUnits(search.SizesOf(m.Tensors, m.NLayer))
+	influence := search.Influences(units, c)
 	var masks []DraftMask
 	for _, share := range probeShares {
-		mask, err := skip.ByInfluence(units, influence, share*float64(m.NLayer-2))
+		mask, err := search.ByInfluence(units, influence, share*float64(m.NLayer-2))
 		if err != nil {
 			return nil, fmt.Errorf("%w: no mask to draft under: %w", ErrLossless, err)
 		}

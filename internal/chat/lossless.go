@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -236,7 +237,7 @@ func (d *drafter) source(m DraftMask) *source {
 // a mask.
 func skippedShare(m *llama.Model, mask skip.Mask) float64 {
 	read, _ := m.TokenBytes()
-	return float64(skip.SizesOf(m.Tensors, m.NLayer).Bytes(mask)) / float64(max(read, 1))
+	return float64(search.SizesOf(m.Tensors, m.NLayer).Bytes(mask)) / float64(max(read, 1))
 }
 
 // Close frees the sampler. Further calls do nothing.

@@ -6,10 +6,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/internal/chat"
-	"github.com/gallop-llm/gallop/internal/gguf"
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/internal/randmodel"
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -35,7 +36,7 @@ func TestReleaseSkipped(t *testing.T) {
 					answers[i] = append(answers[i], ask(t, s, "one").Text)
 					resident, err := m.ResidentWeights()
 					require.NoError(t, err)
-					needed := float64(m.Size - skip.SizesOf(m.Tensors, m.NLayer).Bytes(mask))
+					needed := float64(m.Size - search.SizesOf(m.Tensors, m.NLayer).Bytes(mask))
 					if !release && prefill == skip.FullPrefill {
 						needed = float64(m.Size) // for the next prompt
 					}

@@ -13,9 +13,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/internal/dataset"
-	"github.com/gallop-llm/gallop/internal/gguf"
-	"github.com/gallop-llm/gallop/internal/report"
+	"github.com/gallop-llm/gallop/internal/stats"
 	"github.com/gallop-llm/gallop/internal/template"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
@@ -598,7 +598,7 @@ func (s *student) measure(made *Made, m *Moments) error {
 			}
 		}
 	}
-	made.Sure = report.Median(whole) / report.Median(short)
+	made.Sure = stats.Median(whole) / stats.Median(short)
 	made.account(share(s.model))
 	return nil
 }

@@ -25,8 +25,8 @@ import (
 	"github.com/gallop-llm/gallop/demo"
 	"github.com/gallop-llm/gallop/internal/chat"
 	"github.com/gallop-llm/gallop/internal/dataset"
-	"github.com/gallop-llm/gallop/internal/report"
-	"github.com/gallop-llm/gallop/internal/setup"
+	"github.com/gallop-llm/gallop/internal/stats"
+	"github.com/gallop-llm/gallop/libs"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -101,7 +101,7 @@ const answerTokens = 4
 const longPrompt = 1000
 
 func (o *options) measure(ctx context.Context) (*result, error) {
-	if _, err := setup.Load(); err != nil {
+	if _, err := libs.Load(); err != nil {
 		return nil, err
 	}
 	if o.model == "" {
@@ -202,7 +202,7 @@ func (o *options) pairsOf(ctx context.Context, m *llama.Model, s *chat.Session, 
 			all[way] = append(all[way], both[way])
 		}
 	}
-	l.Pairs, l.Ratio, l.LoopMS = len(ratios), round(report.Median(ratios)), round(report.Median(loops))
+	l.Pairs, l.Ratio, l.LoopMS = len(ratios), round(stats.Median(ratios)), round(stats.Median(loops))
 	l.RatioLow, l.RatioHigh = interval(ratios)
 	l.Stock, l.Default = partsOf(all[0]), partsOf(all[1])
 	return l, nil
@@ -223,7 +223,7 @@ func partsOf(answers []chat.Answer) parts {
 		for _, a := range answers {
 			values = append(values, ms(part(a)))
 		}
-		return round(report.Median(values))
+		return round(stats.Median(values))
 	}
 	return parts{
 		FirstTokenMS: of(func(a chat.Answer) time.Duration { return a.Timing.FirstToken }),

@@ -22,8 +22,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gallop-llm/gallop/internal/chat"
-	"github.com/gallop-llm/gallop/internal/report"
-	"github.com/gallop-llm/gallop/internal/setup"
+	"github.com/gallop-llm/gallop/internal/stats"
+	"github.com/gallop-llm/gallop/libs"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -146,7 +146,7 @@ func measure(o *options) (*result, error) {
 	if o.model == "" {
 		return nil, errors.New("name a model: -m model.gguf")
 	}
-	if _, err := setup.Load(); err != nil {
+	if _, err := libs.Load(); err != nil {
 		return nil, err
 	}
 	m, err := llama.LoadModel(context.Background(), o.model, &llama.ModelOptions{GPULayers: llama.CPUOnly})
@@ -217,13 +217,13 @@ func measure(o *options) (*result, error) {
 		return nil, errors.New("the model's context is too short for all texts")
 	}
 	for _, row := range r.Rows {
-		row.Decode, row.Answer = report.Median(row.decode), report.Median(row.answer)
+		row.Decode, row.Answer = stats.Median(row.decode), stats.Median(row.answer)
 		row.Drafted /= float64(row.Pairs)
 		row.Accepted /= float64(row.Pairs)
 		r.Ratio = min(r.Ratio, row.Decode, row.Answer)
 		r.Equal = r.Equal && row.Equal
 	}
-	r.PlainTPS, r.Seconds = report.Median(plainTPS), time.Since(start).Seconds()
+	r.PlainTPS, r.Seconds = stats.Median(plainTPS), time.Since(start).Seconds()
 	return r, nil
 }
 

@@ -26,9 +26,9 @@ import (
 	"github.com/gallop-llm/gallop/internal/chat"
 	"github.com/gallop-llm/gallop/internal/files"
 	"github.com/gallop-llm/gallop/internal/realmodel"
-	"github.com/gallop-llm/gallop/internal/report"
-	"github.com/gallop-llm/gallop/internal/setup"
 	"github.com/gallop-llm/gallop/internal/shortlist"
+	"github.com/gallop-llm/gallop/internal/stats"
+	"github.com/gallop-llm/gallop/libs"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 )
@@ -103,7 +103,7 @@ func (o *options) run(ctx context.Context) error {
 	if len(o.names) == 0 {
 		return errors.New("name models: demo, or what `make models` fetches")
 	}
-	if _, err := setup.Load(); err != nil {
+	if _, err := libs.Load(); err != nil {
 		return err
 	}
 	paths := make([]string, len(o.names))
@@ -296,9 +296,9 @@ func (o *options) answers(ctx context.Context, m *llama.Model, learner *shortlis
 		for k := range v[i] {
 			all = append(all, v[i][k]/v[0][k])
 		}
-		return report.Median(all)
+		return stats.Median(all)
 	}
-	r.StockTPS = report.Median(slices.Clone(speeds[0]))
+	r.StockTPS = stats.Median(slices.Clone(speeds[0]))
 	if r.Shortlist != nil {
 		r.ShortlistRatio = ratio(speeds, 1)
 	}
