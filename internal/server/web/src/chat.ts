@@ -36,6 +36,7 @@ export class Chat {
   /** open shows a conversation. */
   open(c: Conversation): void {
     this.conversation = c
+    for (const view of this.views.values()) view.close()
     this.views.clear()
     this.list.replaceChildren()
     this.render()
@@ -163,6 +164,9 @@ abstract class TurnView {
 
   edit(): void {}
 
+  /** close lets go of what is outside of the view's own elements. */
+  close(): void {}
+
   focusBranch(step: 1 | -1): void {
     const [first, second] = step > 0 ? [this.later, this.earlier] : [this.earlier, this.later]
     ;(first.disabled ? second : first).focus()
@@ -289,6 +293,10 @@ class Answer extends TurnView {
     if (turn.summary?.accepted) parts.push(`${turn.summary.accepted} drafted`)
     this.facts.textContent = parts.filter(Boolean).join(" · ")
     this.layers.title = turn.milliseconds ? `Show this answer’s layers; it took ${duration(turn.milliseconds)}` : "Show this answer’s layers"
+  }
+
+  override close(): void {
+    for (const marks of [this.escalated, this.drafted, this.looked]) marks.set([])
   }
 
   /** paint marks the tokens that did not come out of the mask. */
