@@ -129,7 +129,7 @@ need-browser:
 	@scripts/need-browser.sh
 
 # The page's test leaves accessibility out where its checker could not be fetched.
-need-page: need-npm
+need-page:
 	@scripts/page.sh packages || echo 'the packages of the chat page could not be fetched: accessibility will not be checked' >&2
 
 # need-go ends with a sentence when there is no go.

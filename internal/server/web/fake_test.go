@@ -15,6 +15,7 @@ type fake struct {
 	pace time.Duration // between tokens of the whole model; shortened ones take two thirds
 
 	mu      sync.Mutex
+	key     string    // "" = none is needed
 	asked   []request // in order
 	stopped int       // streams that their clients left
 }
@@ -23,7 +24,9 @@ type request struct {
 	Model    string    `json:"model"`
 	Messages []message `json:"messages"`
 	Stream   bool      `json:"stream"`
-	Gallop   struct {
+
+	Temperature json.Number `json:"temperature"`
+	Gallop      struct {
 		Skip     string `json:"skip"`
 		Lossless bool   `json:"lossless"`
 		Detail   bool   `json:"detail"`
@@ -77,6 +80,13 @@ var scripts = []script{
 }
 
 func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	refused := f.key != "" && r.Header.Get("Authorization") != "Bearer "+f.key
+	f.mu.Unlock()
+	if _, page := served[r.URL.Path]; refused && !page {
+		reply(w, http.StatusUnauthorized, map[string]any{"error": map[string]any{"message": "the API key is missing or wrong"}})
+		return
+	}
 	switch r.URL.Path {
 	case "/v1/models":
 		reply(w, http.StatusOK, map[string]any{"data": []any{map[string]any{"id": "fake-1b"}}})

@@ -5,24 +5,25 @@ import type { Turn } from "./conversation"
 import { request as modeRequest } from "./mode"
 import { noteWhole, settings } from "./store"
 
-/** messages is what a conversation's path says to the model. */
+/** messages is what a conversation's path says to the model. Questions without an answer are left out, but for the last. */
 export function messages(turns: Turn[]): Message[] {
-  const said: Message[] = turns.map((turn) => ({ role: turn.role, content: turn.text }))
+  const said: Message[] = turns.filter((turn, i) => turn.text && turns[i + 1]?.text !== "").map((turn) => ({ role: turn.role, content: turn.text }))
   return settings.system.trim() ? [{ role: "system", content: settings.system }, ...said] : said
 }
 
 /**
  * answer asks for turn, an answer in the state "running" with its mode and model, and fills
  * it as tokens come; changed is called after each of the stream's chunks. It ends when the
- * answer has, whatever the reason; turn.state says which.
+ * answer has, whatever the reason; turn.state says which. temperature is as in settings.
  */
-export async function answer(turn: Turn, said: Message[], signal: AbortSignal, changed: () => void): Promise<void> {
+export async function answer(turn: Turn, said: Message[], signal: AbortSignal, changed: () => void, temperature = settings.temperature): Promise<void> {
   const began = performance.now()
   const request: Request = { messages: said, gallop: { ...modeRequest(turn.mode!), detail: true } }
   if (turn.model) request.model = turn.model
-  if (settings.temperature !== "") request.temperature = Number(settings.temperature)
+  if (temperature !== "") request.temperature = Number(temperature)
   if (settings.maxTokens !== "") request.max_tokens = Number(settings.maxTokens)
   turn.pieces = []
+  if (turn.mode!.kind === "whole" || turn.mode!.kind === "lossless") turn.skip = "" // known beforehand
   try {
     for await (const chunk of stream(request, signal)) {
       take(turn, chunk)
@@ -59,5 +60,5 @@ function take(turn: Turn, chunk: Chunk): void {
     if (thought) piece.thought = true
     turn.pieces!.push(piece)
   }
-  if (detail.layers_run !== undefined) turn.summary = detail as Summary
+  if (detail.layers !== undefined) turn.summary = detail as Summary
 }

@@ -1,7 +1,9 @@
 // The server's API, as far as the page uses it.
 
+export const sources = ["prompt", "mask", "whole", "escalated", "draft"] as const
+
 /** What computed a token. */
-export type Source = "prompt" | "mask" | "whole" | "escalated" | "draft"
+export type Source = (typeof sources)[number]
 
 /** A token of an answer. */
 export interface Piece {
@@ -15,12 +17,13 @@ export interface Piece {
 /** What an answer was made with, and what it cost. */
 export interface Summary {
   skip: string
-  layers_run: number
   layers: number
   tps: number
   prompt_tps: number
   first_token_ms: number
   reason?: string
+  task?: string // whose calibration the mask comes from
+  quality?: number // predicted share of the whole model's probability per token, 0 to 1
   escalated?: number // tokens
   drafted?: number
   accepted?: number

@@ -36,6 +36,7 @@ export class Chat {
   /** open shows a conversation. */
   open(c: Conversation): void {
     this.conversation = c
+    for (const view of this.views.values()) view.close()
     this.views.clear()
     this.list.replaceChildren()
     this.render()
@@ -64,10 +65,10 @@ export class Chat {
   }
 
   /** answer answers a question, once more if it has answers. */
-  answer(question: Turn, mode = settings.mode): void {
+  answer(question: Turn): void {
     this.stop()
     const c = this.conversation
-    const turn = add(c, question.id, { role: "assistant", text: "", state: "running", mode: { ...mode }, model: settings.model })
+    const turn = add(c, question.id, { role: "assistant", text: "", state: "running", mode: { ...settings.mode }, model: settings.model })
     const controller = new AbortController()
     this.runs.set(turn.id, controller)
     this.render()
@@ -162,6 +163,9 @@ abstract class TurnView {
   }
 
   edit(): void {}
+
+  /** close lets go of what is outside of the view's own elements. */
+  close(): void {}
 
   focusBranch(step: 1 | -1): void {
     const [first, second] = step > 0 ? [this.later, this.earlier] : [this.earlier, this.later]
@@ -274,14 +278,14 @@ class Answer extends TurnView {
 
     this.problem.hidden = !(turn.error || turn.full || turn.state === "stopped")
     this.problem.classList.toggle("mild", !turn.error)
-    this.problem.textContent = turn.error ?? (turn.full ? "The answer ended here for want of room." : "Stopped.")
+    this.problem.textContent = turn.error ?? (turn.full ? "The answer ended here: it reached its limit of tokens." : "Stopped.")
 
     const layers = turn.summary?.layers ?? this.chat.around.props()?.layers ?? 0
     this.layers.hidden = !layers || turn.skip === undefined
     if (this.layers.hidden) return
     this.strip.show(layers, turn.skip ?? "")
     this.strip.run(running)
-    const ran = turn.summary?.layers_run ?? layersRun(parseMask(turn.skip ?? "", layers))
+    const ran = layersRun(parseMask(turn.skip ?? "", layers))
     const speed = speedOf(turn)
     const parts = [turn.mode && name(turn.mode), `${figure(ran)} of ${layers} layers`]
     if (speed) parts.push(`${figure(speed)} tokens/s`)
@@ -289,6 +293,10 @@ class Answer extends TurnView {
     if (turn.summary?.accepted) parts.push(`${turn.summary.accepted} drafted`)
     this.facts.textContent = parts.filter(Boolean).join(" · ")
     this.layers.title = turn.milliseconds ? `Show this answer’s layers; it took ${duration(turn.milliseconds)}` : "Show this answer’s layers"
+  }
+
+  override close(): void {
+    for (const marks of [this.escalated, this.drafted, this.looked]) marks.set([])
   }
 
   /** paint marks the tokens that did not come out of the mask. */
@@ -349,6 +357,6 @@ class Answer extends TurnView {
     this.markdown.element.hidden = !list.hidden
     this.tokensButton.setAttribute("aria-pressed", String(!list.hidden))
     this.tokens.set(this.turn.pieces ?? [])
-    if (!list.hidden) (list.firstElementChild as HTMLElement | null)?.focus()
+    if (!list.hidden) this.tokens.focus()
   }
 }

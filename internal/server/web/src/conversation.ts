@@ -1,8 +1,8 @@
 // Conversations: trees of turns. An edited question and an answer asked for again are
 // siblings of the first one, so nothing that was said is lost.
 
-import type { Piece, Summary, Usage } from "./api"
-import type { Mode } from "./mode"
+import { sources, type Piece, type Summary, type Usage } from "./api"
+import { kinds, type Mode } from "./mode"
 
 /** Turn is a question or an answer. */
 export interface Turn {
@@ -15,7 +15,7 @@ export interface Turn {
   // Of answers.
   state?: "running" | "done" | "stopped" | "failed"
   error?: string // why it failed
-  full?: boolean // it ended for want of room
+  full?: boolean // it ended at its limit of tokens
   reasoning?: string // what the model thought before it answered
   mode?: Mode
   model?: string
@@ -126,18 +126,46 @@ export function read(text: string): Conversation[] {
     if (typeof c?.id !== "string" || typeof c.title !== "string" || typeof c.turns !== "object" || c.turns === null) throw wrong("it lacks its name or its turns")
     for (const [id, turn] of Object.entries<any>(c.turns)) {
       if (turn?.id !== id || typeof turn.text !== "string" || !["user", "assistant"].includes(turn.role) || typeof turn.created !== "number") throw wrong("a turn lacks its text or its role")
-      if (turn.parent !== null && !c.turns[turn.parent]) throw wrong("a turn answers one that is missing")
-      if (turn.pieces !== undefined && !Array.isArray(turn.pieces)) throw wrong("a turn's tokens are no list")
+      if (turn.parent !== null && !Object.hasOwn(c.turns, turn.parent)) throw wrong("a turn answers one that is missing")
       const above = new Set<string>()
       for (let t = turn; t; t = t.parent === null ? null : c.turns[t.parent]) {
         if (above.has(t.id)) throw wrong("its turns go in a circle")
         above.add(t.id)
       }
     }
-    if (c.leaf !== null && !c.turns[c.leaf]) throw wrong("its last turn is missing")
-    return { id: c.id, title: c.title, created: Number(c.created) || 0, updated: Number(c.updated) || 0, turns: c.turns, leaf: c.leaf }
+    if (c.leaf !== null && !Object.hasOwn(c.turns, c.leaf)) throw wrong("its last turn is missing")
+    const turns = Object.fromEntries(Object.values<any>(c.turns).map((turn) => [turn.id, clean(turn)]))
+    const id = /^[\w-]{1,64}$/.test(c.id) ? c.id : newId()
+    return { id, title: c.title, created: Number(c.created) || 0, updated: Number(c.updated) || 0, turns, leaf: c.leaf }
   })
 }
+
+/** clean is a turn of a file without what the page could not show. */
+function clean(turn: any): Turn {
+  const { id, parent, role, text, created } = turn
+  const cleaned: Turn = { id, parent, role, text, created }
+  if (role === "user") return cleaned
+  const isNumber = (n: any) => typeof n === "number" && Number.isFinite(n)
+  const optional = (n: any) => n === undefined || isNumber(n)
+  cleaned.state = turn.state === "done" || turn.state === "failed" ? turn.state : "stopped"
+  for (const name of ["error", "reasoning", "model", "skip"] as const) {
+    if (typeof turn[name] === "string") cleaned[name] = turn[name]
+  }
+  if (turn.full === true) cleaned.full = true
+  if (isNumber(turn.milliseconds)) cleaned.milliseconds = turn.milliseconds
+  const m = turn.mode
+  if (kinds.includes(m?.kind) && isNumber(m.depth) && isNumber(m.quality)) cleaned.mode = { kind: m.kind, depth: m.depth, quality: m.quality }
+  const isPiece = (p: any) => typeof p?.text === "string" && sources.includes(p.source) && (p.logprob === null || isNumber(p.logprob)) && ["string", "undefined"].includes(typeof p.skip)
+  if (Array.isArray(turn.pieces) && turn.pieces.every(isPiece)) cleaned.pieces = turn.pieces
+  const u = turn.usage
+  if (isNumber(u?.prompt_tokens) && isNumber(u.completion_tokens) && optional(u.prompt_tokens_details?.cached_tokens)) cleaned.usage = u
+  const s = turn.summary
+  const inBounds = isNumber(s?.layers) && s.layers >= 1 && s.layers <= mostLayers
+  if (inBounds && [s.tps, s.prompt_tps, s.first_token_ms].every(isNumber) && [s.escalated, s.drafted, s.accepted, s.weights_share, s.quality].every(optional)) cleaned.summary = s
+  return cleaned
+}
+
+const mostLayers = 512 // of any model that Gallop runs
 
 /** markdown is the shown path of a conversation as a document. */
 export function markdown(c: Conversation): string {

@@ -54,7 +54,6 @@ const paths = {
   settings: "M4 8h9M17 8h3M4 16h3M11 16h9M15 5.5v5M9 13.5v5",
   help: "M9 9a3 3 0 1 1 4 3c-1 .5-1 1-1 2M12 17.5v.5",
   play: "M8 5l11 7-11 7z",
-  check: "M5 13l5 5 9-11",
 } as const
 
 export type Icon = keyof typeof paths

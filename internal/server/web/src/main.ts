@@ -15,15 +15,17 @@ let model: Props | undefined
 
 for (const place of document.querySelectorAll<HTMLElement>("[data-icon]")) place.prepend(icon(place.dataset.icon as Icon))
 
+const removed = new Set<Conversation>() // an answer of theirs may still be ending
 const keep = (c: Conversation) => {
+  if (removed.has(c)) return
   if (!conversations.includes(c)) conversations.unshift(c)
   conversations.sort((a, b) => b.updated - a.updated)
   put(c).catch((error: Error) => toast(`The browser could not keep this conversation: ${error.message}`))
 }
 
 const panel = new Panel(() => model?.layers ?? 0, (turn) => {
-  const question = chat.conversation.turns[turn.parent!]
-  if (question) chat.answer(question, { ...settings.mode, kind: "whole" })
+  compare.fill(chat.conversation.turns[turn.parent!]?.text ?? "")
+  location.hash = "#compare"
 })
 byId("panel-body").append(panel.element)
 
@@ -46,12 +48,16 @@ const sidebar = new Sidebar({
   open: show,
   save: keep,
   remove(c) {
+    removed.add(c)
     chat.forget(c)
     conversations = conversations.filter((other) => other !== c)
     void remove(c)
     if (c === chat.conversation) chat.open(newConversation())
   },
-  restore: keep,
+  restore(c) {
+    removed.delete(c)
+    keep(c)
+  },
 })
 
 function show(c: Conversation): void {

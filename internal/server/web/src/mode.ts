@@ -15,7 +15,7 @@ export const meaning: Record<Mode["kind"], string> = {
   routed: "The router reads the prompt and picks the layers that can be skipped for it.",
   depth: "This many layers’ worth of weights are skipped; the prompt decides which.",
   quality: "As much is skipped as keeps this share of the whole model’s probability.",
-  lossless: "Layers are skipped for drafts only. The whole model checks each of them, so the answer is its own.",
+  lossless: "The whole model checks drafts that were made with layers skipped: the answer is its own.",
 }
 
 /** request is the mode as the server's API has it. */

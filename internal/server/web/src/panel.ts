@@ -8,6 +8,8 @@ import { legend, Tower } from "./picture"
 import { wholeSpeed } from "./store"
 import { maskOf } from "./tokens"
 
+const enough = 3 // answers of the whole model, for a median that one slow answer does not move
+
 /** speedOf is an answer's tokens/s: the server's figure, or what the page saw of an incomplete one. */
 export function speedOf(turn: Turn): number | undefined {
   if (turn.summary) return turn.summary.tps
@@ -35,8 +37,8 @@ export class Panel {
   private turn: Turn | null = null
   private seen = 0 // pieces of turn that were shown
 
-  /** layers is what the server says of the model; askWhole answers turn's question by the whole model. */
-  constructor(private readonly layers: () => number, private readonly askWhole: (turn: Turn) => void) {
+  /** layers is what the server says of the model; compare goes to the side-by-side view with turn's question. */
+  constructor(private readonly layers: () => number, private readonly compare: (turn: Turn) => void) {
     this.element.append(this.lead, this.tower.element, legend({ escalated: "escalated token", draft: "drafted token" }), this.note, this.facts)
   }
 
@@ -70,10 +72,9 @@ export class Panel {
     if (running && pieces.slice(this.seen).some((piece) => piece.source === "escalated")) this.tower.flash()
     this.seen = pieces.length
 
-    const ran = turn?.summary?.layers_run ?? layersRun(parseMask(skip, layers))
-    this.lead.replaceChildren(
-      h("strong", {}, running && turn.skip === undefined ? "…" : figure(ran)), ` of ${layers} layers `,
-      h("span", { class: "quiet" }, turn ? (running ? "run" : "ran") : ""))
+    const ran = layersRun(parseMask(skip, layers))
+    if (running && turn.skip === undefined) this.lead.replaceChildren(h("span", { class: "quiet" }, "Choosing among"), ` ${layers} layers`)
+    else this.lead.replaceChildren(h("strong", {}, figure(ran)), ` of ${layers} layers `, h("span", { class: "quiet" }, turn ? (running ? "run" : "ran") : ""))
     this.note.textContent = turn?.summary?.mask_off ? "The mask did not pay here, so the answer went on with the whole model."
       : (turn?.summary?.reason ?? (turn ? "" : "Ask something, and see which layers the answer needs."))
     this.facts.replaceChildren(...(turn ? this.figures(turn) : []))
@@ -88,17 +89,18 @@ export class Panel {
       const rows = [{ name: "This answer", tps, kind: "this" }]
       if (whole && !isWhole) rows.push({ name: `Whole model, ${whole.answers > 1 ? `median of ${whole.answers} answers` : "1 answer"}`, tps: whole.tps, kind: "whole" })
       parts.push(h("h3", {}, "Speed"), bars(rows))
-      if (whole && !isWhole && turn.state === "done") {
-        parts.push(h("p", { class: "ratio" }, h("strong", {}, `${figure(tps / whole.tps)} ×`), " the whole model’s speed"))
-      } else if (!whole && !isWhole && turn.state === "done") {
-        parts.push(h("p", { class: "quiet" }, "The whole model has not been timed yet. "),
-          h("button", { type: "button", class: "quiet-button", onclick: () => this.askWhole(turn) }, "Answer with the whole model"))
+      if (!isWhole && turn.state === "done") {
+        if (whole && whole.answers >= enough) parts.push(h("p", { class: "ratio" }, h("strong", {}, `${figure(tps / whole.tps)} ×`), " the whole model’s speed"))
+        else parts.push(h("p", { class: "quiet" }, whole ? "The whole model was timed too seldom to compare." : "The whole model has not been timed yet."))
+        parts.push(h("button", { type: "button", class: "quiet-button", onclick: () => this.compare(turn) }, "Compare side by side"))
       }
     }
     const s = turn.summary
     if (!s) return parts
     const cached = turn.usage?.prompt_tokens_details?.cached_tokens ?? 0
     const rows: [string, string][] = []
+    if (s.task) rows.push(["Prompts like", s.task])
+    if (s.quality) rows.push(["Predicted quality", `${figure(100 * s.quality)} %`])
     if (s.weights_share) rows.push(["Weights read per token", `${figure(100 * s.weights_share)} %`])
     if (s.first_token_ms) rows.push(["First token after", duration(s.first_token_ms)])
     if (s.prompt_tps > 0) rows.push(["Prompt", `${figure(s.prompt_tps)} tokens/s`])

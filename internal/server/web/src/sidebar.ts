@@ -15,6 +15,7 @@ export interface Library {
 
 export class Sidebar {
   private readonly list = byId("conversations")
+  private drawn = "" // what the list shows, so that it is left alone where it stays the same
   private readonly search = byId<HTMLInputElement>("search")
 
   constructor(private readonly library: Library) {
@@ -51,12 +52,22 @@ export class Sidebar {
       const group = age(c.updated)
       groups.set(group, [...(groups.get(group) ?? []), c])
     }
+    const drawn = JSON.stringify([this.search.value, this.library.current().id, ...[...groups].map(([group, all]) => [group, ...all.map((c) => [c.id, c.title])])])
+    const renaming = this.list.querySelector(".rename")
+    if (drawn === this.drawn || renaming) return
+    this.drawn = drawn
+    const focused = document.activeElement?.matches("#conversations .open") ? document.activeElement.closest<HTMLElement>(".entry")?.dataset.id : undefined
     this.list.replaceChildren(...[...groups].flatMap(([group, conversations]) => [
       h("h3", {}, group), h("ul", { "aria-label": group }, ...conversations.map((c) => this.entry(c))),
     ]))
     if (!found.length) {
       this.list.append(h("p", { class: "quiet" }, this.search.value ? "No conversation has these words." : "Conversations are kept in this browser only."))
     }
+    if (focused) this.focus(focused)
+  }
+
+  private focus(id: string): void {
+    this.list.querySelector<HTMLElement>(`[data-id="${id}"] .open`)?.focus()
   }
 
   private entry(c: Conversation): HTMLElement {
@@ -97,20 +108,22 @@ export class Sidebar {
     const entry = this.list.querySelector(`[data-id="${c.id}"]`)!
     const input = h("input", { type: "text", value: c.title, "aria-label": "New name", class: "rename" })
     let done = false
-    const end = (keep: boolean) => {
+    const end = (keep: boolean, byKey: boolean) => {
       if (done) return
       done = true
       if (keep && input.value.trim()) c.title = input.value.trim()
+      input.remove()
+      this.drawn = "" // the entry is missing now
       this.library.save(c)
       this.update()
-      this.list.querySelector<HTMLElement>(`[data-id="${c.id}"] .open`)?.focus()
+      if (byKey) this.focus(c.id)
     }
     input.addEventListener("keydown", (event) => {
       event.stopPropagation()
-      if (event.key === "Enter") end(true)
-      if (event.key === "Escape") end(false)
+      if (event.key === "Enter") end(true, true)
+      if (event.key === "Escape") end(false, true)
     })
-    input.addEventListener("blur", () => end(true))
+    input.addEventListener("blur", () => end(true, false))
     entry.replaceChildren(input)
     input.focus()
     input.select()
@@ -129,6 +142,7 @@ export class Sidebar {
 
   private async take(file: File): Promise<void> {
     try {
+      if (file.size > largest) throw new Error("This file is larger than 256 MB: conversations are smaller.")
       const taken = read(await file.text())
       const here = new Map(this.library.all().map((c) => [c.id, c]))
       let added = 0
@@ -145,6 +159,8 @@ export class Sidebar {
     this.update()
   }
 }
+
+const largest = 256e6 // bytes of a file of conversations
 
 const fileName = (title: string) => title.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 60) || "conversation"
 

@@ -58,51 +58,61 @@ export function hideTip(): void {
  * and End move. The look of a token says what computed it and how sure that was.
  */
 export class TokenList {
-  readonly element = h("div", { class: "tokens", role: "group", "aria-label": "Tokens of this answer; arrow keys move between them" })
+  readonly element = h("div", { class: "token-view" },
+    h("p", { class: "quiet" }, "The more orange a token, the less probable it was. The line below it says what computed it."))
+  private readonly list = h("div", { class: "tokens", role: "group", "aria-label": "Tokens of this answer; arrow keys move between them" })
+  private readonly buttons: HTMLElement[] = []
   private pieces: Piece[] = []
 
   constructor(private readonly looked: (piece: Piece | null) => void) {
+    this.element.prepend(this.list)
     const at = (event: Event) => {
       const button = (event.target as Element).closest("button")
-      return button ? [...this.element.children].indexOf(button) : -1
+      return button ? this.buttons.indexOf(button) : -1
     }
     const look = (event: Event) => {
       const i = at(event)
       if (i < 0) return
-      showTip(this.pieces[i]!, this.element.children[i]!.getBoundingClientRect())
+      showTip(this.pieces[i]!, this.buttons[i]!.getBoundingClientRect())
       this.looked(this.pieces[i]!)
     }
     const leave = () => {
       hideTip()
       this.looked(null)
     }
-    this.element.addEventListener("focusin", (event) => {
-      this.element.querySelector("[tabindex='0']")?.setAttribute("tabindex", "-1")
+    this.list.addEventListener("focusin", (event) => {
+      this.list.querySelector("[tabindex='0']")?.setAttribute("tabindex", "-1")
       ;(event.target as Element).setAttribute("tabindex", "0")
       look(event)
     })
-    this.element.addEventListener("focusout", leave)
-    this.element.addEventListener("pointerover", look)
-    this.element.addEventListener("pointerleave", leave)
-    this.element.addEventListener("keydown", (event) => {
+    this.list.addEventListener("focusout", leave)
+    this.list.addEventListener("pointerover", look)
+    this.list.addEventListener("pointerleave", leave)
+    this.list.addEventListener("keydown", (event) => {
       const step: Record<string, number> = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -1e9, End: 1e9 }
       if (!(event.key in step)) return
       event.preventDefault()
       const next = Math.max(0, Math.min(at(event) + step[event.key]!, this.pieces.length - 1))
-      ;(this.element.children[next] as HTMLElement).focus()
+      this.buttons[next]!.focus()
     })
+  }
+
+  focus(): void {
+    this.list.querySelector<HTMLElement>("[tabindex='0']")?.focus()
   }
 
   /** set shows pieces; what was shown before stays as long as it is the same. */
   set(pieces: Piece[]): void {
-    for (let i = this.element.children.length; i < pieces.length; i++) {
+    for (let i = this.buttons.length; i < pieces.length; i++) {
       const piece = pieces[i]!
       const doubt = piece.logprob === null ? 0 : Math.min(4, Math.floor((1 - Math.exp(piece.logprob)) * 5))
       const p = probability(piece)
-      this.element.append(h("button", {
+      const button = h("button", {
         type: "button", class: `token ${piece.source} doubt-${doubt}`, tabindex: i === 0 ? 0 : -1,
         "aria-label": `${piece.text.trim() || visible(piece.text)}${p && `, ${p}`}, ${by(piece)}`,
-      }, piece.text.replace(/\n/g, "↵\n")))
+      }, piece.text.replace(/\n/g, "↵"))
+      this.buttons.push(button)
+      this.list.append(button, ...Array.from(piece.text.matchAll(/\n/g), () => h("br")))
     }
     this.pieces = pieces
   }
