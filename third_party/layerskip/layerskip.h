@@ -85,6 +85,7 @@ struct layerskip_rows {
 /* What the gates of a context's last graph stand on; see gates.c. */
 struct layerskip_gates {
     struct ggml_context *nodes; /* owned: the gates' tensors */
+    int32_t n_room;             /* gates that nodes has room for */
     void *buffer;               /* owned: the ids that they copy rows by */
     size_t size;                /* of buffer, bytes */
     struct ggml_tensor *ids[2 * LAYERSKIP_MAX_LAYERS]; /* (n_ids,) in nodes, each a different list */
