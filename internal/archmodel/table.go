@@ -89,8 +89,9 @@ var (
 		"hyper_connection.count": 4, "hyper_connection.epsilon": 1e-6, "hyper_connection.sinkhorn_iterations": 2,
 		"hyper_connection.low_rank": 16, "hyper_connection.magnitude": 1.0,
 	}
-	situ    = values{"activation.situ_beta": 1.0, "activation.situ_linear_beta": 1.0}
-	onePart = values{ // each layer is a mixer, attention or a feed-forward
+	wideStates = values{"wkv.head_size": 64} // the CPU's RWKV 7 kernel reads 64 numbers at a time
+	situ       = values{"activation.situ_beta": 1.0, "activation.situ_linear_beta": 1.0}
+	onePart    = values{ // each layer is a mixer, attention or a feed-forward
 		"block_count": 6, "attention.head_count": []int{4, 4, 4, 4, 4, 4}, "attention.head_count_kv": []int{0, 2, 0, 0, 0, 2},
 		"feed_forward_length": []int{0, 0, 192, 0, 192, 0},
 	}
@@ -132,7 +133,7 @@ func in(tensors []string, blocks ...int) (list []string) {
 const plain = `apertus arcee baichuan bitnet bloom chatglm codeshell cogvlm cohere2 command-r deci dream ernie4_5 exaone exaone4
 	falcon gemma gemma2 gemma3 glm4 gpt2 gptneox granite hunyuan-dense hunyuan_vl internlm2 jais jais2 llada llama
 	maincoder mamba mamba2 minicpm mistral3 mpt muse-glimmer nanbeige nemotron olmo olmo2 openelm orion paddleocr
-	pangu-embedded phi2 plamo plamo3 qwen qwen2 qwen2vl qwen3 qwen3tts qwen3vl refact rwkv7 seed_oss smollm3 stablelm
+	pangu-embedded phi2 plamo plamo3 qwen qwen2 qwen2vl qwen3 qwen3tts qwen3vl refact seed_oss smollm3 stablelm
 	starcoder starcoder2 talkie xverse`
 
 // withExperts are those that want experts and nothing more.
@@ -141,7 +142,7 @@ const withExperts = `afmoe arctic bailingmoe bailingmoe2 cohere2moe dbrx deepsee
 
 // others want more, or are further shapes of one.
 var others = []Model{
-	{Name: "arwkv7", meta: allHeads.and(values{"token_shift_count": 1}), tensors: []string{"time_mix_g1.weight", "time_mix_g2.weight"}},
+	{Name: "arwkv7", meta: wideStates.and(allHeads, values{"token_shift_count": 1}), tensors: []string{"time_mix_g1.weight", "time_mix_g2.weight"}},
 	{Name: "bailingmoe3", meta: linearKDA},
 	{Name: "chameleon", meta: values{"vocab_size": 10240}},
 	{Name: "chameleon-swin", Arch: "chameleon", meta: values{"vocab_size": 10240, "swin_norm": true}},
@@ -239,6 +240,7 @@ var others = []Model{
 	{Name: "rwkv6", meta: allHeads.and(values{"rescale_every_n_layers": 2}), tensors: []string{"time_mix_lerp_fused.weight"}},
 	{Name: "rwkv6-norescale", Arch: "rwkv6", meta: allHeads.and(values{"rescale_every_n_layers": 0}), tensors: []string{"time_mix_lerp_fused.weight"}},
 	{Name: "rwkv6qwen2", meta: values{"token_shift_count": 1}},
+	{Name: "rwkv7", meta: wideStates},
 	{Name: "spark2_5", meta: windows},
 	{Name: "spark2_5-moe", Arch: "spark2_5", meta: experts.and(windows)},
 	{Name: "stablelm-seq", Arch: "stablelm", tensors: []string{"ffn_norm.weight", "ffn_norm.bias"}},

@@ -395,29 +395,34 @@ static bool rewire(struct graph *g) {
     return true;
 }
 
-/* True if t writes to the cache of a layer what is of skipped halves alone. Where no weights tell of which, as with
- * the last tokens that RWKV keeps for both, it goes with the last of them. */
-static bool is_skipped_write(const struct graph *g, const struct node *n, const uint64_t *mask) {
-    char kind;
-    const int layer = cache_of_layer(n->t, &kind);
+/* True if a cache is of skipped halves alone. Where no weights tell of which, as with the last tokens that RWKV
+ * keeps for both, it goes with the last of them. */
+static bool is_skipped_cache(const struct graph *g, int layer, int kind, const uint64_t *mask) {
     const int skipped = layer >= 0 && layer < g->n_layer ? skipped_halves(mask, layer) : 0;
-    const int halves = n->halves & WHOLE;
+    const int halves = skipped != 0 ? g->written[layer][kind] : 0;
     return skipped != 0 && ((halves != 0 ? halves : g->has[layer]) & ~skipped) == 0;
 }
 
-/* Keeps what the results are computed from, and what is written to caches but for skipped halves. */
+/* Keeps what the results are computed from, and what is written to the caches of kept halves. */
 static bool keep_needed(struct graph *g, const uint64_t *mask) {
     for (int i = g->n - 1; i >= 0; i--) {
         struct node *n = &g->nodes[i];
-        n->keep |= !n->read && !is_skipped_write(g, n, mask);
+        const bool skipped_cache = is_skipped_cache(g, n->cache, n->kind, mask);
+        n->keep |= !n->read && !skipped_cache;
         if (!n->keep) {
             continue;
         }
         if (n->left_out) {
             return refuse("what a skipped part of layer %d adds is used elsewhere too, so it cannot be skipped", n->block, 0);
         }
-        if (n->cache >= 0 && n->cache < g->n_layer && skips_attention(mask, n->cache)) {
-            return refuse("a kept layer reads the KV cache of layer %d, so layer %d cannot be skipped", n->cache, n->cache);
+        if (skipped_cache && n->read) {
+            if (g->written[n->cache][n->kind] != 0) {
+                return refuse("a kept layer reads the KV cache of layer %d, so layer %d cannot be skipped", n->cache, n->cache);
+            }
+            /* Norms of the stream, for which no weights of a half were needed: they are written as ever. */
+            g->written[n->cache][n->kind] = KEPT_CACHE;
+            i = g->n;
+            continue;
         }
         for (int s = 0; s < GGML_SRC; s++) {
             const int at = position(n->t->src[s]);

@@ -24,7 +24,11 @@
  */
 
 /* Which halves of a layer; the first two as in a mask. */
-enum { ATTENTION = 1, FEED_FORWARD = 2, WHOLE = 3, UNKNOWN_PART = 4 };
+enum { ATTENTION = 1, FEED_FORWARD = 2, WHOLE = 3, UNKNOWN_PART = 4, KEPT_CACHE = 4 };
+
+/* Caches of a layer, by the letter in their name: keys, values, what a recurrent mixer keeps of the last tokens, its state. */
+static const char cache_letters[] = "kvrs";
+enum { CACHE_KEYS, CACHE_VALUES, CACHE_OTHER = sizeof cache_letters - 1, CACHE_KINDS };
 
 /* Operations by ggml's numbers; filled by layerskip_fits. */
 static struct {
@@ -38,8 +42,9 @@ struct node {
     int32_t flags;               /* as llama.cpp set them */
     int16_t block;               /* N of the weights blk.N.* that it was computed with since the stream, -1 = none */
     int16_t layer;               /* an ADD: whose addend it adds, -1 = nobody's */
-    int16_t cache;               /* layer whose KV cache it reads or writes itself, -1 = none */
-    int16_t first_cache, last_cache; /* of those that it was computed from since the stream; -1 = none */
+    int16_t cache;               /* layer whose cache it reads or writes itself, -1 = none */
+    uint8_t kind;                /* of that cache */
+    int16_t first_cache, last_cache; /* layers whose KV caches it was computed from since the stream; -1 = none */
     bool more_caches;            /* some between the two */
     uint8_t halves;              /* of block, whose weights these were */
     uint8_t addend;              /* an ADD of the stream: which operand, 0 or 1 */
@@ -61,6 +66,7 @@ struct graph {
     int first;               /* position of the first ADD with an addend */
     struct ggml_tensor *end; /* the last node that was added; NULL = none was */
     uint8_t has[LAYERSKIP_MAX_LAYERS]; /* the halves of each layer */
+    uint8_t written[LAYERSKIP_MAX_LAYERS][CACHE_KINDS]; /* the halves whose weights were used for what is written to its caches */
 };
 
 /*
@@ -105,15 +111,16 @@ static int halves_of_weight(const char *name) {
     return of_neither ? 0 : UNKNOWN_PART;
 }
 
-/* The layer whose cache of any kind t is or views ("cache_k_l7"), or -1. */
-static int cache_of_layer(const struct ggml_tensor *t, char *kind) {
+/* Tells which layer's cache t is or views ("cache_k_l7"). False: none's. */
+static bool is_cache(const struct ggml_tensor *t, int *layer, int *kind) {
     const char *name = t->view_src != NULL ? t->view_src->name : t->name;
     if (!begins(name, "cache_") || name[6] == '\0' || name[7] != '_' || name[8] != 'l') {
-        return -1;
+        return false;
     }
-    *kind = name[6];
-    name += 9;
-    return read_number(&name);
+    const char *letter = strchr(cache_letters, name[6]), *number = name + 9;
+    *kind = letter != NULL ? (int)(letter - cache_letters) : CACHE_OTHER;
+    *layer = read_number(&number);
+    return *layer >= 0;
 }
 
 static void use_cache(struct node *n, int layer) {
@@ -133,7 +140,7 @@ static void use_cache(struct node *n, int layer) {
 /* Adds to n what the use of a weight, an input or a cache tells. */
 static void use_leaf(struct node *n, const struct ggml_tensor *leaf) {
     const char *name = leaf->name;
-    char kind;
+    int layer, kind;
     if (begins(name, "blk.")) {
         n->touched = true;
         name += 4;
@@ -143,10 +150,12 @@ static void use_leaf(struct node *n, const struct ggml_tensor *leaf) {
         n->block = block > n->block ? block : n->block;
     } else if (begins(name, "cache_")) {
         n->touched = true;
-        const int layer = cache_of_layer(leaf, &kind);
-        if (layer >= 0 && (kind == 'k' || kind == 'v')) {
+        if (is_cache(leaf, &layer, &kind)) {
             n->cache = (int16_t)layer;
-            use_cache(n, layer);
+            n->kind = (uint8_t)kind;
+            if (kind == CACHE_KEYS || kind == CACHE_VALUES) {
+                use_cache(n, layer);
+            }
         }
     }
 }
@@ -277,6 +286,12 @@ static bool find_layers(struct graph *g) {
             if (at >= 0 && !g->nodes[at].stream) {
                 use_node(n, &g->nodes[at]);
             }
+        }
+        int layer, kind;
+        if (!n->read && is_cache(n->t, &layer, &kind)) {
+            n->cache = (int16_t)layer;
+            n->kind = (uint8_t)kind;
+            g->written[layer][kind] |= n->halves & WHOLE;
         }
         if (n->stream && n->t->op == op.add && !place_addend(g, i, &shift)) {
             return false;
