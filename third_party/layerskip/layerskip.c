@@ -593,17 +593,17 @@ static bool apply_mask(struct ggml_cgraph *cgraph, const uint64_t *mask) {
 
 /* Tells where the stream is before, in and behind each layer. */
 static void read_stream(const struct graph *g, struct layerskip_stream *s) {
-    const struct ggml_tensor *x = NULL; /* the stream so far */
-    int layer = -1;                     /* that it is in */
-    bool ended = false;                 /* that layer, by a norm: of the whole model, or of a run of its blocks */
+    const struct ggml_tensor *x = NULL, *rows = NULL; /* the stream so far; the choice of its rows, if nothing was added since */
+    int layer = -1;                                   /* that it is in */
+    bool normed = false;                              /* since: x was, at the end of the model or of a run of its blocks */
     for (int i = g->first; i < g->n; i++) {
         const struct node *n = &g->nodes[i];
+        struct ggml_tensor *t = n->t;
         if (!n->stream) {
             continue;
         }
-        const struct ggml_tensor *t = n->t;
-        if (n->layer < 0 && t->op == op.get_rows) {
-            s->rows = t;
+        if (t->op == op.get_rows) {
+            rows = t;
             continue;
         }
         if (n->layer > layer) {
@@ -614,15 +614,16 @@ static void read_stream(const struct graph *g, struct layerskip_stream *s) {
                 s->out[layer] = x;
             }
             layer = n->layer;
-            ended = false;
         } else if (n->layer == layer && g->nodes[position(t->src[n->addend])].halves == FEED_FORWARD && s->cut[layer] == NULL &&
                    g->has[layer] == WHOLE) {
             s->cut[layer] = x;
         }
-        ended |= is_norm(t);
-        if (!ended) {
-            x = t;
+        if (n->layer >= 0) {
+            s->rows = rows != NULL ? rows : s->rows;
+            rows = NULL;
         }
+        normed = n->layer < 0 && (normed || is_norm(t));
+        x = normed ? x : t;
     }
     s->out[layer] = x;
     s->n_layer = g->n_layer;
