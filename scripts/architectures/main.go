@@ -98,7 +98,7 @@ func check(ctx context.Context, name, program string) error {
 	if err := maker.Write(ctx, m, path); err != nil {
 		return err
 	}
-	r, err := archmodel.Check(ctx, m, path, ".")
+	r, err := archmodel.Check(ctx, m, path, ".", 1)
 	line := row{Model: m.Name, Architecture: m.Arch, Masks: []archmodel.Result{}}
 	if err != nil {
 		line.Unjudged = err.Error()

@@ -4,15 +4,16 @@
  * A sublayer that every row skips leaves the graph. A sublayer that only some rows skip stays in it,
  * and a gate behind it gives these rows the stream as it was before:
  *
- *     gate = SET_ROWS(CONT(node), GET_ROWS(stream, ids), ids)      node = cut or l_out
+ *     gate = SET_ROWS(CONT(sum), GET_ROWS(other, ids), ids)      sum = ADD(what the half adds, other)
  *
- * Whatever read the node reads the gate. Rows are copied, not multiplied by 1 or 0: a row that skips
+ * Whatever read the sum reads the gate. Where both halves are operands of one ADD it has two gates, the second of
+ * the first's rows. Rows are copied, not multiplied by 1 or 0: a row that skips
  * attention attends to keys and values that its mask never wrote, and 0 * NaN is NaN. All other
  * operations of a layer compute each row from itself and from the KV cache of its own sequence, so
- * every row comes out as under its mask alone. CONT keeps the copy off the node's own memory: the
+ * every row comes out as under its mask alone. CONT keeps the copy off the sum's own memory: the
  * scheduler may place the two on different devices.
  *
- * In the last layer the node has the rows whose outputs are wanted alone, in the order of the batch.
+ * In the last layer the sum has the rows whose outputs are wanted alone, in the order of the batch.
  *
  * The ids are in a buffer of our own and not in the graph's memory, which llama.cpp plans anew for
  * each graph and whose inputs it fills itself. They stay valid as often as llama.cpp uses its last

@@ -7,31 +7,21 @@
  * or by a preloaded library, is found first by the dynamic linker: this file defines one. It edits
  * the graph, then calls the real function. llama.cpp itself is the published binary, unchanged.
  *
- * The residual stream makes the edit simple. Layer L computes
+ * The residual stream makes the edit simple. Each half of a layer adds one thing to it:
  *
- *     cut   = x   + attention(norm(x))          x = the layer's input, the output of layer L-1
- *     l_out = cut + feed_forward(norm(cut))     named "l_out-L" in the graph
+ *     cut = x   + attention(norm(x))         x = the stream before the layer
+ *     out = cut + feed_forward(norm(cut))    the stream behind it
  *
- * so leaving something out means using an earlier tensor in its place:
+ * so leaving a half out means reading the other operand in place of the ADD: x for cut, or cut for out. The ADD
+ * is found by what it adds and not by its name (stream.c), and where both halves are added at once,
+ * each of them is an operand of an ADD of its own. All else that a layer does to the stream stays: what
+ * scales or norms it, and what adds to it and is of neither half. A model whose skipped halves' output
+ * matrices are zero computes the same.
  *
- *     skip the layer:         every later use of l_out reads x
- *     skip the attention:     every use of cut reads x
- *     skip the feed-forward:  every later use of l_out reads cut
- *
- *   x       For L > 0 it is l_out-(L-1). For layer 0 it is the operand of the first residual ADD
- *           that the other operand was computed from: some models scale their embeddings first,
- *           so the tensor named "embd" would be wrong.
- *   cut     The first ADD of the layer that takes x. It counts only if l_out adds to it something
- *           computed from it, and no cache of the layer is touched behind it; otherwise (attention
- *           and feed-forward side by side, recurrent layers, ...) only the whole layer can be skipped.
- *   rows    The last layer drops the rows whose logits nobody wants: GET_ROWS(x, ids). That node is
- *           kept, and takes x's place where the last layer is left out.
- *
- * A graph lists its nodes in the order of execution, so the nodes between x and cut, or cut and
- * l_out, are the sublayer's. The graph is cleared and built again from the others, in the old
- * order. ggml_build_forward_expand brings back by itself what a kept node still needs (a mask that
- * was cast in a skipped layer, say). All inputs are added first, because llama.cpp fills them even
- * if nothing reads them any more. Nodes that llama.cpp had marked as not to be computed stay so.
+ * What is kept is found from the end: what the results need, and what is written to the caches of
+ * kept halves. The graph is cleared and built again from that, in the old order. All inputs are
+ * added first, because llama.cpp fills them even if nothing reads them any more. Nodes that llama.cpp
+ * had marked as not to be computed stay so.
  *
  * Nothing is approximated. A mask that cannot be applied exactly makes the hook return false
  * before anything is computed, with a sentence that says why.
@@ -52,7 +42,7 @@
  * an output, so that its memory is not used again and the exact logits can be computed from it.
  *
  * Who wants to read the residual stream instead of cutting it (block influence) gives a
- * layerskip_stream: the same search then tells where x, cut and l_out of each layer are.
+ * layerskip_stream: the same search then tells where x, cut and out of each layer are.
  *
  * With LAYERSKIP_PRELOAD defined this file is the whole of libgallop-skip.so: the mask then comes
  * from GALLOP_SKIP and the real functions from whichever libllama calls (see the end).
