@@ -45,10 +45,10 @@ type Alone int32
 
 // The steps of Alone.
 const (
-	Together        Alone = C.LAYERSKIP_TOGETHER         // nothing
-	AttendAlone     Alone = C.LAYERSKIP_ATTENTION_ALONE  // flash attention, which costs next to nothing, and products with floats and k-quants
-	MultiplyUntiled Alone = C.LAYERSKIP_PRODUCTS_UNTILED // and those with any weights as they are in the file: these are still read once
-	MultiplyAlone   Alone = C.LAYERSKIP_PRODUCTS_ALONE   // and those with any weights that were rearranged for the CPU: dear
+	Together        Alone = 0 // nothing
+	AttendAlone     Alone = 1 // flash attention, which costs next to nothing, and products with floats and k-quants
+	MultiplyUntiled Alone = 2 // and those with any weights as they are in the file: these are still read once
+	MultiplyAlone   Alone = 3 // and those with any weights that were rearranged for the CPU: dear
 )
 
 // BatchOptions says what a batch can hold. nil and zero are the defaults.

@@ -17,12 +17,9 @@ import (
 	"sync"
 	"time"
 	"unsafe"
-)
 
-// MaskWords is the length of a skip mask in 64-bit words: two bits for each of
-// up to 512 layers, and [ShortlistWord]. Bit 2L skips layer L's attention, bit
-// 2L+1 its feed-forward.
-const MaskWords = C.LAYERSKIP_WORDS
+	"github.com/gallop-llm/gallop/skip"
+)
 
 // CacheType is the number format of cached keys or values.
 type CacheType int32
@@ -122,7 +119,7 @@ type Context struct {
 	mem  *C.struct_llama_memory_i // ptr's
 	own  *C.struct_gallop_context // owned
 	nOut int                      // tokens of the last decode; 0 = nothing to read
-	mask [MaskWords]uint64        // of the last decode
+	mask skip.Mask                // of the last decode
 
 	nSeq    int     // sequences, 0 to nSeq-1
 	nUBatch int     // tokens computed at once
@@ -135,6 +132,7 @@ type Context struct {
 
 	shortlist *Shortlist // in use, kept alive; nil = none
 	listed    ShortlistUse
+	rowUse    []ShortlistUse                                   // of the last batch's tokens with logits; reused
 	sizes     []C.int32_t                                      // of the lists of a decode's outputs; reused
 	measure   func(row int, try func(size int) ShortlistTrial) // of MeasureShortlist; nil = none
 }
@@ -293,6 +291,12 @@ func (c *Context) NBatch() int {
 	return int(C.llama_n_batch(c.ptr))
 }
 
+// NUBatch is the number of tokens that are computed at once.
+func (c *Context) NUBatch() int { return c.nUBatch }
+
+// Unified tells whether all sequences share one KV buffer; see [ContextOptions].KVUnified.
+func (c *Context) Unified() bool { return c.unified }
+
 // SetThreads changes the number of threads for single tokens and for batches;
 // 0 as in [ContextOptions]. The error wraps [ErrOption] or [ErrClosed].
 func (c *Context) SetThreads(decode, batch int) error {
@@ -349,6 +353,14 @@ func (c *Context) AbortOn(ctx context.Context) (release func()) {
 	return c.release
 }
 
+// Abort makes the decode that is running and later ones return [ErrAborted], until Abort(false).
+// Unlike the context's other methods it may be called from any goroutine until Close.
+func (c *Context) Abort(on bool) {
+	if c.ptr != nil {
+		C.gallop_watch_stop(&c.own.watch, C.bool(on))
+	}
+}
+
 // Decode runs the batch through the model's layers that mask does not skip and
 // stores their keys and values in the KV cache. The results are read with
 // [Context.Logits] or [Context.Embedding]. Sequences may have masks of their own,
@@ -361,7 +373,7 @@ func (c *Context) AbortOn(ctx context.Context) (release func()) {
 // gives exact logits to the tokens of the list and leaves a preview's to the others.
 //
 // Errors: [ErrBatch], [ErrFull], [ErrMask], [ErrAborted], [ErrDecode].
-func (c *Context) Decode(b *Batch, mask [MaskWords]uint64) error {
+func (c *Context) Decode(b *Batch, mask skip.Mask) error {
 	for {
 		c.pause.wait(c.ended)
 		err := c.decode(b, mask)
@@ -373,7 +385,7 @@ func (c *Context) Decode(b *Batch, mask [MaskWords]uint64) error {
 }
 
 // decode is Decode without pauses.
-func (c *Context) decode(b *Batch, mask [MaskWords]uint64) error {
+func (c *Context) decode(b *Batch, mask skip.Mask) error {
 	if c.ptr == nil || b.cap == 0 {
 		return fmt.Errorf("decode: %w", ErrClosed)
 	}
@@ -385,7 +397,7 @@ func (c *Context) decode(b *Batch, mask [MaskWords]uint64) error {
 	if err != nil {
 		return err
 	}
-	if !c.Model.causal && (b.several() || mask != [MaskWords]uint64{}) {
+	if !c.Model.causal && (b.several() || !mask.IsEmpty()) {
 		return fmt.Errorf("%w: %s attends in both directions", ErrMask, c.Model.Path)
 	}
 	rows := (*C.struct_layerskip_rows)(nil)
@@ -394,12 +406,12 @@ func (c *Context) decode(b *Batch, mask [MaskWords]uint64) error {
 			return err
 		}
 		rows = b.rows
-	} else if err := c.checkShortlist(b, mask[ShortlistWord]); err != nil {
+	} else if err := c.checkShortlist(b, mask.Shortlist()); err != nil {
 		return err
 	}
 	c.mask = mask
 	c.list(b)
-	if err := c.Model.useWeights(&mask); err != nil {
+	if err := c.Model.useWeights(mask); err != nil {
 		return err
 	}
 	code := C.gallop_decode(c.own, c.ptr, b.c, (*C.uint64_t)(&c.mask[0]), rows, C.bool(c.Model.causal), C.int32_t(b.Alone))
@@ -407,7 +419,7 @@ func (c *Context) decode(b *Batch, mask [MaskWords]uint64) error {
 	switch code {
 	case 0:
 		c.nOut = b.Len()
-		if mask[ShortlistWord] > 0 {
+		if mask.Shortlist() > 0 {
 			return c.listOutputs(b)
 		}
 		return nil

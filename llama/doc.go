@@ -10,8 +10,7 @@
 // [Sampler] chooses the next token from it. A [Detokenizer] turns tokens back
 // into text.
 //
-// A mask is an array of [MaskWords] words, two bits a layer; package skip has
-// the type that reads and writes masks as text. An empty mask is stock
+// Package skip has the masks, as value and as text. An empty mask is stock
 // llama.cpp. The sequences of one batch may have masks of their own, set with
 // [Batch.SetMask]: each comes out as if it were decoded alone under its mask, and
 // the batch costs what its sequences keep together. They need a context with KVUnified, a batch of

@@ -8,17 +8,17 @@ import (
 	"path/filepath"
 
 	"github.com/gallop-llm/gallop/internal/randmodel"
-	"github.com/gallop-llm/gallop/internal/setup"
+	"github.com/gallop-llm/gallop/libs"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
 
 // Decode a prompt with two of eight layers left out.
 func Example() {
-	if _, err := setup.Install(context.Background(), setup.DefaultDevice()); err != nil {
+	if _, err := libs.Install(context.Background(), nil); err != nil {
 		log.Fatal(err)
 	}
-	if _, err := setup.Load(); err != nil {
+	if _, err := libs.Load(); err != nil {
 		log.Fatal(err)
 	}
 	dir, err := os.MkdirTemp("", "example")

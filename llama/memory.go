@@ -14,7 +14,8 @@ import (
 	"sync"
 	"unsafe"
 
-	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/gguf"
+	"github.com/gallop-llm/gallop/skip"
 )
 
 // place is where a tensor's bytes are. Most are computed with where the file is
@@ -26,7 +27,8 @@ type place struct {
 	offset uint64  // in the file
 	file   uintptr // address in the file's mapping; 0 = it is not mapped
 	used   uintptr // address of the bytes that are computed with; 0 = not in main memory
-	bit    int     // of the masks that skip it; -1 = none does
+	layer  int
+	half   skip.Half // of the layer: a mask that skips it spares the tensor; 0 = none does
 }
 
 func (p place) repacked() bool { return p.used != 0 && p.used != p.file }
@@ -86,7 +88,7 @@ func (m *Model) placeWeights(locked bool) error {
 				p.file = addr
 			}
 		}
-		p.bit = maskBit(t.Name, p.repacked())
+		p.layer, p.half = halfOf(t.Name, p.repacked())
 	}
 	return m.dropUnused()
 }
@@ -105,22 +107,25 @@ func (m *Model) dropUnused() error {
 	return nil
 }
 
-// maskBit is the bit of the masks under which a tensor's memory may be given
-// back, by its name; -1 = there is none. A wrong guess costs time where pages of
+// skippedBy tells whether mask spares the tensor.
+func (p place) skippedBy(mask skip.Mask) bool { return mask.Skipped(p.layer)&p.half != 0 }
+
+// halfOf is the half of a layer whose masks let a tensor's memory be given
+// back, by its name; 0 = there is none. A wrong guess costs time where pages of
 // the file come back by themselves. A repacked copy does not, so it must be sure
 // which half of its layer needs it, and that no other layer does, as RWKV-7's
 // layers need the first one's time_mix_value.
-func maskBit(tensor string, repacked bool) int {
+func halfOf(tensor string, repacked bool) (layer int, half skip.Half) {
 	layer, rest, ok := gguf.SplitLayer(tensor)
 	switch {
-	case !ok || layer >= 32*ShortlistWord:
-		return -1
+	case !ok || layer >= skip.MaxLayers:
+		return 0, 0
 	case repacked && !strings.HasPrefix(rest, "attn_") && !strings.HasPrefix(rest, "ffn_"):
-		return -1
+		return 0, 0
 	case gguf.FeedForward(rest):
-		return 2*layer + 1
+		return layer, skip.FeedForward
 	}
-	return 2 * layer
+	return layer, skip.Attention
 }
 
 // pages are the whole ones among size bytes from addr on.
@@ -141,7 +146,7 @@ func (m *Model) drop(addr uintptr, size uint64) error {
 
 // droppable tells whether some mask spares the tensor, and its bytes can be had again.
 func (m *Model) droppable(p place) bool {
-	return m.pageable && p.bit >= 0 && p.file != 0 && p.used != 0
+	return m.pageable && p.half != 0 && p.file != 0 && p.used != 0
 }
 
 // Releasable tells whether [Model.ReleaseWeights] can do anything: not where the
@@ -160,7 +165,7 @@ func (m *Model) Releasable() bool {
 // what it needs: from the file, or from the system's file cache while that still
 // has it. What was repacked for the CPU is repacked again before the decode. What
 // is on a GPU stays there.
-func (m *Model) ReleaseWeights(mask [MaskWords]uint64) error {
+func (m *Model) ReleaseWeights(mask skip.Mask) error {
 	if err := m.retain(); err != nil {
 		return err
 	}
@@ -168,11 +173,11 @@ func (m *Model) ReleaseWeights(mask [MaskWords]uint64) error {
 	m.weights.Lock()
 	defer m.weights.Unlock()
 	for i, p := range m.places {
-		if !m.droppable(p) || !has(&mask, p.bit) {
+		if !m.droppable(p) || !p.skippedBy(mask) {
 			continue
 		}
 		if p.repacked() {
-			m.gone[p.bit/64] |= 1 << (p.bit % 64)
+			m.gone = m.gone.With(p.layer, p.half)
 		}
 		if err := m.drop(p.used, m.Tensors[i].Size); err != nil {
 			return err
@@ -181,12 +186,10 @@ func (m *Model) ReleaseWeights(mask [MaskWords]uint64) error {
 	return m.dropUnused()
 }
 
-func has(mask *[MaskWords]uint64, bit int) bool { return mask[bit/64]>>(bit%64)&1 != 0 }
-
 // useWeights makes what mask keeps usable until m.weights.RUnlock.
-func (m *Model) useWeights(mask *[MaskWords]uint64) error {
+func (m *Model) useWeights(mask skip.Mask) error {
 	m.weights.RLock()
-	for !covers(mask, &m.gone) {
+	for !m.gone.Minus(mask).IsEmpty() {
 		m.weights.RUnlock()
 		if err := m.repack(mask); err != nil {
 			return err
@@ -196,19 +199,9 @@ func (m *Model) useWeights(mask *[MaskWords]uint64) error {
 	return nil
 }
 
-// covers tells whether a has all of b.
-func covers(a, b *[MaskWords]uint64) bool {
-	for i := range a {
-		if b[i]&^a[i] != 0 {
-			return false
-		}
-	}
-	return true
-}
-
 // repack makes the repacked copies that are gone and that mask keeps again, as
 // many at a time as there are processors: llama.cpp uses one for each.
-func (m *Model) repack(mask *[MaskWords]uint64) error {
+func (m *Model) repack(mask skip.Mask) error {
 	m.weights.Lock()
 	defer m.weights.Unlock()
 	wanted := make(chan int)
@@ -223,15 +216,13 @@ func (m *Model) repack(mask *[MaskWords]uint64) error {
 		})
 	}
 	for i, p := range m.places {
-		if m.droppable(p) && p.repacked() && has(&m.gone, p.bit) && !has(mask, p.bit) {
+		if m.droppable(p) && p.repacked() && p.skippedBy(m.gone) && !p.skippedBy(mask) {
 			wanted <- i
 		}
 	}
 	close(wanted)
 	running.Wait()
-	for i := range m.gone {
-		m.gone[i] &= mask[i]
-	}
+	m.gone = m.gone.Intersection(mask)
 	return m.dropUnused()
 }
 
@@ -271,7 +262,7 @@ func (m *Model) copied() (bytes uint64) {
 			continue
 		}
 		bytes += m.Tensors[i].Size
-		if m.droppable(p) && has(&m.gone, p.bit) {
+		if m.droppable(p) && p.skippedBy(m.gone) {
 			_, n := pages(p.used, m.Tensors[i].Size)
 			bytes -= n
 		}

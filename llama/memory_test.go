@@ -12,8 +12,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/internal/prune"
 	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
@@ -66,7 +67,7 @@ func TestReleaseWeights(t *testing.T) {
 			opts := llama.ModelOptions{NoRepack: c.noRepack}
 			path, prunedPath := llamatest.Write(t, wide(c.typ)), filepath.Join(t.TempDir(), "pruned.gguf")
 			layers, _ := mask.WholeLayers()
-			require.NoError(t, skip.Prune(context.Background(), path, prunedPath, layers, nil))
+			require.NoError(t, prune.Layers(context.Background(), path, prunedPath, layers, nil))
 			pruned := load(t, prunedPath, opts)
 			decode(t, small(t, pruned), prompt(4), 0, none)
 			least := resident(t, pruned)

@@ -17,7 +17,8 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/gguf"
+	"github.com/gallop-llm/gallop/skip"
 )
 
 // CPUOnly as [ModelOptions].GPULayers keeps every layer on the CPU.
@@ -87,10 +88,10 @@ type Model struct {
 	repacks     bool   // weights are rearranged for the CPU
 	fingerprint uint64 // of the file
 
-	places   []place           // (len(Tensors),)
-	pageable bool              // weights may be dropped from memory
-	weights  sync.RWMutex      // held by decodes; with Lock to drop and repack
-	gone     [MaskWords]uint64 // sublayers whose repacked weights are dropped; guarded by weights
+	places   []place      // (len(Tensors),)
+	pageable bool         // weights may be dropped from memory
+	weights  sync.RWMutex // held by decodes; with Lock to drop and repack
+	gone     skip.Mask    // sublayers whose repacked weights are dropped; guarded by weights
 
 	mu     sync.Mutex
 	closed bool

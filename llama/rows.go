@@ -9,12 +9,14 @@ import "C"
 import (
 	"fmt"
 	"unsafe"
+
+	"github.com/gallop-llm/gallop/skip"
 )
 
 // ownMask is a sequence's mask in a batch.
 type ownMask struct {
 	set  bool // else it has none of its own
-	mask [MaskWords]uint64
+	mask skip.Mask
 }
 
 // SetMask puts the tokens of a sequence under a mask of their own, in place of the one
@@ -28,7 +30,7 @@ type ownMask struct {
 // Decode refuses with [ErrMask] what cannot be exact: a context without KVUnified, more than NUBatch
 // tokens, a sequence whose tokens do not stand side by side, and models that llama.cpp
 // computes sequence by sequence (recurrent ones, where sequences have different numbers of tokens).
-func (b *Batch) SetMask(seq int, mask [MaskWords]uint64) error {
+func (b *Batch) SetMask(seq int, mask skip.Mask) error {
 	switch {
 	case b.cap == 0:
 		return fmt.Errorf("batch: %w", ErrClosed)
@@ -45,7 +47,7 @@ func (b *Batch) SetMask(seq int, mask [MaskWords]uint64) error {
 // rowMasks fills b.rows with the masks of all tokens, mask for those of sequences without
 // one of their own, and gives what all tokens skip. One mask for all leaves b.rows without
 // any. Nothing is allocated once a batch has had masks.
-func (b *Batch) rowMasks(mask [MaskWords]uint64) (common [MaskWords]uint64, err error) {
+func (b *Batch) rowMasks(mask skip.Mask) (common skip.Mask, err error) {
 	if b.rows != nil {
 		b.rows.n_masks = 0
 	}
@@ -58,7 +60,7 @@ func (b *Batch) rowMasks(mask [MaskWords]uint64) (common [MaskWords]uint64, err 
 			return mask, fmt.Errorf("%w: no memory for the masks of %d tokens", ErrBatch, b.cap)
 		}
 	}
-	masks := unsafe.Slice((*[MaskWords]uint64)(unsafe.Pointer(b.rows.masks)), maxSequences+1)
+	masks := unsafe.Slice((*skip.Mask)(unsafe.Pointer(b.rows.masks)), maxSequences+1)
 	maskOf := unsafe.Slice(b.rows.mask_of, b.cap)
 	n, before := 0, -1 // masks so far; the sequence of the token before
 	for i := range b.Len() {
@@ -89,16 +91,14 @@ func (b *Batch) rowMasks(mask [MaskWords]uint64) (common [MaskWords]uint64, err 
 	}
 	common = masks[0]
 	for _, m := range masks[1:n] {
-		for w := range ShortlistWord {
-			common[w] &= m[w]
-		}
-		common[ShortlistWord] = min(common[ShortlistWord], m[ShortlistWord]) // 0 = some row has the whole output matrix
+		list := min(common.Shortlist(), m.Shortlist()) // 0 = some row has the whole output matrix
+		common = common.Intersection(m).WithShortlist(list)
 	}
 	return common, nil
 }
 
 // maskOf is the mask of a sequence; otherwise is for those that have none of their own.
-func (b *Batch) maskOf(seq int, otherwise [MaskWords]uint64) [MaskWords]uint64 {
+func (b *Batch) maskOf(seq int, otherwise skip.Mask) skip.Mask {
 	if own := &b.masks[seq]; own.set {
 		return own.mask
 	}
@@ -115,8 +115,8 @@ func (b *Batch) sequences(i int) []C.llama_seq_id {
 func (b *Batch) several() bool { return b.rows != nil && b.rows.n_masks > 0 }
 
 // rowMask is the mask of token i where there are several.
-func (b *Batch) rowMask(i int) *[MaskWords]uint64 {
-	masks := unsafe.Slice((*[MaskWords]uint64)(unsafe.Pointer(b.rows.masks)), maxSequences+1)
+func (b *Batch) rowMask(i int) *skip.Mask {
+	masks := unsafe.Slice((*skip.Mask)(unsafe.Pointer(b.rows.masks)), maxSequences+1)
 	return &masks[unsafe.Slice(b.rows.mask_of, b.cap)[i]]
 }
 
@@ -130,8 +130,8 @@ func (c *Context) checkRows(b *Batch) error {
 		return fmt.Errorf("%w: %d tokens under different masks, the context computes %d at once: raise NUBatch or decode them in parts",
 			ErrMask, b.Len(), c.nUBatch)
 	}
-	for _, m := range unsafe.Slice((*[MaskWords]uint64)(unsafe.Pointer(b.rows.masks)), b.rows.n_masks) {
-		if err := c.checkShortlist(b, m[ShortlistWord]); err != nil {
+	for _, m := range unsafe.Slice((*skip.Mask)(unsafe.Pointer(b.rows.masks)), b.rows.n_masks) {
+		if err := c.checkShortlist(b, m.Shortlist()); err != nil {
 			return err
 		}
 	}

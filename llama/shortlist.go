@@ -17,12 +17,9 @@ import (
 	"sync/atomic"
 	"unsafe"
 
-	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/gguf"
+	"github.com/gallop-llm/gallop/skip"
 )
-
-// ShortlistWord is the word of a mask that holds the size of the vocabulary
-// shortlist: how many tokens get exact logits. 0 = all of them.
-const ShortlistWord = C.LAYERSKIP_SHORTLIST
 
 // ErrShortlist is returned when a model cannot decode with a shortlist; the error says why.
 var ErrShortlist = errors.New("no vocabulary shortlist")
@@ -219,13 +216,13 @@ func (c *Context) SetShortlist(s *Shortlist) error {
 func (c *Context) Shortlist() *Shortlist { return c.shortlist }
 
 // checkShortlist refuses masks whose shortlist cannot be used for this batch.
-func (c *Context) checkShortlist(b *Batch, size uint64) error {
+func (c *Context) checkShortlist(b *Batch, size int) error {
 	switch {
 	case size == 0:
 		return nil
 	case c.shortlist == nil:
 		return fmt.Errorf("%w: it has a shortlist of %d tokens, but none was made for this model", ErrMask, size)
-	case size > uint64(c.nVocab())/4:
+	case size < 0 || size > int(c.nVocab())/4:
 		return fmt.Errorf("%w: a shortlist of %d tokens saves nothing with a vocabulary of %d", ErrMask, size, c.nVocab())
 	case b.Len() > c.nUBatch || c.nSeq > 1 && !c.unified:
 		return fmt.Errorf("%w: with a shortlist, one decode takes up to %d tokens, and several sequences need KVUnified", ErrMask, c.nUBatch)
@@ -236,7 +233,7 @@ func (c *Context) checkShortlist(b *Batch, size uint64) error {
 // list tells the steps at the graph's end how many tokens of each output to list: none
 // where the preview itself is to be measured.
 func (c *Context) list(b *Batch) {
-	if c.mask[ShortlistWord] == 0 {
+	if c.mask.Shortlist() == 0 {
 		return
 	}
 	c.sizes = c.sizes[:0]
@@ -244,12 +241,12 @@ func (c *Context) list(b *Batch) {
 		if wanted == 0 {
 			continue
 		}
-		size := c.mask[ShortlistWord]
+		size := c.mask.Shortlist()
 		switch {
 		case c.measure != nil:
 			size = 0
 		case b.several():
-			size = b.rowMask(i)[ShortlistWord]
+			size = b.rowMask(i).Shortlist()
 		}
 		c.sizes = append(c.sizes, C.int32_t(size))
 	}
@@ -271,9 +268,19 @@ func (u ShortlistUse) Since(before ShortlistUse) ShortlistUse {
 // ShortlistUse counts since the context was made.
 func (c *Context) ShortlistUse() ShortlistUse { return c.listed }
 
+// ListedAt is the [ShortlistUse] of the token at place i of the last batch, which was decoded
+// under masks with a shortlist and has logits; zeros otherwise.
+func (c *Context) ListedAt(i int) ShortlistUse {
+	if c.mask.Shortlist() == 0 || i < 0 || i >= min(c.nOut, len(c.rowUse)) {
+		return ShortlistUse{}
+	}
+	return c.rowUse[i]
+}
+
 // listOutputs looks at the batch's logits, some of which were given their exact values.
 func (c *Context) listOutputs(b *Batch) error {
 	output := 0
+	c.rowUse = slices.Grow(c.rowUse[:0], b.Len())[:b.Len()]
 	for i, wanted := range unsafe.Slice(b.c.logits, b.Len()) {
 		if wanted == 0 {
 			continue
@@ -283,6 +290,7 @@ func (c *Context) listOutputs(b *Batch) error {
 			return fmt.Errorf("%w: no logits at place %d", ErrDecode, i)
 		}
 		logits := unsafe.Slice((*float32)(unsafe.Pointer(row)), c.nVocab())
+		use := ShortlistUse{Rows: 1}
 		if c.measure != nil {
 			if err := c.measureRow(logits, output); err != nil {
 				return err
@@ -294,11 +302,14 @@ func (c *Context) listOutputs(b *Batch) error {
 				return err
 			}
 			if exact > 0 {
-				c.listed.Extended++
+				use.Extended = 1
 			}
-			c.listed.Exact += max(exact, int(listed.n))
+			use.Exact = max(exact, int(listed.n))
 		}
-		c.listed.Rows++
+		c.listed.Rows += use.Rows
+		c.listed.Extended += use.Extended
+		c.listed.Exact += use.Exact
+		c.rowUse[i] = use
 		output++
 	}
 	return nil
@@ -354,7 +365,7 @@ type ShortlistTrial struct {
 // MeasureShortlist is [Context.Decode] with exact logits for all tokens, and tells of each
 // row what shortlists of these sizes would have come to: trials (len(sizes),), valid
 // during the call. The mask has some shortlist.
-func (c *Context) MeasureShortlist(b *Batch, mask [MaskWords]uint64, sizes []int, each func(row int, trials []ShortlistTrial)) error {
+func (c *Context) MeasureShortlist(b *Batch, mask skip.Mask, sizes []int, each func(row int, trials []ShortlistTrial)) error {
 	trials := make([]ShortlistTrial, len(sizes))
 	c.measure = func(row int, try func(size int) ShortlistTrial) {
 		for i, size := range sizes {

@@ -10,8 +10,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/internal/prune"
 	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
@@ -73,7 +74,7 @@ func shortlistModels(t *testing.T) map[string]string {
 		}
 	}
 	pruned := models["llama"] + ".pruned"
-	require.NoError(t, skip.Prune(context.Background(), models["llama"], pruned, []int{2}, nil))
+	require.NoError(t, prune.Layers(context.Background(), models["llama"], pruned, []int{2}, nil))
 	models["pruned"] = pruned
 	return models
 }

@@ -9,8 +9,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/internal/prune"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -43,16 +44,16 @@ func TestSplitModel(t *testing.T) {
 
 	layers, _ := mask.WholeLayers()
 	want, got := filepath.Join(t.TempDir(), "want.gguf"), filepath.Join(t.TempDir(), "got.gguf")
-	require.NoError(t, skip.Prune(context.Background(), path, want, layers, nil))
-	require.NoError(t, skip.Prune(context.Background(), split, got, layers, nil))
+	require.NoError(t, prune.Layers(context.Background(), path, want, layers, nil))
+	require.NoError(t, prune.Layers(context.Background(), split, got, layers, nil))
 	wanted, err := os.ReadFile(want)
 	require.NoError(t, err)
 	pruned, err := os.ReadFile(got)
 	require.NoError(t, err)
 	require.True(t, bytes.Equal(wanted, pruned))
 	for _, part := range []string{"model-00001-of-00003.gguf", "model-00003-of-00003.gguf"} {
-		err := skip.Prune(context.Background(), split, filepath.Join(filepath.Dir(split), part), layers, &skip.PruneOptions{Overwrite: true})
-		require.ErrorIs(t, err, skip.ErrPruneTarget, "a part of the model itself")
+		err := prune.Layers(context.Background(), split, filepath.Join(filepath.Dir(split), part), layers, &prune.Options{Overwrite: true})
+		require.ErrorIs(t, err, prune.ErrTarget, "a part of the model itself")
 	}
 
 	require.True(t, parts.Releasable())

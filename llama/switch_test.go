@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/internal/prune"
 	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
@@ -64,7 +65,7 @@ func TestMaskEqualsPruned(t *testing.T) {
 			for _, layers := range [][]int{{0}, {7}, {3}, {2, 3, 4}, {0, 7}, {1, 3, 5, 6}, {0, 1, 2, 3, 4, 5, 6}, {1, 2, 3, 4, 5, 6, 7}} {
 				mask := skip.Layers(layers...)
 				dst := filepath.Join(t.TempDir(), "pruned.gguf")
-				require.NoError(t, skip.Prune(context.Background(), path, dst, layers, nil))
+				require.NoError(t, prune.Layers(context.Background(), path, dst, layers, nil))
 				there := llamatest.GPULayers(t) // and with them the output: those left of the same layers
 				left := there
 				for _, l := range layers {

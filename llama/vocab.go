@@ -17,7 +17,7 @@ import (
 type Token int32
 
 // NoToken stands for a special token that a vocabulary does not have.
-const NoToken Token = C.LLAMA_TOKEN_NULL
+const NoToken Token = -1
 
 // Vocab is a model's tokenizer. It is valid until its model is closed and may
 // be used by several goroutines.
@@ -72,6 +72,19 @@ func (v *Vocab) Tokenize(text string, special bool) ([]Token, error) {
 		tokens = tokens[:last]
 	}
 	return tokens, err
+}
+
+// TokenizePart is [Vocab.Tokenize] of a text that stands behind another: BOS is never put in
+// front.
+func (v *Vocab) TokenizePart(text string, special bool) ([]Token, error) {
+	if err := v.model.retain(); err != nil {
+		return nil, err
+	}
+	defer v.model.release()
+	if text == "" {
+		return nil, nil
+	}
+	return v.tokenize(text, special, false)
 }
 
 // tokenize is llama.cpp's; add puts BOS in front, and EOS behind, where the model

@@ -3,7 +3,7 @@ package router
 import (
 	"fmt"
 
-	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/skip"
 )
 

@@ -5,7 +5,7 @@ import (
 	"hash/fnv"
 	"io"
 
-	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/gguf"
 )
 
 // Fingerprint tells models apart: by the facts that a person would compare,

@@ -16,7 +16,7 @@ import (
 
 	"github.com/gallop-llm/gallop/internal/calibrate"
 	"github.com/gallop-llm/gallop/internal/dataset"
-	"github.com/gallop-llm/gallop/internal/eval"
+	"github.com/gallop-llm/gallop/internal/score"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -258,7 +258,7 @@ func leaveOut(w io.Writer, examples []dataset.Example, skipBad bool, check func(
 // fits finds out whether an example has room in the model's context.
 func fits(m *llama.Model) func(dataset.Example) error {
 	return func(e dataset.Example) error {
-		_, err := eval.Encode(m, []dataset.Example{e})
+		_, err := score.Encode(m, []dataset.Example{e})
 		return err
 	}
 }

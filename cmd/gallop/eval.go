@@ -12,8 +12,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gallop-llm/gallop/internal/dataset"
-	"github.com/gallop-llm/gallop/internal/eval"
-	"github.com/gallop-llm/gallop/internal/report"
+	"github.com/gallop-llm/gallop/internal/lab/report"
+	"github.com/gallop-llm/gallop/internal/lab/table"
+	"github.com/gallop-llm/gallop/internal/score"
 	"github.com/gallop-llm/gallop/internal/shortlist"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
@@ -111,7 +112,7 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 	if err := useTemplate(cmd, m, f.template, ""); err != nil {
 		return err
 	}
-	t := &eval.Table{Model: m, Seed: f.seed}
+	t := &table.Table{Model: m, Seed: f.seed}
 	examples, err = leaveOut(cmd.ErrOrStderr(), examples, f.skipBad, func(e dataset.Example) error {
 		if !e.Labelled() {
 			return fmt.Errorf("%s: the prompt has no answer to compare with", e.Where)
@@ -128,10 +129,10 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 		}
 		t.Prompts = append(t.Prompts, x)
 	}
-	if t.Cases, err = eval.Encode(m, examples); err != nil {
+	if t.Cases, err = score.Encode(m, examples); err != nil {
 		return err
 	}
-	scoring := &eval.Options{Threads: max(f.threads, 0)}
+	scoring := &score.Options{Threads: max(f.threads, 0)}
 	if listed != 0 {
 		dir, err := shortlist.Dir()
 		if err != nil {
@@ -139,7 +140,7 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 		}
 		l := openShortlist(cmd, m, dir, scoring.Threads)
 		defer l.Close()
-		if err := learnShortlist(ctx, cmd, l, m, max(listed, 0)); err != nil {
+		if err := learnShortlist(ctx, cmd, m, max(listed, 0), l.Made() != nil, l.Why(), l.Learn); err != nil {
 			return err
 		}
 		scoring.Shortlist, t.Shortlist = l.Made().List, listed
@@ -147,7 +148,7 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 			t.Shortlist = l.Made().Size
 		}
 	}
-	if t.Scorer, err = eval.NewScorer(m, scoring); err != nil {
+	if t.Scorer, err = score.NewScorer(m, scoring); err != nil {
 		return err
 	}
 	defer t.Scorer.Close()
@@ -323,11 +324,11 @@ func drawEval(folder string, rows []report.Row) error {
 	for _, r := range rows {
 		name, cascade := r.Method, false
 		switch {
-		case r.Method == rows[0].Method, r.Method == router.BaselineGreedy, r.Method == eval.Routed:
-		case strings.HasPrefix(r.Method, eval.Adaptive):
-			name = eval.Adaptive
-		case strings.HasPrefix(r.Method, eval.Cascade):
-			name, cascade = fmt.Sprintf("%s from %g", eval.Cascade, *r.Depth), true
+		case r.Method == rows[0].Method, r.Method == router.BaselineGreedy, r.Method == table.Routed:
+		case strings.HasPrefix(r.Method, table.Adaptive):
+			name = table.Adaptive
+		case strings.HasPrefix(r.Method, table.Cascade):
+			name, cascade = fmt.Sprintf("%s from %g", table.Cascade, *r.Depth), true
 		default:
 			continue
 		}

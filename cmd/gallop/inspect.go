@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gallop-llm/gallop/internal/inspect"
-	"github.com/gallop-llm/gallop/internal/report"
+	"github.com/gallop-llm/gallop/internal/lab/report"
 	"github.com/gallop-llm/gallop/router"
 )
 

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gallop-llm/gallop/internal/inspect"
+	"github.com/gallop-llm/gallop/internal/prune"
 	"github.com/gallop-llm/gallop/skip"
 )
 
@@ -67,7 +68,7 @@ func runPrune(cmd *cobra.Command, path, out string, layers []int) error {
 	ctx, stop := interruptible(cmd)
 	defer stop()
 	progress, done := byteBar(cmd.ErrOrStderr(), "pruning")
-	err := skip.Prune(ctx, path, out, layers, &skip.PruneOptions{Progress: progress})
+	err := prune.Layers(ctx, path, out, layers, &prune.Options{Progress: progress})
 	done()
 	if err != nil {
 		return err

@@ -14,7 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/gallop-llm/gallop/internal/setup"
+	"github.com/gallop-llm/gallop/libs"
 	"github.com/gallop-llm/gallop/llama"
 )
 
@@ -202,7 +202,7 @@ func (c causing) Err() error { return context.Cause(c.Context) }
 
 // loadLibrary opens llama.cpp and tells of GPU modules that could not be used.
 func loadLibrary(cmd *cobra.Command) error {
-	skipped, err := setup.Load()
+	skipped, err := libs.Load()
 	for _, problem := range skipped {
 		fmt.Fprintln(cmd.ErrOrStderr(), "gallop: goes on without a GPU:", problem)
 	}

@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/gallop-llm/gallop/internal/setup"
+	"github.com/gallop-llm/gallop/libs"
 )
 
 func newSetupCommand() *cobra.Command {
@@ -20,8 +20,8 @@ func newSetupCommand() *cobra.Command {
 there already is left alone. A GPU's libraries come beside those for the CPU.`,
 		Args: noArgument,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !slices.Contains(setup.Devices, device) {
-				return usageError{fmt.Errorf("%w %q: choose one of %s", setup.ErrDevice, device, strings.Join(setup.Devices, ", "))}
+			if !slices.Contains(libs.Devices, device) {
+				return usageError{fmt.Errorf("%w %q: choose one of %s", libs.ErrDevice, device, strings.Join(libs.Devices, ", "))}
 			}
 			ctx, stop := interruptible(cmd)
 			defer stop()
@@ -33,27 +33,27 @@ there already is left alone. A GPU's libraries come beside those for the CPU.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&device, "device", setup.DefaultDevice(), "what to compute on: "+strings.Join(setup.Devices, ", "))
+	cmd.Flags().StringVar(&device, "device", libs.DefaultDevice(), "what to compute on: "+strings.Join(libs.Devices, ", "))
 	return cmd
 }
 
 // devices are what has to be installed for a device: a GPU's module is loaded
 // beside the libraries for the CPU.
 func devices(device string) []string {
-	if device == setup.DefaultDevice() {
+	if device == libs.DefaultDevice() {
 		return []string{device}
 	}
-	return []string{setup.DefaultDevice(), device}
+	return []string{libs.DefaultDevice(), device}
 }
 
 func install(ctx context.Context, cmd *cobra.Command, device string) error {
 	out := cmd.OutOrStdout()
-	if dir := setup.Installed(device); dir != "" {
+	if dir := libs.Installed(device); dir != "" {
 		fmt.Fprintf(out, "%s: already installed in %s\n", device, dir)
 		return nil
 	}
-	stop := spin(cmd.ErrOrStderr(), "fetching llama.cpp for "+device)
-	dir, err := setup.Install(ctx, device)
+	progress, stop := fetchBar(cmd.ErrOrStderr(), "fetching llama.cpp for "+device)
+	dir, err := libs.Install(ctx, &libs.Options{Device: device, Progress: progress})
 	stop()
 	if err != nil {
 		return err

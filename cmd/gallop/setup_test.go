@@ -10,7 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/gallop-llm/gallop/internal/setup"
+	"github.com/gallop-llm/gallop/libs"
 )
 
 // fakeNPM puts a script in npm's place, and a new, empty folder in the cache's.
@@ -51,17 +51,17 @@ func leftovers(t *testing.T, cache string) []string {
 
 func TestSetup(t *testing.T) {
 	cache := fakeNPM(t, fetch)
-	device := setup.DefaultDevice()
+	device := libs.DefaultDevice()
 	code, out, errOut := runGallop("setup")
 	require.Equal(t, exitOK, code, errOut)
 	require.Empty(t, errOut, "no bar away from a terminal")
-	require.NotEmpty(t, setup.Installed(device))
-	require.Equal(t, device+": installed in "+setup.Installed(device)+"\n", out)
+	require.NotEmpty(t, libs.Installed(device))
+	require.Equal(t, device+": installed in "+libs.Installed(device)+"\n", out)
 	require.Len(t, leftovers(t, cache), 1)
 
 	code, out, _ = runGallop("setup")
 	require.Equal(t, exitOK, code)
-	require.Equal(t, device+": already installed in "+setup.Installed(device)+"\n", out)
+	require.Equal(t, device+": already installed in "+libs.Installed(device)+"\n", out)
 }
 
 func TestSetupGPU(t *testing.T) {
@@ -71,10 +71,10 @@ func TestSetupGPU(t *testing.T) {
 	fakeNPM(t, fetch)
 	code, out, errOut := runGallop("setup", "--device", "vulkan")
 	require.Equal(t, exitOK, code, errOut)
-	require.Equal(t, "cpu: installed in "+setup.Installed("cpu")+"\nvulkan: installed in "+setup.Installed("vulkan")+"\n", out)
+	require.Equal(t, "cpu: installed in "+libs.Installed("cpu")+"\nvulkan: installed in "+libs.Installed("vulkan")+"\n", out)
 	code, out, _ = runGallop("setup", "--device", "cuda")
 	require.Equal(t, exitOK, code)
-	require.Equal(t, "cpu: already installed in "+setup.Installed("cpu")+"\ncuda: installed in "+setup.Installed("cuda")+"\n", out)
+	require.Equal(t, "cpu: already installed in "+libs.Installed("cpu")+"\ncuda: installed in "+libs.Installed("cuda")+"\n", out)
 }
 
 func TestSetupFailures(t *testing.T) {
@@ -96,7 +96,7 @@ func TestSetupFailures(t *testing.T) {
 			require.Equal(t, test.code, code)
 			require.Empty(t, out)
 			require.Contains(t, errOut, test.want)
-			require.Empty(t, setup.Installed(setup.DefaultDevice()))
+			require.Empty(t, libs.Installed(libs.DefaultDevice()))
 			if test.code == exitError {
 				require.Empty(t, leftovers(t, cache))
 			}

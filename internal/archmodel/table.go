@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/gguf"
 )
 
 // Model is one shape of an architecture.

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/gallop-llm/gallop/internal/eval"
+	"github.com/gallop-llm/gallop/internal/score"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 )
@@ -35,7 +35,7 @@ func Memory(m *llama.Model) uint64 {
 	const float16, float32 = 2, 4
 	const computed = 256 << 20 // of a hundred tokens and their logits, as seen on models up to 1.5B
 	rows := uint64(pausedSequences * float32 * m.Vocab.Size)
-	return eval.DefaultNCtx*cell*float16 + 2*rows + pausedInputs + computed
+	return score.DefaultNCtx*cell*float16 + 2*rows + pausedInputs + computed
 }
 
 // unfinished is what a profile's provenance says that gets better when calibration goes on.

@@ -6,7 +6,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/gallop-llm/gallop/internal/eval"
+	"github.com/gallop-llm/gallop/internal/search"
+	"github.com/gallop-llm/gallop/internal/stats"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -25,7 +26,7 @@ func (r *run) contest(ctx context.Context) error {
 	}
 	n := r.unsearched
 	if len(n) == 0 {
-		n = skip.All(len(r.cases))
+		n = search.All(len(r.cases))
 	}
 	from, to := r.chunkOf(n[len(n)/2]) // the chunk that has the middle one: prompts are decoded again for every chunk
 	var unseen []int                   // in the chunk
@@ -37,7 +38,7 @@ func (r *run) contest(ctx context.Context) error {
 	if len(unseen) == 0 {
 		return nil
 	}
-	losses, chunk := r.lossesFrom(from), skip.All(to-from)
+	losses, chunk := r.lossesFrom(from), search.All(to-from)
 	for c := 1; c < len(r.candidates); c++ {
 		r.Progress("comparing with sets that nobody searched", c-1, len(r.candidates)-1)
 		found := r.candidates[c]
@@ -45,7 +46,7 @@ func (r *run) contest(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		least := eval.Mean(pick(values, unseen))
+		least := stats.Mean(pick(values, unseen))
 		for _, b := range r.baselines {
 			if b.Task == router.BaselineGreedy || !b.At(found.Depth) || slices.ContainsFunc(r.candidates, func(have router.Candidate) bool { return have.Mask == b.Mask }) {
 				continue
@@ -54,7 +55,7 @@ func (r *run) contest(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if value := eval.Mean(values); value < least {
+			if value := stats.Mean(values); value < least {
 				least = value
 				r.candidates[c].Mask, r.candidates[c].Depth = b.Mask, b.Depth
 			}

@@ -7,9 +7,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/gallop-llm/gallop/internal/eval"
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/internal/randmodel"
+	"github.com/gallop-llm/gallop/internal/score"
+	"github.com/gallop-llm/gallop/internal/search"
+	"github.com/gallop-llm/gallop/internal/stats"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -28,7 +30,7 @@ func TestKeepBetter(t *testing.T) {
 		},
 	}
 	for i := range 3 * leastUnseen {
-		c := eval.Case{Own: true, Task: r.tasks[i%3]}
+		c := score.Case{Own: true, Task: r.tasks[i%3]}
 		r.cases = append(r.cases, c)
 		r.losses = append(r.losses, map[string][]float64{
 			"better": {0, 2, 1, 9, 9, 4, 3}, "worse": {0, 2, 9, 3, 9, 4, 5}, "few": {0, 2, 9, 9, 3, 4, 9},
@@ -51,29 +53,29 @@ func TestContest(t *testing.T) {
 	llamatest.Library(t)
 	spec := randmodel.Small("llama")
 	m := llamatest.Open(t, llamatest.Write(t, spec))
-	s, err := eval.NewScorer(m, &eval.Options{Threads: 1})
+	s, err := score.NewScorer(m, &score.Options{Threads: 1})
 	require.NoError(t, err)
 	defer s.Close()
-	log, err := skip.OpenLog(filepath.Join(t.TempDir(), LogFile), "")
+	log, err := search.OpenLog(filepath.Join(t.TempDir(), LogFile), "")
 	require.NoError(t, err)
 	defer log.Close()
 	r := &run{
 		Options: Options{Prefill: skip.FullPrefill, Progress: func(string, int, int) {}},
-		model:   m, scorer: s, log: log, tokens: map[scored][]eval.TokenScore{},
+		model:   m, scorer: s, log: log, tokens: map[scored][]score.TokenScore{},
 	}
 	for i := range 6 {
 		prompt := []llama.Token{1, llama.Token(20 + i), llama.Token(40 + 3*i)}
-		answers, err := s.Generate(context.Background(), [][]llama.Token{prompt}, eval.Generation{MaxTokens: 5})
+		answers, err := s.Generate(context.Background(), [][]llama.Token{prompt}, score.Generation{MaxTokens: 5})
 		require.NoError(t, err)
 		if len(answers[0].Tokens) > 0 {
-			r.cases = append(r.cases, eval.Case{Prompt: prompt, Answers: [][]llama.Token{answers[0].Tokens}, Own: true})
+			r.cases = append(r.cases, score.Case{Prompt: prompt, Answers: [][]llama.Token{answers[0].Tokens}, Own: true})
 		}
 	}
 	require.NotEmpty(t, r.cases)
 	mean := func(mask skip.Mask) float64 {
-		values, err := r.lossesFrom(0)(context.Background(), mask, skip.All(len(r.cases)))
+		values, err := r.lossesFrom(0)(context.Background(), mask, search.All(len(r.cases)))
 		require.NoError(t, err)
-		return eval.Mean(values)
+		return stats.Mean(values)
 	}
 	require.Less(t, mean(skip.Mask{}), 1e-5)
 	a, b := skip.Layers(1), skip.Layers(2)
@@ -97,7 +99,7 @@ func TestContest(t *testing.T) {
 func TestChunksFitIntoTheCache(t *testing.T) {
 	llamatest.Library(t)
 	m := llamatest.Open(t, llamatest.Tiny(t, 3))
-	s, err := eval.NewScorer(m, &eval.Options{Threads: 1, NCtx: 256, Sequences: 70})
+	s, err := score.NewScorer(m, &score.Options{Threads: 1, NCtx: 256, Sequences: 70})
 	require.NoError(t, err)
 	defer s.Close()
 	r := &run{scorer: s}
@@ -106,7 +108,7 @@ func TestChunksFitIntoTheCache(t *testing.T) {
 		if i >= 5 {
 			prompt = prompt[:1]
 		}
-		r.cases = append(r.cases, eval.Case{Prompt: prompt, Answers: [][]llama.Token{{1, 2, 3}}})
+		r.cases = append(r.cases, score.Case{Prompt: prompt, Answers: [][]llama.Token{{1, 2, 3}}})
 	}
 	var ends []int
 	for from := 0; from < len(r.cases); from = r.chunkFrom(from) {

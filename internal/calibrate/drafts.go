@@ -8,7 +8,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/gallop-llm/gallop/internal/eval"
+	"github.com/gallop-llm/gallop/internal/score"
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -27,8 +28,8 @@ var draftShares = []float64{0.3, 0.45, 0.6, 0.75, 0.9}
 // from the prompt's own pass and is never drafted. The share is a little too
 // high for drafts, which begin anew every few tokens from what the whole model
 // has verified.
-func (r *run) wrong(name string, cases []eval.Case) skip.Losses {
-	return r.valuesOf(name, cases, skip.FullPrefill, func(s eval.Score) (share float64) {
+func (r *run) wrong(name string, cases []score.Case) search.Losses {
+	return r.valuesOf(name, cases, skip.FullPrefill, func(s score.Score) (share float64) {
 		drafted := s.Tokens[1:]
 		for _, t := range drafted {
 			if math.Exp(t.LogP) < t.Top*(1-likeliestRounding) {
@@ -50,7 +51,7 @@ func (r *run) drafts(ctx context.Context, p *router.Profile) error {
 	if r.Preset != nil {
 		return nil
 	}
-	units := skip.SublayerUnits(r.sizes)
+	units := search.SublayerUnits(r.sizes)
 	inner := 0.0
 	for _, u := range units {
 		inner += u.Depth
@@ -62,8 +63,8 @@ func (r *run) drafts(ctx context.Context, p *router.Profile) error {
 	cases := r.mixed()
 	o := r.options("searching "+drafting, influence, r.Budget/time.Duration(len(r.tasks)+1))
 	o.Depth, o.PerByte = draftShares[len(draftShares)-1]*inner, true
-	path, err := skip.Greedy(ctx, units, len(cases), r.wrong(drafting, cases), o)
-	if err != nil && !errors.Is(err, skip.ErrBudget) {
+	path, err := search.Greedy(ctx, units, len(cases), r.wrong(drafting, cases), o)
+	if err != nil && !errors.Is(err, search.ErrBudget) {
 		return err
 	}
 	for _, share := range draftShares {
@@ -86,7 +87,7 @@ func (r *run) acceptance(ctx context.Context, p *router.Profile) error {
 		}
 		for n, d := range p.Drafts {
 			r.Progress("measuring drafts", from*len(p.Drafts)+n*(to-from), len(r.cases)*len(p.Drafts))
-			values, err := wrong(ctx, d.Mask, skip.All(to-from))
+			values, err := wrong(ctx, d.Mask, search.All(to-from))
 			if err != nil {
 				return err
 			}

@@ -12,7 +12,8 @@ import (
 	"time"
 
 	"github.com/gallop-llm/gallop/internal/dataset"
-	"github.com/gallop-llm/gallop/internal/eval"
+	"github.com/gallop-llm/gallop/internal/score"
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -26,22 +27,22 @@ type run struct {
 	Options
 	start  time.Time
 	model  *llama.Model
-	scorer *eval.Scorer
-	log    *skip.Log
-	sizes  skip.Sizes
+	scorer *score.Scorer
+	log    *search.Log
+	sizes  search.Sizes
 	id     router.Fingerprint
 
-	cases  []eval.Case            // each with an answer
-	tasks  []string               // sorted
-	byTask map[string][]eval.Case // what the searches look at
+	cases  []score.Case            // each with an answer
+	tasks  []string                // sorted
+	byTask map[string][]score.Case // what the searches look at
 
-	unsearched []int                        // the other cases
-	sample     []int                        // cases that the cascade is calibrated on, ascending
-	tokens     map[scored][]eval.TokenScore // of the sample
+	unsearched []int                         // the other cases
+	sample     []int                         // cases that the cascade is calibrated on, ascending
+	tokens     map[scored][]score.TokenScore // of the sample
 
 	turned *llama.Context // has measured block influence; nil = not yet
 
-	held    []eval.Case // whose prompts the scorer's cache holds, or whose references it has; nil = none for sure
+	held    []score.Case // whose prompts the scorer's cache holds, or whose references it has; nil = none for sure
 	heldFor skip.Prefill
 
 	features *router.Features
@@ -66,7 +67,7 @@ type scored struct {
 // settings and seed give the same profile, but for the speed that is measured in the
 // end, also when a run was killed and started again with the same folder.
 func Run(ctx context.Context, m *llama.Model, o Options) (*router.Profile, error) {
-	r := &run{Options: o, start: time.Now(), model: m, sizes: skip.SizesOf(m.Tensors, m.NLayer), tokens: map[scored][]eval.TokenScore{}}
+	r := &run{Options: o, start: time.Now(), model: m, sizes: search.SizesOf(m.Tensors, m.NLayer), tokens: map[scored][]score.TokenScore{}}
 	if err := r.defaults(); err != nil {
 		return nil, err
 	}
@@ -74,7 +75,7 @@ func Run(ctx context.Context, m *llama.Model, o Options) (*router.Profile, error
 	if r.id, err = router.FingerprintOf(m.Path); err != nil {
 		return nil, err
 	}
-	if r.scorer, err = eval.NewScorer(m, r.scoring()); err != nil {
+	if r.scorer, err = score.NewScorer(m, r.scoring()); err != nil {
 		return nil, err
 	}
 	defer r.scorer.Close()
@@ -83,8 +84,8 @@ func Run(ctx context.Context, m *llama.Model, o Options) (*router.Profile, error
 			r.turned.Close()
 		}
 	}()
-	if r.log, err = skip.OpenLog(filepath.Join(r.Folder, LogFile), r.key()); errors.Is(err, skip.ErrLogKey) || errors.Is(err, skip.ErrLog) { // other settings, or an older version's
-		r.log, err = skip.CreateLog(filepath.Join(r.Folder, LogFile), r.key())
+	if r.log, err = search.OpenLog(filepath.Join(r.Folder, LogFile), r.key()); errors.Is(err, search.ErrLogKey) || errors.Is(err, search.ErrLog) { // other settings, or an older version's
+		r.log, err = search.CreateLog(filepath.Join(r.Folder, LogFile), r.key())
 	}
 	if err != nil {
 		return nil, err
@@ -145,8 +146,8 @@ func (r *run) tell(p *router.Profile) error {
 }
 
 // scoring is how the scorer works.
-func (r *run) scoring() *eval.Options {
-	o := &eval.Options{Threads: r.Threads, Pause: r.Pause}
+func (r *run) scoring() *score.Options {
+	o := &score.Options{Threads: r.Threads, Pause: r.Pause}
 	if r.Pause != nil {
 		o.Sequences, o.InputBytes = pausedSequences, pausedInputs
 	}

@@ -13,8 +13,10 @@ import (
 	"github.com/gallop-llm/gallop/demo"
 	"github.com/gallop-llm/gallop/internal/calibrate"
 	"github.com/gallop-llm/gallop/internal/dataset"
-	"github.com/gallop-llm/gallop/internal/eval"
 	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/internal/score"
+	"github.com/gallop-llm/gallop/internal/search"
+	"github.com/gallop-llm/gallop/internal/stats"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -37,9 +39,9 @@ func BenchmarkSearch(b *testing.B) {
 	m := llamatest.Open(b, file)
 	examples, _, err := dataset.Read([]string{filepath.Join("..", "..", "demo", "calibration.jsonl")}, nil)
 	require.NoError(b, err)
-	cases, err := eval.Encode(m, examples)
+	cases, err := score.Encode(m, examples)
 	require.NoError(b, err)
-	tasks, byTask := []string{}, map[string][]eval.Case{}
+	tasks, byTask := []string{}, map[string][]score.Case{}
 	for _, c := range cases {
 		if byTask[c.Task] == nil {
 			tasks = append(tasks, c.Task)
@@ -49,14 +51,14 @@ func BenchmarkSearch(b *testing.B) {
 	for _, part := range []string{"report", "design"} {
 		for _, unit := range []calibrate.Unit{calibrate.Layers, calibrate.Sublayers, calibrate.FeedForwards} {
 			b.Run(fmt.Sprintf("%s/%s", part, unit), func(b *testing.B) {
-				s, err := eval.NewScorer(m, &eval.Options{Threads: 1})
+				s, err := score.NewScorer(m, &score.Options{Threads: 1})
 				require.NoError(b, err)
 				defer s.Close()
-				log, err := skip.CreateLog(filepath.Join(b.TempDir(), "losses.log"), "demo")
+				log, err := search.CreateLog(filepath.Join(b.TempDir(), "losses.log"), "demo")
 				require.NoError(b, err)
 				defer log.Close()
 				for b.Loop() {
-					benchSearch(b, m, s, log, unit, func(task string) []eval.Case {
+					benchSearch(b, m, s, log, unit, func(task string) []score.Case {
 						if part == "design" {
 							return byTask[task][:designExamples]
 						}
@@ -69,19 +71,19 @@ func BenchmarkSearch(b *testing.B) {
 }
 
 // benchSearch searches each task twice and reports how the two compare.
-func benchSearch(b *testing.B, m *llama.Model, s *eval.Scorer, log *skip.Log, unit calibrate.Unit, of func(task string) []eval.Case, tasks []string) {
+func benchSearch(b *testing.B, m *llama.Model, s *score.Scorer, log *search.Log, unit calibrate.Unit, of func(task string) []score.Case, tasks []string) {
 	prefill := skip.FullPrefill
 	if unit == calibrate.Layers {
 		prefill = skip.MaskedPrefill // the paper's setting
 	}
-	units := calibrate.Units(unit, skip.SizesOf(m.Tensors, m.NLayer))
-	o := skip.SearchOptions{Depth: float64(m.NLayer) / 3, PerByte: unit != calibrate.Layers}
+	units := calibrate.Units(unit, search.SizesOf(m.Tensors, m.NLayer))
+	o := search.Options{Depth: float64(m.NLayer) / 3, PerByte: unit != calibrate.Layers}
 	var shares, ratios []float64
 	within := 0.0
 	for _, task := range tasks {
 		cases := of(task)
 		losses := log.Wrap(task, func(ctx context.Context, mask skip.Mask, examples []int) ([]float64, error) {
-			part := make([]eval.Case, len(examples))
+			part := make([]score.Case, len(examples))
 			for k, i := range examples {
 				part[k] = cases[i]
 			}
@@ -92,18 +94,18 @@ func benchSearch(b *testing.B, m *llama.Model, s *eval.Scorer, log *skip.Log, un
 			}
 			return out, err
 		})
-		whole, err := losses(context.Background(), skip.Mask{}, skip.All(len(cases)))
+		whole, err := losses(context.Background(), skip.Mask{}, search.All(len(cases)))
 		require.NoError(b, err)
 		// The exhaustive search knows all losses first: the other one's then cost nothing.
 		o.Exhaustive = true
-		all, err := skip.Greedy(context.Background(), units, len(cases), losses, &o)
+		all, err := search.Greedy(context.Background(), units, len(cases), losses, &o)
 		require.NoError(b, err)
 		o.Exhaustive = false
-		few, err := skip.Greedy(context.Background(), units, len(cases), losses, &o)
+		few, err := search.Greedy(context.Background(), units, len(cases), losses, &o)
 		require.NoError(b, err)
 		end := few[len(few)-1]
 		shares = append(shares, end.Evaluations/all[len(all)-1].Evaluations)
-		ratio := end.Loss / lossAt(all, eval.Mean(whole), end.Depth)
+		ratio := end.Loss / lossAt(all, stats.Mean(whole), end.Depth)
 		ratios = append(ratios, ratio)
 		if ratio <= 1.01 {
 			within++
@@ -114,7 +116,7 @@ func benchSearch(b *testing.B, m *llama.Model, s *eval.Scorer, log *skip.Log, un
 	for _, r := range ratios {
 		logs += math.Log(r) / float64(len(ratios))
 	}
-	b.ReportMetric(eval.Mean(shares), "evaluations/exhaustive")
+	b.ReportMetric(stats.Mean(shares), "evaluations/exhaustive")
 	b.ReportMetric(slices.Max(shares), "most-evaluations")
 	b.ReportMetric(math.Exp(logs), "loss/exhaustive")
 	b.ReportMetric(slices.Max(ratios), "worst-loss")
@@ -122,8 +124,8 @@ func benchSearch(b *testing.B, m *llama.Model, s *eval.Scorer, log *skip.Log, un
 }
 
 // lossAt is the loss of a path at a depth, between and behind its steps along lines.
-func lossAt(path []skip.Step, whole, depth float64) float64 {
-	from, to := skip.Step{Loss: whole}, path[0]
+func lossAt(path []search.Step, whole, depth float64) float64 {
+	from, to := search.Step{Loss: whole}, path[0]
 	for _, next := range path[1:] {
 		if to.Depth >= depth {
 			break

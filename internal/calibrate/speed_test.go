@@ -7,8 +7,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/gallop-llm/gallop/internal/eval"
 	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/internal/score"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -41,7 +41,7 @@ func TestSpeedOfMasks(t *testing.T) {
 	m := llamatest.Open(t, llamatest.Tiny(t, 4))
 	tokens := []llama.Token{1, 5, 9}
 	stages := 0
-	r := &run{model: m, cases: []eval.Case{{Prompt: tokens}}, Options: Options{Threads: 1, Progress: func(string, int, int) { stages++ }}}
+	r := &run{model: m, cases: []score.Case{{Prompt: tokens}}, Options: Options{Threads: 1, Progress: func(string, int, int) { stages++ }}}
 	shares := map[skip.Mask]float64{
 		skip.Mask{}.With(1, skip.FeedForward): 0.5, skip.Mask{}.With(2, skip.FeedForward): 0.3,
 	}

@@ -14,8 +14,10 @@ import (
 	"slices"
 	"time"
 
-	"github.com/gallop-llm/gallop/internal/eval"
 	"github.com/gallop-llm/gallop/internal/files"
+	"github.com/gallop-llm/gallop/internal/score"
+	"github.com/gallop-llm/gallop/internal/search"
+	"github.com/gallop-llm/gallop/internal/stats"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -23,7 +25,7 @@ import (
 
 // encode turns the examples into tokens.
 func (r *run) encode(context.Context) (err error) {
-	if r.cases, err = eval.Encode(r.model, r.Examples); err != nil {
+	if r.cases, err = score.Encode(r.model, r.Examples); err != nil {
 		return err
 	}
 	var prompts []router.Prompt
@@ -76,7 +78,7 @@ func (r *run) group(context.Context) error {
 
 // keep leaves only some cases, in this order.
 func (r *run) keep(some []int) {
-	var cases []eval.Case
+	var cases []score.Case
 	var vectors [][]float32
 	for _, i := range some {
 		cases, vectors = append(cases, r.cases[i]), append(vectors, r.vectors[i])
@@ -152,13 +154,13 @@ func (r *run) answer(ctx context.Context) error {
 		for _, i := range open[len(k.Answers):min(len(k.Answers)+answerChunk, len(open))] {
 			prompts = append(prompts, r.cases[i].Prompt)
 		}
-		generated, err := r.scorer.Generate(ctx, prompts, eval.Generation{MaxTokens: r.Answer})
+		generated, err := r.scorer.Generate(ctx, prompts, score.Generation{MaxTokens: r.Answer})
 		if err != nil {
 			return err
 		}
 		for _, g := range generated {
 			if g.Ended {
-				g.Tokens = append(g.Tokens, eval.End(r.model))
+				g.Tokens = append(g.Tokens, score.End(r.model))
 			}
 			k.Answers = append(k.Answers, g.Tokens)
 		}
@@ -178,7 +180,7 @@ func (r *run) answer(ctx context.Context) error {
 	for n, i := range open[:len(k.Answers)] {
 		r.cases[i].Answers, r.cases[i].Own = [][]llama.Token{k.Answers[n]}, true
 	}
-	r.keep(slices.DeleteFunc(skip.All(len(r.cases)), func(i int) bool { return len(r.cases[i].Answers) == 0 }))
+	r.keep(slices.DeleteFunc(search.All(len(r.cases)), func(i int) bool { return len(r.cases[i].Answers) == 0 }))
 	return nil
 }
 
@@ -196,7 +198,7 @@ func (r *run) split(context.Context) error {
 	if r.Time > 0 {
 		most = min(most, max(1, int(searchedShare*float64(len(r.cases))/float64(len(tasks)))))
 	}
-	r.byTask = map[string][]eval.Case{}
+	r.byTask = map[string][]score.Case{}
 	for i, c := range r.cases {
 		if len(r.byTask[c.Task]) < most {
 			r.byTask[c.Task] = append(r.byTask[c.Task], c)
@@ -207,7 +209,7 @@ func (r *run) split(context.Context) error {
 	r.tasks = slices.Sorted(maps.Keys(r.byTask))
 	r.sample = r.unsearched
 	if len(r.sample) == 0 {
-		r.sample = skip.All(len(r.cases))
+		r.sample = search.All(len(r.cases))
 	}
 	if n, most := len(r.sample), min(cascadeCases, r.PerTask*len(r.tasks)); n > most { // an even choice: cases may come task by task
 		even := make([]int, most)
@@ -221,9 +223,9 @@ func (r *run) split(context.Context) error {
 
 // lossesOf gives the task losses of cases under masks, from the log where they
 // are known.
-func (r *run) lossesOf(task string, cases []eval.Case, margin bool) skip.Losses {
+func (r *run) lossesOf(task string, cases []score.Case, margin bool) search.Losses {
 	if margin {
-		return r.valuesOf(task, cases, r.Prefill, func(s eval.Score) float64 { return s.Margin })
+		return r.valuesOf(task, cases, r.Prefill, func(s score.Score) float64 { return s.Margin })
 	}
 	return r.valuesOf(task, cases, r.Prefill, loss)
 }
@@ -231,7 +233,7 @@ func (r *run) lossesOf(task string, cases []eval.Case, margin bool) skip.Losses 
 // loss is what a search makes small and a router predicts. Against the whole
 // model's own answers that is the divergence from the whole model: the loss of the
 // tokens that happen to be in the answer says far less of a mask.
-func loss(s eval.Score) float64 {
+func loss(s score.Score) float64 {
 	if !math.IsNaN(s.KL) {
 		return s.KL
 	}
@@ -239,12 +241,12 @@ func loss(s eval.Score) float64 {
 }
 
 // valuesOf gives a value of the scores of cases under masks, likewise.
-func (r *run) valuesOf(name string, cases []eval.Case, prefill skip.Prefill, value func(eval.Score) float64) skip.Losses {
+func (r *run) valuesOf(name string, cases []score.Case, prefill skip.Prefill, value func(score.Score) float64) search.Losses {
 	return r.log.Wrap(name, func(ctx context.Context, mask skip.Mask, examples []int) ([]float64, error) {
 		if err := r.settle(ctx, cases, prefill); err != nil {
 			return nil, err
 		}
-		part := make([]eval.Case, len(examples))
+		part := make([]score.Case, len(examples))
 		for k, i := range examples {
 			part[k] = cases[i]
 		}
@@ -260,7 +262,7 @@ func (r *run) valuesOf(name string, cases []eval.Case, prefill skip.Prefill, val
 // settle makes what is scored next hang on cases alone, and not on what was
 // scored before: a token's logits depend in their last digits on where in the
 // cache its keys lie, and a run that was killed has to come to the same result.
-func (r *run) settle(ctx context.Context, cases []eval.Case, prefill skip.Prefill) error {
+func (r *run) settle(ctx context.Context, cases []score.Case, prefill skip.Prefill) error {
 	if len(cases) > 0 && len(r.held) == len(cases) && &r.held[0] == &cases[0] && r.heldFor == prefill {
 		return nil
 	}
@@ -280,14 +282,14 @@ func (r *run) settle(ctx context.Context, cases []eval.Case, prefill skip.Prefil
 }
 
 // Units lists what a search skips at once.
-func Units(u Unit, sizes skip.Sizes) []skip.Unit {
+func Units(u Unit, sizes search.Sizes) []search.Unit {
 	switch u {
 	case Layers:
-		return skip.LayerUnits(sizes)
+		return search.LayerUnits(sizes)
 	case FeedForwards:
-		return slices.DeleteFunc(skip.SublayerUnits(sizes), func(u skip.Unit) bool { return !u.Mask.KVComplete() })
+		return slices.DeleteFunc(search.SublayerUnits(sizes), func(u search.Unit) bool { return !u.Mask.KVComplete() })
 	}
-	return skip.SublayerUnits(sizes)
+	return search.SublayerUnits(sizes)
 }
 
 // pooled is how many units a search with a limit of time lets race in each round
@@ -295,8 +297,8 @@ func Units(u Unit, sizes skip.Sizes) []skip.Unit {
 const pooled = 8
 
 // options are those of a search down to the deepest sets. budget 0 = no limit.
-func (r *run) options(stage string, influence []float64, budget time.Duration) *skip.SearchOptions {
-	o := &skip.SearchOptions{
+func (r *run) options(stage string, influence []float64, budget time.Duration) *search.Options {
+	o := &search.Options{
 		Depth: slices.Max(r.Depths), PerByte: r.Unit != Layers, Budget: budget, Influence: influence,
 		Progress: func(done, total int) { r.Progress(stage, done, max(total, done, 1)) },
 	}
@@ -327,8 +329,8 @@ func (r *run) searchAll(ctx context.Context) error {
 		budget = max(r.left()-time.Duration((1-searchShare)*float64(r.Time)), time.Nanosecond)
 	}
 	cases, start := r.mixed(), r.elapsed()
-	path, err := skip.Greedy(ctx, units, len(cases), r.lossesOf(general, cases, false), r.options("searching "+general, influence, budget))
-	if err != nil && !errors.Is(err, skip.ErrBudget) {
+	path, err := search.Greedy(ctx, units, len(cases), r.lossesOf(general, cases, false), r.options("searching "+general, influence, budget))
+	if err != nil && !errors.Is(err, search.ErrBudget) {
 		return err
 	}
 	r.searched = r.elapsed() - start
@@ -355,7 +357,7 @@ func (r *run) searchTasks(ctx context.Context) (more bool, err error) {
 	}
 	type found struct {
 		name string
-		path []skip.Step
+		path []search.Step
 	}
 	var all []found
 	for _, task := range r.tasks {
@@ -368,11 +370,11 @@ func (r *run) searchTasks(ctx context.Context) (more bool, err error) {
 				}
 				name += " by margin"
 			}
-			path, err := skip.Greedy(ctx, units, len(cases), r.lossesOf(name, cases, margin), r.options("searching "+name, influence, budget))
-			if errors.Is(err, skip.ErrBudget) && r.Time > 0 {
+			path, err := search.Greedy(ctx, units, len(cases), r.lossesOf(name, cases, margin), r.options("searching "+name, influence, budget))
+			if errors.Is(err, search.ErrBudget) && r.Time > 0 {
 				return false, nil
 			}
-			if err != nil && !errors.Is(err, skip.ErrBudget) {
+			if err != nil && !errors.Is(err, search.ErrBudget) {
 				return false, err
 			}
 			all = append(all, found{name, path})
@@ -391,13 +393,13 @@ func (r *run) searchTasks(ctx context.Context) (more bool, err error) {
 }
 
 // heatOf measures what each unit skipped alone costs a task.
-func (r *run) heatOf(ctx context.Context, task string, units []skip.Unit) error {
+func (r *run) heatOf(ctx context.Context, task string, units []search.Unit) error {
 	cases := r.byTask[task]
-	whole, err := r.lossesOf(task, cases, false)(ctx, skip.Mask{}, skip.All(len(cases)))
+	whole, err := r.lossesOf(task, cases, false)(ctx, skip.Mask{}, search.All(len(cases)))
 	if err != nil {
 		return err
 	}
-	alone, err := skip.Singles(ctx, units, len(cases), r.lossesOf(task, cases, false))
+	alone, err := search.Singles(ctx, units, len(cases), r.lossesOf(task, cases, false))
 	if err != nil {
 		return err
 	}
@@ -405,10 +407,10 @@ func (r *run) heatOf(ctx context.Context, task string, units []skip.Unit) error 
 	for i, u := range units {
 		l := u.Mask.Last()
 		if u.Mask.Skipped(l)&skip.Attention != 0 {
-			row[2*l] = alone[i] - eval.Mean(whole)
+			row[2*l] = alone[i] - stats.Mean(whole)
 		}
 		if u.Mask.Skipped(l)&skip.FeedForward != 0 {
-			row[2*l+1] = alone[i] - eval.Mean(whole)
+			row[2*l+1] = alone[i] - stats.Mean(whole)
 		}
 	}
 	r.heat = append(r.heat, row)
@@ -417,7 +419,7 @@ func (r *run) heatOf(ctx context.Context, task string, units []skip.Unit) error 
 
 // mixed takes cases of every task in turn, twice as many as a task's search sees:
 // what SLEB calls calibration data, for sets that know no task.
-func (r *run) mixed() (cases []eval.Case) {
+func (r *run) mixed() (cases []score.Case) {
 	for i := range r.PerTask {
 		for _, task := range r.tasks {
 			if i < len(r.byTask[task]) && len(cases) < 2*r.PerTask {
@@ -436,13 +438,13 @@ const (
 )
 
 // influence gives ShortGPT's block influence of every unit. It is measured once.
-func (r *run) influence(ctx context.Context, units []skip.Unit) ([]float64, error) {
+func (r *run) influence(ctx context.Context, units []search.Unit) ([]float64, error) {
 	if r.turned == nil {
 		if err := r.measureInfluence(ctx); err != nil {
 			return nil, err
 		}
 	}
-	return skip.Influences(units, r.turned), nil
+	return search.Influences(units, r.turned), nil
 }
 
 func (r *run) measureInfluence(ctx context.Context) error {
@@ -492,7 +494,7 @@ func (r *run) measureInfluence(ctx context.Context) error {
 }
 
 // take makes a task's candidates of a search's path, one for each depth.
-func (r *run) take(task string, path []skip.Step) {
+func (r *run) take(task string, path []search.Step) {
 	for _, depth := range r.Depths {
 		mask := maskAt(path, depth)
 		c := router.Candidate{Mask: mask, Depth: r.sizes.Depth(mask), Task: task}
@@ -509,33 +511,33 @@ func (r *run) take(task string, path []skip.Step) {
 }
 
 // maskAt is the mask of a search's path that is nearest to this depth.
-func maskAt(path []skip.Step, depth float64) skip.Mask {
-	return slices.MinFunc(path, func(a, b skip.Step) int {
+func maskAt(path []search.Step, depth float64) skip.Mask {
+	return slices.MinFunc(path, func(a, b search.Step) int {
 		return cmp.Compare(math.Abs(a.Depth-depth), math.Abs(b.Depth-depth))
 	}).Mask
 }
 
 // baseline finds what a router has to beat: sets found without looking at tasks.
-func (r *run) baseline(ctx context.Context, units []skip.Unit, influence []float64, cases []eval.Case) error {
+func (r *run) baseline(ctx context.Context, units []search.Unit, influence []float64, cases []score.Case) error {
 	losses := r.lossesOf(general, cases, false)
 	for _, depth := range r.Depths {
-		byInfluence, err := skip.ByInfluence(units, influence, depth)
+		byInfluence, err := search.ByInfluence(units, influence, depth)
 		if err != nil {
 			return err
 		}
-		random, err := skip.Random(units, depth, r.Seed)
+		random, err := search.Random(units, depth, r.Seed)
 		if err != nil {
 			return err
 		}
 		sets := []router.Candidate{{Task: router.BaselineInfluence, Mask: byInfluence}, {Task: router.BaselineRandom, Mask: random}}
-		run, err := skip.Step{}, error(skip.ErrSearch)
+		run, err := search.Step{}, error(search.ErrSearch)
 		if r.Time == 0 { // it looks at every run
-			run, err = skip.Contiguous(ctx, units, len(cases), losses, depth)
+			run, err = search.Contiguous(ctx, units, len(cases), losses, depth)
 		}
 		switch {
 		case err == nil:
 			sets = append(sets, router.Candidate{Task: router.BaselineContiguous, Mask: run.Mask})
-		case !errors.Is(err, skip.ErrSearch): // that is, units without neighbours, as feed-forward halves
+		case !errors.Is(err, search.ErrSearch): // that is, units without neighbours, as feed-forward halves
 			return err
 		}
 		for _, c := range sets {
@@ -569,7 +571,7 @@ func (r *run) chunkOf(n int) (from, to int) {
 
 // lossesFrom gives the losses of a chunk of cases under masks. It keeps what the
 // cascade needs of them.
-func (r *run) lossesFrom(from int) skip.Losses {
+func (r *run) lossesFrom(from int) search.Losses {
 	to := r.chunkFrom(from)
 	return r.log.Wrap(fmt.Sprint("candidates from ", from), func(ctx context.Context, mask skip.Mask, examples []int) ([]float64, error) {
 		scores, err := r.scoreChunk(ctx, r.cases[from:to], mask, examples)
@@ -587,11 +589,11 @@ func (r *run) lossesFrom(from int) skip.Losses {
 }
 
 // scoreChunk scores some of a chunk of cases.
-func (r *run) scoreChunk(ctx context.Context, chunk []eval.Case, mask skip.Mask, examples []int) ([]eval.Score, error) {
+func (r *run) scoreChunk(ctx context.Context, chunk []score.Case, mask skip.Mask, examples []int) ([]score.Score, error) {
 	if err := r.settle(ctx, chunk, r.Prefill); err != nil {
 		return nil, err
 	}
-	part := make([]eval.Case, len(examples))
+	part := make([]score.Case, len(examples))
 	for k, i := range examples {
 		part[k] = chunk[i]
 	}
@@ -600,13 +602,13 @@ func (r *run) scoreChunk(ctx context.Context, chunk []eval.Case, mask skip.Mask,
 
 // tokensOf gives how a case's tokens score under a mask: as measured, or measured
 // again with its chunk where the losses came from the log.
-func (r *run) tokensOf(ctx context.Context, n int, mask skip.Mask) ([]eval.TokenScore, error) {
+func (r *run) tokensOf(ctx context.Context, n int, mask skip.Mask) ([]score.TokenScore, error) {
 	if known, ok := r.tokens[scored{n, mask}]; ok {
 		return known, nil
 	}
 	from, to := r.chunkOf(n)
 	chunk := r.cases[from:to]
-	scores, err := r.scoreChunk(ctx, chunk, mask, skip.All(len(chunk)))
+	scores, err := r.scoreChunk(ctx, chunk, mask, search.All(len(chunk)))
 	if err != nil {
 		return nil, err
 	}
@@ -627,7 +629,7 @@ func (r *run) measure(ctx context.Context) error {
 		losses := r.lossesFrom(from)
 		for n, c := range r.candidates {
 			r.Progress("measuring candidates", from*len(r.candidates)+n*(to-from), len(r.cases)*len(r.candidates))
-			values, err := losses(ctx, c.Mask, skip.All(to-from))
+			values, err := losses(ctx, c.Mask, search.All(to-from))
 			if err != nil {
 				return err
 			}

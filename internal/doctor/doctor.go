@@ -21,11 +21,11 @@ import (
 	"github.com/gallop-llm/gallop/demo"
 	"github.com/gallop-llm/gallop/internal/inspect"
 	"github.com/gallop-llm/gallop/internal/preload"
-	"github.com/gallop-llm/gallop/internal/setup"
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/internal/shortlist"
+	"github.com/gallop-llm/gallop/libs"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
-	"github.com/gallop-llm/gallop/skip"
 )
 
 // Report is what [Examine] found. What it could not find out is zero.
@@ -110,7 +110,7 @@ func (r *Report) add(name string, status Status, fix, format string, args ...any
 
 // checkLibrary finds and loads the libraries. loaded is whether they work.
 func (r *Report) checkLibrary() (loaded bool) {
-	path, err := llama.FindLibrary(setup.SearchPath())
+	path, err := llama.FindLibrary(libs.SearchPath())
 	if err != nil {
 		if dir := os.Getenv(llama.EnvLibrary); dir != "" {
 			r.add("libraries", Missing, "unset "+llama.EnvLibrary, "%s names %s, which has no llama.cpp libraries", llama.EnvLibrary, dir)
@@ -121,7 +121,7 @@ func (r *Report) checkLibrary() (loaded bool) {
 	}
 	r.Library = filepath.Dir(path)
 	r.add("libraries", OK, "", "%s (%s)", r.Library, foundBy(r.Library))
-	skipped, err := setup.Load()
+	skipped, err := libs.Load()
 	if err != nil {
 		r.add("layout", Missing, "", "%s", err)
 		return false
@@ -227,7 +227,7 @@ func (r *Report) checkModel(path string) (ok bool) {
 			r.add("profile", Note, "gallop calibrate -m "+path, "%s", err)
 			p = &router.Profile{}
 		}
-		var sizes skip.Sizes
+		var sizes search.Sizes
 		for _, l := range m.Layers {
 			sizes.Attention = append(sizes.Attention, l.Attention)
 			sizes.FeedForward = append(sizes.FeedForward, l.FeedForward)

@@ -4,13 +4,10 @@ package files
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"unicode/utf8"
-
-	"golang.org/x/sys/unix"
 )
 
 // ErrEncoding is returned for bytes that are no UTF-8.
@@ -23,19 +20,6 @@ func Text(data []byte) (string, error) {
 		return "", ErrEncoding
 	}
 	return strings.TrimPrefix(string(data), "\ufeff"), nil
-}
-
-// CheckRoom finds out before gigabytes are written that they will not fit into
-// folder. Where the system does not tell, the writing itself finds out.
-func CheckRoom(folder string, bytes uint64) error {
-	var disk unix.Statfs_t
-	if unix.Statfs(folder, &disk) != nil || disk.Blocks == 0 {
-		return nil
-	}
-	if free := uint64(disk.Bavail) * uint64(disk.Bsize); free < bytes {
-		return fmt.Errorf("%w, %d bytes are free", unix.ENOSPC, free)
-	}
-	return nil
 }
 
 // Write puts data into a temporary file in path's folder, which then takes the

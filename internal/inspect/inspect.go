@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/gguf"
+	"github.com/gallop-llm/gallop/internal/prune"
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/skip"
 )
 
@@ -109,7 +111,7 @@ func (m *Model) readMetadata(meta gguf.Metadata) {
 	m.ExpertsUsed = number(meta, meta.ArchKey("expert_used_count"))
 	m.SplitFiles = number(meta, gguf.KeySplitCount)
 	m.ChatTemplate = text(meta, "tokenizer.chat_template")
-	m.PrunedLayers, _ = meta.Uints(skip.KeyPruned)
+	m.PrunedLayers, _ = meta.Uints(prune.KeyPruned)
 	m.Tokenizer = text(meta, "tokenizer.ggml.model")
 	if kind := tokenizers[m.Tokenizer]; kind != "" {
 		m.Tokenizer += " (" + kind + ")"
@@ -145,7 +147,7 @@ func (m *Model) readTensors(tensors []gguf.Tensor) error {
 		}
 		share.Tensors++
 		share.Bytes += t.Size
-		layer, half, ok := skip.HalfOf(t.Name)
+		layer, half, ok := search.HalfOf(t.Name)
 		switch {
 		case !ok || len(m.Layers) == 0:
 		case layer >= len(m.Layers):

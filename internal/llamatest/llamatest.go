@@ -4,7 +4,6 @@ package llamatest
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,9 +14,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/internal/randmodel"
-	"github.com/gallop-llm/gallop/internal/setup"
+	"github.com/gallop-llm/gallop/libs"
 	"github.com/gallop-llm/gallop/llama"
 )
 
@@ -28,10 +27,10 @@ func Library(t testing.TB) {
 	t.Helper()
 	if llama.Dir() == "" {
 		if os.Getenv(llama.EnvLibrary) == "" {
-			_, err := setup.Install(context.Background(), setup.DefaultDevice())
+			_, err := libs.Install(context.Background(), nil)
 			require.NoError(t, err)
 		}
-		_, err := setup.Load()
+		_, err := libs.Load()
 		require.NoError(t, err)
 	}
 	before := llama.Live()
@@ -102,39 +101,13 @@ func Scaled(t testing.TB, src string) string {
 	})
 }
 
-// Split copies a GGUF file into a temporary folder as a split model of this many
-// parts, and returns the first part's path. As llama.cpp can, it puts no tensor into
-// the first part where there are more than two.
+// Split copies a GGUF file into a temporary folder by [randmodel.Split], and returns
+// the first part's path.
 func Split(t testing.TB, src string, parts int) string {
 	t.Helper()
-	f, err := gguf.Open(src)
+	path, err := randmodel.Split(src, t.TempDir(), parts)
 	require.NoError(t, err)
-	defer f.Close()
-	dir := t.TempDir()
-	path := func(part int) string {
-		return filepath.Join(dir, fmt.Sprintf("model-%05d-of-%05d.gguf", part+1, parts))
-	}
-	filled := parts // that have tensors
-	if parts > 2 {
-		filled--
-	}
-	for part := range parts {
-		var meta gguf.Metadata
-		if part == 0 {
-			meta = f.Metadata
-		}
-		meta.Set(gguf.KeySplitNo, uint16(part))
-		meta.Set(gguf.KeySplitCount, uint16(parts))
-		meta.Set(gguf.KeySplitTensors, int32(len(f.Tensors)))
-		var tensors []gguf.Source
-		if of := part - (parts - filled); of >= 0 {
-			for _, tensor := range f.Tensors[len(f.Tensors)*of/filled : len(f.Tensors)*(of+1)/filled] {
-				tensors = append(tensors, f.Copy(tensor))
-			}
-		}
-		require.NoError(t, gguf.Write(context.Background(), path(part), meta, tensors, nil))
-	}
-	return path(0)
+	return path
 }
 
 // Zeroed copies a GGUF file, with the elements of the tensors that zero picks by
@@ -172,14 +145,10 @@ func filled(t testing.TB, src string, b byte, pick func(tensor string) bool) str
 	return path
 }
 
-// Tiny writes a llama model of random weights with this many layers and as
-// little else as goes, for tests that decode often.
+// Tiny writes a llama model of random weights by [randmodel.Tiny].
 func Tiny(t testing.TB, layers int) string {
 	t.Helper()
-	spec := randmodel.Small("llama")
-	spec.Layers, spec.Embd, spec.Heads, spec.KVHeads, spec.HeadDim, spec.FF = layers, 32, 2, 1, 16, 32
-	spec.Vocab = randmodel.MinVocab
-	return Write(t, spec)
+	return Write(t, randmodel.Tiny(layers))
 }
 
 // Printed runs f and returns what the process wrote to stdout and stderr

@@ -17,8 +17,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/internal/files"
-	"github.com/gallop-llm/gallop/internal/gguf"
 )
 
 // hubEndpoint is the hub where HF_ENDPOINT names no other.

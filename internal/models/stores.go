@@ -11,7 +11,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/gguf"
 )
 
 // Stores, in the order in which a name is looked up.

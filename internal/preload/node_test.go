@@ -14,8 +14,8 @@ import (
 
 	"github.com/gallop-llm/gallop/demo"
 	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/internal/prune"
 	"github.com/gallop-llm/gallop/llama"
-	"github.com/gallop-llm/gallop/skip"
 )
 
 // installNode puts node-llama-cpp into a folder beside test/preload's program
@@ -118,7 +118,7 @@ func TestNodeLlamaCpp(t *testing.T) {
 		t.Run(mask, func(t *testing.T) {
 			layers, _ := parse(t, mask).WholeLayers()
 			pruned := filepath.Join(t.TempDir(), "pruned.gguf")
-			require.NoError(t, skip.Prune(context.Background(), model, pruned, layers, nil))
+			require.NoError(t, prune.Layers(context.Background(), model, pruned, layers, nil))
 			for _, prompt := range questions {
 				cmd := exec.Command(gallop, append([]string{"exec", "--skip", mask, "--"}, program(model, prompt)...)...)
 				var errOut bytes.Buffer

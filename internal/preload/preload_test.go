@@ -17,6 +17,7 @@ import (
 
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/internal/preload"
+	"github.com/gallop-llm/gallop/internal/prune"
 	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
@@ -121,7 +122,7 @@ func TestSameTokensAsPrunedFile(t *testing.T) {
 		t.Run(filepath.Base(tt.host)+" "+tt.mask, func(t *testing.T) {
 			layers, _ := parse(t, tt.mask).WholeLayers()
 			pruned := filepath.Join(t.TempDir(), "pruned.gguf")
-			require.NoError(t, skip.Prune(context.Background(), model, pruned, layers, nil))
+			require.NoError(t, prune.Layers(context.Background(), model, pruned, layers, nil))
 			want, err := exec.Command(opened, loop(pruned, "0")...).Output()
 			require.NoError(t, err)
 

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/gguf"
 )
 
 // Spec describes a model. All sizes are counts of elements, at least 1 unless
@@ -112,6 +112,14 @@ func Small(name string) Spec {
 		return s
 	}
 	return small(name)
+}
+
+// Tiny gives a llama model with this many layers and as little else as goes.
+func Tiny(layers int) Spec {
+	s := Small("llama")
+	s.Layers, s.Embd, s.Heads, s.KVHeads, s.HeadDim, s.FF = layers, 32, 2, 1, 16, 32
+	s.Vocab = MinVocab
+	return s
 }
 
 // shapes are published models, from their config.json files.

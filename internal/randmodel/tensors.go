@@ -5,7 +5,7 @@ import (
 	"math"
 	"strings"
 
-	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/gguf"
 )
 
 // tensors lists the model's tensors in the order of converted files.

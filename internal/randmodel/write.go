@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/gguf"
 )
 
 // rmsEpsilon is the usual constant under the root of RMS norms.

@@ -13,9 +13,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/internal/dataset"
-	"github.com/gallop-llm/gallop/internal/gguf"
-	"github.com/gallop-llm/gallop/internal/report"
+	"github.com/gallop-llm/gallop/internal/stats"
 	"github.com/gallop-llm/gallop/internal/template"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
@@ -222,9 +222,11 @@ func (l *Learner) Why() string {
 func (l *Learner) Made() *Made { return l.made.Load() }
 
 // Ready tells whether answers alone have given the states for a first shortlist, so that
-// making it takes a few seconds.
+// making it takes a few seconds. While it is at work it is not.
 func (l *Learner) Ready() bool {
-	l.learning.Lock()
+	if !l.learning.TryLock() {
+		return false
+	}
 	defer l.learning.Unlock()
 	return l.Why() == "" && l.made.Load() == nil && l.absorb() >= enoughStates
 }
@@ -598,7 +600,7 @@ func (s *student) measure(made *Made, m *Moments) error {
 			}
 		}
 	}
-	made.Sure = report.Median(whole) / report.Median(short)
+	made.Sure = stats.Median(whole) / stats.Median(short)
 	made.account(share(s.model))
 	return nil
 }

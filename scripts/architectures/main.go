@@ -25,8 +25,8 @@ import (
 
 	"github.com/gallop-llm/gallop/internal/archmodel"
 	"github.com/gallop-llm/gallop/internal/files"
-	"github.com/gallop-llm/gallop/internal/report"
-	"github.com/gallop-llm/gallop/internal/setup"
+	"github.com/gallop-llm/gallop/internal/lab/report"
+	"github.com/gallop-llm/gallop/libs"
 	"github.com/gallop-llm/gallop/llama"
 )
 
@@ -76,7 +76,7 @@ func main() {
 
 // library loads llama.cpp and gives the path of libllama.
 func library() (string, error) {
-	if _, err := setup.Load(); err != nil {
+	if _, err := libs.Load(); err != nil {
 		return "", err
 	}
 	return llama.FindLibrary([]string{llama.Dir()})

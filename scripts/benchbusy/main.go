@@ -26,7 +26,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gallop-llm/gallop/internal/report"
+	"github.com/gallop-llm/gallop/internal/stats"
 )
 
 // options are the command line.
@@ -169,7 +169,7 @@ func (s *situation) measure(ctx context.Context, o *options, fixed []int) error 
 // ratio compares gallop's own choice with the fixed number that is best by its median.
 func (s *situation) ratio(of func(speeds) []float64) (ratio float64, best int) {
 	top := slices.MaxFunc(s.Runs[1:], func(a, b speeds) int {
-		if report.Median(of(a)) < report.Median(of(b)) {
+		if stats.Median(of(a)) < stats.Median(of(b)) {
 			return -1
 		}
 		return 1
@@ -178,7 +178,7 @@ func (s *situation) ratio(of func(speeds) []float64) (ratio float64, best int) {
 	for i, x := range of(s.Runs[0]) {
 		ratios = append(ratios, x/of(top)[i])
 	}
-	return report.Median(ratios), top.Threads
+	return stats.Median(ratios), top.Threads
 }
 
 // busy starts n programs that do nothing but compute. They end with their input.

@@ -24,10 +24,10 @@ import (
 
 	"github.com/schollz/progressbar/v3"
 
-	"github.com/gallop-llm/gallop/internal/gguf"
+	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/internal/randmodel"
-	"github.com/gallop-llm/gallop/internal/report"
-	"github.com/gallop-llm/gallop/internal/setup"
+	"github.com/gallop-llm/gallop/internal/stats"
+	"github.com/gallop-llm/gallop/libs"
 	"github.com/gallop-llm/gallop/llama"
 )
 
@@ -131,10 +131,10 @@ func bench(ctx context.Context, o options, out io.Writer) error {
 	rows := make([]row, len(peers))
 	for i, p := range peers {
 		rows[i] = row{
-			Peer: p.name, PrefillTPS: report.Median(p.prefill), DecodeTPS: report.Median(p.decode), FirstTokenMS: report.Median(p.firstToken),
-			RatioCPrefill: report.Median(ratios(p.prefill, peers[1].prefill)), RatioYzmaPrefill: report.Median(ratios(p.prefill, peers[2].prefill)),
-			RatioCDecode: report.Median(ratios(p.decode, peers[1].decode)), RatioYzmaDecode: report.Median(ratios(p.decode, peers[2].decode)),
-			RatioCFirst: report.Median(ratios(p.firstToken, peers[1].firstToken)), RatioYzmaFirst: report.Median(ratios(p.firstToken, peers[2].firstToken)),
+			Peer: p.name, PrefillTPS: stats.Median(p.prefill), DecodeTPS: stats.Median(p.decode), FirstTokenMS: stats.Median(p.firstToken),
+			RatioCPrefill: stats.Median(ratios(p.prefill, peers[1].prefill)), RatioYzmaPrefill: stats.Median(ratios(p.prefill, peers[2].prefill)),
+			RatioCDecode: stats.Median(ratios(p.decode, peers[1].decode)), RatioYzmaDecode: stats.Median(ratios(p.decode, peers[2].decode)),
+			RatioCFirst: stats.Median(ratios(p.firstToken, peers[1].firstToken)), RatioYzmaFirst: stats.Median(ratios(p.firstToken, peers[2].firstToken)),
 			PrefillTPSRuns: p.prefill, DecodeTPSRuns: p.decode, FirstTokenMSRuns: p.firstToken,
 			Model: filepath.Base(o.model), PromptTokens: o.prompt, DecodeSteps: o.steps, Threads: o.threads, CPUs: runtime.NumCPU(),
 			Llama: llama.Release, Yzma: yzma,
@@ -154,7 +154,7 @@ func bench(ctx context.Context, o options, out io.Writer) error {
 // linkLibraries makes dir a folder of links to llama.cpp's libraries and returns
 // the path of libllama there. yzma wants names without a release in them.
 func linkLibraries(ctx context.Context, dir string) (string, error) {
-	installed, err := setup.Install(ctx, setup.DefaultDevice())
+	installed, err := libs.Install(ctx, nil)
 	if err != nil {
 		return "", err
 	}
@@ -270,7 +270,7 @@ func printTable(out io.Writer, peers []*peer, o options) error {
 	fmt.Fprintf(out, "%s, prefill of %d, decode of %d, %d threads of %d CPUs, %d rounds: median (min to max)\n\n",
 		filepath.Base(o.model), o.prompt, o.steps, o.threads, runtime.NumCPU(), o.rounds)
 	cell := func(values []float64, digits int) string {
-		return fmt.Sprintf("%.*f (%.*f to %.*f)", digits, report.Median(values), digits, slices.Min(values), digits, slices.Max(values))
+		return fmt.Sprintf("%.*f (%.*f to %.*f)", digits, stats.Median(values), digits, slices.Min(values), digits, slices.Max(values))
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "\tprefill, tokens/s\tdecode, tokens/s\tfirst token after start, ms")

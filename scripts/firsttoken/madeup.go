@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 
 	"github.com/gallop-llm/gallop/internal/dataset"
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -54,15 +55,15 @@ func madeUp(m *llama.Model, path string) error {
 	if p.Novelty, err = router.NewNovelty(vectors, make([]int, len(vectors))); err != nil {
 		return err
 	}
-	units := skip.SublayerUnits(skip.SizesOf(m.Tensors, m.NLayer))
-	var halves []skip.Unit
+	units := search.SublayerUnits(search.SizesOf(m.Tensors, m.NLayer))
+	var halves []search.Unit
 	for _, u := range units {
 		if u.Mask.KVComplete() {
 			halves = append(halves, u)
 		}
 	}
 	for seed := range uint64(madeUpSets) {
-		mask, err := skip.Random(halves, madeUpDepth*float64(m.NLayer), seed)
+		mask, err := search.Random(halves, madeUpDepth*float64(m.NLayer), seed)
 		if err != nil {
 			return err
 		}

@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/gallop-llm/gallop/internal/dataset"
-	"github.com/gallop-llm/gallop/internal/eval"
+	"github.com/gallop-llm/gallop/internal/score"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 )
@@ -47,7 +47,7 @@ var errData = errors.New("the benchmarks' files are missing")
 
 // example is one that can be asked.
 type example struct {
-	eval.Case
+	score.Case
 	benchmark int // its place in benchmarks
 	prompt    router.Prompt
 }
@@ -82,7 +82,7 @@ func sample(m *llama.Model, files [][]dataset.Example, test, calibration int) (t
 			var taken []example
 			for len(taken) < n && len(order) > 0 {
 				e := file[next()]
-				cases, err := eval.Encode(m, []dataset.Example{e})
+				cases, err := score.Encode(m, []dataset.Example{e})
 				if err != nil {
 					return nil, err
 				}
@@ -114,7 +114,7 @@ func sample(m *llama.Model, files [][]dataset.Example, test, calibration int) (t
 }
 
 // tokens is how many tokens a case has, those of all its answers counted.
-func tokens(c eval.Case) int {
+func tokens(c score.Case) int {
 	n := len(c.Prompt)
 	for _, a := range c.Answers {
 		n += len(a)
@@ -123,8 +123,8 @@ func tokens(c eval.Case) int {
 }
 
 // casesOf are the cases of examples.
-func casesOf(examples []example) []eval.Case {
-	cases := make([]eval.Case, len(examples))
+func casesOf(examples []example) []score.Case {
+	cases := make([]score.Case, len(examples))
 	for i, e := range examples {
 		cases[i] = e.Case
 		cases[i].Task = benchmarks[e.benchmark].name

@@ -4,6 +4,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/skip"
 )
 
@@ -14,7 +15,7 @@ import (
 // follows the hidden state through its dynamic programme, anew for each prompt; here the
 // turns of single halves, 1 - cos(input, output), are added up. Of the masks for all
 // times, those whose bytes come nearest to each depth are returned.
-func knapsack(units []skip.Unit, turns []float64, attention, feedForward float64, depths []float64) []skip.Mask {
+func knapsack(units []search.Unit, turns []float64, attention, feedForward float64, depths []float64) []skip.Mask {
 	weight := func(ms float64) int {
 		return int(min(max(math.Round(ms/min(attention, feedForward)), 1), mostWeight))
 	}

@@ -13,7 +13,8 @@ import (
 
 	"github.com/gallop-llm/gallop/internal/calibrate"
 	"github.com/gallop-llm/gallop/internal/dataset"
-	"github.com/gallop-llm/gallop/internal/eval"
+	"github.com/gallop-llm/gallop/internal/score"
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -25,15 +26,15 @@ type lab struct {
 	*state
 	name   string
 	model  *llama.Model
-	scorer *eval.Scorer
-	sizes  skip.Sizes
+	scorer *score.Scorer
+	sizes  search.Sizes
 	depths []float64 // that sets are searched for, in layers' worth of weights
 
 	tests        []example // in the benchmarks' order
 	calibrations []example
-	cases        []eval.Case // of calibrations
-	log          *skip.Log   // of searches
-	held         bool        // the scorer has cases' prompts by the whole model
+	cases        []score.Case // of calibrations
+	log          *search.Log  // of searches
+	held         bool         // the scorer has cases' prompts by the whole model
 
 	features *router.Features
 	vectors  [][]float32 // (len(calibrations), features)
@@ -53,7 +54,7 @@ func open(ctx context.Context, o *options, name, path string, files [][]dataset.
 	if l.model, err = llama.LoadModel(ctx, path, nil); err != nil {
 		return l, err
 	}
-	l.sizes = skip.SizesOf(l.model.Tensors, l.model.NLayer)
+	l.sizes = search.SizesOf(l.model.Tensors, l.model.NLayer)
 	for _, share := range []float64{1. / 12, 1. / 6} {
 		l.depths = append(l.depths, max(1, math.Round(share*float64(l.model.NLayer))))
 	}
@@ -74,12 +75,12 @@ func open(ctx context.Context, o *options, name, path string, files [][]dataset.
 	if l.state, err = openState(o.folder, name, key); err != nil {
 		return l, err
 	}
-	if l.scorer, err = eval.NewScorer(l.model, &eval.Options{Threads: o.threads}); err != nil {
+	if l.scorer, err = score.NewScorer(l.model, &score.Options{Threads: o.threads}); err != nil {
 		return l, err
 	}
 	log := filepath.Join(o.folder, name+".log")
-	if l.log, err = skip.OpenLog(log, key); errors.Is(err, skip.ErrLogKey) || errors.Is(err, skip.ErrLog) {
-		l.log, err = skip.CreateLog(log, key)
+	if l.log, err = search.OpenLog(log, key); errors.Is(err, search.ErrLogKey) || errors.Is(err, search.ErrLog) {
+		l.log, err = search.CreateLog(log, key)
 	}
 	if err != nil {
 		return l, err
@@ -128,7 +129,7 @@ func (l *lab) lap(part string, start *time.Time) {
 
 // losses gives the task losses of some calibration examples under masks, by their place
 // in the list.
-func (l *lab) losses(p skip.Prefill, examples []int) skip.Losses {
+func (l *lab) losses(p skip.Prefill, examples []int) search.Losses {
 	measured := l.log.Wrap(p.String(), func(ctx context.Context, mask skip.Mask, some []int) ([]float64, error) {
 		if p == skip.FullPrefill && !l.held {
 			if _, err := l.scorer.Hold(ctx, l.cases); err != nil {
@@ -137,7 +138,7 @@ func (l *lab) losses(p skip.Prefill, examples []int) skip.Losses {
 			l.held = true
 		}
 		l.held = p == skip.FullPrefill
-		part := make([]eval.Case, len(some))
+		part := make([]score.Case, len(some))
 		for k, i := range some {
 			part[k] = l.cases[i]
 		}
@@ -176,8 +177,8 @@ func (l *lab) few(n int) []int {
 const pooled = 8
 
 // greedy searches sets on some calibration examples: one for each depth.
-func (l *lab) greedy(ctx context.Context, units []skip.Unit, p skip.Prefill, examples []int, perByte bool) ([]skip.Mask, error) {
-	path, err := skip.Greedy(ctx, units, len(examples), l.losses(p, examples), &skip.SearchOptions{
+func (l *lab) greedy(ctx context.Context, units []search.Unit, p skip.Prefill, examples []int, perByte bool) ([]skip.Mask, error) {
+	path, err := search.Greedy(ctx, units, len(examples), l.losses(p, examples), &search.Options{
 		Depth: slices.Max(l.depths), PerByte: perByte, Pool: pooled,
 	})
 	if err != nil {
@@ -199,11 +200,11 @@ func (l *lab) greedy(ctx context.Context, units []skip.Unit, p skip.Prefill, exa
 const draws = 4
 
 // random draws masks for each depth: (draws, len(depths)).
-func (l *lab) random(units []skip.Unit) ([][]skip.Mask, error) {
+func (l *lab) random(units []search.Unit) ([][]skip.Mask, error) {
 	masks := make([][]skip.Mask, draws)
 	for d := range masks {
 		for _, depth := range l.depths {
-			mask, err := skip.Random(units, depth, seed+uint64(d))
+			mask, err := search.Random(units, depth, seed+uint64(d))
 			if err != nil {
 				return nil, err
 			}
@@ -214,11 +215,11 @@ func (l *lab) random(units []skip.Unit) ([][]skip.Mask, error) {
 }
 
 // contiguous finds the best run of layers for each depth.
-func (l *lab) contiguous(ctx context.Context, units []skip.Unit) ([]skip.Mask, error) {
+func (l *lab) contiguous(ctx context.Context, units []search.Unit) ([]skip.Mask, error) {
 	var masks []skip.Mask
 	examples := l.few(1)
 	for _, depth := range l.depths {
-		run, err := skip.Contiguous(ctx, units, len(examples), l.losses(skip.MaskedPrefill, examples), depth)
+		run, err := search.Contiguous(ctx, units, len(examples), l.losses(skip.MaskedPrefill, examples), depth)
 		if err != nil {
 			return nil, err
 		}
@@ -264,13 +265,13 @@ func (l *lab) influence(ctx context.Context, prompts [][]llama.Token, each func(
 }
 
 // turn is how far each unit turns the residual stream, over all calibration prompts.
-func (l *lab) turn(ctx context.Context, units []skip.Unit) (values []float64, err error) {
+func (l *lab) turn(ctx context.Context, units []search.Unit) (values []float64, err error) {
 	var prompts [][]llama.Token
 	for _, c := range l.cases {
 		prompts = append(prompts, c.Prompt)
 	}
 	err = l.influence(ctx, prompts, func(i int, c *llama.Context) bool {
-		values = skip.Influences(units, c)
+		values = search.Influences(units, c)
 		return false
 	})
 	return values, err

@@ -20,7 +20,7 @@ import (
 
 	"github.com/gallop-llm/gallop/internal/dataset"
 	"github.com/gallop-llm/gallop/internal/realmodel"
-	"github.com/gallop-llm/gallop/internal/setup"
+	"github.com/gallop-llm/gallop/libs"
 )
 
 type options struct {
@@ -78,7 +78,7 @@ func (o *options) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := setup.Load(); err != nil {
+	if _, err := libs.Load(); err != nil {
 		return err
 	}
 	for _, name := range o.names {

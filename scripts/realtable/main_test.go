@@ -7,9 +7,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/gallop-llm/gallop/internal/eval"
+	"github.com/gallop-llm/gallop/internal/score"
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/llama"
-	"github.com/gallop-llm/gallop/skip"
 )
 
 // docs/real.md and its pictures show what docs/real-table.json has, a copy of what `make
@@ -32,8 +32,8 @@ func TestPageHasTheMeasuredFigures(t *testing.T) {
 
 // TestKnapsack packs halves by hand: attention takes the time of one, feed-forward of two.
 func TestKnapsack(t *testing.T) {
-	sizes := skip.Sizes{Attention: []uint64{1, 1, 1, 1}, FeedForward: []uint64{1, 1, 1, 1}}
-	units := skip.SublayerUnits(sizes) // a1, f1, a2, f2, half a layer each
+	sizes := search.Sizes{Attention: []uint64{1, 1, 1, 1}, FeedForward: []uint64{1, 1, 1, 1}}
+	units := search.SublayerUnits(sizes) // a1, f1, a2, f2, half a layer each
 	turns := []float64{0.1, 0.5, 0.3, 0.2}
 	masks := knapsack(units, turns, 1, 2, []float64{0.5, 1, 1.5, 2})
 	var texts []string
@@ -45,11 +45,11 @@ func TestKnapsack(t *testing.T) {
 }
 
 func TestEscalate(t *testing.T) {
-	token := func(logP, top float64) eval.TokenScore { return eval.TokenScore{LogP: logP, Top: top} }
-	masked := &eval.Score{LogLik: make([]float64, 2), All: [][]eval.TokenScore{
+	token := func(logP, top float64) score.TokenScore { return score.TokenScore{LogP: logP, Top: top} }
+	masked := &score.Score{LogLik: make([]float64, 2), All: [][]score.TokenScore{
 		{token(-1, 0.1), token(-2, 0.95), token(-3, 0.5)}, {token(-4, 0.99), token(-5, 0.2)},
 	}}
-	whole := &eval.Score{All: [][]eval.TokenScore{
+	whole := &score.Score{All: [][]score.TokenScore{
 		{token(-10, 1), token(-20, 1), token(-30, 1)}, {token(-40, 1), token(-50, 1)},
 	}}
 	require.Equal(t, 1, escalate(masked, whole, 0, 0.9))
@@ -57,8 +57,8 @@ func TestEscalate(t *testing.T) {
 }
 
 func TestNewRecord(t *testing.T) {
-	c := eval.Case{Answers: [][]llama.Token{{1}, {2, 3}}, AnswerBytes: []int{2, 10}, Right: 1}
-	s := eval.Score{LogLik: []float64{-2, -3}, All: [][]eval.TokenScore{{{LogP: -2, Top: 0.5}}, {{LogP: -1, Top: 0.5}, {LogP: -2, Top: 0.1353352832366127}}}}
+	c := score.Case{Answers: [][]llama.Token{{1}, {2, 3}}, AnswerBytes: []int{2, 10}, Right: 1}
+	s := score.Score{LogLik: []float64{-2, -3}, All: [][]score.TokenScore{{{LogP: -2, Top: 0.5}}, {{LogP: -1, Top: 0.5}, {LogP: -2, Top: 0.1353352832366127}}}}
 	require.Equal(t, record{LogP: -3, Tokens: 2, Likeliest: 1}, newRecord(benchmark{}, c, s))
 	require.True(t, newRecord(benchmark{byByte: true}, c, s).Right)
 }

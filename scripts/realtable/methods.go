@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -109,7 +110,7 @@ func (l *lab) methods(ctx context.Context) ([]entry, error) {
 
 // ofLayers are the methods that skip whole layers, for prompt and answer.
 func (p *plan) ofLayers(ctx context.Context) error {
-	units := skip.LayerUnits(p.sizes)
+	units := search.LayerUnits(p.sizes)
 	drawn, err := p.random(units)
 	if err == nil {
 		err = p.add(randomLayers, skip.MaskedPrefill, inTurn(drawn))
@@ -123,7 +124,7 @@ func (p *plan) ofLayers(ctx context.Context) error {
 	}{
 		{shortGPT, func() ([]skip.Mask, error) { return p.shortGPT(ctx, units) }},
 		{sleb, func() ([]skip.Mask, error) {
-			return p.greedy(ctx, units, skip.MaskedPrefill, skip.All(len(p.cases)), false)
+			return p.greedy(ctx, units, skip.MaskedPrefill, search.All(len(p.cases)), false)
 		}},
 		{contiguous, func() ([]skip.Mask, error) { return p.contiguous(ctx, units) }},
 	} {
@@ -164,8 +165,8 @@ func (p *plan) ofLayers(ctx context.Context) error {
 
 // ofHalves are the methods that skip halves of layers for the answer alone, without a profile.
 func (p *plan) ofHalves(ctx context.Context) error {
-	halves := skip.SublayerUnits(p.sizes)
-	feedForwards := slices.DeleteFunc(slices.Clone(halves), func(u skip.Unit) bool { return !u.Mask.KVComplete() })
+	halves := search.SublayerUnits(p.sizes)
+	feedForwards := slices.DeleteFunc(slices.Clone(halves), func(u search.Unit) bool { return !u.Mask.KVComplete() })
 	drawn, err := p.random(feedForwards)
 	if err == nil {
 		err = p.add(randomHalves, skip.FullPrefill, inTurn(drawn))
@@ -242,13 +243,13 @@ func (l *lab) found(name string, find func() ([]skip.Mask, error)) ([]skip.Mask,
 }
 
 // shortGPT skips the layers that turn the residual stream least.
-func (l *lab) shortGPT(ctx context.Context, units []skip.Unit) (masks []skip.Mask, err error) {
+func (l *lab) shortGPT(ctx context.Context, units []search.Unit) (masks []skip.Mask, err error) {
 	turns, err := l.turn(ctx, units)
 	if err != nil {
 		return nil, err
 	}
 	for _, depth := range l.depths {
-		mask, err := skip.ByInfluence(units, turns, depth)
+		mask, err := search.ByInfluence(units, turns, depth)
 		if err != nil {
 			return nil, err
 		}
@@ -267,7 +268,7 @@ func (l *lab) layerProfile(ctx context.Context, byTask [][]skip.Mask) (*router.P
 			}
 		}
 	}
-	all := skip.All(len(l.cases))
+	all := search.All(len(l.cases))
 	losses := make([][]float64, len(all))
 	depths := make([]float64, len(p.Candidates))
 	for c, candidate := range p.Candidates {
@@ -303,9 +304,9 @@ const coldShare = 1. / 8
 // as many as the depth says. A threshold in place of the depth would leave out nothing of
 // one benchmark and much of another. The halves at both ends, the paper's cold regions,
 // always run.
-func (l *lab) ffnSkip(ctx context.Context, units []skip.Unit) ([][]skip.Mask, error) {
+func (l *lab) ffnSkip(ctx context.Context, units []search.Unit) ([][]skip.Mask, error) {
 	cold := int(coldShare * float64(l.model.NLayer))
-	units = slices.DeleteFunc(slices.Clone(units), func(u skip.Unit) bool {
+	units = slices.DeleteFunc(slices.Clone(units), func(u search.Unit) bool {
 		return u.Mask.First() < cold || u.Mask.First() >= l.model.NLayer-cold
 	})
 	var names, open []string
@@ -341,7 +342,7 @@ func (l *lab) ffnSkip(ctx context.Context, units []skip.Unit) ([][]skip.Mask, er
 			for i, u := range units {
 				turns[i] = l.Turns[name][u.Mask.First()]
 			}
-			mask, err := skip.ByInfluence(units, turns, depth)
+			mask, err := search.ByInfluence(units, turns, depth)
 			if err != nil {
 				return nil, err
 			}
@@ -355,7 +356,7 @@ func (l *lab) ffnSkip(ctx context.Context, units []skip.Unit) ([][]skip.Mask, er
 const mostTurn = 2
 
 // knapSpec measures the halves' times and turns and packs them.
-func (l *lab) knapSpec(ctx context.Context, units []skip.Unit) ([]skip.Mask, error) {
+func (l *lab) knapSpec(ctx context.Context, units []search.Unit) ([]skip.Mask, error) {
 	turns, err := l.turn(ctx, units)
 	if err != nil {
 		return nil, err
@@ -373,7 +374,7 @@ const clusterCount = 4
 // features, each cluster gets a mask of halves, and a prompt takes that of the nearest
 // centroid. The paper trains the masks (L0) and embeds prompts by a sentence encoder; here
 // a greedy search finds them, and the features are the router's.
-func (l *lab) clusters(ctx context.Context, units []skip.Unit) (masks [][]skip.Mask, nearest []int, err error) {
+func (l *lab) clusters(ctx context.Context, units []search.Unit) (masks [][]skip.Mask, nearest []int, err error) {
 	assigned, centroids := router.KMeans(l.vectors, clusterCount, seed)
 	masks = make([][]skip.Mask, clusterCount)
 	for k := range masks {

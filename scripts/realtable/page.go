@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"github.com/gallop-llm/gallop/internal/files"
-	"github.com/gallop-llm/gallop/internal/report"
+	"github.com/gallop-llm/gallop/internal/lab/report"
 )
 
 // writePage writes the document of a results' file, and a picture for each model.

@@ -9,10 +9,10 @@ import (
 	"os"
 	"slices"
 
-	"github.com/gallop-llm/gallop/internal/eval"
 	"github.com/gallop-llm/gallop/internal/files"
+	"github.com/gallop-llm/gallop/internal/lab/report"
 	"github.com/gallop-llm/gallop/internal/realmodel"
-	"github.com/gallop-llm/gallop/internal/report"
+	"github.com/gallop-llm/gallop/internal/stats"
 )
 
 // results is the file that is written: a model a run, each with a row for each method and
@@ -83,8 +83,8 @@ const digits = 1e4
 func rounded(x float64) float64 { return math.Round(x*digits) / digits }
 
 func newInterval(values []float64) interval {
-	low, high := eval.Bootstrap(values, seed)
-	return interval{rounded(eval.Mean(values)), rounded(low), rounded(high)}
+	low, high := stats.Bootstrap(values, seed)
+	return interval{rounded(stats.Mean(values)), rounded(low), rounded(high)}
 }
 
 func readResults(path string) (results, error) {
@@ -143,7 +143,7 @@ func (l *lab) results(entries []entry) (model, error) {
 		stock = append(stock, s.Stock...)
 	}
 	if stock != nil {
-		m.StockTPS = math.Round(report.Median(stock)*10) / 10
+		m.StockTPS = math.Round(stats.Median(stock)*10) / 10
 	}
 	var err error
 	if m.Shortlist, err = l.list(); err != nil {
@@ -160,7 +160,7 @@ func (l *lab) results(entries []entry) (model, error) {
 			first = o
 		}
 		r := l.row(e, o, &m)
-		mean, low, high := eval.BootstrapPaired(o.hits, first.hits, seed)
+		mean, low, high := stats.BootstrapPaired(o.hits, first.hits, seed)
 		r.Difference = interval{rounded(mean), rounded(low), rounded(high)}
 		more := make([]float64, len(o.losses))
 		for i := range more {
@@ -261,7 +261,7 @@ func perplexity(losses, lengths []float64) interval {
 	for i := range losses {
 		deviations[i] = mean + (losses[i]-mean*lengths[i])*float64(len(losses))/n
 	}
-	low, high := eval.Bootstrap(deviations, seed)
+	low, high := stats.Bootstrap(deviations, seed)
 	return interval{rounded(math.Exp(mean)), rounded(math.Exp(low)), rounded(math.Exp(high))}
 }
 

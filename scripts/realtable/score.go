@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/gallop-llm/gallop/internal/eval"
+	"github.com/gallop-llm/gallop/internal/score"
 	"github.com/gallop-llm/gallop/skip"
 )
 
@@ -66,8 +66,8 @@ func (l *lab) measure(ctx context.Context, entries []entry) error {
 }
 
 // score measures some of a benchmark's cases in one way.
-func (l *lab) score(ctx context.Context, b benchmark, cases []eval.Case, some []int, w way) ([]record, error) {
-	part := make([]eval.Case, len(some))
+func (l *lab) score(ctx context.Context, b benchmark, cases []score.Case, some []int, w way) ([]record, error) {
+	part := make([]score.Case, len(some))
 	for k, i := range some {
 		part[k] = cases[i]
 	}
@@ -95,7 +95,7 @@ func (l *lab) score(ctx context.Context, b benchmark, cases []eval.Case, some []
 
 // escalate puts the whole model's tokens in place of those that the cascade would decide
 // again, and counts these in the right answer. The first token is the whole model's anyway.
-func escalate(masked, whole *eval.Score, right int, threshold float64) (escalated int) {
+func escalate(masked, whole *score.Score, right int, threshold float64) (escalated int) {
 	for a, tokens := range masked.All {
 		masked.LogLik[a] = 0
 		for i := range tokens {
@@ -112,7 +112,7 @@ func escalate(masked, whole *eval.Score, right int, threshold float64) (escalate
 }
 
 // newRecord is what counts of a score.
-func newRecord(b benchmark, c eval.Case, s eval.Score) record {
+func newRecord(b benchmark, c score.Case, s score.Score) record {
 	r := record{LogP: s.LogLik[c.Right], Tokens: len(c.Answers[c.Right])}
 	if len(c.Answers) > 1 {
 		var bytes []int
@@ -131,7 +131,7 @@ func newRecord(b benchmark, c eval.Case, s eval.Score) record {
 
 // isLikeliest tells whether a token is the likeliest one at its place: its probability is
 // that of the likeliest, up to rounding.
-func isLikeliest(t eval.TokenScore) bool {
+func isLikeliest(t score.TokenScore) bool {
 	const rounding = 1e-9
 	return probability(t) >= t.Top*(1-rounding)
 }
@@ -175,4 +175,4 @@ func (e entry) weights() (ways []way, share map[way]float64) {
 }
 
 // probability is a token's.
-func probability(t eval.TokenScore) float64 { return math.Exp(t.LogP) }
+func probability(t score.TokenScore) float64 { return math.Exp(t.LogP) }

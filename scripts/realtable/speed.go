@@ -7,8 +7,8 @@ import (
 	"math"
 	"time"
 
-	"github.com/gallop-llm/gallop/internal/report"
 	"github.com/gallop-llm/gallop/internal/shortlist"
+	"github.com/gallop-llm/gallop/internal/stats"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -162,7 +162,7 @@ func (l *lab) halfTimes(ctx context.Context) (ms [2]float64, err error) {
 		}
 	}
 	for h := range ms {
-		ms[h] = report.Median(rounds[h])
+		ms[h] = stats.Median(rounds[h])
 		if ms[h] < leastTime {
 			l.progress("other work disturbs: the times of halves came out as %.3f ms, which KnapSpec takes for %g; measure it anew on a quiet machine", ms[h], leastTime)
 			ms[h] = leastTime
@@ -332,8 +332,8 @@ func (l *lab) speedOf(e entry) (ratio, short float64, same, of int, whole float6
 		}
 		// Times add up, not speeds.
 		total += weight
-		ratio += weight / report.Median(s.Ratio)
-		short += weight / report.Median(s.Short)
+		ratio += weight / stats.Median(s.Ratio)
+		short += weight / stats.Median(s.Short)
 		whole += weight * s.Extended
 		same, of = same+s.Same, of+s.Of
 	}

@@ -27,13 +27,13 @@ import (
 	"time"
 
 	"github.com/gallop-llm/gallop/internal/files"
-	"github.com/gallop-llm/gallop/internal/report"
-	"github.com/gallop-llm/gallop/internal/setup"
+	"github.com/gallop-llm/gallop/internal/lab/report"
+	"github.com/gallop-llm/gallop/libs"
 	"github.com/gallop-llm/gallop/llama"
 )
 
 // packages hold the tests whose results depend on the CPU's kernels.
-var packages = []string{"llama", "internal/eval", "internal/chat", "skip", "router"}
+var packages = []string{"llama", "internal/score", ".", "internal/draft", "internal/search", "router"}
 
 // emulated are the tests that run under qemu, where all of them would take hours:
 // what lossless mode and scores rest on.
@@ -58,7 +58,7 @@ type options struct {
 
 func main() {
 	if len(os.Args) == 2 && os.Args[1] == "probe" {
-		if _, err := setup.Load(); err != nil {
+		if _, err := libs.Load(); err != nil {
 			fmt.Println(err)
 			os.Exit(1)
 		}
@@ -81,7 +81,7 @@ func main() {
 }
 
 func run(ctx context.Context, o options) error {
-	dir := setup.Installed("cpu")
+	dir := libs.Installed("cpu")
 	if dir == "" {
 		return errors.New("llama.cpp's libraries are not there: run `gallop setup`")
 	}

@@ -1,0 +1,18 @@
+// Package libs finds llama.cpp's published libraries, and fetches them where they
+// are missing.
+//
+// # Basics
+//
+// [Install] fetches the libraries into the user's cache folder, once. [Load] opens
+// what is installed, GPU modules included; package llama works from then on.
+// [SearchPath] says where libraries are looked for.
+//
+// # Caveats
+//
+// Install needs npm, which checks each package against the hashes that this package
+// contains. Without npm, put llama.cpp's libraries of the release [llama.Release]
+// into a folder and set the environment variable [llama.EnvLibrary] to it: then no
+// other folder is looked at.
+//
+// Nothing here prints, and Load fetches nothing.
+package libs
