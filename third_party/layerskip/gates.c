@@ -6,12 +6,12 @@
  *
  *     gate = SET_ROWS(CONT(sum), GET_ROWS(other, ids), ids)      sum = ADD(what the half adds, other)
  *
- * Whatever read the sum reads the gate. Where both halves are operands of one ADD it has two gates, the second of
- * the first's rows. Rows are copied, not multiplied by 1 or 0: a row that skips
- * attention attends to keys and values that its mask never wrote, and 0 * NaN is NaN. All other
- * operations of a layer compute each row from itself and from the KV cache of its own sequence, so
- * every row comes out as under its mask alone. CONT keeps the copy off the sum's own memory: the
- * scheduler may place the two on different devices.
+ * Whatever read the sum reads the gate. Where both halves are operands of one ADD it has two gates, one
+ * behind the other. Rows are copied, not multiplied by 1 or 0: a row that skips attention attends to
+ * keys and values that its mask never wrote, and 0 * NaN is NaN. All other operations of a layer
+ * compute each row from itself and from the caches of its own sequence, so every row comes out as
+ * under its mask alone. CONT keeps the copy off the sum's own memory: the scheduler may place the two
+ * on different devices.
  *
  * In the last layer the sum has the rows whose outputs are wanted alone, in the order of the batch.
  *
@@ -53,7 +53,7 @@ static bool go_together(int layer) {
 static bool needs_skipped(int skipped, int kept, int halves) {
     for (int i = 0; i < job.rows->n_masks; i++) {
         const uint64_t *mask = row_mask(i);
-        if (skips_attention(mask, skipped) && (skipped_halves(mask, kept) & halves) != halves) {
+        if (skipped_halves(mask, skipped) & ATTENTION && (skipped_halves(mask, kept) & halves) != halves) {
             return true;
         }
     }

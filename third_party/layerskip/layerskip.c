@@ -235,12 +235,8 @@ bool layerskip_hooked(void) {
 
 /* ---- masks ---- */
 
-static bool skips_attention(const uint64_t *mask, int layer) {
-    return mask[2 * layer / 64] >> (2 * layer % 64) & 1;
-}
-
-static bool skips_feed_forward(const uint64_t *mask, int layer) {
-    return mask[2 * layer / 64] >> (2 * layer % 64 + 1) & 1;
+static int skipped_halves(const uint64_t *mask, int layer) {
+    return (int)(mask[2 * layer / 64] >> (2 * layer % 64) & WHOLE);
 }
 
 static bool is_empty(const uint64_t *mask) {
@@ -255,7 +251,7 @@ static bool is_empty(const uint64_t *mask) {
 /* Highest layer that the mask names, or -1. */
 static int last_named(const uint64_t *mask) {
     for (int layer = LAYERSKIP_MAX_LAYERS - 1; layer >= 0; layer--) {
-        if (skips_attention(mask, layer) || skips_feed_forward(mask, layer)) {
+        if (skipped_halves(mask, layer) != 0) {
             return layer;
         }
     }
@@ -263,10 +259,6 @@ static int last_named(const uint64_t *mask) {
 }
 
 /* ---- the edit ---- */
-
-static int skipped_halves(const uint64_t *mask, int layer) {
-    return (int)(mask[2 * layer / 64] >> (2 * layer % 64) & WHOLE);
-}
 
 static bool refuse_half(int layer) {
     return refuse("layer %d's attention and feed-forward cannot be told apart, so skip the whole layer or none of it", layer, 0);
@@ -278,11 +270,12 @@ static bool check_halves(const struct graph *g, int layer, int halves) {
     if (halves == 0 || (halves & has && !(has & UNKNOWN_PART))) {
         return true;
     }
-    return refuse(has & UNKNOWN_PART      ? "layer %d adds something to the residual stream whose weights' names do not tell "
-                                            "whether it is attention or feed-forward, so nothing of it can be skipped"
-                  : has == 0              ? "layer %d adds nothing to the residual stream, so there is nothing of it to skip"
-                  : halves == ATTENTION   ? "layer %d has no attention that could be skipped"
-                                          : "layer %d has no feed-forward that could be skipped", layer, 0);
+    const char *why = has & UNKNOWN_PART    ? "layer %d adds what is neither attention nor feed-forward by its weights' names, so "
+                                              "nothing of it can be skipped"
+                      : has == 0            ? "layer %d adds nothing to the residual stream, so there is nothing of it to skip"
+                      : halves == ATTENTION ? "layer %d has no attention that could be skipped"
+                                            : "layer %d has no feed-forward that could be skipped";
+    return refuse(why, layer, 0);
 }
 
 /* Refuses what no mask may name. */
@@ -306,7 +299,7 @@ static bool check_mask(const struct graph *g, const uint64_t *mask) {
 
 static bool leave_out(struct graph *g, int i, int operand, int block, int skipped, int gated);
 
-/* Leaves out parts of what the node at i, an addend of n->layer, is made of. */
+/* Leaves out parts of the addend at i, of a layer: operands of the ADD that it is, or hands on. */
 static bool leave_out_parts(struct graph *g, int i, int layer, int block, int skipped, int gated) {
     struct node *n = &g->nodes[i];
     if (n->t->op == op.add && !is_weight(n->t->src[1])) {
@@ -317,8 +310,8 @@ static bool leave_out_parts(struct graph *g, int i, int layer, int block, int sk
     return from >= 0 ? leave_out_parts(g, from, layer, block, skipped, gated) : refuse_half(layer);
 }
 
-/* Leaves out what an operand of the ADD at i is of the block's halves: of those that all rows skip everything, of
- * those that only some skip the rows. */
+/* Leaves out an operand of the ADD at i: for all rows if it is of skipped halves of the block alone, for some rows if
+ * these skip what else it is. What is of both halves, of which one is wanted, is taken apart. */
 static bool leave_out(struct graph *g, int i, int operand, int block, int skipped, int gated) {
     struct node *n = &g->nodes[i];
     const int at = position(n->t->src[operand]);
@@ -539,8 +532,8 @@ static bool edit_graph(struct ggml_cgraph *cgraph, struct graph *g, const uint64
     r->layers_removed = r->sublayers_removed = r->sublayers_gated = 0;
     survey(cgraph, g);
     if (layers && !find_layers(g)) {
-        return !job.refused && (!is_model_pass(g) || refuse("the layers of this architecture do not add to one residual stream "
-                                                            "from the embeddings to the logits, so nothing can be skipped", 0, 0));
+        return !job.refused && (!is_model_pass(g) || refuse("this architecture's layers do not add to one residual stream from the "
+                                                            "embeddings to the logits, so nothing can be skipped", 0, 0));
     }
     if (!layers) {
         if (!is_model_pass(g)) {
