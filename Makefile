@@ -25,7 +25,7 @@ get-git  := with `apt install git`
 get-python3 := with `apt install python3-pip`
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build setup test test-long test-gpu test-cpus lint preload bench bench-shapes bench-peers bench-engine bench-lossless bench-compare real-speed real-table templates eval profile install fuzz clean models page need-browser need-page
+.PHONY: help demo build setup test test-long test-gpu test-cpus test-architectures lint preload bench bench-shapes bench-peers bench-engine bench-lossless bench-compare real-speed real-table templates eval profile install fuzz clean models page need-browser need-page
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ test-gpu: build ## run the mask tests on a GPU: DEVICE=vulkan or cuda, whole mod
 test-cpus: build setup ## run the numeric tests under each of llama.cpp's CPU modules, MODULES= names some; writes docs/cpus.md
 	@go build -o $(BUILD)/testcpus ./scripts/testcpus
 	@$(BUILD)/testcpus --build '$(BUILD)' --docs docs/cpus.md --modules '$(MODULES)'
+
+test-architectures: build setup ## check masks on tiny models of every architecture of llama.cpp, MODELS= names some; writes docs/architectures.md and build/architectures.json
+	@go build -o $(BUILD)/testarchitectures ./scripts/architectures
+	@$(BUILD)/testarchitectures -build '$(BUILD)' -docs docs/architectures.md -o '$(BUILD)/architectures.json' -models '$(MODELS)'
 
 templates: need-go need-python3 need-git ## compare published chat templates with jinja2; writes build/templates.json
 	@[ -x $(BUILD)/jinja/bin/python3 ] || { python3 -m venv $(BUILD)/jinja && $(BUILD)/jinja/bin/pip install --quiet jinja2==3.1.6; }

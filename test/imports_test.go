@@ -27,7 +27,7 @@ var floors = [][]string{
 	{"internal/files", "internal/schema", "internal/stats", "internal/threads", "internal/template", "internal/realmodel", "third_party"},
 	{"skip", "gguf", "demo", "internal/tools"},
 	{"llama", "internal/prune", "internal/models", "internal/randmodel"},
-	{"libs", "router", "internal/kv", "internal/dataset", "internal/search", "internal/preload"},
+	{"libs", "router", "internal/kv", "internal/dataset", "internal/search", "internal/preload", "internal/archmodel"},
 	{"internal/costs"},
 	{"internal/draft", "internal/score", "internal/shortlist", "internal/train", "internal/inspect", "internal/llamatest"},
 	{"internal/engine"},
