@@ -54,6 +54,8 @@ bool gallop_find_matrix(const struct llama_model *m, const char *name, uintptr_t
         return fail(err, "the CPU library has no product for the output matrix's type");
     }
     const struct ggml_type_traits_cpu *vector = cpu_traits(cpu->vec_dot_type);
+    const bool precise = t->type == GGML_TYPE_F16 && t->buffer != NULL &&
+                         strcmp(gallop_api.ggml_backend_buft_name(gallop_api.ggml_backend_buffer_get_type(t->buffer)), "AMX") == 0;
     *out = (struct gallop_matrix){
         .tensor = t,
         .rows = (const char *)rows,
@@ -63,7 +65,8 @@ bool gallop_find_matrix(const struct llama_model *m, const char *name, uintptr_t
         .dot = cpu->vec_dot,
         .quantize = cpu->vec_dot_type == GGML_TYPE_F32 || vector == NULL ? NULL : vector->from_float,
         .dequantize = t->type == GGML_TYPE_F32 ? NULL : base->to_float,
-        .vector_size = gallop_api.ggml_row_size(cpu->vec_dot_type, t->ne[0]),
+        .vector_size = gallop_api.ggml_row_size(cpu->vec_dot_type, t->ne[0]) * (precise ? 2 : 1),
+        .precise = precise,
     };
     if ((out->quantize == NULL && cpu->vec_dot_type != GGML_TYPE_F32) || (out->dequantize == NULL && t->type != GGML_TYPE_F32)) {
         return fail(err, "the CPU library cannot convert the output matrix's type");
@@ -80,6 +83,37 @@ void gallop_matrix_rows(const struct gallop_matrix *m, const int32_t *ids, int32
             memcpy(out + i * m->n_embd, row, m->row_size);
         }
     }
+}
+
+void gallop_matrix_vector(const struct gallop_matrix *m, const float *hidden, void *vector) {
+    if (m->quantize == NULL) {
+        memcpy(vector, hidden, m->vector_size);
+        return;
+    }
+    m->quantize(hidden, vector, m->n_embd);
+    if (!m->precise) {
+        return;
+    }
+    enum { STEP = 64 }; /* numbers at a time */
+    uint16_t *rounded = vector, *rest = rounded + m->n_embd;
+    for (int64_t i = 0; i < m->n_embd; i += STEP) {
+        const int64_t n = m->n_embd - i < STEP ? m->n_embd - i : STEP;
+        float x[STEP];
+        m->dequantize(rounded + i, x, n);
+        for (int64_t k = 0; k < n; k++) {
+            x[k] = hidden[i + k] - x[k];
+        }
+        m->quantize(x, rest + i, n);
+    }
+}
+
+float gallop_matrix_dot(const struct gallop_matrix *m, const char *row, const void *vector) {
+    float product, rest = 0;
+    m->dot((int)m->n_embd, &product, 0, row, 0, vector, 0, 1);
+    if (m->precise) {
+        m->dot((int)m->n_embd, &rest, 0, row, 0, (const char *)vector + m->vector_size / 2, 0, 1);
+    }
+    return product + rest;
 }
 
 enum { BLOCK = 32 }; /* numbers in a block of Q4_0 */
