@@ -326,6 +326,7 @@ func (x *answering) decode(tokens []llama.Token, mask skip.Mask, outputs int) er
 	if err != nil {
 		return err
 	}
+	x.a.Removed = x.seat.Context().Stats() // here, as others' decodes go on when the answer is over
 	if single {
 		x.list.see(x, run)
 	}
@@ -398,7 +399,6 @@ func (x *answering) end() {
 		a.Drafts = &Drafts{Masks: map[skip.Mask]int{}}
 	}
 	a.Threads = Threads(x.e.loop.Threads())
-	a.Removed = x.seat.Context().Stats()
 }
 
 // leave gives back what the answer used.

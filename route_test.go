@@ -127,12 +127,15 @@ func TestWhenToRoute(t *testing.T) {
 	require.Equal(t, first.Plan.Mask, ask(t, s, story).Plan.Mask, "a conversation that is taken up began with the sum")
 
 	// It stays with that when its first question is forgotten.
-	s = session(gallop.Depth(4).Prefill(skip.FullPrefill).PerChat())
-	s.Request().Forget, s.Request().MaxTokens = true, 250
+	o := options(256)
+	o.Profile = ""
+	r := greedy(20)
+	r.Skip, r.Forget = gallop.Depth(4).Prefill(skip.FullPrefill).PerChat(), true
+	s = engine(t, demoModel(t), o).NewSession(r)
 	ask(t, s, sum)
 	forgotten := 0
 	for range 40 {
-		a := ask(t, s, story+" It is a very long story about a fox and a dog and a horse.")
+		a := ask(t, s, story)
 		require.Equal(t, first.Plan.Mask, a.Plan.Mask)
 		require.True(t, a.Plan.Choice.Kept)
 		if forgotten += a.Forgotten; forgotten > 2 {

@@ -112,6 +112,21 @@ func TestSequencesInUse(t *testing.T) {
 	require.True(t, ok)
 }
 
+// TestGrain: only whole pieces serve again.
+func TestGrain(t *testing.T) {
+	l := kv.New(2, 100)
+	l.Grain = 4
+	say(t, l, "abcdefgh", "ij", skip.Mask{})
+	for prompt, cached := range map[string]int{"abcdefghijkl": 8, "abcdefgh": 4, "abcd": 0, "abcdefgX": 4, "abX": 0} {
+		taken, ok := l.Take(tokens(prompt), skip.Mask{}, 20)
+		require.True(t, ok)
+		require.Equal(t, cached, taken.Cached, prompt)
+		l.Cut(taken.Seq, 0)
+		l.Give(taken.Seq)
+		say(t, l, "abcdefgh", "ij", skip.Mask{})
+	}
+}
+
 func TestBest(t *testing.T) {
 	l := kv.New(3, 100)
 	seq, shared := l.Best(tokens("abc"))
