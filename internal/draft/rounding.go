@@ -9,9 +9,6 @@ import (
 	"github.com/gallop-llm/gallop/skip"
 )
 
-// noRounding is a distance of logits that practically never decides over a token.
-const noRounding = 1e-3
-
 // compared is what is known of how batches round beside tokens decoded alone. The
 // first batch of each size has the token before it in front, whose logits are
 // there: that costs a row once, and no decode of its own.
