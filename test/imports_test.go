@@ -29,7 +29,7 @@ var floors = [][]string{
 	{"llama", "internal/prune", "internal/models", "internal/randmodel"},
 	{"libs", "router", "internal/kv", "internal/dataset", "internal/search", "internal/preload", "internal/archmodel"},
 	{"internal/costs"},
-	{"internal/draft", "internal/score", "internal/shortlist", "internal/train", "internal/inspect", "internal/llamatest"},
+	{"internal/draft", "internal/score", "internal/shortlist", "internal/train", "internal/inspect", "internal/llamatest", "internal/gbnftest"},
 	{"internal/engine"},
 	{"."},
 	{"internal/batch"},

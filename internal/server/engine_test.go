@@ -17,13 +17,13 @@ import (
 )
 
 // serveDemo serves the demo model.
-func serveDemo(t *testing.T) *httptest.Server {
+func serveDemo(t *testing.T, keys ...string) *httptest.Server {
 	t.Helper()
 	llamatest.Library(t)
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	path, err := demo.Path()
 	require.NoError(t, err)
-	s, err := New(Options{Models: []Model{{Name: "demo", Open: func(ctx context.Context) (Engine, error) {
+	s, err := New(Options{Keys: keys, Models: []Model{{Name: "demo", Open: func(ctx context.Context) (Engine, error) {
 		e, err := gallop.Open(ctx, path, &gallop.Options{Parallel: 4, Context: llama.ContextOptions{NCtx: 512, Threads: 1, ThreadsBatch: 1}})
 		if err != nil {
 			return nil, err

@@ -47,15 +47,16 @@ func Check(body []byte) error {
 
 // Field says which values a field may have that the server has no use for.
 type Field struct {
-	values []string // nil = any
+	any    bool
+	values []string
 }
 
 // Label is a field that says something about a request and nothing about its answer.
-func Label() Field { return Field{} }
+func Label() Field { return Field{any: true} }
 
 // Only is a field that is accepted with these values alone, JSON texts that ask for what
-// the server does anyway.
-func Only(values ...string) Field { return Field{values} }
+// the server does anyway; without any, with null alone.
+func Only(values ...string) Field { return Field{values: values} }
 
 // Others as a name in [Fields] stands for all that are not known.
 const Others = "*"
@@ -64,7 +65,7 @@ const Others = "*"
 type Fields map[string]Field
 
 func (f Field) accepts(raw json.RawMessage) bool {
-	return f.values == nil || slices.ContainsFunc(f.values, func(v string) bool { return equalJSON(raw, v) })
+	return f.any || slices.ContainsFunc(f.values, func(v string) bool { return equalJSON(raw, v) })
 }
 
 func equalJSON(raw json.RawMessage, text string) bool {
@@ -115,7 +116,11 @@ func Decode(data []byte, path string, v any, also Fields) error {
 			return &Error{Status: 400, Code: "unknown_parameter", Param: at,
 				Message: fmt.Sprintf("%s: this server does not know this field", at)}
 		case !field.accepts(raw):
-			return Unsupported(at, "only %s is supported", strings.Join(field.values, ", "))
+			only := "leave it out"
+			if len(field.values) > 0 {
+				only = "only " + strings.Join(field.values, ", ")
+			}
+			return Unsupported(at, "%s", only)
 		}
 	}
 	return nil

@@ -54,11 +54,11 @@ var settingNames = []string{"Skip", "Depth", "Quality", "Route", "Lossless", "De
 // CutModel reads the words behind a model's name: "name@skip=4,6", "name@whole",
 // "name@quality=0.95@lossless".
 func CutModel(text string) (name string, s Settings, err error) {
-	name, words, _ := strings.Cut(text, "@")
+	name, words, found := strings.Cut(text, "@")
 	for word := range strings.SplitSeq(words, "@") {
 		key, value, isPair := strings.Cut(word, "=")
 		switch {
-		case words == "":
+		case !found:
 			continue
 		case word == "whole":
 			key, value = "route", "off"

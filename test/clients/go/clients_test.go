@@ -183,7 +183,10 @@ func TestOpenAIErrors(t *testing.T) {
 		require.ErrorAs(t, err, &e)
 		return e
 	}
-	_, err := func() (*openai.ChatCompletion, error) { c := openAI(t, "wrong"); return c.Chat.Completions.New(t.Context(), chat()) }()
+	_, err := func() (*openai.ChatCompletion, error) {
+		c := openAI(t, "wrong")
+		return c.Chat.Completions.New(t.Context(), chat())
+	}()
 	require.Equal(t, 401, refused(err).StatusCode)
 	c := openAI(t, key())
 	p := chat()
