@@ -24,13 +24,13 @@ const module = "github.com/gallop-llm/gallop"
 // package stands for those below its folder too. Imports go down: a package knows
 // only packages of lower floors, and those that the same name here stands for.
 var floors = [][]string{
-	{"internal/files", "internal/stats", "internal/threads", "internal/template", "internal/realmodel", "third_party"},
-	{"skip", "gguf", "demo"},
+	{"internal/files", "internal/stats", "internal/threads", "internal/template", "internal/schema", "internal/realmodel", "third_party"},
+	{"skip", "gguf", "internal/tools", "demo"},
 	{"llama", "internal/prune", "internal/models", "internal/randmodel"},
 	{"libs", "router", "internal/kv", "internal/dataset", "internal/search", "internal/preload"},
 	{"internal/costs"},
 	{"internal/draft", "internal/score", "internal/shortlist", "internal/train", "internal/inspect", "internal/llamatest"},
-	{"internal/engine", "internal/chat"},
+	{"internal/engine", "internal/chat", "internal/gbnftest"},
 	{"."},
 	{"server", "internal/server", "calibrate", "internal/calibrate", "internal/lab", "internal/doctor"},
 	{"cmd", "scripts", "demo/measure"},
