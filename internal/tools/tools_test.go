@@ -126,8 +126,8 @@ func TestRecognise(t *testing.T) {
 		`<tool_call>\n<function=x>\n<parameter=y>`:                                 "qwen-coder",
 		`<seed:tool_call>\n<function=x>\n<parameter=y> <seed:think>`:               "seed",
 		`<tool_call>{name}\n<arg_key>k</arg_key>`:                                  "glm",
-		`<|start_of_role|> <tool_call>`:                                            "hermes", // Granite 4
-		`<|start_header_id|> {"name": function name, "parameters": …} <tool_call>`: "hermes", // Hermes on Llama 3
+		`<|start_of_role|> <tool_call>`:                                            "hermes",
+		`<|start_header_id|> {"name": function name, "parameters": …} <tool_call>`: "hermes",
 	} {
 		require.Equal(t, want, Recognise(template).Name, template)
 	}
