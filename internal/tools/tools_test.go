@@ -172,6 +172,7 @@ func TestOddAnswers(t *testing.T) {
 	}{
 		{"<tool_call>", "Use <tool_call> to call.", "Use <tool_call> to call.", nil},
 		{"<tool_call>", "a <tool", "a <tool", nil},
+		{"<tool_call>", "a \n<tool_call>{\"name\":\"noop\",\"arguments\":{", "a \n<tool_call>{\"name\":\"noop\",\"arguments\":{", nil},
 		{"<tool_call>", "a \n", "a \n", nil},
 		{"<tool_call>", "<tool_call>{\"name\": \"get_weather\"", "<tool_call>{\"name\": \"get_weather\"", nil},
 		{"<tool_call>", "<tool_call>{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Os", "<tool_call>{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Os", nil},
@@ -235,7 +236,7 @@ func events(f *Format, r Request, pieces ...string) []Event {
 	if p.Close() != nil || p.Write("x") != nil {
 		panic("a closed parser goes on")
 	}
-	return s.events
+	return s.take()
 }
 
 // everySplit cuts an answer in two at each place, and into its bytes.
