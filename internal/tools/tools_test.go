@@ -218,6 +218,17 @@ func TestOddAnswers(t *testing.T) {
 	require.Equal(t, Message{Reasoning: "hm", Content: "Yes."}, m)
 }
 
+// TestLiterals has what templates write of values that are no texts.
+func TestLiterals(t *testing.T) {
+	for word, want := range map[string]string{
+		"1": "1", "-2.5e3": "-2.5e3", "true": "true", "True": "true", "None": "null", "x": `"x"`, "it's": `"it's"`, `{"a": 1}`: `{"a": 1}`,
+		`{'a': [1, True, None, 'it\'s', "b\"\\\n"], 'é': {}}`: `{"a": [1, true, null, "it's", "b\"\\\n"], "é": {}}`,
+		"{'a': b}": `"{'a': b}"`, "[1, 2": `"[1, 2"`, "'x' y": `"'x' y"`, "{'a'}": `"{'a'}"`,
+	} {
+		require.Equal(t, want, literal(word))
+	}
+}
+
 // events are what a parser tells of a text in pieces, with texts joined and without
 // ids, which are random.
 func events(f *Format, r Request, pieces ...string) []Event {
