@@ -406,7 +406,7 @@ func (s *scanner) list(bare bool) bool {
 		case many:
 			s.skip("]")
 			return true
-		case bare && (s.skip(";") || s.skip(",") || s.pos > start && s.peek() == '{'):
+		case bare && (s.skip(";") || s.skip(",") || s.peek() == '{'):
 		default:
 			s.pos = start
 			return true

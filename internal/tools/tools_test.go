@@ -150,6 +150,8 @@ func TestTags(t *testing.T) {
 			"<parameter=unit>\nC\n</parameter>\n<parameter=where>\n{\"x\": [1, 2.5]}\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=noop>\n</function>\n</tool_call>",
 		`<seed:tool_call>\n<function=x>\n<parameter=y>`: "<seed:tool_call>\n<function=get_weather>\n<parameter=city>Oslo \"x\" <b>\n\n天気</parameter>\n<parameter=days>2</parameter>\n<parameter=exact>true</parameter>\n" +
 			"<parameter=unit>C</parameter>\n<parameter=where>{\"x\": [1, 2.5]}</parameter>\n</function>\n</seed:tool_call>\n<seed:tool_call>\n<function=noop>\n</function>\n</seed:tool_call>",
+		`<tool_call>{name}<arg_key>k</arg_key><arg_value>`: "<tool_call>get_weather<arg_key>city</arg_key><arg_value>Oslo \"x\" <b>\n\n天気</arg_value><arg_key>days</arg_key><arg_value>2</arg_value><arg_key>exact</arg_key><arg_value>true</arg_value>" +
+			"<arg_key>unit</arg_key><arg_value>C</arg_value><arg_key>where</arg_key><arg_value>{\"x\": [1, 2.5]}</arg_value></tool_call><tool_call>noop</tool_call>",
 		`<tool_call>{name}\n<arg_key>k</arg_key>`: "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Oslo \"x\" <b>\n\n天気</arg_value>\n<arg_key>days</arg_key>\n<arg_value>2</arg_value>\n<arg_key>exact</arg_key>\n<arg_value>true</arg_value>\n" +
 			"<arg_key>unit</arg_key>\n<arg_value>C</arg_value>\n<arg_key>where</arg_key>\n<arg_value>{\"x\": [1, 2.5]}</arg_value>\n</tool_call>\n<tool_call>noop\n</tool_call>",
 	} {

@@ -225,8 +225,8 @@ func (s *scanner) taggedCall(mark string) bool {
 	s.argument("{")
 	named, closeTag := strings.TrimSpace(tags.Named), strings.TrimSpace(tags.Close)
 	betweenTags := ""
-	if i := strings.LastIndexByte(named, '\n'); i >= 0 { // glm closes one tag and opens another
-		named, betweenTags = named[:i], named[i+1:]
+	if i := strings.IndexByte(named[:len(named)-1], '>'); i >= 0 { // glm closes one tag and opens another
+		named, betweenTags = named[:i+1], strings.TrimSpace(named[i+1:])
 	}
 	for n := 0; ; n++ {
 		s.skipSpace()
