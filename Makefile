@@ -64,7 +64,7 @@ templates: need-go need-python3 need-git ## compare published chat templates wit
 	@[ -d $(BUILD)/templates ] || { rm -rf $(BUILD)/templates.part; python3 scripts/templates/fetch.py $(BUILD)/templates.part && mv $(BUILD)/templates.part $(BUILD)/templates; }
 	$(BUILD)/jinja/bin/python3 scripts/templates/reference.py internal/template/testdata/conversations.json internal/template/testdata
 	$(BUILD)/jinja/bin/python3 scripts/templates/reference.py internal/template/testdata/conversations.json $(BUILD)/templates
-	GALLOP_TEMPLATES='$(abspath $(BUILD)/templates)' go test -count 1 -v -run 'OwnTemplates|PublishedTemplates' ./internal/template
+	GALLOP_TEMPLATES='$(abspath $(BUILD)/templates)' go test -count 1 -v -run 'OwnTemplates|PublishedTemplates' ./internal/template ./internal/tools
 
 lint: build setup need-npm need-node ## check format, Go, C, scripts, the chat page, and that llama.cpp is the one that our header describes
 	@CC='$(CC)' scripts/lint.sh
