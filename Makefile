@@ -5,6 +5,7 @@ BUILD    ?= build
 PREFIX   ?= /usr/local
 FUZZTIME ?= 30s
 DEVICE   ?= vulkan
+BEFORE   ?= 5f2f1d2
 NGL      ?= 5
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
@@ -24,7 +25,7 @@ get-git  := with `apt install git`
 get-python3 := with `apt install python3-pip`
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build setup test test-long test-gpu test-cpus lint preload bench bench-shapes bench-peers bench-lossless bench-compare real-speed real-table templates eval profile install fuzz clean models page need-browser need-page
+.PHONY: help demo build setup test test-long test-gpu test-cpus lint preload bench bench-shapes bench-peers bench-engine bench-lossless bench-compare real-speed real-table templates eval profile install fuzz clean models page need-browser need-page
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,7 +48,7 @@ test-long: build setup preload need-node need-browser need-page ## run the tests
 
 test-gpu: build ## run the mask tests on a GPU: DEVICE=vulkan or cuda, whole models and NGL=5 of their layers
 	@$(BUILD)/gallop setup --device $(DEVICE)
-	GALLOP_TEST_NGL=99 go test -timeout 30m -count 1 -run '$(GPU_TESTS)' ./llama ./internal/chat
+	GALLOP_TEST_NGL=99 go test -timeout 30m -count 1 -run '$(GPU_TESTS)' ./llama .
 	GALLOP_TEST_NGL=$(NGL) go test -timeout 30m -count 1 -run '$(GPU_TESTS)' ./llama
 
 test-cpus: build setup ## run the numeric tests under each of llama.cpp's CPU modules, MODULES= names some; writes docs/cpus.md
@@ -82,6 +83,9 @@ bench-shapes: build setup ## measure masks on the shapes of a 1B and an 8B model
 bench-peers: build setup ## measure speed beside stock llama.cpp from C and yzma; rows go to build/peers.json
 	@scripts/bench-peers --json >$(BUILD)/peers.part || { rm -f $(BUILD)/peers.part; exit 1; }
 	@mv $(BUILD)/peers.part $(BUILD)/peers.json
+
+bench-engine: build setup need-$(CC) need-git ## measure many requests in one decode beside llama.cpp's own, and one beside the session of before (BEFORE= a git revision); writes build/engine.json
+	@scripts/bench-engine '$(BUILD)' '$(BEFORE)'
 
 bench-lossless: build setup ## measure lossless drafts; rows go to build/lossless.json
 	@scripts/bench-lossless '$(BUILD)'

@@ -10,7 +10,7 @@ import (
 // Delta is a piece of an answer as it streams.
 type Delta struct {
 	Text   string  // always whole runes; "" = nothing new to read
-	Tokens []Token // that came with it; what a later stop text may cut off is held back in Text, not here
+	Tokens []Token // that came with it, with [Request].Detail or Logprobs; what a later stop text may cut off is held back in Text, not here
 	Answer *Answer // the whole one, with the last delta; nil before
 }
 
@@ -46,7 +46,7 @@ type Alternative struct {
 	LogProb float64
 }
 
-// Finish is why an answer ended.
+// Finish is why an answer ended; "" = it failed.
 type Finish string
 
 // Reasons for an answer's end.
@@ -73,6 +73,9 @@ type Answer struct {
 	Shortlist Listed  // what the vocabulary shortlist did
 	Weighed   Weighed // whether the mask paid
 	Threads   Threads // at the answer's end
+
+	// Removed tells what the mask took out of llama.cpp's graph in the last decode.
+	Removed llama.Stats
 }
 
 // Usage counts tokens.
@@ -91,6 +94,8 @@ type Plan struct {
 	Mask      skip.Mask    // that the answer is made under
 	Prefill   skip.Prefill // how its prompt is decoded
 	Escalate  float64      // the cascade's threshold; 0 = none
+	Depth     float64      // layers' worth of weights that is skipped for every prompt; 0 = by quality, or nothing is chosen
+	Quality   float64      // share of the whole model's probability that is to be kept; 0 = the profile's, or nothing is chosen
 	LayersRun float64      // of [Info].Layers; a half counts ½
 	Choice    *Choice      // what the router chose; nil = it was not asked
 }

@@ -3,6 +3,8 @@ package gallop
 import (
 	"errors"
 
+	"github.com/gallop-llm/gallop/internal/draft"
+	"github.com/gallop-llm/gallop/internal/engine"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -16,7 +18,8 @@ var (
 	// ErrModel is returned for a file that llama.cpp cannot load.
 	ErrModel = llama.ErrModel
 
-	// ErrProfile is returned for a profile that is damaged or another model's.
+	// ErrProfile is returned for a profile that cannot be read, is damaged, or is another
+	// model's.
 	ErrProfile = router.ErrProfile
 )
 
@@ -27,7 +30,7 @@ var (
 	ErrRequest = errors.New("invalid request")
 
 	// ErrTooLong is returned when a prompt does not fit into the context.
-	ErrTooLong = errors.New("the prompt is longer than the context")
+	ErrTooLong = engine.ErrTooLong
 
 	// ErrSkip is returned for a text that is no mask, and for a mask that names layers
 	// which the model does not have.
@@ -45,10 +48,10 @@ var (
 	ErrEscalate = errors.New("cannot escalate to the whole model")
 
 	// ErrLossless is returned where drafts cannot be made or verified.
-	ErrLossless = errors.New("cannot answer losslessly")
+	ErrLossless = draft.ErrLossless
 
 	// ErrBusy is returned when as many requests wait as [Options].Queue allows.
-	ErrBusy = errors.New("too many requests wait already")
+	ErrBusy = engine.ErrBusy
 
 	// ErrClosed is returned by an engine that was closed.
 	ErrClosed = llama.ErrClosed

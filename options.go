@@ -41,9 +41,13 @@ type Options struct {
 	// system. Otherwise that happens only to weights that no mask needs which may be chosen.
 	ReleaseSkipped bool
 
-	// NoCosts keeps nothing in the user's cache folder of what decoding costs on this
-	// machine; it is then found out each time.
+	// NoCosts keeps nothing of what decoding costs on this machine; it is then found out
+	// each time.
 	NoCosts bool
+
+	// Cache is the folder for what is learnt of the model and of this machine; "" = the one
+	// of the user's cache that all programs with this package share.
+	Cache string
 
 	Logger *slog.Logger // what happens beside answers; never what is asked or answered; nil = nothing is logged
 }

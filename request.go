@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 
 	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/skip"
 )
 
 // Message is one turn of a conversation.
@@ -46,6 +47,9 @@ type Request struct {
 	Lossless bool
 	Drafts   *DraftOptions
 
+	// NoCache decodes all of the prompt, whatever the KV cache holds of it: for measurements.
+	NoCache bool
+
 	// Forget drops the oldest turns of Messages when they do not fit into the context,
 	// which is otherwise [ErrTooLong].
 	Forget bool
@@ -55,12 +59,20 @@ type Request struct {
 	// before sampling, so the whole output matrix is used.
 	Logprobs int
 
+	// Detail asks for [Delta].Tokens, which are otherwise there with Logprobs alone.
+	Detail bool
+
 	// PromptLogprobs asks for the same of the prompt's tokens, which are then all
 	// decoded anew.
 	PromptLogprobs bool
 
 	// ScoreOnly reads the prompt and generates nothing; with PromptLogprobs.
 	ScoreOnly bool
+
+	// What a [Session] knows of the conversation: how many of the first messages stay when
+	// turns are forgotten, and its first question, which may be forgotten; "" = this is it.
+	pinned  int
+	opening string
 }
 
 // DraftOptions says how lossless answers draft. The zero value is the default.
@@ -68,4 +80,12 @@ type DraftOptions struct {
 	MaxDraft int  // tokens in a draft at most, 1 to 16; 0 = 16
 	NoMasks  bool // drafts are only looked up in what was said before
 	NoLookup bool // drafts are only made by skipping layers
+
+	// Masks are what drafts may be made under, beside the one that [Request].Skip comes to,
+	// in place of the profile's; which one wins shows while generating.
+	Masks []skip.Mask
+
+	// Fixed drafts MaxDraft tokens each time, under the first mask or, without one, looked
+	// up, whether that pays or not: for measurements.
+	Fixed bool
 }

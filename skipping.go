@@ -79,12 +79,22 @@ func (s Skip) PerChat() Skip {
 	return s
 }
 
-// or is s, or other where s is the zero value.
+// Mask is what [Layers] was given; empty for what is chosen otherwise.
+func (s Skip) Mask() skip.Mask { return s.mask }
+
+// or is s with what it leaves open as other says.
 func (s Skip) or(other Skip) Skip {
-	if s == (Skip{}) {
-		return other
+	if s.kind != skipDefault {
+		return s
 	}
-	return s
+	if s.hasFill {
+		other = other.Prefill(s.prefill)
+	}
+	if s.hasEsc {
+		other = other.Escalate(s.escalate)
+	}
+	other.perChat = other.perChat || s.perChat
+	return other
 }
 
 // check refuses amounts out of range.
@@ -177,7 +187,10 @@ func ParseSkip(text string) (Skip, error) {
 		}
 		s.kind, s.mask, s.amount = what.kind, what.mask, what.amount
 	}
-	return s, s.check()
+	if err := s.check(); err != nil {
+		return Skip{}, err
+	}
+	return s, nil
 }
 
 // MarshalText is [Skip.String].

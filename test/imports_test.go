@@ -28,6 +28,7 @@ var floors = [][]string{
 	{"skip", "gguf", "demo"},
 	{"llama", "internal/prune", "internal/models", "internal/randmodel"},
 	{"libs", "router", "internal/kv", "internal/dataset", "internal/search", "internal/preload"},
+	{"internal/costs"},
 	{"internal/draft", "internal/score", "internal/shortlist", "internal/train", "internal/inspect", "internal/llamatest"},
 	{"internal/engine", "internal/chat"},
 	{"."},

@@ -140,7 +140,7 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 		}
 		l := openShortlist(cmd, m, dir, scoring.Threads)
 		defer l.Close()
-		if err := learnShortlist(ctx, cmd, l, m, max(listed, 0)); err != nil {
+		if err := learnShortlist(ctx, cmd, m, max(listed, 0), l.Made() != nil, l.Why(), l.Learn); err != nil {
 			return err
 		}
 		scoring.Shortlist, t.Shortlist = l.Made().List, listed

@@ -59,7 +59,7 @@ export function hideTip(): void {
  */
 export class TokenList {
   readonly element = h("div", { class: "token-view" },
-    h("p", { class: "quiet" }, "The darker a token, the less probable it was. The line below it says what computed it."))
+    h("p", { class: "quiet" }, "The more orange a token, the less probable it was. The line below it says what computed it."))
   private readonly list = h("div", { class: "tokens", role: "group", "aria-label": "Tokens of this answer; arrow keys move between them" })
   private readonly buttons: HTMLElement[] = []
   private pieces: Piece[] = []
