@@ -132,6 +132,7 @@ type Context struct {
 
 	shortlist *Shortlist // in use, kept alive; nil = none
 	listed    ShortlistUse
+	rowUse    []ShortlistUse                                   // of the last batch's tokens with logits; reused
 	sizes     []C.int32_t                                      // of the lists of a decode's outputs; reused
 	measure   func(row int, try func(size int) ShortlistTrial) // of MeasureShortlist; nil = none
 }
@@ -290,6 +291,12 @@ func (c *Context) NBatch() int {
 	return int(C.llama_n_batch(c.ptr))
 }
 
+// NUBatch is the number of tokens that are computed at once.
+func (c *Context) NUBatch() int { return c.nUBatch }
+
+// Unified tells whether all sequences share one KV buffer; see [ContextOptions].KVUnified.
+func (c *Context) Unified() bool { return c.unified }
+
 // SetThreads changes the number of threads for single tokens and for batches;
 // 0 as in [ContextOptions]. The error wraps [ErrOption] or [ErrClosed].
 func (c *Context) SetThreads(decode, batch int) error {
@@ -346,6 +353,14 @@ func (c *Context) AbortOn(ctx context.Context) (release func()) {
 	return c.release
 }
 
+// Abort makes the decode that is running and later ones return [ErrAborted], until Abort(false).
+// Unlike the context's other methods it may be called from any goroutine until Close.
+func (c *Context) Abort(on bool) {
+	if c.ptr != nil {
+		C.gallop_watch_stop(&c.own.watch, C.bool(on))
+	}
+}
+
 // Decode runs the batch through the model's layers that mask does not skip and
 // stores their keys and values in the KV cache. The results are read with
 // [Context.Logits] or [Context.Embedding]. Sequences may have masks of their own,
@@ -360,14 +375,17 @@ func (c *Context) AbortOn(ctx context.Context) (release func()) {
 // Errors: [ErrBatch], [ErrFull], [ErrMask], [ErrAborted], [ErrDecode].
 func (c *Context) Decode(b *Batch, mask skip.Mask) error {
 	for {
-		c.pause.wait(c.ended)
+		c.pause.wait(c.ended, c.aborted)
 		err := c.decode(b, mask)
-		if c.pause == nil || !errors.Is(err, ErrAborted) || bool(C.gallop_watch_stopped(&c.own.watch)) {
+		if c.pause == nil || !errors.Is(err, ErrAborted) || c.aborted() {
 			return err
 		}
 		c.forget(b)
 	}
 }
+
+// aborted tells whether decodes are to return [ErrAborted].
+func (c *Context) aborted() bool { return bool(C.gallop_watch_stopped(&c.own.watch)) }
 
 // decode is Decode without pauses.
 func (c *Context) decode(b *Batch, mask skip.Mask) error {

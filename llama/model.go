@@ -17,6 +17,8 @@ import (
 	"time"
 	"unsafe"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -89,7 +91,9 @@ type Model struct {
 	fingerprint uint64 // of the file
 	byteless    *byteless
 
+	paths    []string     // the file, or the parts of a split model
 	places   []place      // (len(Tensors),)
+	ends     [][]byte     // mapped files, owned; see mapEnds
 	pageable bool         // weights may be dropped from memory
 	weights  sync.RWMutex // held by decodes; with Lock to drop and repack
 	gone     skip.Mask    // sublayers whose repacked weights are dropped; guarded by weights
@@ -235,6 +239,7 @@ func (m *Model) readFile(forText bool) error {
 	if why := f.NoText(); forText && why != "" {
 		return fmt.Errorf("%s: %w: %s", m.Path, ErrNoText, why)
 	}
+	m.paths = f.Paths()
 	for _, t := range f.Tensors {
 		m.Tensors = append(m.Tensors, Tensor{Name: t.Name, Shape: t.Shape, Type: t.Type.String(), Size: t.Size})
 		m.places = append(m.places, place{part: t.Part, offset: uint64(f.Place(t))})
@@ -379,5 +384,8 @@ func (m *Model) release() {
 		C.llama_model_free(m.ptr)
 		m.ptr = nil
 		live.Add(-1)
+		for _, data := range m.ends {
+			_ = unix.Munmap(data) // fails for addresses that are not mapped, which these are
+		}
 	}
 }

@@ -268,9 +268,19 @@ func (u ShortlistUse) Since(before ShortlistUse) ShortlistUse {
 // ShortlistUse counts since the context was made.
 func (c *Context) ShortlistUse() ShortlistUse { return c.listed }
 
+// ListedAt is the [ShortlistUse] of the token at place i of the last batch, which was decoded
+// under masks with a shortlist and has logits; zeros otherwise.
+func (c *Context) ListedAt(i int) ShortlistUse {
+	if c.mask.Shortlist() == 0 || i < 0 || i >= min(c.nOut, len(c.rowUse)) {
+		return ShortlistUse{}
+	}
+	return c.rowUse[i]
+}
+
 // listOutputs looks at the batch's logits, some of which were given their exact values.
 func (c *Context) listOutputs(b *Batch) error {
 	output := 0
+	c.rowUse = slices.Grow(c.rowUse[:0], b.Len())[:b.Len()]
 	for i, wanted := range unsafe.Slice(b.c.logits, b.Len()) {
 		if wanted == 0 {
 			continue
@@ -280,6 +290,7 @@ func (c *Context) listOutputs(b *Batch) error {
 			return fmt.Errorf("%w: no logits at place %d", ErrDecode, i)
 		}
 		logits := unsafe.Slice((*float32)(unsafe.Pointer(row)), c.nVocab())
+		use := ShortlistUse{Rows: 1}
 		if c.measure != nil {
 			if err := c.measureRow(logits, output); err != nil {
 				return err
@@ -291,11 +302,14 @@ func (c *Context) listOutputs(b *Batch) error {
 				return err
 			}
 			if exact > 0 {
-				c.listed.Extended++
+				use.Extended = 1
 			}
-			c.listed.Exact += max(exact, int(listed.n))
+			use.Exact = max(exact, int(listed.n))
 		}
-		c.listed.Rows++
+		c.listed.Rows += use.Rows
+		c.listed.Extended += use.Extended
+		c.listed.Exact += use.Exact
+		c.rowUse[i] = use
 		output++
 	}
 	return nil

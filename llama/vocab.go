@@ -74,6 +74,19 @@ func (v *Vocab) Tokenize(text string, special bool) ([]Token, error) {
 	return tokens, err
 }
 
+// TokenizePart is [Vocab.Tokenize] of a text that stands behind another: BOS is never put in
+// front.
+func (v *Vocab) TokenizePart(text string, special bool) ([]Token, error) {
+	if err := v.model.retain(); err != nil {
+		return nil, err
+	}
+	defer v.model.release()
+	if text == "" {
+		return nil, nil
+	}
+	return v.tokenize(text, special, false)
+}
+
 // tokenize is llama.cpp's; add puts BOS in front, and EOS behind, where the model
 // wants them.
 func (v *Vocab) tokenize(text string, special, add bool) ([]Token, error) {

@@ -2,11 +2,14 @@
  * The plain llama.cpp decode loop in C, without any part of Gallop: what the Go loop's speed and
  * results are measured against (scripts/bench-peers, internal/preload's tests).
  *
- *     cloop LIBLLAMA MODEL PROMPT_TOKENS DECODE_STEPS THREADS SEED
+ *     cloop LIBLLAMA MODEL PROMPT_TOKENS DECODE_STEPS THREADS SEED [SEQUENCES]
  *
  * Prefills PROMPT_TOKENS made-up tokens, decodes DECODE_STEPS more greedily and prints JSON:
  * {"first_token_at": microseconds since 1970 when the prompt's next token was chosen,
  *  "prefill_seconds": ..., "decode_seconds": ..., "tokens": [DECODE_STEPS + 1 numbers]}.
+ *
+ * With SEQUENCES, does so for that many prompts at once, each step in one batch, once for every
+ * line on the standard input, and prints {"prefill_seconds": ..., "decode_seconds": ...} each time.
  */
 #define _GNU_SOURCE
 #include "llama_api.h"
@@ -71,17 +74,19 @@ static double seconds(clockid_t clock) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* Decodes n tokens at positions from pos on; the last one's logits are wanted if `output`. */
-static void decode(struct llama_context *ctx, llama_token *tokens, int n, int pos, bool output) {
+/* Decodes n tokens of a sequence at positions from pos on, or, with several sequences, one token of
+ * each at pos. Wanted are the last one's logits if `output`, or those of all sequences. */
+static void decode(struct llama_context *ctx, llama_token *tokens, int n, int pos, bool output, int sequence, int sequences) {
     llama_pos positions[n];
     int32_t n_seq_id[n];
-    llama_seq_id sequence = 0, *seq_id[n];
+    llama_seq_id ids[n], *seq_id[n];
     int8_t logits[n];
     for (int i = 0; i < n; i++) {
-        positions[i] = pos + i;
+        positions[i] = sequences > 1 ? pos : pos + i;
         n_seq_id[i] = 1;
-        seq_id[i] = &sequence;
-        logits[i] = output && i == n - 1;
+        ids[i] = sequences > 1 ? i : sequence;
+        seq_id[i] = &ids[i];
+        logits[i] = output && (sequences > 1 || i == n - 1);
     }
     const struct llama_batch batch = {n, tokens, NULL, positions, n_seq_id, seq_id, logits};
     if (llama_decode(ctx, batch) != 0) {
@@ -89,8 +94,8 @@ static void decode(struct llama_context *ctx, llama_token *tokens, int n, int po
     }
 }
 
-static llama_token most_likely(struct llama_context *ctx, int n_vocab) {
-    const float *logits = llama_get_logits_ith(ctx, -1);
+static llama_token most_likely(struct llama_context *ctx, int n_vocab, int row) {
+    const float *logits = llama_get_logits_ith(ctx, row);
     if (logits == NULL) {
         die("no logits", "");
     }
@@ -107,13 +112,45 @@ static llama_token most_likely(struct llama_context *ctx, int n_vocab) {
 
 enum { BATCH = 512 }; /* tokens in one decode, and computed at once */
 
+/* Decodes several prompts and their answers, for every line of the standard input. */
+static void batched(struct llama_context *ctx, int n_vocab, int n_prompt, int n_steps, int seed, int sequences) {
+    for (int c = getchar(); c != EOF; c = getchar()) {
+        if (c != '\n') {
+            continue;
+        }
+        llama_memory_clear(llama_get_memory(ctx), true);
+        llama_token prompt[n_prompt], next[sequences];
+        double start = seconds(CLOCK_MONOTONIC);
+        for (int s = 0; s < sequences; s++) {
+            for (int i = 0; i < n_prompt; i++) {
+                prompt[i] = (int)((37LL * i + seed + 1009LL * s) % n_vocab);
+            }
+            for (int i = 0; i < n_prompt; i += BATCH) {
+                const int n = n_prompt - i < BATCH ? n_prompt - i : BATCH;
+                decode(ctx, prompt + i, n, i, i + n == n_prompt, s, 1);
+            }
+            next[s] = most_likely(ctx, n_vocab, -1);
+        }
+        const double prefill = seconds(CLOCK_MONOTONIC) - start;
+        start = seconds(CLOCK_MONOTONIC);
+        for (int i = 0; i < n_steps; i++) {
+            decode(ctx, next, sequences, n_prompt + i, true, 0, sequences);
+            for (int s = 0; s < sequences; s++) {
+                next[s] = most_likely(ctx, n_vocab, s);
+            }
+        }
+        printf("{\"prefill_seconds\": %.6f, \"decode_seconds\": %.6f}\n", prefill, seconds(CLOCK_MONOTONIC) - start);
+        fflush(stdout);
+    }
+}
+
 int main(int argc, char **argv) {
-    if (argc != 7) {
-        die("usage: cloop LIBLLAMA MODEL PROMPT_TOKENS DECODE_STEPS THREADS SEED", "");
+    if (argc != 7 && argc != 8) {
+        die("usage: cloop LIBLLAMA MODEL PROMPT_TOKENS DECODE_STEPS THREADS SEED [SEQUENCES]", "");
     }
     const char *path = argv[2];
     const int n_prompt = number(argv[3], 1), n_steps = number(argv[4], 0), threads = number(argv[5], 1);
-    const int seed = number(argv[6], 0);
+    const int seed = number(argv[6], 0), sequences = argc == 8 ? number(argv[7], 2) : 1;
     open_library(argv[1]);
 
     struct llama_model_params mp = llama_model_default_params();
@@ -123,7 +160,9 @@ int main(int argc, char **argv) {
         die("cannot load ", path);
     }
     struct llama_context_params cp = llama_context_default_params();
-    cp.n_ctx = (uint32_t)(n_prompt + n_steps);
+    cp.n_ctx = (uint32_t)((n_prompt + n_steps) * sequences);
+    cp.n_seq_max = (uint32_t)sequences;
+    cp.kv_unified = sequences > 1;
     cp.n_batch = cp.n_ubatch = BATCH;
     cp.n_threads = cp.n_threads_batch = threads;
     struct llama_context *ctx = llama_init_from_model(model, cp);
@@ -132,6 +171,13 @@ int main(int argc, char **argv) {
         die("not enough memory for a context", "");
     }
     const int n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(model));
+    if (sequences > 1) {
+        batched(ctx, n_vocab, n_prompt, n_steps, seed, sequences);
+        free(tokens);
+        llama_free(ctx);
+        llama_model_free(model);
+        return 0;
+    }
     for (int i = 0; i < n_prompt; i++) {
         tokens[i] = (int)((37LL * i + seed) % n_vocab);
     }
@@ -139,15 +185,15 @@ int main(int argc, char **argv) {
     double start = seconds(CLOCK_MONOTONIC);
     for (int i = 0; i < n_prompt; i += BATCH) {
         const int n = n_prompt - i < BATCH ? n_prompt - i : BATCH;
-        decode(ctx, tokens + i, n, i, i + n == n_prompt);
+        decode(ctx, tokens + i, n, i, i + n == n_prompt, 0, 1);
     }
-    tokens[n_prompt] = most_likely(ctx, n_vocab);
+    tokens[n_prompt] = most_likely(ctx, n_vocab, -1);
     const double prefill = seconds(CLOCK_MONOTONIC) - start, first_token_at = seconds(CLOCK_REALTIME);
 
     start = seconds(CLOCK_MONOTONIC);
     for (int i = n_prompt; i < n_prompt + n_steps; i++) {
-        decode(ctx, tokens + i, 1, i, true);
-        tokens[i + 1] = most_likely(ctx, n_vocab);
+        decode(ctx, tokens + i, 1, i, true, 0, 1);
+        tokens[i + 1] = most_likely(ctx, n_vocab, -1);
     }
     const double decoding = seconds(CLOCK_MONOTONIC) - start;
     printf("{\"first_token_at\": %.0f, \"prefill_seconds\": %.6f, \"decode_seconds\": %.6f, \"tokens\": [",

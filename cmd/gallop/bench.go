@@ -13,8 +13,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/gguf"
-	"github.com/gallop-llm/gallop/internal/chat"
+	"github.com/gallop-llm/gallop/internal/draft"
 	"github.com/gallop-llm/gallop/internal/inspect"
 	"github.com/gallop-llm/gallop/internal/lab/bench"
 	"github.com/gallop-llm/gallop/internal/randmodel"
@@ -90,7 +91,7 @@ Shapes:
 	flags.Float64Var(&f.faint, "faint", 1, "scale what the inner layers of --shape contribute by this, for a model that hardly needs them")
 	flags.BoolVar(&f.faintEnds, "faint-ends", false, "with --faint, scale the first and the last layer too: the model's text then repeats itself")
 	flags.BoolVar(&f.lossless, "lossless", false, "measure lossless drafts against one token at a time, on built-in prompts, instead of masks (--skip: to draft under)")
-	flags.IntSliceVar(&f.draftMax, "draft-max", []int{chat.MaxDraft}, "tokens in a draft at most; repeatable")
+	flags.IntSliceVar(&f.draftMax, "draft-max", []int{draft.MaxDraft}, "tokens in a draft at most; repeatable")
 	flags.StringVar(&f.draftSource, "draft-source", "both", "where drafts come from: mask, lookup or both")
 	flags.BoolVar(&f.remove, "delete", false, "delete the file that --shape made, or used, after measuring")
 	return cmd
@@ -267,8 +268,8 @@ func (f *benchmark) options(cmd *cobra.Command) (bench.Options, error) {
 		return o, usageError{errors.New("--lossless prints md, json or jsonl, not csv")}
 	}
 	for _, n := range f.draftMax {
-		if n < 1 || n > chat.MaxDraft {
-			return o, usageError{fmt.Errorf("--draft-max is %d, want 1 to %d", n, chat.MaxDraft)}
+		if n < 1 || n > draft.MaxDraft {
+			return o, usageError{fmt.Errorf("--draft-max is %d, want 1 to %d", n, draft.MaxDraft)}
 		}
 	}
 	if !(f.faint > 0) {
@@ -312,7 +313,7 @@ func (j job) learnShortlist(ctx context.Context, cmd *cobra.Command, m *llama.Mo
 		defer os.RemoveAll(dir)
 	}
 	l = openShortlist(cmd, m, dir, threads)
-	if err := learnShortlist(ctx, cmd, l, m, size); err != nil {
+	if err := learnShortlist(ctx, cmd, m, size, l.Made() != nil, l.Why(), l.Learn); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	if j.shape != "" {
@@ -372,40 +373,59 @@ func (j job) measureLossless(ctx context.Context, cmd *cobra.Command, f *benchma
 		return nil, err
 	}
 	defer m.Close()
-	s := chat.Options{Context: o.Context}
-	s.Context.NCtx = min(m.NCtxTrain, o.Decode+defaultCtx)
-	s.Context.Threads = cmp.Or(o.Context.Threads, m.DefaultThreads())
-	if len(f.masks) > 0 {
-		s.Mask = j.masks[0]
-		if size, ok := j.needsShortlist(f); ok {
-			if s.Shortlist, err = j.learnShortlist(ctx, cmd, m, size, o.Context.Threads); err != nil {
-				return nil, err
-			}
-			defer s.Shortlist.Close()
-		}
-	} else if j.profile != nil {
-		closeProfile, err := openProfile(j.profile, m)
-		if err != nil {
+	opts := gallop.Options{Parallel: 1, Profile: gallop.NoProfile, NoCosts: true, Shortlist: -1, Context: o.Context, Model: llama.ModelOptions{GPULayers: o.GPULayers}}
+	opts.Context.NCtx = min(m.NCtxTrain, o.Decode+defaultCtx)
+	opts.Context.Threads = cmp.Or(o.Context.Threads, m.DefaultThreads())
+	size, listed := j.needsShortlist(f)
+	if listed {
+		opts.Shortlist = 0
+	}
+	if listed && j.shape != "" { // see learnShortlist
+		if opts.Cache, err = os.MkdirTemp(filepath.Dir(j.path), "shortlist-"); err != nil {
 			return nil, err
 		}
-		defer closeProfile()
-		s.Routing = &chat.Routing{Profile: j.profile}
+		defer os.RemoveAll(opts.Cache)
+	}
+	r := gallop.Request{Lossless: true, Sampling: &llama.Sampling{}, Skip: gallop.Routed()}
+	if len(f.masks) > 0 {
+		r.Skip = gallop.Layers(j.masks[0])
+	} else if j.profile != nil {
+		found, _ := router.Find(m.Path)
+		opts.Profile = cmp.Or(f.profile, found)
+	}
+	e, err := gallop.New(m, &opts)
+	if err != nil {
+		return nil, err
+	}
+	defer e.Close()
+	if listed {
+		known := e.Shortlist()
+		if err := learnShortlist(ctx, cmd, m, size, known.List != nil, known.Why, e.LearnShortlist); err != nil {
+			return nil, err
+		}
+		if j.shape != "" {
+			e.Shortlist().List.Margin = -math.MaxFloat32
+		}
 	}
 	progress, done := stageProgress(cmd.ErrOrStderr())
 	defer done()
 	for _, n := range f.draftMax {
 		name := fmt.Sprintf("drafting up to %d on %s", n, strings.TrimSuffix(filepath.Base(j.path), ".gguf"))
-		s.Lossless = &chat.Lossless{MaxDraft: n}
-		if err := setDrafts(&s, f.draftSource); err != nil {
+		if r.Drafts, err = draftsFrom(f.draftSource, n); err != nil {
 			return nil, err
 		}
-		if !strings.EqualFold(f.draftSource, "lookup") && !knowsMasks(&s) {
-			if s.Lossless.Masks, err = chat.DraftMasks(m, s.Context.Threads); err != nil {
+		if knowsMasks := len(f.masks) > 0 || j.profile != nil && len(j.profile.Drafts) > 0; !r.Drafts.NoMasks && !knowsMasks {
+			probed, err := draft.Probe(m, opts.Context.Threads)
+			if err != nil {
 				return nil, err
 			}
+			for _, p := range probed {
+				r.Drafts.Masks = append(r.Drafts.Masks, p.Mask)
+			}
 		}
-		row, err := bench.RunLossless(ctx, m, bench.LosslessOptions{
-			Session: s, Decode: o.Decode, Rounds: o.Rounds, Progress: func(done, total int) { progress(name, done, total) },
+		row, err := bench.RunLossless(ctx, bench.LosslessOptions{
+			Engine: e, Threads: opts.Context.Threads, Request: r, Decode: o.Decode, Rounds: o.Rounds,
+			Progress: func(done, total int) { progress(name, done, total) },
 		})
 		if err != nil {
 			return nil, err

@@ -29,7 +29,7 @@ func benchRows(t *testing.T, text string) (masks []string, rows []bench.Row) {
 
 func TestBenchMasks(t *testing.T) {
 	model := llamatest.Write(t, randmodel.Small("llama"))
-	code, out, notes := gallop(t, "", append([]string{"bench", "-m", model, "--skip", "2,a5", "--skip", "f3", "--depth", "2", "--percent", "25,13",
+	code, out, notes := invoke(t, "", append([]string{"bench", "-m", model, "--skip", "2,a5", "--skip", "f3", "--depth", "2", "--percent", "25,13",
 		"-ngl", "0", "-fa", "on", "-b", "4", "-ub", "4", "-ctk", "q8_0", "-ctv", "q8_0", "-o", "json", "-oe", "jsonl"}, quick...)...)
 	require.Equal(t, exitOK, code, notes)
 	masks, rows := benchRows(t, out)
@@ -41,7 +41,7 @@ func TestBenchMasks(t *testing.T) {
 		require.Nil(t, row.RouteMS, "there is no profile")
 	}
 
-	code, out, notes = gallop(t, "", append([]string{"bench", "-m", model, "--pruned"}, quick...)...)
+	code, out, notes = invoke(t, "", append([]string{"bench", "-m", model, "--pruned"}, quick...)...)
 	require.Equal(t, exitOK, code, notes)
 	require.Contains(t, notes, "--percent 25: skips 2,5")
 	require.Regexp(t, `(?m)^\| model \| nothing +\|`, out)
@@ -52,12 +52,12 @@ func TestBenchMasks(t *testing.T) {
 // TestBenchProfile takes depths from the demo model's profile.
 func TestBenchProfile(t *testing.T) {
 	t.Setenv("XDG_CACHE_HOME", cacheWithLibrary(t))
-	code, out, notes := gallop(t, "", append([]string{"bench", "--depth", "3,11", "--json"}, quick...)...)
+	code, out, notes := invoke(t, "", append([]string{"bench", "--depth", "3,11", "--json"}, quick...)...)
 	require.Equal(t, exitUsage, code, "the profile has no such depth, and first and last layer are kept")
 	require.Contains(t, notes, "--depth 11: not a mask: 11 layers of 12")
 	require.Empty(t, out)
 
-	code, out, notes = gallop(t, "", append([]string{"bench", "--depth", "3", "--json"}, quick...)...)
+	code, out, notes = invoke(t, "", append([]string{"bench", "--depth", "3", "--json"}, quick...)...)
 	require.Equal(t, exitOK, code, notes)
 	require.Regexp(t, `--depth 3: skips f\S+, the profile's set for \w+`, notes)
 	_, rows := benchRows(t, out)
@@ -84,7 +84,7 @@ func TestBenchShape(t *testing.T) {
 	path := filepath.Join(cache, "gallop", "bench", "qwen3-0.6b-q8_0.gguf")
 	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
 	require.NoError(t, os.WriteFile(path, whole, 0o644))
-	code, out, notes := gallop(t, "", append([]string{"bench", "--shape", "qwen3-0.6b", "--type", "Q8_0", "--skip", "3", "--delete", "-o", "csv"}, quick...)...)
+	code, out, notes := invoke(t, "", append([]string{"bench", "--shape", "qwen3-0.6b", "--type", "Q8_0", "--skip", "3", "--delete", "-o", "csv"}, quick...)...)
 	require.Equal(t, exitOK, code, notes)
 	rows, err := csv.NewReader(strings.NewReader(out)).ReadAll()
 	require.NoError(t, err)
@@ -123,7 +123,7 @@ func TestBenchMistakes(t *testing.T) {
 		"argument":       {[]string{"model.gguf"}, exitError, "there is no file model.gguf"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			code, out, notes := gallop(t, "", append([]string{"bench", "-m", model}, test.args...)...)
+			code, out, notes := invoke(t, "", append([]string{"bench", "-m", model}, test.args...)...)
 			require.Equal(t, test.code, code, notes)
 			require.Empty(t, out)
 			require.Contains(t, notes, test.want)
@@ -140,14 +140,14 @@ func TestBenchShortlist(t *testing.T) {
 	spec := randmodel.Small("llama")
 	spec.Vocab = 1 << 14
 	model := llamatest.Write(t, spec)
-	code, out, notes := gallop(t, "", append([]string{"bench", model, "--shortlist", "2048", "--json"}, quick...)...)
+	code, out, notes := invoke(t, "", append([]string{"bench", model, "--shortlist", "2048", "--json"}, quick...)...)
 	require.Equal(t, exitOK, code, notes)
 	masks, rows := benchRows(t, out)
 	require.Equal(t, []string{"", "v2048"}, masks, "no layers but those that were named")
 	require.NotNil(t, rows[1].Doubt)
 	require.Contains(t, notes, "learning the vocabulary shortlist")
 
-	code, out, notes = gallop(t, "", append([]string{"bench", model, "--shortlist", "auto", "--skip", "f3,v1024", "-o", "json"}, quick...)...)
+	code, out, notes = invoke(t, "", append([]string{"bench", model, "--shortlist", "auto", "--skip", "f3,v1024", "-o", "json"}, quick...)...)
 	require.Equal(t, exitOK, code, notes)
 	masks, _ = benchRows(t, out)
 	require.Len(t, masks, 3)
@@ -155,13 +155,13 @@ func TestBenchShortlist(t *testing.T) {
 	require.Regexp(t, `^v(1024|2048|4096)$`, masks[2])
 	require.NotContains(t, notes, "learning", "once for a model")
 
-	code, _, notes = gallop(t, "", append([]string{"bench", "--lossless", model, "--skip", "f3,v1024", "-n", "8"}, quick...)...)
+	code, _, notes = invoke(t, "", append([]string{"bench", "--lossless", model, "--skip", "f3,v1024", "-n", "8"}, quick...)...)
 	require.Equal(t, exitOK, code, notes)
 
 	shape := filepath.Join(cache, "gallop", "bench", "qwen3-0.6b-q8_0.gguf")
 	require.NoError(t, os.MkdirAll(filepath.Dir(shape), 0o755))
 	require.NoError(t, os.Rename(model, shape))
-	code, out, notes = gallop(t, "", append([]string{"bench", "--shape", "qwen3-0.6b", "--type", "Q8_0", "--shortlist", "1024", "--json"}, quick...)...)
+	code, out, notes = invoke(t, "", append([]string{"bench", "--shape", "qwen3-0.6b", "--type", "Q8_0", "--shortlist", "1024", "--json"}, quick...)...)
 	require.Equal(t, exitOK, code, notes)
 	_, rows = benchRows(t, out)
 	require.InDelta(t, 0, *rows[1].Doubt, 0, "which random weights say nothing of")
@@ -183,7 +183,7 @@ func TestBenchShortlist(t *testing.T) {
 		"no gain":  {[]string{llamatest.Write(t, randmodel.Small("llama")), "--shortlist", "64"}, exitError, "a vocabulary of 384 tokens is too small"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			code, out, notes := gallop(t, "", append([]string{"bench"}, append(test.args, quick...)...)...)
+			code, out, notes := invoke(t, "", append([]string{"bench"}, append(test.args, quick...)...)...)
 			require.Equal(t, test.code, code, notes)
 			require.Empty(t, out)
 			require.Contains(t, notes, test.want)
@@ -200,7 +200,7 @@ func TestWrapWords(t *testing.T) {
 func TestBenchLossless(t *testing.T) {
 	model := llamatest.Write(t, randmodel.Small("llama"))
 	lossless := append([]string{"bench", "--lossless", "-m", model, "--draft-max", "2,4"}, quick...)
-	code, out, notes := gallop(t, "", append(lossless, "--skip", "3", "-o", "json", "-oe", "md", "-n", "8")...)
+	code, out, notes := invoke(t, "", append(lossless, "--skip", "3", "-o", "json", "-oe", "md", "-n", "8")...)
 	require.Equal(t, exitOK, code, notes)
 	var rows []bench.LosslessRow
 	require.NoError(t, json.Unmarshal([]byte(out), &rows))
@@ -216,7 +216,7 @@ func TestBenchLossless(t *testing.T) {
 		"leave out --pruned": {"--pruned"}, "--draft-max is 17": {"--draft-max", "17"}, "not csv": {"-o", "csv"},
 		"one of": {"--draft-source", "dreams"}, "--faint is 0": {"--faint", "0"},
 	} {
-		code, out, notes := gallop(t, "", append(lossless, args...)...)
+		code, out, notes := invoke(t, "", append(lossless, args...)...)
 		require.Equal(t, exitUsage, code, want)
 		require.Contains(t, notes, want)
 		require.Empty(t, out)

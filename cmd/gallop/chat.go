@@ -12,13 +12,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/gallop-llm/gallop/internal/chat"
+	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/internal/models"
-	"github.com/gallop-llm/gallop/internal/shortlist"
 )
 
 func newChatCommand() *cobra.Command {
-	var g generation
+	g := generation{chats: true}
 	var first []string
 	cmd := &cobra.Command{
 		Use:   "chat [model.gguf]",
@@ -62,46 +61,48 @@ func checkModel(arg string) error {
 
 func runChat(cmd *cobra.Command, g *generation, first []string) error {
 	ctx, stop := interruptible(cmd)
-	session, model, closeAll, err := g.open(ctx, cmd)
+	engine, request, closeAll, err := g.open(ctx, cmd)
 	stop() // from here on Ctrl-C is for answers
 	if err != nil {
 		return err
 	}
 	defer closeAll()
 	notes := cmd.ErrOrStderr()
+	routed, err := g.skips(cmd, true)
+	if err != nil {
+		return err
+	}
+	r := &repl{
+		session: engine.NewSession(request), engine: engine, out: answers(cmd.OutOrStdout()), notes: notes, routed: routed, byHand: g.escalating,
+		interrupt: func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return signal.NotifyContext(ctx, os.Interrupt)
+		},
+	}
+	plan, err := r.plan(request) // a mistake shows at once
+	if err != nil {
+		return err
+	}
+	if plan.Choice == nil {
+		r.mask = plan.Mask
+	}
 	var learning *learning
 	if g.learn {
-		if learning, err = g.startLearning(cmd, session, model); err != nil {
+		if learning, err = g.startLearning(cmd, engine); err != nil {
 			return err
 		}
 		defer learning.close()
 	}
-	repl := &chat.Repl{
-		Session: session, Model: model, Out: answers(cmd.OutOrStdout()), Notes: notes,
-		Interrupt: func(ctx context.Context) (context.Context, context.CancelFunc) {
-			return signal.NotifyContext(ctx, os.Interrupt)
-		},
-	}
-	lines, interactive := chat.NewLines(cmd.InOrStdin(), notes)
-	fmt.Fprintf(notes, "%s: %d layers, context of %d tokens; /help lists the commands\n",
-		filepath.Base(model.Path), model.NLayer, session.NCtx())
-	var known *shortlist.Made
-	if g.learner != nil {
-		known = g.learner.Made()
-	}
+	lines, interactive := newLines(cmd.InOrStdin(), notes)
+	info := engine.Info()
+	fmt.Fprintf(notes, "%s: %d layers, context of %d tokens; /help lists the commands\n", filepath.Base(info.Path), info.Layers, info.Context)
+	known := engine.Shortlist().List
 	for {
-		if g.learner != nil {
-			g.learner.Idle()
-		}
 		learning.idle()
 		line, spoken, err := nextLine(&first, lines)
 		learning.busy(notes)
-		if g.learner != nil {
-			g.learner.Busy()
-			if made := g.learner.Made(); made != nil && made != known {
-				known = made
-				fmt.Fprintln(notes, madeNote(made))
-			}
+		if made := engine.Shortlist(); made.List != nil && made.List != known {
+			known = made.List
+			fmt.Fprintln(notes, madeNote(&made))
 		}
 		if errors.Is(err, io.EOF) {
 			if interactive {
@@ -115,7 +116,7 @@ func runChat(cmd *cobra.Command, g *generation, first []string) error {
 		if spoken || !interactive {
 			fmt.Fprintln(notes, ">", line)
 		}
-		more, err := repl.Line(context.Background(), line)
+		more, err := r.line(context.Background(), line)
 		if err != nil && !interactive {
 			return err
 		}
@@ -129,8 +130,8 @@ func runChat(cmd *cobra.Command, g *generation, first []string) error {
 }
 
 // madeNote says what was learnt while nobody waited.
-func madeNote(m *shortlist.Made) string {
-	if !m.Pays() {
+func madeNote(m *gallop.ShortlistInfo) string {
+	if !m.Pays {
 		return fmt.Sprintf("[vocabulary shortlist: learnt in %.0f s, but it makes decoding no faster here, so it stays off]", m.Took.Seconds())
 	}
 	return fmt.Sprintf("[vocabulary shortlist: on, learnt in %.0f s from %d tokens; %d tokens get exact logits, decoding is %.2f times as fast]",
@@ -138,7 +139,7 @@ func madeNote(m *shortlist.Made) string {
 }
 
 // nextLine takes the lines of -p first; spoken tells that it is one of those.
-func nextLine(first *[]string, lines chat.Lines) (line string, spoken bool, err error) {
+func nextLine(first *[]string, lines lineSource) (line string, spoken bool, err error) {
 	if len(*first) > 0 {
 		line, *first = (*first)[0], (*first)[1:]
 		return line, true, nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -12,15 +13,14 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/demo"
-	"github.com/gallop-llm/gallop/internal/chat"
 	"github.com/gallop-llm/gallop/internal/dataset"
 	"github.com/gallop-llm/gallop/internal/files"
 	"github.com/gallop-llm/gallop/internal/lab/compare"
 	"github.com/gallop-llm/gallop/internal/lab/report"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
-	"github.com/gallop-llm/gallop/skip"
 )
 
 // comparison holds the flags of `gallop compare`.
@@ -94,7 +94,7 @@ func runCompare(cmd *cobra.Command, f *comparison) error {
 	}
 	ctx, stop := interruptible(cmd)
 	defer stop()
-	mask, m, err := f.load(ctx, cmd)
+	m, err := f.load(ctx, cmd)
 	if err != nil {
 		return err
 	}
@@ -103,16 +103,16 @@ func runCompare(cmd *cobra.Command, f *comparison) error {
 	if err != nil {
 		return err
 	}
-	ways, closeProfiles, err := f.ways(cmd, m, mask)
-	defer closeProfiles()
+	ways, closeAll, err := f.ways(ctx, cmd, m)
+	defer closeAll()
 	if err != nil {
 		return err
 	}
-	room := ways[0].Options.Context.NCtx
+	room := ways[0].Engine.Info().Context
 	examples, err = leaveOut(cmd.ErrOrStderr(), examples, f.skipBad, func(e dataset.Example) error {
 		tokens, err := tokensOf(m, f.system, e.Prompt)
 		if err == nil && tokens >= room {
-			err = fmt.Errorf("%w: %d tokens, the context holds %d; choose a larger context with -c", chat.ErrTooLong, tokens, room)
+			err = fmt.Errorf("%w: %d tokens, the context holds %d; choose a larger context with -c", gallop.ErrTooLong, tokens, room)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", e.Where, err)
@@ -124,7 +124,7 @@ func runCompare(cmd *cobra.Command, f *comparison) error {
 	}
 	progress, done := stageProgress(cmd.ErrOrStderr())
 	defer done()
-	result, err := compare.Run(ctx, m, ways, examples, &compare.Options{Rounds: f.rounds, Progress: progress})
+	result, err := compare.Run(ctx, m, ways, examples, &compare.Options{Rounds: f.rounds, Threads: max(f.threads, 0), Progress: progress})
 	if err != nil {
 		return err
 	}
@@ -155,7 +155,7 @@ func (f *comparison) check() error {
 		return usageError{fmt.Errorf("%d profiles, want one or two", len(f.profiles))}
 	case len(f.profiles) > 0 && f.mask != "":
 		return usageError{errors.New("--skip sets the layers by hand: leave out --profile")}
-	case f.route == string(chat.Never):
+	case f.route == routeOff:
 		return usageError{errors.New("--route off leaves nothing to compare with the whole model")}
 	case len(f.lora) > 0:
 		return usageError{errors.New("--lora is not compared: agreement is measured on the model alone")}
@@ -213,36 +213,40 @@ func (f *comparison) examples(cmd *cobra.Command) (examples []dataset.Example, f
 	return examples, from, nil
 }
 
-// ways is how the model is run beside stock. closeAll closes the profiles, whatever the error.
-func (f *comparison) ways(cmd *cobra.Command, m *llama.Model, mask skip.Mask) (ways []compare.Way, closeAll func(), err error) {
-	var open []func() error
+// ways is how the model is run beside stock. closeAll closes the engines, whatever the error.
+func (f *comparison) ways(ctx context.Context, cmd *cobra.Command, m *llama.Model) (ways []compare.Way, closeAll func(), err error) {
 	closeAll = func() {
-		for _, closeProfile := range open {
-			closeProfile()
+		for _, w := range ways {
+			w.Engine.Close()
 		}
 	}
 	add := func(name, profile string) error {
 		g := f.generation
 		g.profile = profile
-		o, err := g.session(cmd, m, mask)
-		open = append(open, g.closeProfile)
-		if err == nil {
-			err = g.listing(cmd.Context(), cmd, m, o)
+		opts, err := g.options(cmd, m)
+		if err != nil {
+			return err
 		}
-		if g.learner != nil {
-			open = append(open, g.learner.Close)
+		if profile == "" {
+			opts.Profile = gallop.NoProfile
 		}
-		if err == nil {
-			o.Sampling.Temp = f.temp // not the model's advice
-			if profile != "" {
-				profile = filepath.Base(profile)
-			}
-			ways = append(ways, compare.Way{Name: name, Profile: profile, Options: *o})
+		r, err := g.request(cmd, m)
+		if err != nil {
+			return err
 		}
-		return err
+		r.Sampling.Temp = f.temp // not the model's advice
+		e, err := gallop.New(m, opts)
+		if err != nil {
+			return err
+		}
+		if profile != "" {
+			profile = filepath.Base(profile)
+		}
+		ways = append(ways, compare.Way{Name: name, Profile: profile, Engine: e, Request: r})
+		return g.learnListed(ctx, cmd, e, &r)
 	}
-	if !mask.IsEmpty() {
-		return ways, closeAll, add("skip "+mask.String(), "")
+	if f.mask != "" {
+		return ways, closeAll, add("skip "+f.mask, "")
 	}
 	if len(f.profiles) == 0 {
 		found, ok := router.Find(m.Path)
@@ -257,10 +261,10 @@ func (f *comparison) ways(cmd *cobra.Command, m *llama.Model, mask skip.Mask) (w
 	for _, entry := range f.profiles {
 		name, file := nameProfile(entry)
 		if len(ways) > 0 && ways[0].Name == name {
-			return nil, closeAll, usageError{fmt.Errorf("two profiles are called %s: name them with --profile NAME=FILE", name)}
+			return ways, closeAll, usageError{fmt.Errorf("two profiles are called %s: name them with --profile NAME=FILE", name)}
 		}
 		if err := add(name, file); err != nil {
-			return nil, closeAll, err
+			return ways, closeAll, err
 		}
 	}
 	return ways, closeAll, nil

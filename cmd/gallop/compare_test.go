@@ -18,7 +18,7 @@ import (
 func TestCompareTheDemoModel(t *testing.T) {
 	page := filepath.Join(t.TempDir(), "report.html")
 	figures := filepath.Join(t.TempDir(), "report.json")
-	code, out, notes := gallop(t, "", "compare", "-t", "1", "-o", page, "--json", figures)
+	code, out, notes := invoke(t, "", "compare", "-t", "1", "-o", page, "--json", figures)
 	require.Equal(t, exitOK, code, notes)
 	require.Regexp(t, `stock +routed\n`, out)
 	require.Contains(t, out, "right answer, %")
@@ -58,7 +58,7 @@ func TestCompareWhatIsAsked(t *testing.T) {
 	require.NoError(t, os.WriteFile(prompts, []byte("What is 12 + 7?\nWho are you?\nTell me a story about a fox.\n"), 0o644))
 	compared := func(args ...string) compare.Result {
 		t.Helper()
-		code, out, notes := gallop(t, "", append([]string{"compare", "-t", "1", "--json", "-"}, args...)...)
+		code, out, notes := invoke(t, "", append([]string{"compare", "-t", "1", "--json", "-"}, args...)...)
 		require.Equal(t, exitOK, code, notes)
 		var r compare.Result
 		require.NoError(t, json.Unmarshal([]byte(out), &r))
@@ -113,14 +113,14 @@ func TestCompareMistakes(t *testing.T) {
 		{"no rounds", []string{"-r", "0"}, exitUsage, "-r 0"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			code, out, notes := gallop(t, "", append([]string{"compare", "-t", "1"}, c.args...)...)
+			code, out, notes := invoke(t, "", append([]string{"compare", "-t", "1"}, c.args...)...)
 			require.Equal(t, c.code, code, notes)
 			require.Empty(t, out)
 			require.Contains(t, notes, c.want)
 			require.NoFileExists(t, filepath.Join(folder, "compare.html"))
 		})
 	}
-	code, _, notes := gallop(t, "", "compare", "-t", "1", "--data", bad, "--skip-bad", "-n", "2")
+	code, _, notes := invoke(t, "", "compare", "-t", "1", "--data", bad, "--skip-bad", "-n", "2")
 	require.Equal(t, exitOK, code, notes)
 	require.Contains(t, notes, "left out "+bad+":2")
 }

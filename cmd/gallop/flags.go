@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math"
 	"os"
 	"strconv"
@@ -15,11 +17,10 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/gallop-llm/gallop/internal/chat"
+	"github.com/gallop-llm/gallop"
+	"github.com/gallop-llm/gallop/internal/draft"
 	"github.com/gallop-llm/gallop/internal/files"
-	"github.com/gallop-llm/gallop/internal/shortlist"
 	"github.com/gallop-llm/gallop/llama"
-	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
 )
 
@@ -40,10 +41,8 @@ type generation struct {
 	draftSource, shortlist                                                     string
 	stop                                                                       []string
 
+	chats bool // the flags are those of chat, which has time between questions
 	learn bool // of chat: calibrate in the background
-
-	closeProfile func() error       // frees what routing opened
-	learner      *shortlist.Learner // of the model's vocabulary shortlist; nil = off
 }
 
 // add declares the flags on a command.
@@ -57,13 +56,13 @@ func (g *generation) addOthers(cmd *cobra.Command) {
 	f, d := cmd.Flags(), llama.DefaultSampling()
 	f.StringVarP(&g.model, "model", "m", "", "model: a GGUF file, or a name as `gallop models` lists them (default: the demo model)")
 	f.StringVar(&g.mask, "skip", "", "layers to skip, as in 4,6,9-11,a5,f7 (a: attention alone, f: feed-forward alone); v1024: a vocabulary shortlist, as --shortlist")
-	f.StringVar(&g.route, "route", string(chat.EachTurn), "when to choose layers: turn, chat (at the first question) or off")
+	f.StringVar(&g.route, "route", routeTurn, "when to choose layers: turn, chat (at the first question) or off")
 	f.Float64Var(&g.depth, "depth", 0, "always skip this many layers' worth of weights; 0 = by --quality")
 	f.Float64Var(&g.quality, "quality", 0, "skip as much as keeps this share of the whole model's probability per token, above 0 to 1; 0 = the profile's")
 	f.StringVar(&g.prefill, "prefill", "", "how to decode prompts: masked (fastest) or full (best answers) (default: the profile's, or masked)")
 	f.Float64Var(&g.escalate, "escalate", -1, "tokens less probable than this are decided by the whole model; 0 = none; -1 = as calibrated")
 	f.BoolVar(&g.lossless, "lossless", false, "answer as the whole model would: layers are skipped for drafts only, which it verifies")
-	f.IntVar(&g.draftMax, "draft-max", chat.MaxDraft, "tokens in a draft at most")
+	f.IntVar(&g.draftMax, "draft-max", draft.MaxDraft, "tokens in a draft at most")
 	f.StringVar(&g.draftSource, "draft-source", "both", "where drafts come from: mask (layers are skipped), lookup (what was said before) or both")
 	f.StringVar(&g.shortlist, "shortlist", "auto", "tokens that get exact logits from the output matrix, the others from a preview of it: a number, off, or auto (where it was measured to pay)")
 	f.StringArrayVar(&g.stop, "reverse-prompt", nil, "end the answer in front of this text; repeatable")
@@ -102,230 +101,217 @@ func (g *generation) addOthers(cmd *cobra.Command) {
 // 128k tokens, whose cache would not fit into a laptop.
 const defaultCtx = 4096
 
-// open loads the library and the model and starts a session. close frees both.
-func (g *generation) open(ctx context.Context, cmd *cobra.Command) (s *chat.Session, m *llama.Model, closeAll func(), err error) {
-	mask, m, err := g.load(ctx, cmd)
+// open loads the library and the model and starts an engine that answers one request at a
+// time. request says how questions are answered. closeAll frees all of it.
+func (g *generation) open(ctx context.Context, cmd *cobra.Command) (e *gallop.Engine, request gallop.Request, closeAll func(), err error) {
+	m, err := g.load(ctx, cmd)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, request, nil, err
 	}
-	opts, err := g.session(cmd, m, mask)
+	opts, err := g.options(cmd, m)
 	if err == nil {
-		err = g.listing(ctx, cmd, m, opts)
+		request, err = g.request(cmd, m)
 	}
 	if err == nil {
-		s, err = chat.New(m, opts)
+		e, err = gallop.New(m, opts)
 	}
 	if err != nil {
-		if g.learner != nil {
-			err = errors.Join(err, g.learner.Close())
-		}
-		return nil, nil, nil, errors.Join(err, g.closeProfile(), m.Close())
+		return nil, request, nil, errors.Join(err, m.Close())
 	}
-	loras, err := g.loadLoRA(m, s)
 	closeAll = func() {
-		s.Close()
-		if g.learner != nil {
-			if err := g.learner.Close(); err != nil {
-				fmt.Fprintln(cmd.ErrOrStderr(), "gallop:", err)
-			}
+		if err := errors.Join(e.Close(), m.Close()); err != nil {
+			fmt.Fprintln(cmd.ErrOrStderr(), "gallop:", err)
 		}
-		g.closeProfile()
-		for _, l := range loras {
-			l.Close()
-		}
-		m.Close()
 	}
-	if err != nil {
+	if err := g.learnListed(ctx, cmd, e, &request); err != nil {
 		closeAll()
-		return nil, nil, nil, err
+		return nil, request, nil, err
 	}
-	return s, m, closeAll, nil
+	if d := request.Drafts; d != nil && d.NoLookup && g.mask == "" && e.Info().Profile == "" {
+		fmt.Fprintf(cmd.ErrOrStderr(), "gallop: decodes one token at a time: no mask to draft under is known; name one with --skip, or make a profile with `gallop calibrate -m %s`\n", m.Path)
+	}
+	return e, request, closeAll, nil
 }
 
-// load reads --skip and loads the library and the model.
-func (g *generation) load(ctx context.Context, cmd *cobra.Command) (mask skip.Mask, m *llama.Model, err error) {
-	if mask, err = skip.Parse(g.mask); err != nil {
-		return mask, nil, usageError{fmt.Errorf("--skip: %w", err)}
+// load loads the library and the model. Mistakes in the flags show before that.
+func (g *generation) load(ctx context.Context, cmd *cobra.Command) (m *llama.Model, err error) {
+	if _, err := g.skips(cmd, false); err != nil {
+		return nil, err
 	}
 	if g.releaseSkipped && (g.noMmap || g.mlock) {
-		return mask, nil, usageError{errors.New("--release-skipped needs the model mapped and unlocked: leave out --no-mmap and --mlock")}
+		return nil, usageError{errors.New("--release-skipped needs the model mapped and unlocked: leave out --no-mmap and --mlock")}
 	}
-	sampling := llama.DefaultSampling() // a mistake shows before the model is loaded
+	sampling := llama.DefaultSampling()
 	if err := g.sampling(cmd, &sampling); err != nil {
-		return mask, nil, err
+		return nil, err
 	}
 	path, err := modelPath(cmd, g.model)
 	if err != nil {
-		return mask, nil, err
+		return nil, err
 	}
-	m, err = openModel(ctx, cmd, path, &llama.ModelOptions{
-		GPULayers: gpuLayers(g.gpuLayers), NoMmap: g.noMmap, Mlock: g.mlock, NoRepack: g.noRepack,
-	})
+	m, err = openModel(ctx, cmd, path, g.loading())
 	if err != nil {
-		return mask, nil, err
+		return nil, err
 	}
 	if err := useTemplate(cmd, m, g.template, g.system); err != nil {
-		return mask, nil, errors.Join(err, m.Close())
+		return nil, errors.Join(err, m.Close())
 	}
-	return mask, m, nil
+	return m, nil
 }
 
-// session turns the flags into a session's options. It opens the profile, which
-// closeProfile closes, whatever the error.
-func (g *generation) session(cmd *cobra.Command, m *llama.Model, mask skip.Mask) (*chat.Options, error) {
-	g.closeProfile = func() error { return nil }
-	opts, err := g.options(cmd, m)
-	if err != nil {
-		return nil, err
-	}
-	opts.Mask = mask
-	if err := g.routing(cmd, m, opts); err != nil {
-		return nil, err
-	}
-	if g.lossless || g.learn || opts.Routing != nil {
-		// Without a folder for the cache costs are found out each time.
-		opts.Learned, _ = chat.LearnedPath(m, &opts.Context, gpuLayers(g.gpuLayers), !g.noRepack)
-	}
-	if !g.lossless {
-		return opts, nil
-	}
-	return opts, g.drafts(cmd, m, opts)
+// loading is how the model is loaded.
+func (g *generation) loading() *llama.ModelOptions {
+	return &llama.ModelOptions{GPULayers: gpuLayers(g.gpuLayers), NoMmap: g.noMmap, Mlock: g.mlock, NoRepack: g.noRepack}
 }
 
-// routing finds the model's profile and turns the flags into how the session
-// routes by it. Without one, or with a mask set by hand, nothing is routed.
-func (g *generation) routing(cmd *cobra.Command, m *llama.Model, o *chat.Options) error {
-	when, err := chat.ParseWhen(g.route)
-	if err != nil {
-		return usageError{fmt.Errorf("--route: %w", err)}
+// When layers are chosen.
+const (
+	routeTurn = "turn" // at every question
+	routeChat = "chat" // at a conversation's first
+	routeOff  = "off"
+)
+
+// skips is what the flags say of layers to skip. chosen asks for the router where they leave
+// that to the profile.
+func (g *generation) skips(cmd *cobra.Command, chosen bool) (s gallop.Skip, err error) {
+	switch {
+	case g.route != routeTurn && g.route != routeChat && g.route != routeOff:
+		return s, usageError{fmt.Errorf("--route: route is %q, want turn, chat or off", g.route)}
+	case g.depth < 0 || g.quality < 0 || g.quality > 1 || g.escalate > 1:
+		return s, usageError{fmt.Errorf("--depth is %g, --quality %g and --escalate %g, want at least 0, 0 to 1 and at most 1", g.depth, g.quality, g.escalate)}
+	case g.depth > 0 && g.quality > 0:
+		return s, usageError{errors.New("--depth and --quality exclude each other: one sets how much is skipped, the other how well it must go")}
+	case g.mask != "" && (g.depth > 0 || g.quality > 0 || g.profile != ""):
+		return s, usageError{errors.New("--skip sets the layers by hand: leave out --depth, --quality and --profile")}
+	case g.mask != "":
+		mask, err := skip.Parse(g.mask)
+		if err != nil {
+			return s, usageError{fmt.Errorf("--skip: %w", err)}
+		}
+		s = gallop.Layers(mask)
+	case g.route == routeOff:
+		s = gallop.Nothing()
+	case g.depth > 0:
+		s = gallop.Depth(g.depth)
+	case g.quality > 0:
+		s = gallop.Quality(g.quality)
+	case chosen || g.profile != "" || cmd.Flags().Changed("route"):
+		s = gallop.Routed()
 	}
 	if g.prefill != "" {
-		if o.Prefill, err = skip.ParsePrefill(g.prefill); err != nil {
-			return usageError{fmt.Errorf("--prefill: %w", err)}
+		prefill, err := skip.ParsePrefill(g.prefill)
+		if err != nil {
+			return s, usageError{fmt.Errorf("--prefill: %w", err)}
 		}
+		s = s.Prefill(prefill)
 	}
-	switch {
-	case g.depth < 0 || g.quality < 0 || g.quality > 1 || g.escalate > 1:
-		return usageError{fmt.Errorf("--depth is %g, --quality %g and --escalate %g, want at least 0, 0 to 1 and at most 1", g.depth, g.quality, g.escalate)}
-	case g.depth > 0 && g.quality > 0:
-		return usageError{errors.New("--depth and --quality exclude each other: one sets how much is skipped, the other how well it must go")}
-	case g.mask != "" && (g.depth > 0 || g.quality > 0 || g.profile != ""):
-		return usageError{errors.New("--skip sets the layers by hand: leave out --depth, --quality and --profile")}
+	if g.route == routeChat {
+		s = s.PerChat()
 	}
-	o.Escalate = max(g.escalate, 0)
-	path := g.profile
-	if path == "" {
-		found, ok := router.Find(m.Path)
-		switch {
-		case g.mask != "":
-			return nil
-		case !ok && (g.depth > 0 || g.quality > 0):
-			return fmt.Errorf("%s has no profile to choose layers by: make one with `gallop calibrate -m %s`", m.Path, m.Path)
-		case !ok || when == chat.Never:
-			return nil
-		}
-		path = found
-	}
-	p, err := router.Read(path)
-	var closeProfile func() error
-	if err == nil {
-		ctx, stop := interruptible(cmd)
-		p, err = ownProfile(ctx, cmd, m, p, max(g.threads, 0))
-		stop()
-	}
-	if err == nil {
-		closeProfile, err = openProfile(p, m)
-	}
-	switch {
-	case err != nil && g.profile == "":
-		fmt.Fprintf(cmd.ErrOrStderr(), "gallop: goes on with the whole model: %v\n", err)
-		return nil
-	case err != nil:
-		return fmt.Errorf("--profile: %w", err)
-	}
-	if p.Defaults.Off && g.profile == "" && g.depth == 0 && g.quality == 0 && !g.lossless && !cmd.Flags().Changed("route") {
-		return closeProfile() // its calibration found that it doesn't pay
-	}
-	g.closeProfile = closeProfile
-	g.routeBy(p, when, o)
-	return nil
+	return g.escalating(s), nil
 }
 
-// routeBy lets a session choose layers by p.
-func (g *generation) routeBy(p *router.Profile, when chat.When, o *chat.Options) {
-	if g.prefill == "" {
-		o.Prefill = p.Defaults.Prefill
+// escalating is s with --escalate.
+func (g *generation) escalating(s gallop.Skip) gallop.Skip {
+	if g.escalate < 0 {
+		return s
 	}
-	policy := router.Policy{Depth: g.depth, Quality: g.quality}
-	o.Routing = &chat.Routing{Profile: p, Policy: policy}
-	if g.escalate < 0 && !g.releaseSkipped {
-		o.Routing = chat.NewRouting(p, policy, o.Prefill)
-	}
-	o.Routing.When = when
+	return s.Escalate(g.escalate)
 }
 
-// listing turns --shortlist into the session's vocabulary shortlist. One that was asked
-// for by a number is learnt at once, if that is still to be done.
-func (g *generation) listing(ctx context.Context, cmd *cobra.Command, m *llama.Model, o *chat.Options) error {
+// options turns the flags into an engine's options.
+func (g *generation) options(cmd *cobra.Command, m *llama.Model) (*gallop.Options, error) {
+	if g.ctx < 0 || g.batch < 1 || g.ubatch < 1 {
+		return nil, usageError{fmt.Errorf("-c is %d, -b %d and -ub %d, want at least 0, 1 and 1", g.ctx, g.batch, g.ubatch)}
+	}
+	o := &gallop.Options{
+		Parallel: 1, Profile: g.profile, Model: *g.loading(), LoRA: g.adapters(), ReleaseSkipped: g.releaseSkipped, Learn: g.chats,
+		Context: llama.ContextOptions{
+			NCtx: g.ctx, NBatch: g.batch, NUBatch: g.ubatch, Threads: max(g.threads, 0), ThreadsBatch: max(g.threadsBatch, 0),
+		},
+		Logger: slog.New(notes{cmd.ErrOrStderr()}),
+	}
+	if g.mask != "" || g.route == routeOff && g.profile == "" {
+		o.Profile = gallop.NoProfile
+	}
 	size, err := parseShortlist(g.shortlist)
-	switch {
-	case err != nil:
-		return err
-	case size == 0:
-		o.Mask = o.Mask.WithShortlist(0)
-		return nil
-	case size == autoShortlist:
-		size = o.Mask.Shortlist()
-	}
-	dir, err := shortlist.Dir()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	g.learner = openShortlist(cmd, m, dir, o.Context.Threads)
-	o.Shortlist = g.learner
 	if size == 0 {
-		return nil
+		o.Shortlist = -1
 	}
-	o.Mask = o.Mask.WithShortlist(size)
-	return learnShortlist(ctx, cmd, g.learner, m, size)
+	return o, setCache(&o.Context, g.flash, g.cacheK, g.cacheV)
 }
 
-// drafts turns the flags into how the session drafts.
-func (g *generation) drafts(cmd *cobra.Command, m *llama.Model, o *chat.Options) (err error) {
-	o.Lossless = &chat.Lossless{MaxDraft: g.draftMax}
-	if g.draftMax < 1 {
-		return usageError{fmt.Errorf("--draft-max is %d, want 1 to %d", g.draftMax, chat.MaxDraft)}
+// request turns the flags into how questions are answered; sampling flags that were not
+// given follow the model's own advice.
+func (g *generation) request(cmd *cobra.Command, m *llama.Model) (r gallop.Request, err error) {
+	if g.predict == 0 || g.predict < -1 {
+		return r, usageError{fmt.Errorf("-n is %d, want -1 or at least 1", g.predict)}
 	}
-	if g.escalate > 0 {
-		return usageError{errors.New("--escalate and --lossless exclude each other: lossless answers are all the whole model's")}
+	if r.Skip, err = g.skips(cmd, false); err != nil {
+		return r, err
 	}
-	if err := setDrafts(o, g.draftSource); err != nil {
-		return err
+	if g.system != "" {
+		r.Messages = []gallop.Message{{Role: "system", Content: g.system}}
 	}
-	if o.Lossless.NoLookup && !knowsMasks(o) {
-		fmt.Fprintf(cmd.ErrOrStderr(), "gallop: decodes one token at a time: no mask to draft under is known; name one with --skip, or make a profile with `gallop calibrate -m %s`\n", m.Path)
-	}
-	return nil
-}
-
-// knowsMasks tells whether there is a mask to draft under.
-func knowsMasks(o *chat.Options) bool {
-	return !o.Mask.IsEmpty() || o.Routing != nil && len(o.Routing.Profile.Drafts) > 0
-}
-
-// setDrafts sets where drafts come from: under the session's own mask or those of
-// its profile; by looking up; or both.
-func setDrafts(o *chat.Options, source string) error {
-	masks, err := choose("--draft-source", source, map[string]bool{"both": true, "mask": true, "lookup": false})
+	size, err := parseShortlist(g.shortlist)
 	if err != nil {
-		return err
+		return r, err
 	}
-	o.Lossless.NoLookup = strings.EqualFold(source, "mask")
-	if !masks {
-		o.Mask, o.Routing = skip.Mask{}, nil
+	sampling := m.Sampling()
+	r.MaxTokens, r.Stop, r.Shortlist, r.Sampling, r.Forget = max(g.predict, 0), g.stop, max(size, 0), &sampling, true
+	if g.lossless {
+		r.Lossless = true
+		if r.Drafts, err = g.drafts(); err != nil {
+			return r, err
+		}
+	}
+	return r, g.sampling(cmd, &sampling)
+}
+
+// drafts turns the flags into how drafts are made.
+func (g *generation) drafts() (*gallop.DraftOptions, error) {
+	if g.draftMax < 1 {
+		return nil, usageError{fmt.Errorf("--draft-max is %d, want 1 to %d", g.draftMax, draft.MaxDraft)}
+	}
+	return draftsFrom(g.draftSource, g.draftMax)
+}
+
+// draftsFrom are drafts of up to most tokens from a source, as --draft-source names it.
+func draftsFrom(source string, most int) (*gallop.DraftOptions, error) {
+	return choose("--draft-source", source, map[string]*gallop.DraftOptions{
+		"both": {MaxDraft: most}, "mask": {MaxDraft: most, NoLookup: true}, "lookup": {MaxDraft: most, NoMasks: true},
+	})
+}
+
+// learnListed learns the vocabulary shortlist, if a number of tokens was asked for and that
+// is still to be done.
+func (g *generation) learnListed(ctx context.Context, cmd *cobra.Command, e *gallop.Engine, r *gallop.Request) error {
+	mask, _ := skip.Parse(g.mask)
+	size := cmp.Or(r.Shortlist, mask.Shortlist())
+	if size == 0 || strings.EqualFold(g.shortlist, "off") {
 		return nil
 	}
-	return nil
+	known := e.Shortlist()
+	return learnShortlist(ctx, cmd, e.Model(), size, known.List != nil, known.Why, e.LearnShortlist)
+}
+
+// adapters reads --lora; one that is scaled by 0 changes nothing and is left out.
+func (g *generation) adapters() (adapters []gallop.Adapter) {
+	for _, entry := range g.lora {
+		a := gallop.Adapter{Path: entry, Scale: 1}
+		if at := strings.LastIndexByte(entry, ':'); at > 0 {
+			if v, err := strconv.ParseFloat(entry[at+1:], 32); err == nil && !math.IsNaN(v) && !math.IsInf(v, 0) {
+				a = gallop.Adapter{Path: entry[:at], Scale: float32(v)}
+			}
+		}
+		if a.Scale != 0 {
+			adapters = append(adapters, a)
+		}
+	}
+	return adapters
 }
 
 // openModel loads the library and a model, with a progress bar.
@@ -348,28 +334,6 @@ func gpuLayers(ngl int) int {
 		return llama.CPUOnly
 	}
 	return ngl
-}
-
-// options turns the flags into a session's options; sampling flags that were
-// not given follow the model's own advice.
-func (g *generation) options(cmd *cobra.Command, m *llama.Model) (*chat.Options, error) {
-	o := &chat.Options{System: g.system, MaxTokens: max(g.predict, 0), Sampling: m.Sampling(), Stop: g.stop, ReleaseSkipped: g.releaseSkipped}
-	if g.predict == 0 || g.predict < -1 {
-		return nil, usageError{fmt.Errorf("-n is %d, want -1 or at least 1", g.predict)}
-	}
-	o.Context = llama.ContextOptions{
-		NCtx: g.ctx, NBatch: g.batch, NUBatch: g.ubatch, Threads: max(g.threads, 0), ThreadsBatch: max(g.threadsBatch, 0),
-	}
-	if g.ctx == 0 {
-		o.Context.NCtx = min(m.NCtxTrain, defaultCtx)
-	}
-	if g.ctx < 0 || g.batch < 1 || g.ubatch < 1 {
-		return nil, usageError{fmt.Errorf("-c is %d, -b %d and -ub %d, want at least 0, 1 and 1", g.ctx, g.batch, g.ubatch)}
-	}
-	if err := setCache(&o.Context, g.flash, g.cacheK, g.cacheV); err != nil {
-		return nil, err
-	}
-	return o, g.sampling(cmd, &o.Sampling)
 }
 
 // setCache puts -fa, -ctk and -ctv into a context's options.
@@ -450,29 +414,6 @@ func (g *generation) sampling(cmd *cobra.Command, s *llama.Sampling) error {
 		s.LogitBias[llama.Token(token)] = float32(bias)
 	}
 	return asUsageError(s.Check())
-}
-
-// loadLoRA loads the adapters of --lora into the session.
-func (g *generation) loadLoRA(m *llama.Model, s *chat.Session) (loaded []*llama.LoRA, err error) {
-	var scaled []llama.ScaledLoRA
-	for _, entry := range g.lora {
-		path, scale := entry, 1.0
-		if at := strings.LastIndexByte(entry, ':'); at > 0 {
-			if v, err := strconv.ParseFloat(entry[at+1:], 32); err == nil && !math.IsNaN(v) && !math.IsInf(v, 0) {
-				path, scale = entry[:at], v
-			}
-		}
-		l, err := m.LoadLoRA(path)
-		if err != nil {
-			return loaded, err
-		}
-		loaded = append(loaded, l)
-		scaled = append(scaled, llama.ScaledLoRA{LoRA: l, Scale: float32(scale)})
-	}
-	if len(scaled) == 0 {
-		return nil, nil
-	}
-	return loaded, s.SetLoRA(scaled...)
 }
 
 // barDelay is how long something may take before a progress bar shows up.

@@ -17,8 +17,8 @@ import (
 	"github.com/gallop-llm/gallop/llama"
 )
 
-// gallop runs the program with a pipe as its input.
-func gallop(t *testing.T, input string, args ...string) (code int, out, notes string) {
+// invoke runs the program with a pipe as its input.
+func invoke(t *testing.T, input string, args ...string) (code int, out, notes string) {
 	t.Helper()
 	llamatest.Library(t)
 	alone(t)
@@ -28,18 +28,18 @@ func gallop(t *testing.T, input string, args ...string) (code int, out, notes st
 }
 
 func TestRunAnswersOnTheDemoModel(t *testing.T) {
-	code, out, notes := gallop(t, "", "run", "-t", "1", "-p", "What is the capital of France?")
+	code, out, notes := invoke(t, "", "run", "-t", "1", "-p", "What is the capital of France?")
 	require.Equal(t, exitOK, code, notes)
 	require.Equal(t, "The capital of France is Paris.\n", out)
 	require.Regexp(t, `^\[\d+ tokens at \d+/s · prompt \d+ at \d+/s · [\d.]+ of 12 layers.*\]\n$`, notes)
 
-	code, _, notes = gallop(t, "", "run", "-t", "1", "--route", "off", "-p", "What is the capital of France?")
+	code, _, notes = invoke(t, "", "run", "-t", "1", "--route", "off", "-p", "What is the capital of France?")
 	require.Equal(t, exitOK, code, notes)
 	require.Contains(t, notes, "12 of 12 layers]")
 }
 
 func TestRunJSON(t *testing.T) {
-	code, out, notes := gallop(t, "", "run", "-t", "1", "--json", "--skip", "5,a6", "-n", "6", "-p", "What is the capital of France?")
+	code, out, notes := invoke(t, "", "run", "-t", "1", "--json", "--skip", "5,a6", "-n", "6", "-p", "What is the capital of France?")
 	require.Equal(t, exitOK, code, notes)
 	var r runResult
 	require.NoError(t, json.Unmarshal([]byte(out), &r))
@@ -55,14 +55,14 @@ func TestRunJSON(t *testing.T) {
 }
 
 func TestRunTakesAPipeAndLlamaFlags(t *testing.T) {
-	code, out, notes := gallop(t, "What is the capital of France?\n", "run", "-t", "1", "-ngl", "0", "-fa", "on",
+	code, out, notes := invoke(t, "What is the capital of France?\n", "run", "-t", "1", "-ngl", "0", "-fa", "on",
 		"-ctk", "q8_0", "-ctv=q8_0", "-ub", "32", "-b", "64", "-c", "256", "--temp", "0.5", "--seed", "7", "-n", "4")
 	require.Equal(t, exitOK, code, notes)
 	require.NotEmpty(t, out)
 
-	_, alone, _ := gallop(t, "", "run", "-t", "1", "-p", "Sort these numbers:\n\n3 1 2")
+	_, alone, _ := invoke(t, "", "run", "-t", "1", "-p", "Sort these numbers:\n\n3 1 2")
 	for _, args := range [][]string{{"-p", "Sort these numbers:", "-"}, {"Sort", "these", "numbers:", "-"}} {
-		_, joined, _ := gallop(t, "\ufeff3 1 2\r\n", append([]string{"run", "-t", "1"}, args...)...)
+		_, joined, _ := invoke(t, "\ufeff3 1 2\r\n", append([]string{"run", "-t", "1"}, args...)...)
 		require.Equal(t, alone, joined, "what the pipe brings comes below the prompt, without a byte order mark")
 	}
 }
@@ -71,7 +71,7 @@ func TestRunFollowsAGrammar(t *testing.T) {
 	grammar := filepath.Join(t.TempDir(), "answer.gbnf")
 	require.NoError(t, os.WriteFile(grammar, []byte(`root ::= "yes" | "no"`), 0o644))
 	for _, flag := range [][]string{{"--grammar", `root ::= "yes" | "no"`}, {"--grammar-file", grammar}} {
-		code, out, notes := gallop(t, "", append([]string{"run", "-t", "1", "-p", "Are you well?"}, flag...)...)
+		code, out, notes := invoke(t, "", append([]string{"run", "-t", "1", "-p", "Are you well?"}, flag...)...)
 		require.Equal(t, exitOK, code, notes)
 		require.Contains(t, []string{"yes\n", "no\n"}, out)
 	}
@@ -123,7 +123,7 @@ func TestGenerationMistakes(t *testing.T) {
 		{"release and cascade", []string{"run", "-p", "x", "--release-skipped", "--escalate", "0.9"}, exitError, "leave out one of the two"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			code, out, notes := gallop(t, "", append(c.args, "-t", "1")...)
+			code, out, notes := invoke(t, "", append(c.args, "-t", "1")...)
 			require.Equal(t, c.code, code, notes)
 			require.Empty(t, out)
 			require.Contains(t, notes, c.want)
@@ -133,7 +133,7 @@ func TestGenerationMistakes(t *testing.T) {
 }
 
 func TestChatFromAPipe(t *testing.T) {
-	code, out, notes := gallop(t, "What is the capital of France?\n/stats\n", "chat", "-t", "1", "-p", "/skip 5,f7", "-p", "Hello")
+	code, out, notes := invoke(t, "What is the capital of France?\n/stats\n", "chat", "-t", "1", "-p", "/skip 5,f7", "-p", "Hello")
 	require.Equal(t, exitOK, code, notes)
 	require.Equal(t, 2, strings.Count(out, "\n"), "two answers and nothing else: %q", out)
 	require.Contains(t, notes, "> /skip 5,f7\nskips 5,f7: 10.5 of 12 layers")
@@ -141,12 +141,12 @@ func TestChatFromAPipe(t *testing.T) {
 	require.Contains(t, notes, "nodes removed")
 	require.Regexp(t, `(?m)^weights   .* of 5.3 MiB in memory$`, notes)
 
-	code, out, notes = gallop(t, "/etc/hosts?\n /skip 4\n", "chat", "-t", "1", "-n", "4")
+	code, out, notes = invoke(t, "/etc/hosts?\n /skip 4\n", "chat", "-t", "1", "-n", "4")
 	require.Equal(t, exitOK, code, notes)
 	require.Equal(t, 2, strings.Count(notes, "tokens at"), "two texts that begin as commands do are asked: %s", notes)
 	require.NotEmpty(t, out)
 
-	code, _, notes = gallop(t, "/nonsense\nHello\n", "chat", "-t", "1")
+	code, _, notes = invoke(t, "/nonsense\nHello\n", "chat", "-t", "1")
 	require.Equal(t, exitError, code, "a pipe's mistake ends the program")
 	require.Contains(t, notes, "there is no command /nonsense")
 }
@@ -160,7 +160,7 @@ func TestLossless(t *testing.T) {
 		Drafts *runDrafts `json:"drafts"`
 	}
 	ask := func(args ...string) (r result) {
-		code, out, notes := gallop(t, "", append(run, args...)...)
+		code, out, notes := invoke(t, "", append(run, args...)...)
 		require.Equal(t, exitOK, code, notes)
 		require.NoError(t, json.Unmarshal([]byte(out), &r))
 		return r
@@ -173,14 +173,14 @@ func TestLossless(t *testing.T) {
 		require.Empty(t, lossless.Skip, "the answer is the whole model's")
 		require.NotNil(t, lossless.Drafts)
 	}
-	code, _, notes := gallop(t, "", append(run, "--lossless", "--draft-source", "mask")...)
+	code, _, notes := invoke(t, "", append(run, "--lossless", "--draft-source", "mask")...)
 	require.Equal(t, exitOK, code, notes)
 	require.Contains(t, notes, "no mask to draft under is known")
 	for want, args := range map[string][]string{
 		"exclude each other": {"--escalate", "0.5"}, "--draft-max is 0": {"--draft-max", "0"}, "drafts of 99 tokens": {"--draft-max", "99"},
 		"one of": {"--draft-source", "x"},
 	} {
-		code, out, notes := gallop(t, "", append(append(run, "--lossless"), args...)...)
+		code, out, notes := invoke(t, "", append(append(run, "--lossless"), args...)...)
 		require.NotEqual(t, exitOK, code, want)
 		require.Contains(t, notes, want)
 		require.Empty(t, out)
@@ -198,7 +198,7 @@ func TestRunLearnsWithoutATerminal(t *testing.T) {
 	const enough = 600
 	states, learnt := 0, false
 	for i := range 60 {
-		code, out, notes := gallop(t, "", "run", "-t", "1", "-m", model, "--json", "-c", "1024", "-n", "200", fmt.Sprintf("say %d", i))
+		code, out, notes := invoke(t, "", "run", "-t", "1", "-m", model, "--json", "-c", "1024", "-n", "200", fmt.Sprintf("say %d", i))
 		require.Equal(t, exitOK, code, notes)
 		var r runResult
 		require.NoError(t, json.Unmarshal([]byte(out), &r))
@@ -210,7 +210,7 @@ func TestRunLearnsWithoutATerminal(t *testing.T) {
 	}
 	require.True(t, learnt)
 	require.GreaterOrEqual(t, states, enough)
-	_, out, notes := gallop(t, "", "run", "-t", "1", "-m", model, "--json", "-n", "8", "say")
+	_, out, notes := invoke(t, "", "run", "-t", "1", "-m", model, "--json", "-n", "8", "say")
 	require.NotContains(t, notes, "learning")
 	require.NotContains(t, out, "not learnt yet")
 }

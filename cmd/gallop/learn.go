@@ -8,8 +8,8 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/internal/calibrate"
-	"github.com/gallop-llm/gallop/internal/chat"
 	"github.com/gallop-llm/gallop/internal/dataset"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
@@ -18,22 +18,17 @@ import (
 
 // learning is the calibration in the background of a chat; nil = there is none.
 type learning struct {
-	g       *generation
-	session *chat.Session
-	model   *llama.Model
-	back    *calibrate.Background
+	g      *generation
+	engine *gallop.Engine
+	back   *calibrate.Background
 }
 
 // startLearning prepares what --learn asks for; nil where there is nothing left to learn.
-func (g *generation) startLearning(cmd *cobra.Command, s *chat.Session, m *llama.Model) (*learning, error) {
-	when, err := chat.ParseWhen(g.route)
-	if err != nil {
-		return nil, usageError{fmt.Errorf("--route: %w", err)}
-	}
-	if g.lossless || g.mask != "" || g.profile != "" || g.releaseSkipped || when == chat.Never {
+func (g *generation) startLearning(cmd *cobra.Command, e *gallop.Engine) (*learning, error) {
+	if g.lossless || g.mask != "" || g.profile != "" || g.releaseSkipped || g.route == routeOff {
 		return nil, usageError{errors.New("--learn makes a profile to route by: leave out --lossless, --skip, --profile, --release-skipped and --route off")}
 	}
-	notes := cmd.ErrOrStderr()
+	notes, m := cmd.ErrOrStderr(), e.Model()
 	if path, ok := router.Find(m.Path); ok && finished(path, m) {
 		fmt.Fprintf(notes, "[nothing to learn: %s is this model's profile; `gallop calibrate` makes another]\n", path)
 		return nil, nil
@@ -56,9 +51,12 @@ func (g *generation) startLearning(cmd *cobra.Command, s *chat.Session, m *llama
 	if err != nil {
 		return nil, err
 	}
-	ready := func() bool { return g.learner == nil || g.learner.Why() != "" || g.learner.Made() != nil }
+	ready := func() bool {
+		known := e.Shortlist()
+		return known.Why != "" || known.List != nil
+	}
 	fmt.Fprintf(notes, "[calibrates while you read or type, in about five minutes of that; takes up to %s of memory beside the model]\n", humanize.IBytes(calibrate.Memory(m)))
-	return &learning{g, s, m, calibrate.NewBackground(m, o, ready, path)}, nil
+	return &learning{g, e, calibrate.NewBackground(m, o, ready, path)}, nil
 }
 
 // finished tells whether a file is a profile of the model that will not get better by itself.
@@ -77,7 +75,7 @@ func (l *learning) idle() {
 	}
 }
 
-// busy holds the calibration up and lets the session use what it has found.
+// busy holds the calibration up and lets the engine use what it has found.
 func (l *learning) busy(notes io.Writer) {
 	if l == nil {
 		return
@@ -92,7 +90,7 @@ func (l *learning) busy(notes io.Writer) {
 	}
 }
 
-// use lets the session route by a profile, if that pays.
+// use lets the engine route by a profile, if that pays.
 func (l *learning) use(found *calibrate.Found, notes io.Writer) error {
 	p, err := router.Read(found.Path)
 	if err != nil {
@@ -106,20 +104,7 @@ func (l *learning) use(found *calibrate.Found, notes io.Writer) error {
 	if p.Defaults.Off && l.g.depth == 0 && l.g.quality == 0 {
 		return nil
 	}
-	closeProfile, err := openProfile(p, l.model)
-	if err != nil {
-		return err
-	}
-	when, err := chat.ParseWhen(l.g.route)
-	if err != nil {
-		return errors.Join(err, closeProfile())
-	}
-	o := chat.Options{Prefill: l.session.Prefill()}
-	l.g.routeBy(p, when, &o)
-	l.session.SetRouting(o.Routing, o.Prefill)
-	before := l.g.closeProfile
-	l.g.closeProfile = closeProfile
-	return before()
+	return l.engine.SetProfile(found.Path)
 }
 
 func (l *learning) close() {

@@ -75,7 +75,7 @@ func TestChatLearns(t *testing.T) {
 		require.Equal(t, exitUsage, code, notes)
 		require.Contains(t, notes, "leave out --lossless", other)
 	}
-	code, _, notes = gallop(t, "", "run", "--learn", "hi")
+	code, _, notes = invoke(t, "", "run", "--learn", "hi")
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, notes, "unknown flag: --learn")
 }

@@ -67,10 +67,10 @@ func stores(t *testing.T, home, model string) []string {
 
 func TestModels(t *testing.T) {
 	home := noStores(t)
-	code, out, _ := gallop(t, "", "models")
+	code, out, _ := invoke(t, "", "models")
 	require.Equal(t, exitOK, code)
 	require.Equal(t, "no model is here; `-hf ORG/REPO` fetches one, and without a model the commands use the demo model\n", out)
-	code, out, _ = gallop(t, "", "models", "--json")
+	code, out, _ = invoke(t, "", "models", "--json")
 	require.Equal(t, exitOK, code)
 	require.Equal(t, "[]\n", out)
 
@@ -87,7 +87,7 @@ func TestModels(t *testing.T) {
 	}
 	require.NoError(t, os.WriteFile(filepath.Join(own, "mine.gallop.gguf"), nil, 0o644))
 
-	code, out, notes := gallop(t, "", "models", "--json")
+	code, out, notes := invoke(t, "", "models", "--json")
 	require.Equal(t, exitOK, code, notes)
 	var rows []listed
 	require.NoError(t, json.Unmarshal([]byte(out), &rows))
@@ -111,14 +111,14 @@ func TestModels(t *testing.T) {
 	require.Contains(t, byName["torn"].Problem, "the file is cut short")
 	require.Contains(t, byName["vectors"].Problem, "it is an embedding model (llama)")
 
-	code, out, _ = gallop(t, "", "models")
+	code, out, _ = invoke(t, "", "models")
 	require.Equal(t, exitOK, code)
 	require.Regexp(t, `(?m)^small:1m +\S+ \S+ +F32 +llama +3 +– +ollama$`, out)
 	require.Regexp(t, `(?m)^torn: .*the file is cut short`, out)
 
 	// By their names in the commands that take a model.
 	for _, name := range append(names, "parts-model", "tiny-gguf", "SMALL:1M", "studio") {
-		code, out, notes = gallop(t, "", "inspect", "--json", name)
+		code, out, notes = invoke(t, "", "inspect", "--json", name)
 		require.Equal(t, exitOK, code, notes)
 		require.Contains(t, out, `"architecture": "llama"`)
 	}
@@ -127,13 +127,13 @@ func TestModels(t *testing.T) {
 		{"prune", "pub/Studio:F32", "--skip", "1", "-o", filepath.Join(t.TempDir(), "out.gguf")},
 		{"bench", "-m", "small:1m", "-m", "kr", "-p", "4", "-n", "2", "-r", "1", "-t", "1"},
 	} {
-		code, _, notes = gallop(t, "", args...)
+		code, _, notes = invoke(t, "", args...)
 		require.Equal(t, exitOK, code, notes)
 	}
-	code, _, notes = gallop(t, "hello\n", "chat", "small:1m", "-t", "1", "-n", "2")
+	code, _, notes = invoke(t, "hello\n", "chat", "small:1m", "-t", "1", "-n", "2")
 	require.Equal(t, exitOK, code, notes)
 	require.Contains(t, notes, "3 layers, context of ")
-	code, _, notes = gallop(t, "", "chat", "smal:1m")
+	code, _, notes = invoke(t, "", "chat", "smal:1m")
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, notes, `similar names: small:1m; to say it first, write -p "smal:1m"`)
 	for name, want := range map[string]string{
@@ -142,15 +142,15 @@ func TestModels(t *testing.T) {
 		"none.gguf": "gallop: there is no file none.gguf: check the path",
 		"vectors":   "vectors.gguf: the model writes no text: it is an embedding model (llama), which turns texts into numbers; name a model that writes",
 	} {
-		code, out, notes = gallop(t, "", "run", "-m", name, "hello")
+		code, out, notes = invoke(t, "", "run", "-m", name, "hello")
 		require.Equal(t, exitError, code, notes)
 		require.Contains(t, notes, want)
 		require.Empty(t, out)
 	}
-	code, _, notes = gallop(t, "", "doctor", "-m", "xyz")
+	code, _, notes = invoke(t, "", "doctor", "-m", "xyz")
 	require.Equal(t, exitError, code)
 	require.Contains(t, notes, "no such model")
-	code, out, notes = gallop(t, "", "run", "-t", "1", "-n", "2", "--json", "mine", "is", "here")
+	code, out, notes = invoke(t, "", "run", "-t", "1", "-n", "2", "--json", "mine", "is", "here")
 	require.Equal(t, exitOK, code, notes)
 	require.Contains(t, out, `"prompt_tokens"`, "a word of letters alone is the prompt's")
 	require.NoFileExists(t, filepath.Join(os.Getenv("OLLAMA_MODELS"), "blobs", "sha256-"+strings.Repeat("ab", 32)+".gallop.gguf"))
@@ -194,11 +194,11 @@ func TestHub(t *testing.T) {
 	t.Setenv("HF_ENDPOINT", hub.URL)
 	run := []string{"run", "-t", "1", "-n", "2", "hello"}
 
-	code, _, notes := gallop(t, "", append(run, "-hf", "org/Tiny-GGUF")...)
+	code, _, notes := invoke(t, "", append(run, "-hf", "org/Tiny-GGUF")...)
 	require.Equal(t, exitOK, code, notes)
 	require.Contains(t, notes, "fetching org/Tiny-GGUF, 0 B of ")
 	for _, args := range [][]string{{"-hf=org/Tiny-GGUF:F32"}, {"-m", "hf://org/Tiny-GGUF"}, {"-m", "org/Tiny-GGUF"}} {
-		code, _, notes = gallop(t, "", append(run, args...)...)
+		code, _, notes = invoke(t, "", append(run, args...)...)
 		require.Equal(t, exitOK, code, notes)
 		require.NotContains(t, notes, "fetching")
 	}
@@ -206,25 +206,25 @@ func TestHub(t *testing.T) {
 	require.FileExists(t, filepath.Join(home, ".cache", "huggingface", "hub", "models--org--Tiny-GGUF", "snapshots", commit, "tiny-F32.gguf"))
 
 	t.Setenv("GALLOP_HF", "org/Nothing-GGUF")
-	code, _, notes = gallop(t, "", append(run, "-m", "tiny")...)
+	code, _, notes = invoke(t, "", append(run, "-m", "tiny")...)
 	require.Equal(t, exitOK, code, notes)
-	code, _, notes = gallop(t, "", run...)
+	code, _, notes = invoke(t, "", run...)
 	require.Equal(t, exitError, code)
 	require.Contains(t, notes, "no such model on the hub: there is no org/Nothing-GGUF at 127.0.0.1")
 	t.Setenv("GALLOP_HF", "")
 	for want, args := range map[string][]string{
 		"-m and -hf exclude each other": {"-m", "tiny", "-hf", "org/Tiny-GGUF"}, "-hf is empty": {"-hf", ""},
 	} {
-		code, _, notes = gallop(t, "", append(run, args...)...)
+		code, _, notes = invoke(t, "", append(run, args...)...)
 		require.Equal(t, exitUsage, code, notes)
 		require.Contains(t, notes, want)
 	}
 	down = true
-	code, _, notes = gallop(t, "", append(run, "-hf", "org/Tiny-GGUF")...)
+	code, _, notes = invoke(t, "", append(run, "-hf", "org/Tiny-GGUF")...)
 	require.Equal(t, exitError, code, "a hub that refuses is not out of reach")
 	require.Contains(t, notes, "the hub gives no access")
 	hub.Close()
-	code, _, notes = gallop(t, "", append(run, "-hf", "org/Tiny-GGUF")...)
+	code, _, notes = invoke(t, "", append(run, "-hf", "org/Tiny-GGUF")...)
 	require.Equal(t, exitOK, code, notes)
 	require.Contains(t, notes, "gallop: goes on with the org/Tiny-GGUF:F32 that is here: the hub does not deliver")
 }
@@ -239,7 +239,7 @@ func TestSplitModel(t *testing.T) {
 	for _, args := range [][]string{{"run", "--route", "off"}, {"run", "--skip", "f3,5"}} {
 		var answers []string
 		for _, model := range []string{whole, split} {
-			code, out, notes := gallop(t, "", append(append(args, "-m", model), ask...)...)
+			code, out, notes := invoke(t, "", append(append(args, "-m", model), ask...)...)
 			require.Equal(t, exitOK, code, notes)
 			var r runResult
 			require.NoError(t, json.Unmarshal([]byte(out), &r))
@@ -248,15 +248,15 @@ func TestSplitModel(t *testing.T) {
 		require.Equal(t, answers[0], answers[1])
 	}
 	copyTo(t, strings.TrimSuffix(whole, ".gguf")+".gallop.gguf", filepath.Join(filepath.Dir(split), "model.gallop.gguf"))
-	code, out, notes := gallop(t, "", "route", "-m", split, "What is the capital of France?")
+	code, out, notes := invoke(t, "", "route", "-m", split, "What is the capital of France?")
 	require.Equal(t, exitOK, code, notes)
 	require.NotEmpty(t, out)
-	code, out, notes = gallop(t, "", "inspect", split)
+	code, out, notes = invoke(t, "", "inspect", split)
 	require.Equal(t, exitOK, code, notes)
 	require.Contains(t, out, "3 files make up the model")
-	code, _, notes = gallop(t, "", "bench", "-m", split, "--skip", "3,5", "--pruned", "-p", "8", "-n", "4", "-r", "1", "-t", "1")
+	code, _, notes = invoke(t, "", "bench", "-m", split, "--skip", "3,5", "--pruned", "-p", "8", "-n", "4", "-r", "1", "-t", "1")
 	require.Equal(t, exitOK, code, notes)
-	code, _, notes = gallop(t, "", "run", "-m", strings.Replace(split, "00001-of", "00002-of", 1), "hello")
+	code, _, notes = invoke(t, "", "run", "-m", strings.Replace(split, "00001-of", "00002-of", 1), "hello")
 	require.Equal(t, exitError, code)
 	require.Contains(t, notes, "name the model by its first part, model-00001-of-00003.gguf")
 }
@@ -277,14 +277,14 @@ func TestSamplingOutOfRange(t *testing.T) {
 		`--logit-bias "x+1": write TOKEN+B`: {"-l", "x+1"},
 	} {
 		for _, command := range [][]string{{"run", "hello"}, {"chat"}, {"compare"}} {
-			code, out, notes := gallop(t, "", slices.Concat(command, []string{"-m", "/nowhere.gguf"}, args)...)
+			code, out, notes := invoke(t, "", slices.Concat(command, []string{"-m", "/nowhere.gguf"}, args)...)
 			require.Equal(t, exitUsage, code, "%v %v: %s", command, args, notes)
 			require.Contains(t, notes, want)
 			require.Empty(t, out)
 		}
 	}
 	t.Setenv("GALLOP_TOP_P", "3")
-	code, _, notes := gallop(t, "", "run", "-m", "/nowhere.gguf", "hello")
+	code, _, notes := invoke(t, "", "run", "-m", "/nowhere.gguf", "hello")
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, notes, "top-p is 3")
 }

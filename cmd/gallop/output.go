@@ -1,7 +1,10 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"io"
+	"log/slog"
 	"strings"
 	"unicode"
 
@@ -60,3 +63,28 @@ func answers(out io.Writer) io.Writer {
 	}
 	return out
 }
+
+// notes is a log for people: a line for each warning, with its error.
+type notes struct{ io.Writer }
+
+// Enabled leaves out what is not worth a warning.
+func (n notes) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelWarn }
+
+// Handle writes a line.
+func (n notes) Handle(_ context.Context, r slog.Record) error {
+	line := "gallop: " + r.Message
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == "error" {
+			line += ": " + a.Value.String()
+		}
+		return true
+	})
+	_, err := fmt.Fprintln(n.Writer, line)
+	return err
+}
+
+// WithAttrs is n: what is logged needs no names.
+func (n notes) WithAttrs([]slog.Attr) slog.Handler { return n }
+
+// WithGroup is n.
+func (n notes) WithGroup(string) slog.Handler { return n }

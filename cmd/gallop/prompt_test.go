@@ -36,14 +36,14 @@ func TestPromptsAndModelsAsArguments(t *testing.T) {
 		"chat with a model":               {"chat", model, "-p", one},
 	} {
 		t.Run(name, func(t *testing.T) {
-			code, out, notes := gallop(t, "", append(args, "-t", "1")...)
+			code, out, notes := invoke(t, "", append(args, "-t", "1")...)
 			require.Equal(t, exitOK, code, notes)
 			require.Equal(t, answer, out)
 		})
 	}
-	_, want, _ := gallop(t, "", "route", "--json", "-p", one)
+	_, want, _ := invoke(t, "", "route", "--json", "-p", one)
 	for _, args := range [][]string{{one}, {model, one}, question} {
-		code, out, notes := gallop(t, "", append([]string{"route", "--json"}, args...)...)
+		code, out, notes := invoke(t, "", append([]string{"route", "--json"}, args...)...)
 		require.Equal(t, exitOK, code, notes)
 		require.Equal(t, want, out)
 	}
@@ -90,7 +90,7 @@ func TestOpenPipe(t *testing.T) {
 }
 
 func TestPromptEncodings(t *testing.T) {
-	code, out, notes := gallop(t, "\xff\xfeH\x00i\x00", "run", "-t", "1")
+	code, out, notes := invoke(t, "\xff\xfeH\x00i\x00", "run", "-t", "1")
 	require.Equal(t, exitError, code)
 	require.Empty(t, out)
 	require.Equal(t, "gallop: the prompt from the pipe is not UTF-8 text: save it as UTF-8\n", notes)

@@ -161,7 +161,7 @@ environment before the file; an empty variable counts as unset.`,
 	root.PersistentFlags().StringVar(&config, "config", "", "configuration file (default "+configPath()+")")
 	root.AddCommand(newChatCommand(), newRunCommand(), newInspectCommand(), newPruneCommand(), newDoctorCommand(&settings),
 		newSetupCommand(), newExecCommand(), newCalibrateCommand(), newRouteCommand(), newEvalCommand(), newCompareCommand(),
-		newBenchCommand(), newModelsCommand(), newProfileCommand())
+		newBenchCommand(), newModelsCommand(), newProfileCommand(), newServeCommand())
 	addHub(root)
 	all := append(root.Commands(), root)
 	for _, cmd := range root.Commands() {

@@ -20,7 +20,7 @@ import (
 func TestPromptsTakeTheirOwnLayers(t *testing.T) {
 	skips := map[string]bool{}
 	for _, prompt := range []string{"What is 12 + 7?", "Tell me a story about a fox.", "Translate 'dog' to French."} {
-		code, out, notes := gallop(t, "", "run", "-t", "1", "--json", "--depth", "3", "--escalate", "0", "-p", prompt)
+		code, out, notes := invoke(t, "", "run", "-t", "1", "--json", "--depth", "3", "--escalate", "0", "-p", prompt)
 		require.Equal(t, exitOK, code, notes)
 		var r runResult
 		require.NoError(t, json.Unmarshal([]byte(out), &r))
@@ -31,7 +31,7 @@ func TestPromptsTakeTheirOwnLayers(t *testing.T) {
 		require.Greater(t, r.FirstTokenMS, r.TemplateMS+r.TokenizeMS+r.SamplerMS+r.PrefillMS)
 		skips[r.Skip] = true
 
-		code, out, notes = gallop(t, "", "route", "--json", "--depth", "3", "-p", prompt)
+		code, out, notes = invoke(t, "", "route", "--json", "--depth", "3", "-p", prompt)
 		require.Equal(t, exitOK, code, notes)
 		var route routeResult
 		require.NoError(t, json.Unmarshal([]byte(out), &route))
@@ -40,19 +40,19 @@ func TestPromptsTakeTheirOwnLayers(t *testing.T) {
 	}
 	require.Greater(t, len(skips), 1)
 
-	code, out, notes := gallop(t, "", "route", "-p", "Qwertz uiop asdfgh? Yxcvbnm!")
+	code, out, notes := invoke(t, "", "route", "-p", "Qwertz uiop asdfgh? Yxcvbnm!")
 	require.Equal(t, exitOK, code, notes)
 	require.Contains(t, out, "skips nothing: whole model")
 	require.Contains(t, out, "whole model")
 }
 
 func TestInspectProfile(t *testing.T) {
-	code, out, notes := gallop(t, "", "inspect", "--profile")
+	code, out, notes := invoke(t, "", "inspect", "--profile")
 	require.Equal(t, exitOK, code, notes)
 	for _, want := range []string{"sets of layers", "arithmetic", "story", "nats per token"} {
 		require.Contains(t, out, want)
 	}
-	code, out, notes = gallop(t, "", "inspect", "--profile", "--json")
+	code, out, notes = invoke(t, "", "inspect", "--profile", "--json")
 	require.Equal(t, exitOK, code, notes)
 	require.True(t, json.Valid([]byte(out)))
 }
@@ -68,7 +68,7 @@ func TestEvalWithAShortlist(t *testing.T) {
 {"prompt": "Which?", "choices": ["no", "yes yes"], "answer": 1}
 `)
 	eval := func(args ...string) (code int, out, notes string) {
-		return gallop(t, "", append([]string{"eval", "-t", "1", "-m", model, "--data", data}, args...)...)
+		return invoke(t, "", append([]string{"eval", "-t", "1", "-m", model, "--data", data}, args...)...)
 	}
 	for size, want := range map[string]string{"1024": "^shortlist v1024 alone$", "auto": `^shortlist v(1024|2048|4096) alone$`} {
 		code, out, notes := eval("--shortlist", size, "--json")
@@ -127,7 +127,7 @@ func TestCalibrateRouteEval(t *testing.T) {
 	}
 	require.NoError(t, os.WriteFile(data, []byte(lines.String()), 0o644))
 
-	code, out, notes := gallop(t, "", "calibrate", "-t", "1", "-m", model, "--data", data, "--unit", "sublayer", "--depths", "1,2")
+	code, out, notes := invoke(t, "", "calibrate", "-t", "1", "-m", model, "--data", data, "--unit", "sublayer", "--depths", "1,2")
 	require.Equal(t, exitOK, code, notes)
 	require.Contains(t, notes, "usable after")
 	profile := strings.TrimSpace(out)
@@ -138,7 +138,7 @@ func TestCalibrateRouteEval(t *testing.T) {
 	require.Len(t, kept, 1, "this run's, to go on from; no old ones")
 	require.NotEqual(t, "long-ago", kept[0].Name())
 
-	code, out, notes = gallop(t, "", "run", "-t", "1", "--json", "-m", model, "-n", "4", "--depth", "2", "-p", "What is one and one?")
+	code, out, notes = invoke(t, "", "run", "-t", "1", "--json", "-m", model, "-n", "4", "--depth", "2", "-p", "What is one and one?")
 	require.Equal(t, exitOK, code, notes)
 	require.Contains(t, out, `"route":`)
 
@@ -149,18 +149,18 @@ func TestCalibrateRouteEval(t *testing.T) {
 		p.Defaults.Off = off
 		require.NoError(t, p.Write(profile))
 		for _, asked := range [][]string{nil, {"--quality", "0.5"}, {"--profile", profile}, {"--route", "turn"}} {
-			code, out, notes = gallop(t, "", append([]string{"run", "-t", "1", "--json", "-m", model, "-n", "2", "-p", "What is one and one?"}, asked...)...)
+			code, out, notes = invoke(t, "", append([]string{"run", "-t", "1", "--json", "-m", model, "-n", "2", "-p", "What is one and one?"}, asked...)...)
 			require.Equal(t, exitOK, code, notes)
 			require.Equal(t, !off || asked != nil, strings.Contains(out, `"route":`), "%v %v", off, asked)
 		}
-		_, out, _ = gallop(t, "", "inspect", "-m", model, "--profile")
+		_, out, _ = invoke(t, "", "inspect", "-m", model, "--profile")
 		require.Equal(t, off, strings.Contains(out, "it saves too little"))
-		_, out, _ = gallop(t, "", "doctor", "-m", model)
+		_, out, _ = invoke(t, "", "doctor", "-m", model)
 		require.Equal(t, off, strings.Contains(out, "saves too little"))
 	}
 
 	folder := filepath.Join(t.TempDir(), "build")
-	code, out, notes = gallop(t, "", "eval", "-t", "1", "-m", model, "--data", data, "--quality", "0.5,0.9", "--escalate", "0", "-o", folder)
+	code, out, notes = invoke(t, "", "eval", "-t", "1", "-m", model, "--data", data, "--quality", "0.5,0.9", "--escalate", "0", "-o", folder)
 	require.Equal(t, exitOK, code, notes)
 	for _, want := range []string{"whole model", "ShortGPT", "task-free greedy", "each task's own set", "routed", "oracle for each prompt", "adaptive, quality 0.9"} {
 		require.Contains(t, out, want)
@@ -180,7 +180,7 @@ func TestCalibrateRouteEval(t *testing.T) {
 	require.NoError(t, os.WriteFile(data, []byte(`{"prompt": "Which?", "choices": ["no", "yes yes"], "answer": 1}
 {"text": "One and one and one and one."}
 `), 0o644))
-	code, out, notes = gallop(t, "", "eval", "-t", "1", "-m", model, "--data", data, "--depths", "2,9", "--prefill", "full,masked", "--json")
+	code, out, notes = invoke(t, "", "eval", "-t", "1", "-m", model, "--data", data, "--depths", "2,9", "--prefill", "full,masked", "--json")
 	require.Equal(t, exitOK, code, notes)
 	require.Contains(t, notes, "no sets of layers at depth 9: there are sets at 1 and 2")
 	require.NoError(t, json.Unmarshal([]byte(out), &rows))
@@ -192,24 +192,24 @@ func TestCalibrateRouteEval(t *testing.T) {
 	}
 
 	require.NoError(t, os.WriteFile(data, []byte(`{"text": "One and one and one and one."}`), 0o644))
-	code, out, notes = gallop(t, "", "eval", "-t", "1", "-m", model, "--data", data, "-o", folder)
+	code, out, notes = invoke(t, "", "eval", "-t", "1", "-m", model, "--data", data, "-o", folder)
 	require.Equal(t, exitOK, code, notes)
 	require.Contains(t, out, "perplexity")
 	require.NotContains(t, out, "accuracy")
-	code, _, notes = gallop(t, "", "eval", "-t", "1", "-m", model, "--data", data, "--escalate", "0")
+	code, _, notes = invoke(t, "", "eval", "-t", "1", "-m", model, "--data", data, "--escalate", "0")
 	require.Equal(t, exitError, code)
 	require.Contains(t, notes, "plain text asks for no answers")
 
 	// Another model of the same shape has nothing from this profile.
 	spec.Seed++
 	other := llamatest.Write(t, spec)
-	code, _, notes = gallop(t, "", "run", "-t", "1", "-m", other, "-n", "2", "-p", "x", "--profile", profile)
+	code, _, notes = invoke(t, "", "run", "-t", "1", "-m", other, "-n", "2", "-p", "x", "--profile", profile)
 	require.Equal(t, exitError, code)
 	require.Contains(t, notes, "calibrate this model")
 	copied, err := os.ReadFile(profile)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(strings.TrimSuffix(other, ".gguf")+".gallop.gguf", copied, 0o644))
-	code, _, notes = gallop(t, "", "run", "-t", "1", "-m", other, "-n", "2", "-p", "x")
+	code, _, notes = invoke(t, "", "run", "-t", "1", "-m", other, "-n", "2", "-p", "x")
 	require.Equal(t, exitOK, code, notes)
 	require.Contains(t, notes, "goes on with the whole model")
 	require.Contains(t, notes, "5 of 5 layers")
@@ -250,7 +250,7 @@ func TestRoutingMistakes(t *testing.T) {
 		{"a model as profile", []string{"run", "--profile", unrouted, "-p", "x"}, exitError, "no profile but a model"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			code, out, notes := gallop(t, "", c.args...)
+			code, out, notes := invoke(t, "", c.args...)
 			require.Equal(t, c.code, code, notes)
 			require.Empty(t, out)
 			require.Contains(t, notes, c.want)
@@ -277,11 +277,11 @@ func TestSkipBadLeavesOutWhatDoesNotFit(t *testing.T) {
 	calibrate := []string{"calibrate", "-t", "1", "-m", model, "--data", data, "--depths", "1", "--per-task", "1", "-o", "x.gallop.gguf"}
 	compare := []string{"compare", "-t", "1", "--data", data, "-n", "2"}
 	for _, args := range [][]string{eval, calibrate, compare} {
-		code, out, notes := gallop(t, "", args...)
+		code, out, notes := invoke(t, "", args...)
 		require.Equal(t, exitError, code, args)
 		require.Empty(t, out)
 		require.Contains(t, notes, data+":1: ")
-		code, out, notes = gallop(t, "", append(args, "--skip-bad")...)
+		code, out, notes = invoke(t, "", append(args, "--skip-bad")...)
 		require.Equal(t, exitOK, code, notes)
 		require.NotEmpty(t, out)
 		require.Contains(t, notes, "left out "+data+":1: ")

@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/gallop-llm/gallop/internal/chat"
+	"github.com/gallop-llm/gallop"
 )
 
 func newRunCommand() *cobra.Command {
@@ -45,32 +45,32 @@ func newRunCommand() *cobra.Command {
 
 // runResult is what --json prints.
 type runResult struct {
-	Text         string      `json:"text"`
-	Finish       chat.Finish `json:"finish"`
-	Model        string      `json:"model"`
-	Skip         string      `json:"skip"` // as --skip takes it
-	Layers       int         `json:"layers"`
-	LayersUsed   float64     `json:"layers_used"`
-	PromptTokens int         `json:"prompt_tokens"`
-	Tokens       int         `json:"tokens"`
-	FirstTokenMS float64     `json:"first_token_ms"` // from the question to the first token's choice
-	TemplateMS   float64     `json:"template_ms"`    // of these: writing the conversation in the model's format,
-	TokenizeMS   float64     `json:"tokenize_ms"`    // turning that into tokens,
-	SamplerMS    float64     `json:"sampler_ms"`     // making the sampler,
-	PrefillMS    float64     `json:"prefill_ms"`     // decoding the prompt
-	PrefillTPS   float64     `json:"prefill_tps"`
-	DecodeMS     float64     `json:"decode_ms"`
-	DecodeTPS    float64     `json:"decode_tps"`
-	Prefill      string      `json:"prefill"`                          // masked or full
-	Escalated    int         `json:"escalated"`                        // tokens that the mask left in doubt and the whole model decided
-	Weights      uint64      `json:"weights_bytes"`                    // of the whole model
-	Resident     uint64      `json:"resident_weights_bytes,omitempty"` // in main memory after the answer; absent when not known
-	Threads      int         `json:"threads,omitempty"`                // for single tokens, at the answer's end; absent when fixed
-	Changes      int         `json:"thread_changes,omitempty"`         // of their number
-	Route        *runChoice  `json:"route,omitempty"`                  // absent when nothing was chosen
-	Drafts       *runDrafts  `json:"drafts,omitempty"`                 // absent when not lossless
-	Shortlist    runListed   `json:"shortlist"`
-	Weighed      *runWeighed `json:"weighed,omitempty"` // absent when no mask was weighed
+	Text         string        `json:"text"`
+	Finish       gallop.Finish `json:"finish"`
+	Model        string        `json:"model"`
+	Skip         string        `json:"skip"` // as --skip takes it
+	Layers       int           `json:"layers"`
+	LayersUsed   float64       `json:"layers_used"`
+	PromptTokens int           `json:"prompt_tokens"`
+	Tokens       int           `json:"tokens"`
+	FirstTokenMS float64       `json:"first_token_ms"` // from the question to the first token's choice
+	TemplateMS   float64       `json:"template_ms"`    // of these: writing the conversation in the model's format,
+	TokenizeMS   float64       `json:"tokenize_ms"`    // turning that into tokens,
+	SamplerMS    float64       `json:"sampler_ms"`     // making the sampler,
+	PrefillMS    float64       `json:"prefill_ms"`     // decoding the prompt
+	PrefillTPS   float64       `json:"prefill_tps"`
+	DecodeMS     float64       `json:"decode_ms"`
+	DecodeTPS    float64       `json:"decode_tps"`
+	Prefill      string        `json:"prefill"`                          // masked or full
+	Escalated    int           `json:"escalated"`                        // tokens that the mask left in doubt and the whole model decided
+	Weights      uint64        `json:"weights_bytes"`                    // of the whole model
+	Resident     uint64        `json:"resident_weights_bytes,omitempty"` // in main memory after the answer; absent when not known
+	Threads      int           `json:"threads,omitempty"`                // for single tokens, at the answer's end; absent when fixed
+	Changes      int           `json:"thread_changes,omitempty"`         // of their number
+	Route        *runChoice    `json:"route,omitempty"`                  // absent when nothing was chosen
+	Drafts       *runDrafts    `json:"drafts,omitempty"`                 // absent when not lossless
+	Shortlist    runListed     `json:"shortlist"`
+	Weighed      *runWeighed   `json:"weighed,omitempty"` // absent when no mask was weighed
 }
 
 // runListed is what the vocabulary shortlist did.
@@ -104,8 +104,8 @@ type runDrafts struct {
 	Rounding       float64        `json:"rounding"`         // of logits in a batch, at most, as seen so far; 0 = to the last bit those of one token at a time
 }
 
-func draftsOf(a chat.Answer) *runDrafts {
-	d := a.Drafting
+func draftsOf(a *gallop.Answer) *runDrafts {
+	d := a.Drafts
 	if d == nil {
 		return nil
 	}
@@ -132,80 +132,77 @@ type runChoice struct {
 func runRun(cmd *cobra.Command, g *generation, prompt string, asJSON bool) error {
 	ctx, stop := interruptible(cmd)
 	defer stop()
-	session, model, closeAll, err := g.open(ctx, cmd)
+	engine, request, closeAll, err := g.open(ctx, cmd)
 	if err != nil {
 		return err
 	}
 	defer closeAll()
 	out := cmd.OutOrStdout()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	text := answers(out)
-	answer, err := session.Ask(ctx, prompt, func(piece string) {
-		if asJSON {
-			return
-		}
-		if _, err := io.WriteString(text, piece); err != nil {
-			cancel(fmt.Errorf("write the answer: %w", err)) // nobody reads on
-		}
-	})
+	var text io.Writer
+	if !asJSON {
+		text = answers(out)
+	}
+	answer, err := ask(ctx, engine.NewSession(request), prompt, text)
 	if err != nil {
 		return err
 	}
 	if asJSON {
-		var route *runChoice
-		if r := answer.Routed; r != nil {
-			route = &runChoice{r.Task, r.Reason, r.Quality, r.Novelty, ms(answer.Routing), ms(answer.Timing.Waited)}
-		}
-		var weighed *runWeighed
-		if w := answer.Weighed; w.Masked+w.Whole > 0 {
-			weighed = (*runWeighed)(&w)
-		}
-		resident, _ := model.ResidentWeights() // 0 where the system does not tell
-		err := json.NewEncoder(out).Encode(runResult{
-			Text: answer.Text, Finish: answer.Finish, Model: model.Path, Skip: answer.Mask.String(),
-			Layers: model.NLayer, LayersUsed: chat.LayersUsed(answer.Mask, model.NLayer),
-			PromptTokens: answer.PromptTokens, Tokens: answer.Tokens,
-			FirstTokenMS: ms(answer.Timing.FirstToken), TemplateMS: ms(answer.Timing.Template),
-			TokenizeMS: ms(answer.Timing.Tokenize), SamplerMS: ms(answer.Timing.Sampler),
-			PrefillMS: ms(answer.Prefill), PrefillTPS: answer.PrefillSpeed(),
-			DecodeMS: ms(answer.Decode), DecodeTPS: answer.DecodeSpeed(),
-			Prefill: session.Prefill().String(), Escalated: answer.Escalated, Weights: model.Size, Resident: resident,
-			Threads: answer.Threads.Now, Changes: answer.Threads.Changes, Route: route, Drafts: draftsOf(answer), Shortlist: runListed(answer.Listed), Weighed: weighed,
-		})
-		if err != nil {
+		if err := json.NewEncoder(out).Encode(resultOf(engine, &answer)); err != nil {
 			return fmt.Errorf("write the answer: %w", err)
 		}
-		g.learnShortlist(ctx, cmd, false)
+		learnAfter(ctx, cmd, engine, false)
 		return nil
 	}
 	if _, err := fmt.Fprintln(out); err != nil {
 		return fmt.Errorf("write the answer: %w", err)
 	}
-	fmt.Fprintln(cmd.ErrOrStderr(), chat.Summary(answer, model.NLayer))
+	fmt.Fprintln(cmd.ErrOrStderr(), summary(&answer, engine.Info().Layers))
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	g.learnShortlist(ctx, cmd, isTerminal(cmd.ErrOrStderr()))
+	learnAfter(ctx, cmd, engine, isTerminal(cmd.ErrOrStderr()))
 	return nil
 }
 
-// learnShortlist makes the model's vocabulary shortlist after an answer: once the answers have
+// resultOf is an answer with its figures.
+func resultOf(e *gallop.Engine, a *gallop.Answer) runResult {
+	info := e.Info()
+	r := runResult{
+		Text: a.Text, Finish: a.Finish, Model: info.Path, Skip: a.Plan.Mask.String(), Layers: info.Layers, LayersUsed: a.Plan.LayersRun,
+		PromptTokens: a.Usage.Prompt, Tokens: a.Usage.Generated,
+		FirstTokenMS: ms(a.Timing.FirstToken), TemplateMS: ms(a.Timing.Template),
+		TokenizeMS: ms(a.Timing.Tokenize), SamplerMS: ms(a.Timing.Sampler),
+		PrefillMS: ms(a.Timing.Prefill), PrefillTPS: a.PromptSpeed(),
+		DecodeMS: ms(a.Timing.Decode), DecodeTPS: a.Speed(),
+		Prefill: a.Plan.Prefill.String(), Escalated: a.Escalated, Weights: info.Size,
+		Threads: a.Threads.Now, Changes: a.Threads.Changes, Drafts: draftsOf(a), Shortlist: runListed(a.Shortlist),
+	}
+	r.Resident, _ = e.Model().ResidentWeights() // 0 where the system does not tell
+	if c := a.Plan.Choice; c != nil {
+		r.Route = &runChoice{c.Task, c.Reason, c.Quality, c.Novelty, ms(a.Timing.Routing), ms(a.Timing.Waited)}
+	}
+	if w := a.Weighed; w.Masked+w.Whole > 0 {
+		r.Weighed = (*runWeighed)(&w)
+	}
+	return r
+}
+
+// learnAfter makes the model's vocabulary shortlist after an answer: once the answers have
 // given enough hidden states, or, where a person can see what takes time and end it, at
 // once. The answer is there, so an error is told and no more.
-func (g *generation) learnShortlist(ctx context.Context, cmd *cobra.Command, atOnce bool) {
-	l, notes := g.learner, cmd.ErrOrStderr()
-	if ctx.Err() != nil || l == nil || l.Why() != "" || l.Made() != nil || !atOnce && !l.Ready() {
+func learnAfter(ctx context.Context, cmd *cobra.Command, e *gallop.Engine, atOnce bool) {
+	known, notes := e.Shortlist(), cmd.ErrOrStderr()
+	if ctx.Err() != nil || known.Why != "" || known.List != nil || !atOnce && !known.Ready {
 		return
 	}
 	fmt.Fprintln(notes, "[learning this model's vocabulary shortlist, once, in a minute or less; Ctrl-C leaves it for later]")
-	err := l.Learn(ctx)
-	switch {
+	switch err := e.LearnShortlist(ctx); {
 	case ctx.Err() != nil:
 	case err != nil:
 		fmt.Fprintln(notes, "gallop:", err)
 	default:
-		fmt.Fprintln(notes, madeNote(l.Made()))
+		made := e.Shortlist()
+		fmt.Fprintln(notes, madeNote(&made))
 	}
 }
 

@@ -38,17 +38,18 @@ func openShortlist(cmd *cobra.Command, m *llama.Model, dir string, threads int) 
 	return shortlist.Open(m, dir, threads, func(err error) { fmt.Fprintln(cmd.ErrOrStderr(), "gallop:", err) })
 }
 
-// learnShortlist learns the shortlist of a model, if that is still to be done, for masks
-// with one of up to size tokens. The error wraps [llama.ErrShortlist] where there can be none.
-func learnShortlist(ctx context.Context, cmd *cobra.Command, l *shortlist.Learner, m *llama.Model, size int) error {
+// learnShortlist learns the shortlist of a model for masks with one of up to size tokens,
+// unless it is known. why says that there can be none. The error wraps [llama.ErrShortlist]
+// then.
+func learnShortlist(ctx context.Context, cmd *cobra.Command, m *llama.Model, size int, known bool, why string, learn func(context.Context) error) error {
 	if most := m.Vocab.Size / 4; size > most {
 		return fmt.Errorf("%w: a shortlist of %d tokens saves nothing with a vocabulary of %d: take up to %d", skip.ErrMask, size, m.Vocab.Size, most)
 	}
-	if l.Made() != nil {
+	if known {
 		return nil
 	}
-	if l.Why() == "" {
+	if why == "" {
 		fmt.Fprintln(cmd.ErrOrStderr(), "learning the vocabulary shortlist, which takes a minute or less and is done once for a model")
 	}
-	return l.Learn(ctx)
+	return learn(ctx)
 }

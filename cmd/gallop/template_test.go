@@ -24,16 +24,16 @@ func TestBaseModel(t *testing.T) {
 
 	// With the demo model's own format as the text, its answer goes on.
 	const asked = "<|user|>\nWho are you?<|end|>\n<|assistant|>\n"
-	code, out, notes := gallop(t, "", "run", base, "-t", "1", "--temp", "0", asked)
+	code, out, notes := invoke(t, "", "run", base, "-t", "1", "--temp", "0", asked)
 	require.Equal(t, exitOK, code, notes)
 	require.Contains(t, out, "I am Gallop")
 	require.Equal(t, 1, strings.Count(notes, note), notes)
-	_, want, whole := gallop(t, "", "run", "-t", "1", "--temp", "0", "--route", "off", "Who are you?")
+	_, want, whole := invoke(t, "", "run", "-t", "1", "--temp", "0", "--route", "off", "Who are you?")
 	require.Equal(t, want, out)
 	tokens := regexp.MustCompile(`prompt \d+ `)
 	require.Equal(t, tokens.FindString(whole), tokens.FindString(notes), "the prompt is the text alone")
 
-	code, out, notes = gallop(t, "One and two\nand\n", "chat", base, "-t", "1", "-n", "4")
+	code, out, notes = invoke(t, "One and two\nand\n", "chat", base, "-t", "1", "-n", "4")
 	require.Equal(t, exitOK, code, notes)
 	require.NotEmpty(t, out)
 	require.Equal(t, 1, strings.Count(notes, note), notes)
@@ -43,13 +43,13 @@ func TestBaseModel(t *testing.T) {
 	copied, err := os.ReadFile(profile)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(strings.TrimSuffix(base, ".gguf")+".gallop.gguf", copied, 0o644))
-	_, _, notes = gallop(t, "", "eval", base, "-t", "1", "--data", data, "--depths", "3")
+	_, _, notes = invoke(t, "", "eval", base, "-t", "1", "--data", data, "--depths", "3")
 	require.Equal(t, 1, strings.Count(notes, note), "eval continues texts, too: %s", notes)
 
-	code, _, notes = gallop(t, "", "run", base, "-t", "1", "-n", "4", "--chat-template", "chatml", "Who are you?")
+	code, _, notes = invoke(t, "", "run", base, "-t", "1", "-n", "4", "--chat-template", "chatml", "Who are you?")
 	require.Equal(t, exitOK, code, notes)
 	require.NotContains(t, notes, note)
-	code, _, notes = gallop(t, "", "run", base, "--chat-template", "nonsense", "Who are you?")
+	code, _, notes = invoke(t, "", "run", base, "--chat-template", "nonsense", "Who are you?")
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, notes, `no format "nonsense"`)
 }
@@ -57,8 +57,8 @@ func TestBaseModel(t *testing.T) {
 func TestTemplateFile(t *testing.T) {
 	const template = "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}{% endfor %}" +
 		"{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
-	_, want, _ := gallop(t, "", "run", "-t", "1", "-n", "4", "--temp", "0", "--route", "off", "--chat-template", template, "Who are you?")
-	code, out, notes := gallop(t, "", "run", "-t", "1", "-n", "4", "--temp", "0", "--route", "off",
+	_, want, _ := invoke(t, "", "run", "-t", "1", "-n", "4", "--temp", "0", "--route", "off", "--chat-template", template, "Who are you?")
+	code, out, notes := invoke(t, "", "run", "-t", "1", "-n", "4", "--temp", "0", "--route", "off",
 		"--chat-template", writeFile(t, "chat.jinja", template), "Who are you?")
 	require.Equal(t, exitOK, code, notes)
 	require.Equal(t, want, out)
@@ -67,7 +67,7 @@ func TestTemplateFile(t *testing.T) {
 		"{{ bos_token }}\n\n{% frobnicate %}": `line 3: unknown tag "frobnicate"`,
 		"nothing":                             "has no Jinja",
 	} {
-		code, _, notes := gallop(t, "", "run", "-t", "1", "--chat-template", writeFile(t, "broken.jinja", text), "Who are you?")
+		code, _, notes := invoke(t, "", "run", "-t", "1", "--chat-template", writeFile(t, "broken.jinja", text), "Who are you?")
 		require.Equal(t, exitUsage, code, notes)
 		require.Contains(t, notes, says)
 	}
@@ -77,11 +77,11 @@ func TestTemplateVariables(t *testing.T) {
 	const template = "{{ '<|user|>' if loud else '' }}{{ messages[0].content }}"
 	args := []string{"run", "-t", "1", "-n", "1", "--route", "off", "--chat-template", template, "Who are you?"}
 	prompt := regexp.MustCompile(`prompt \d+ `)
-	_, _, plain := gallop(t, "", args...)
-	code, _, loud := gallop(t, "", append(args, "--chat-template-kwargs", `{"loud": true}`)...)
+	_, _, plain := invoke(t, "", args...)
+	code, _, loud := invoke(t, "", append(args, "--chat-template-kwargs", `{"loud": true}`)...)
 	require.Equal(t, exitOK, code, loud)
 	require.NotEqual(t, prompt.FindString(plain), prompt.FindString(loud))
-	code, _, notes := gallop(t, "", append(args, "--chat-template-kwargs", `{"loud": true`)...)
+	code, _, notes := invoke(t, "", append(args, "--chat-template-kwargs", `{"loud": true`)...)
 	require.Equal(t, exitUsage, code)
 	require.Contains(t, notes, "--chat-template-kwargs")
 }
@@ -95,20 +95,20 @@ func TestBrokenTemplate(t *testing.T) {
 	broken := llamatest.Rewrite(t, path, func(meta *gguf.Metadata) {
 		meta.Set("tokenizer.chat_template", "{# <|im_start|> #}\n{{ messages | frobnicate }}")
 	})
-	code, out, notes := gallop(t, "", "run", broken, "-t", "1", "Who are you?")
+	code, out, notes := invoke(t, "", "run", broken, "-t", "1", "Who are you?")
 	require.Equal(t, exitError, code, notes)
 	require.Empty(t, out)
 	require.Contains(t, notes, `line 2: no filter named "frobnicate"`)
 	require.Contains(t, notes, "--chat-template")
-	code, _, notes = gallop(t, "", "run", broken, "-t", "1", "-n", "2", "--chat-template", "chatml", "Who are you?")
+	code, _, notes = invoke(t, "", "run", broken, "-t", "1", "-n", "2", "--chat-template", "chatml", "Who are you?")
 	require.Equal(t, exitOK, code, notes)
 }
 
 func TestSystemPromptWithoutAPlace(t *testing.T) {
-	code, _, notes := gallop(t, "", "run", "-t", "1", "--sys", "Be brief.", "Who are you?")
+	code, _, notes := invoke(t, "", "run", "-t", "1", "--sys", "Be brief.", "Who are you?")
 	require.Equal(t, exitOK, code, notes)
 	require.Contains(t, notes, "--sys does nothing")
-	code, _, notes = gallop(t, "", "run", "-t", "1", "-n", "2", "--sys", "Be brief.", "--chat-template", "chatml", "Who are you?")
+	code, _, notes = invoke(t, "", "run", "-t", "1", "-n", "2", "--sys", "Be brief.", "--chat-template", "chatml", "Who are you?")
 	require.Equal(t, exitOK, code, notes)
 	require.NotContains(t, notes, "--sys")
 }

@@ -1,5 +1,5 @@
 // Command measure counts how many held-out prompts the demo model answers
-// exactly, skill by skill, through the same session that `gallop chat` uses.
+// exactly, skill by skill, through the same engine that `gallop chat` uses.
 // Arguments are masks; each gets a column beside the whole model's:
 //
 //	go run ./demo/measure 5 4,f8
@@ -20,9 +20,8 @@ import (
 
 	"github.com/schollz/progressbar/v3"
 
+	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/demo"
-	"github.com/gallop-llm/gallop/internal/chat"
-	"github.com/gallop-llm/gallop/libs"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -60,45 +59,38 @@ func measure(path string, masks []string, wrong bool) error {
 	if err != nil {
 		return err
 	}
-	if _, err := libs.Load(); err != nil {
-		return err
-	}
 	modelPath, err := demo.Path()
 	if err != nil {
 		return err
 	}
-	m, err := llama.LoadModel(context.Background(), modelPath, &llama.ModelOptions{GPULayers: llama.CPUOnly})
+	e, err := gallop.Open(context.Background(), modelPath, &gallop.Options{
+		Parallel: 1, Profile: gallop.NoProfile, Model: llama.ModelOptions{GPULayers: llama.CPUOnly}, Context: llama.ContextOptions{Threads: 1},
+	})
 	if err != nil {
 		return err
 	}
-	defer m.Close()
-	s, err := chat.New(m, &chat.Options{MaxTokens: longAnswer, Context: llama.ContextOptions{Threads: 1}})
-	if err != nil {
-		return err
-	}
-	defer s.Close()
+	defer e.Close()
 
 	asked := map[string]int{}
 	right := make([]map[string]int, len(columns)) // by column, then task
 	bar := progressbar.Default(int64(len(columns)*len(examples)), "measuring")
 	for i, mask := range columns {
 		right[i] = map[string]int{}
-		if err := s.SetMask(mask); err != nil {
-			return err
-		}
-		for _, e := range examples {
-			s.Reset()
-			a, err := s.Ask(context.Background(), e.Prompt, func(string) {})
+		for _, x := range examples {
+			a, err := e.Answer(context.Background(), gallop.Request{
+				Messages: []gallop.Message{{Role: "user", Content: x.Prompt}}, Skip: gallop.Layers(mask),
+				Sampling: &llama.Sampling{}, MaxTokens: longAnswer,
+			})
 			if err != nil {
-				return fmt.Errorf("%q: %w", e.Prompt, err)
+				return fmt.Errorf("%q: %w", x.Prompt, err)
 			}
 			if i == 0 {
-				asked[e.Task]++
+				asked[x.Task]++
 			}
-			if a.Text == e.Answer {
-				right[i][e.Task]++
+			if a.Text == x.Answer {
+				right[i][x.Task]++
 			} else if i == 0 && wrong {
-				fmt.Fprintf(os.Stderr, "%s: %q gave %q, want %q\n", e.Task, e.Prompt, a.Text, e.Answer)
+				fmt.Fprintf(os.Stderr, "%s: %q gave %q, want %q\n", x.Task, x.Prompt, a.Text, x.Answer)
 			}
 			bar.Add(1)
 		}

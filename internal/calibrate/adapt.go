@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -135,46 +136,44 @@ func (r *run) answerSome(ctx context.Context) error {
 	n := min(len(r.Examples), checkPrompts)
 	var some []dataset.Example
 	for k := range n {
-		e := r.Examples[(k*len(r.Examples)/n+k%checkChunk*len(r.Examples)/checkChunk)%len(r.Examples)]
+		e := r.Examples[k*len(r.Examples)/n]
 		e.Answer, e.Choices = "", nil
 		some = append(some, e)
 	}
+	rand.New(rand.NewPCG(1, 0)).Shuffle(n, func(i, j int) { some[i], some[j] = some[j], some[i] })
+	r.Examples = some
+	var err error
+	if r.cases, err = score.Encode(r.model, some); err != nil {
+		return err
+	}
+	prompts, err := r.prompts(some)
+	if err != nil {
+		return err
+	}
+	if r.vectors, err = r.features.Vectors(prompts); err != nil {
+		return err
+	}
+	all := search.All(n)
+	e, err := r.engine(all)
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	var told []int // whose answers have what a mask could change
 	for from := 0; from < n && (from == 0 || r.elapsed() < time.Duration(answerShare*float64(r.Time))); from += checkChunk {
 		r.Progress("answering", from, n)
-		part := some[from:min(from+checkChunk, n)]
-		cases, err := score.Encode(r.model, part)
+		part := all[from:min(from+checkChunk, n)]
+		own, err := r.answers(ctx, e, part)
 		if err != nil {
 			return err
 		}
-		var prompts [][]llama.Token
-		var texts []router.Prompt
-		for i, c := range cases {
-			prompts = append(prompts, c.Prompt)
-			text, err := router.NewPrompt(r.model, part[i].Prompt)
-			if err != nil {
-				return err
+		for k, i := range part {
+			if r.cases[i].Answers, r.cases[i].Own = [][]llama.Token{own[k]}, true; len(own[k]) > 1 {
+				told = append(told, i)
 			}
-			texts = append(texts, text)
-		}
-		vectors, err := r.features.Vectors(texts)
-		if err != nil {
-			return err
-		}
-		generated, err := r.scorer.Generate(ctx, prompts, score.Generation{MaxTokens: r.Answer})
-		if err != nil {
-			return err
-		}
-		for i, g := range generated {
-			if g.Ended {
-				g.Tokens = append(g.Tokens, score.End(r.model))
-			}
-			if len(g.Tokens) < 2 {
-				continue // nothing that a mask could change
-			}
-			cases[i].Answers, cases[i].Own = [][]llama.Token{g.Tokens}, true
-			r.cases, r.vectors = append(r.cases, cases[i]), append(r.vectors, vectors[i])
 		}
 	}
+	r.keep(told)
 	if len(r.cases) == 0 {
 		return errors.New("the model answers nothing to the prompts, so the profile cannot be checked")
 	}

@@ -222,9 +222,11 @@ func (l *Learner) Why() string {
 func (l *Learner) Made() *Made { return l.made.Load() }
 
 // Ready tells whether answers alone have given the states for a first shortlist, so that
-// making it takes a few seconds.
+// making it takes a few seconds. While it is at work it is not.
 func (l *Learner) Ready() bool {
-	l.learning.Lock()
+	if !l.learning.TryLock() {
+		return false
+	}
 	defer l.learning.Unlock()
 	return l.Why() == "" && l.made.Load() == nil && l.absorb() >= enoughStates
 }

@@ -1,7 +1,7 @@
 // Command firsttoken measures when the first token of an answer comes: with the
 // default settings, that is, routed by the model's profile, beside the whole
 // model alone (`--route off`), for prompts of 20, 200 and 2,000 tokens. Both ways
-// use one session and take turns, in the other order in every second pair.
+// use one engine and take turns, in the other order in every second pair.
 //
 //	go run ./scripts/firsttoken -m model.gguf
 //
@@ -22,8 +22,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/demo"
-	"github.com/gallop-llm/gallop/internal/chat"
 	"github.com/gallop-llm/gallop/internal/dataset"
 	"github.com/gallop-llm/gallop/internal/stats"
 	"github.com/gallop-llm/gallop/libs"
@@ -116,19 +116,11 @@ func (o *options) measure(ctx context.Context) (*result, error) {
 		return nil, err
 	}
 	defer m.Close()
-	p, err := o.open(m)
+	e, err := o.open(m)
 	if err != nil {
 		return nil, err
 	}
-	defer p.Close()
-	s, err := chat.New(m, &chat.Options{
-		Context:  llama.ContextOptions{NCtx: min(m.NCtxTrain, 4096), Threads: o.threads},
-		Sampling: m.Sampling(), Routing: chat.NewRouting(p, router.Policy{}, p.Defaults.Prefill), Prefill: p.Defaults.Prefill, MaxTokens: answerTokens,
-	})
-	if err != nil {
-		return nil, err
-	}
-	defer s.Close()
+	defer e.Close()
 	r := &result{Name: strings.TrimSuffix(filepath.Base(o.model), ".gguf"), Profile: o.profile, Threads: o.threads}
 	if r.Threads == 0 {
 		r.Threads = m.DefaultThreads()
@@ -136,12 +128,12 @@ func (o *options) measure(ctx context.Context) (*result, error) {
 	// Short prompts first: what they leave of the time is the long ones'.
 	deadline := time.Now().Add(o.budget)
 	for i, n := range lengths {
-		text, err := prompt(m, min(n, s.NCtx()-answerTokens))
+		text, err := prompt(m, min(n, e.Info().Context-answerTokens))
 		if err != nil {
 			return nil, err
 		}
 		until := time.Now().Add(time.Until(deadline) / time.Duration(len(lengths)-i))
-		l, err := o.pairsOf(ctx, m, s, text, until)
+		l, err := o.pairsOf(ctx, e, text, until)
 		if err != nil {
 			return nil, fmt.Errorf("a prompt of %d tokens: %w", n, err)
 		}
@@ -155,10 +147,10 @@ func (o *options) measure(ctx context.Context) (*result, error) {
 }
 
 // pairsOf measures prompts of one length.
-func (o *options) pairsOf(ctx context.Context, m *llama.Model, s *chat.Session, text string, until time.Time) (l length, err error) {
+func (o *options) pairsOf(ctx context.Context, e *gallop.Engine, text string, until time.Time) (l length, err error) {
 	var ratios, loops []float64
-	var all [2][]chat.Answer
-	loop, err := newLoop(m, s, text)
+	var all [2][]gallop.Answer
+	loop, err := newLoop(e, text)
 	if err != nil {
 		return l, err
 	}
@@ -167,24 +159,18 @@ func (o *options) pairsOf(ctx context.Context, m *llama.Model, s *chat.Session, 
 		if pair > 0 && time.Now().After(until) {
 			break
 		}
-		var both [2]chat.Answer
+		var both [2]gallop.Answer
 		for k := range both {
 			way := (k + pair + 2) % 2
-			if way == 0 {
-				err = s.SetMask(skip.Mask{})
-			} else {
-				s.Route()
-			}
-			s.Reset()
-			s.Clear()
-			if err == nil {
-				both[way], err = s.Ask(ctx, text, func(string) {})
-			}
+			both[way], err = e.Answer(ctx, gallop.Request{
+				Messages: []gallop.Message{{Role: "user", Content: text}}, Skip: []gallop.Skip{gallop.Nothing(), gallop.Routed()}[way],
+				MaxTokens: answerTokens, NoCache: true,
+			})
 			if err != nil {
 				return l, err
 			}
 		}
-		l.PromptTokens = both[0].PromptTokens
+		l.PromptTokens = both[0].Usage.Prompt
 		took := time.Duration(0)
 		if l.PromptTokens < longPrompt {
 			if took, err = loop.run(); err != nil {
@@ -217,8 +203,8 @@ func interval(values []float64) (low, high float64) {
 	return round(sorted[out]), round(sorted[len(sorted)-1-out])
 }
 
-func partsOf(answers []chat.Answer) parts {
-	of := func(part func(a chat.Answer) time.Duration) float64 {
+func partsOf(answers []gallop.Answer) parts {
+	of := func(part func(a gallop.Answer) time.Duration) float64 {
 		var values []float64
 		for _, a := range answers {
 			values = append(values, ms(part(a)))
@@ -226,16 +212,16 @@ func partsOf(answers []chat.Answer) parts {
 		return round(stats.Median(values))
 	}
 	return parts{
-		FirstTokenMS: of(func(a chat.Answer) time.Duration { return a.Timing.FirstToken }),
-		TemplateMS:   of(func(a chat.Answer) time.Duration { return a.Timing.Template }),
-		TokenizeMS:   of(func(a chat.Answer) time.Duration { return a.Timing.Tokenize }),
-		SamplerMS:    of(func(a chat.Answer) time.Duration { return a.Timing.Sampler }),
-		PrefillMS:    of(func(a chat.Answer) time.Duration { return a.Prefill }),
-		SampleMS: of(func(a chat.Answer) time.Duration {
-			return a.Timing.FirstToken - a.Timing.Template - a.Timing.Tokenize - a.Timing.Sampler - a.Prefill
+		FirstTokenMS: of(func(a gallop.Answer) time.Duration { return a.Timing.FirstToken }),
+		TemplateMS:   of(func(a gallop.Answer) time.Duration { return a.Timing.Template }),
+		TokenizeMS:   of(func(a gallop.Answer) time.Duration { return a.Timing.Tokenize }),
+		SamplerMS:    of(func(a gallop.Answer) time.Duration { return a.Timing.Sampler }),
+		PrefillMS:    of(func(a gallop.Answer) time.Duration { return a.Timing.Prefill }),
+		SampleMS: of(func(a gallop.Answer) time.Duration {
+			return a.Timing.FirstToken - a.Timing.Template - a.Timing.Tokenize - a.Timing.Sampler - a.Timing.Prefill
 		}),
-		RoutingMS: of(func(a chat.Answer) time.Duration { return a.Routing }),
-		WaitedMS:  of(func(a chat.Answer) time.Duration { return a.Timing.Waited }),
+		RoutingMS: of(func(a gallop.Answer) time.Duration { return a.Timing.Routing }),
+		WaitedMS:  of(func(a gallop.Answer) time.Duration { return a.Timing.Waited }),
 	}
 }
 
@@ -288,7 +274,8 @@ type loop struct {
 	tokens  []llama.Token
 }
 
-func newLoop(m *llama.Model, s *chat.Session, text string) (*loop, error) {
+func newLoop(e *gallop.Engine, text string) (*loop, error) {
+	m := e.Model()
 	templated, err := m.ApplyTemplate([]llama.Message{{Role: "user", Content: text}}, true)
 	if err != nil {
 		return nil, err
@@ -297,7 +284,7 @@ func newLoop(m *llama.Model, s *chat.Session, text string) (*loop, error) {
 	if l.tokens, err = m.Vocab.Tokenize(templated, true); err != nil {
 		return nil, err
 	}
-	if l.ctx, err = m.NewContext(&llama.ContextOptions{NCtx: s.NCtx()}); err != nil {
+	if l.ctx, err = m.NewContext(&llama.ContextOptions{NCtx: e.Info().Context}); err != nil {
 		return nil, err
 	}
 	if l.batch, err = llama.NewBatch(l.ctx.NBatch(), nil); err != nil {
@@ -341,16 +328,16 @@ func (l *loop) Close() {
 	l.ctx.Close()
 }
 
-// open finds the model's profile or makes one up, also where the model's does not pay
-// and so is not routed by.
-func (o *options) open(m *llama.Model) (*router.Profile, error) {
+// open starts an engine that routes by the model's profile, or by one that is made up, also
+// where the model's does not pay and so is not routed by.
+func (o *options) open(m *llama.Model) (*gallop.Engine, error) {
 	path := o.profile
 	if found, ok := router.Find(m.Path); path == "" && ok {
 		p, err := router.Read(found)
 		if err != nil {
 			return nil, err
 		}
-		if chat.DefaultRouting(p) != nil {
+		if !p.Defaults.Off {
 			path = found
 		}
 	}
@@ -365,9 +352,5 @@ func (o *options) open(m *llama.Model) (*router.Profile, error) {
 			return nil, err
 		}
 	}
-	p, err := router.Read(path)
-	if err != nil {
-		return nil, err
-	}
-	return p, p.Open(m.Path, nil)
+	return gallop.New(m, &gallop.Options{Parallel: 1, Profile: path, NoCosts: true, Shortlist: -1, Context: llama.ContextOptions{Threads: o.threads}})
 }

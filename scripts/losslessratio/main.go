@@ -1,5 +1,5 @@
 // Command losslessratio measures what lossless mode costs or brings beside plain
-// decoding: the same questions by both, in turns, in sessions that know nothing of
+// decoding: the same questions by both, in turns, by engines that know nothing of
 // the machine, in ones that read what earlier ones learnt, and in later answers.
 // It prints JSON: a row for each source of drafts, kind of text and state of
 // knowledge, the worst ratio, and whether all tokens were equal.
@@ -21,7 +21,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/gallop-llm/gallop/internal/chat"
+	"github.com/gallop-llm/gallop"
+	"github.com/gallop-llm/gallop/internal/draft"
+	"github.com/gallop-llm/gallop/internal/engine"
 	"github.com/gallop-llm/gallop/internal/stats"
 	"github.com/gallop-llm/gallop/libs"
 	"github.com/gallop-llm/gallop/llama"
@@ -68,8 +70,8 @@ var kinds = []struct {
 
 // source is where drafts come from.
 type source struct {
-	name     string
-	lossless func() *chat.Lossless
+	name   string
+	drafts gallop.DraftOptions
 }
 
 // row is what was measured of one source, kind of text and state of knowledge.
@@ -77,10 +79,10 @@ type source struct {
 type row struct {
 	Source   string  `json:"source"`
 	Text     string  `json:"text"`
-	When     string  `json:"when"` // first: nothing is known; second: a file of the first's; later: the session's next answer
+	When     string  `json:"when"` // first: nothing is known; second: a file of the first's; later: the engine's next answer
 	Pairs    int     `json:"pairs"`
 	Decode   float64 `json:"decode_ratio"` // of decoding
-	Answer   float64 `json:"answer_ratio"` // of making the session and the whole answer
+	Answer   float64 `json:"answer_ratio"` // of making the engine and the whole answer
 	Tokens   int     `json:"tokens"`       // of one answer
 	Drafted  float64 `json:"drafted"`      // tokens, on average
 	Accepted float64 `json:"accepted"`
@@ -154,16 +156,21 @@ func measure(o *options) (*result, error) {
 		return nil, err
 	}
 	defer m.Close()
-	var masks []chat.DraftMask
+	var masks []skip.Mask
 	if o.skip == "" {
-		masks, err = chat.DraftMasks(m, o.threads)
+		probed, err := draft.Probe(m, o.threads)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range probed {
+			masks = append(masks, p.Mask)
+		}
 	} else {
-		var mask skip.Mask
-		mask, err = skip.Parse(o.skip)
-		masks = []chat.DraftMask{{Mask: mask}}
-	}
-	if err != nil {
-		return nil, err
+		mask, err := skip.Parse(o.skip)
+		if err != nil {
+			return nil, err
+		}
+		masks = []skip.Mask{mask}
 	}
 	folder, err := os.MkdirTemp("", "gallop-*")
 	if err != nil {
@@ -171,9 +178,9 @@ func measure(o *options) (*result, error) {
 	}
 	defer os.RemoveAll(folder)
 	sources := []source{
-		{"both", func() *chat.Lossless { return &chat.Lossless{Masks: masks} }},
-		{"mask", func() *chat.Lossless { return &chat.Lossless{Masks: masks, NoLookup: true} }},
-		{"lookup", func() *chat.Lossless { return &chat.Lossless{} }},
+		{"both", gallop.DraftOptions{Masks: masks}},
+		{"mask", gallop.DraftOptions{Masks: masks, NoLookup: true}},
+		{"lookup", gallop.DraftOptions{NoMasks: true}},
 	}
 	r := &result{Name: strings.TrimSuffix(filepath.Base(o.model), ".gguf"), Ratio: 1e9, Equal: true}
 	start := time.Now()
@@ -185,15 +192,15 @@ func measure(o *options) (*result, error) {
 			}
 			for _, s := range sources {
 				var plain, got [2]answer
-				file := filepath.Join(folder, s.name+".json")
+				cache := filepath.Join(folder, s.name)
 				when := "first"
 				if round%2 == 1 {
 					when = "second"
 				} else {
-					os.Remove(file)
+					os.RemoveAll(cache)
 				}
-				plain, got, err = o.askBoth(m, s.lossless(), file, kind.questions, round/2%2 == 1)
-				if errors.Is(err, chat.ErrTooLong) {
+				plain, got, err = o.askBoth(m, &s.drafts, cache, kind.questions, round/2%2 == 1)
+				if errors.Is(err, gallop.ErrTooLong) {
 					if round == 0 {
 						fmt.Fprintf(os.Stderr, "%s: %s with drafts by %s is left out: %v\n", r.Name, kind.name, s.name, err)
 					}
@@ -207,7 +214,7 @@ func measure(o *options) (*result, error) {
 						when = "later"
 					}
 					r.add(s.name, kind.name, when, plain[i], got[i])
-					plainTPS = append(plainTPS, plain[i].DecodeSpeed())
+					plainTPS = append(plainTPS, plain[i].Speed())
 				}
 			}
 		}
@@ -230,35 +237,48 @@ func measure(o *options) (*result, error) {
 // answer is one with the times that it took: plain and lossless answers advance in
 // turns, a token or a draft each, so that a machine that slows down slows down both.
 type answer struct {
-	chat.Answer
+	gallop.Answer
 	decode time.Duration // from the first text on
-	whole  time.Duration // with the prompt, and the session's making
+	whole  time.Duration // with the prompt, and the engine's making
 }
 
-// askBoth asks two questions of a new plain session and of a new one that drafts,
-// as conversations of their own; otherFirst says which takes its turns first.
-func (o *options) askBoth(m *llama.Model, l *chat.Lossless, learned string, questions [2]string, otherFirst bool) (plain, got [2]answer, err error) {
-	var sessions [2]*chat.Session
+// askBoth asks two questions of a new engine, and of a new one that drafts, as
+// conversations of their own; otherFirst says which takes its turns first.
+func (o *options) askBoth(m *llama.Model, drafts *gallop.DraftOptions, cache string, questions [2]string, otherFirst bool) (plain, got [2]answer, err error) {
+	var engines [2]*gallop.Engine
 	var made [2]time.Duration
-	for i, lossless := range []*chat.Lossless{nil, l} {
+	for i := range engines {
 		start := o.now()
-		sessions[i], err = chat.New(m, &chat.Options{
-			Context: llama.ContextOptions{NCtx: min(cmp.Or(m.NCtxTrain, 4096), 4096), Threads: o.threads}, MaxTokens: o.tokens, Lossless: lossless, Learned: learned,
+		engines[i], err = gallop.New(m, &gallop.Options{
+			Parallel: 1, Profile: gallop.NoProfile, Shortlist: -1, Cache: cache,
+			Context: llama.ContextOptions{NCtx: min(cmp.Or(m.NCtxTrain, 4096), 4096), Threads: o.threads},
 		})
 		if err != nil {
 			return plain, got, err
 		}
-		defer sessions[i].Close()
+		defer engines[i].Close()
 		made[i] = o.now() - start
 	}
 	for q, question := range questions {
 		var answers [2]answer
-		var steps [2]func() (string, bool)
-		for i, s := range sessions {
-			s.Reset()
+		var steps [2]func() (struct{}, bool)
+		for i, e := range engines {
+			request := gallop.Request{Messages: []gallop.Message{{Role: "user", Content: question}}, Sampling: &llama.Sampling{}, MaxTokens: o.tokens}
+			if i == 1 {
+				request.Lossless, request.Drafts = true, drafts
+			}
 			var stop func()
-			steps[i], stop = iter.Pull(func(yield func(string) bool) {
-				a, askErr := s.Ask(context.Background(), question, func(piece string) { yield(piece) })
+			steps[i], stop = iter.Pull(func(yield func(struct{}) bool) {
+				ctx, cancel := context.WithCancel(context.Background())
+				defer cancel()
+				left := false
+				ctx = engine.WithGate(ctx, func() {
+					if !left && !yield(struct{}{}) {
+						left = true
+						cancel()
+					}
+				})
+				a, askErr := e.Answer(ctx, request)
 				answers[i].Answer, err = a, errors.Join(err, askErr)
 			})
 			defer stop()
@@ -296,14 +316,14 @@ func (o *options) askBoth(m *llama.Model, l *chat.Lossless, learned string, ques
 func (r *result) add(source, text, when string, plain, got answer) {
 	i := slices.IndexFunc(r.Rows, func(x *row) bool { return x.Source == source && x.Text == text && x.When == when })
 	if i < 0 {
-		r.Rows, i = append(r.Rows, &row{Source: source, Text: text, When: when, Tokens: plain.Tokens, Equal: true}), len(r.Rows)
+		r.Rows, i = append(r.Rows, &row{Source: source, Text: text, When: when, Tokens: plain.Usage.Generated, Equal: true}), len(r.Rows)
 	}
 	x := r.Rows[i]
 	x.Pairs++
 	x.decode = append(x.decode, plain.decode.Seconds()/got.decode.Seconds())
 	x.answer = append(x.answer, plain.whole.Seconds()/got.whole.Seconds())
-	x.Drafted += float64(got.Drafting.Drafted)
-	x.Accepted += float64(got.Drafting.Accepted)
-	x.Equal = x.Equal && slices.Equal(plain.Generated, got.Generated)
-	r.Rounding = max(r.Rounding, got.Drafting.Rounding)
+	x.Drafted += float64(got.Drafts.Drafted)
+	x.Accepted += float64(got.Drafts.Accepted)
+	x.Equal = x.Equal && slices.Equal(plain.Tokens, got.Tokens)
+	r.Rounding = max(r.Rounding, got.Drafts.Rounding)
 }

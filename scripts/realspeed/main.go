@@ -22,8 +22,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/demo"
-	"github.com/gallop-llm/gallop/internal/chat"
 	"github.com/gallop-llm/gallop/internal/files"
 	"github.com/gallop-llm/gallop/internal/realmodel"
 	"github.com/gallop-llm/gallop/internal/shortlist"
@@ -200,7 +200,7 @@ func (o *options) model(ctx context.Context, path string, r *row) error {
 	return nil
 }
 
-// inProcess measures what two sessions in turns show, and the shortlist's tokens.
+// inProcess measures what answers in turns show, and the shortlist's tokens.
 func (o *options) inProcess(ctx context.Context, path string, r *row) error {
 	m, err := llama.LoadModel(ctx, path, nil)
 	if err != nil {
@@ -230,7 +230,7 @@ func (o *options) inProcess(ctx context.Context, path string, r *row) error {
 		r.ShortlistEqual = 1 - float64(r.Shortlist.Unequal)/float64(max(r.Shortlist.Rows, 1))
 	}
 	fmt.Fprintln(os.Stderr, "  answers")
-	return o.answers(ctx, m, learner, r)
+	return o.answers(ctx, m, r)
 }
 
 // questions are of everyday kinds, in turns.
@@ -244,50 +244,44 @@ var questions = []string{
 const answerTokens = 100
 
 // answers times whole answers and their decoding, stock and by default, in turns.
-func (o *options) answers(ctx context.Context, m *llama.Model, learner *shortlist.Learner, r *row) error {
-	stock := chat.Options{MaxTokens: answerTokens, Context: llama.ContextOptions{NCtx: min(m.NCtxTrain, 1024)}}
-	plain := stock
-	plain.Shortlist = learner
-	ways := []chat.Options{stock, plain}
+func (o *options) answers(ctx context.Context, m *llama.Model, r *row) error {
+	plain := gallop.Options{Parallel: 1, Profile: gallop.NoProfile, NoCosts: true, Context: llama.ContextOptions{NCtx: min(m.NCtxTrain, 1024)}}
+	stock, routed := plain, plain
+	stock.Shortlist = -1
+	ways := []gallop.Options{stock, plain}
 	if found, ok := router.Find(m.Path); ok {
 		p, err := router.Read(found)
 		if err != nil {
 			return err
 		}
-		if err := p.Open(m.Path, nil); err != nil {
-			return err
-		}
-		defer p.Close()
-		routed := plain
-		routed.Prefill, routed.Routing = p.Defaults.Prefill, chat.DefaultRouting(p)
-		if routed.Routing != nil {
+		if routed.Profile = found; !p.Defaults.Off {
 			ways = append(ways, routed)
 		}
 	}
-	sessions := make([]*chat.Session, len(ways))
+	engines := make([]*gallop.Engine, len(ways))
 	for i := range ways {
-		s, err := chat.New(m, &ways[i])
+		e, err := gallop.New(m, &ways[i])
 		if err != nil {
 			return err
 		}
-		defer s.Close()
-		sessions[i] = s
+		defer e.Close()
+		engines[i] = e
 	}
 	times, speeds := make([][]float64, len(ways)), make([][]float64, len(ways))
 	for round := range o.rounds + 1 { // the first is for warming up
 		for k := range ways {
 			i := (k + round) % len(ways)
-			s := sessions[i]
-			s.Reset()
-			s.Clear()
 			began := time.Now()
-			a, err := s.Ask(ctx, questions[round%len(questions)], func(string) {})
+			a, err := engines[i].Answer(ctx, gallop.Request{
+				Messages: []gallop.Message{{Role: "user", Content: questions[round%len(questions)]}}, Sampling: &llama.Sampling{},
+				MaxTokens: answerTokens, NoCache: true,
+			})
 			if err != nil {
 				return err
 			}
 			if round > 0 {
-				times[i] = append(times[i], time.Since(began).Seconds()/float64(a.Tokens))
-				speeds[i] = append(speeds[i], a.DecodeSpeed())
+				times[i] = append(times[i], time.Since(began).Seconds()/float64(a.Usage.Generated))
+				speeds[i] = append(speeds[i], a.Speed())
 			}
 		}
 	}

@@ -33,7 +33,7 @@ import (
 )
 
 // packages hold the tests whose results depend on the CPU's kernels.
-var packages = []string{"llama", "internal/score", "internal/chat", "internal/search", "router"}
+var packages = []string{"llama", "internal/score", ".", "internal/draft", "internal/search", "router"}
 
 // emulated are the tests that run under qemu, where all of them would take hours:
 // what lossless mode and scores rest on.

@@ -12,7 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/gallop-llm/gallop/internal/chat"
+	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/internal/prune"
 	"github.com/gallop-llm/gallop/internal/randmodel"
@@ -301,10 +301,13 @@ func TestWrite(t *testing.T) {
 func TestLossless(t *testing.T) {
 	llamatest.Library(t)
 	m := llamatest.Small(t, "llama")
+	e, err := gallop.New(m, &gallop.Options{Parallel: 1, Profile: gallop.NoProfile, NoCosts: true, Context: llama.ContextOptions{NCtx: 1024, Threads: 1}})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, e.Close()) }()
 	o := LosslessOptions{
-		Session: chat.Options{
-			Context:  llama.ContextOptions{NCtx: 1024, Threads: 1},
-			Lossless: &chat.Lossless{Masks: []chat.DraftMask{{Mask: skip.Layers(3)}}, MaxDraft: 4, Fixed: true},
+		Engine: e, Threads: 1,
+		Request: gallop.Request{
+			Lossless: true, Drafts: &gallop.DraftOptions{Masks: []skip.Mask{skip.Layers(3)}, MaxDraft: 4, Fixed: true}, Sampling: &llama.Sampling{},
 		},
 		Decode: 12, Rounds: 2,
 	}
@@ -314,7 +317,7 @@ func TestLossless(t *testing.T) {
 		require.Equal(t, steps, done)
 		require.Equal(t, 6, total, "two answers to each of three prompts")
 	}
-	row, err := RunLossless(context.Background(), m, o)
+	row, err := RunLossless(context.Background(), o)
 	require.NoError(t, err)
 	require.Equal(t, 6, steps)
 	require.Equal(t, row.ComparedTokens, row.EqualTokens)

@@ -9,25 +9,26 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/gallop-llm/gallop/internal/chat"
+	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/internal/dataset"
+	"github.com/gallop-llm/gallop/internal/draft"
 	"github.com/gallop-llm/gallop/internal/lab/report"
-	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
 
-// LosslessOptions says what [RunLossless] measures. Mask, routing and bounds of
-// drafts are the session's.
+// LosslessOptions says what [RunLossless] measures.
 type LosslessOptions struct {
-	Session chat.Options // with Lossless set
-	Decode  int          // tokens of an answer at most
-	Rounds  int          // prompts that are asked; one more comes first and is not counted
+	Engine  *gallop.Engine // RunLossless does not close it
+	Threads int            // of the engine
+	Request gallop.Request // lossless, with Drafts set: what is drafted under, and how much
+	Decode  int            // tokens of an answer at most
+	Rounds  int            // prompts that are asked; one more comes first and is not counted
 
 	// Progress, when set, is told how many answers of how many are there.
 	Progress func(done, total int)
 }
 
-// LosslessRow is what drafts brought on some prompts, against the same session
+// LosslessRow is what drafts brought on some prompts, against the same model
 // that decodes one token at a time.
 type LosslessRow struct {
 	Model   string  `json:"model"`
@@ -53,65 +54,55 @@ type LosslessRow struct {
 
 	EqualTokens    int     `json:"equal_tokens"` // of those compared, up to where answers part
 	ComparedTokens int     `json:"compared_tokens"`
-	Rounding       float64 `json:"rounding"` // of logits in a batch, at most, as seen so far; see [chat.Drafting]
+	Rounding       float64 `json:"rounding"` // of logits in a batch, at most, as seen so far; see [gallop.Drafts]
 }
 
-// RunLossless asks prompts of a session that drafts and of one that does not, in
-// turns, and compares speed and answers. The sessions see each prompt as a new
-// conversation; what the drafting one learns of the machine stays.
-func RunLossless(ctx context.Context, m *llama.Model, o LosslessOptions) (row LosslessRow, err error) {
-	o.Session.MaxTokens = o.Decode
-	drafting, err := chat.New(m, &o.Session)
-	if err != nil {
-		return row, err
-	}
-	defer drafting.Close()
-	plainOptions := o.Session
-	plainOptions.Lossless, plainOptions.Routing, plainOptions.Mask, plainOptions.Prefill = nil, nil, skip.Mask{}, skip.MaskedPrefill
-	plain, err := chat.New(m, &plainOptions)
-	if err != nil {
-		return row, err
-	}
-	defer plain.Close()
+// RunLossless asks prompts with drafts and without, in turns, and compares speed and
+// answers. Each prompt is a new conversation; what is learnt of the machine while drafting
+// stays.
+func RunLossless(ctx context.Context, o LosslessOptions) (row LosslessRow, err error) {
+	m, most := o.Engine.Model(), o.Request.Drafts.MaxDraft
+	drafting := o.Request
+	drafting.MaxTokens, drafting.NoCache = o.Decode, true
+	plain := drafting
+	plain.Skip, plain.Shortlist, plain.Lossless, plain.Drafts = gallop.Nothing(), -1, false, nil
 	row = LosslessRow{
-		Model: strings.TrimSuffix(filepath.Base(m.Path), ".gguf"), Faint: 1, Gamma: o.Session.Lossless.MaxDraft, Rounds: o.Rounds,
-		Threads: o.Session.Context.Threads, Device: device(0), Lengths: make([]int, o.Session.Lossless.MaxDraft+1),
+		Model: strings.TrimSuffix(filepath.Base(m.Path), ".gguf"), Faint: 1, Gamma: most, Rounds: o.Rounds,
+		Threads: o.Threads, Device: device(0), Lengths: make([]int, most+1),
 	}
 	prompts := dataset.Starter()
 	var plainTPS, decodeTPS, speedup, possible []float64
-	sum := chat.Drafting{Masks: map[skip.Mask]int{}}
+	sum := draft.Stats{Masks: map[skip.Mask]int{}}
 	for i := range o.Rounds + 1 {
-		var answers [2]chat.Answer
+		var answers [2]gallop.Answer
 		for turn := range 2 {
 			way := (turn + i) % 2 // another one first each time
-			s := []*chat.Session{plain, drafting}[way]
-			s.Reset()
-			if answers[way], err = s.Ask(ctx, prompts[i*len(prompts)/(o.Rounds+1)].Prompt, func(string) {}); err != nil {
+			r := []gallop.Request{plain, drafting}[way]
+			r.Messages = []gallop.Message{{Role: "user", Content: prompts[i*len(prompts)/(o.Rounds+1)].Prompt}}
+			if answers[way], err = o.Engine.Answer(ctx, r); err != nil {
 				return row, err
-			}
-			if answers[way].Finish == chat.FinishCancelled {
-				return row, ctx.Err()
 			}
 			if o.Progress != nil {
 				o.Progress(2*i+turn+1, 2*(o.Rounds+1))
 			}
 		}
 		want, got := answers[0], answers[1]
-		for k, token := range want.Generated {
+		for k, token := range want.Tokens {
 			row.ComparedTokens++
-			if k >= len(got.Generated) || got.Generated[k] != token {
+			if k >= len(got.Tokens) || got.Tokens[k] != token {
 				break
 			}
 			row.EqualTokens++
 		}
-		if i == 0 || want.Tokens < 2 { // a single token comes out of the prompt
+		if i == 0 || want.Usage.Generated < 2 { // a single token comes out of the prompt
 			continue
 		}
-		plainTPS, decodeTPS = append(plainTPS, want.DecodeSpeed()), append(decodeTPS, got.DecodeSpeed())
-		speedup = append(speedup, got.DecodeSpeed()/want.DecodeSpeed())
-		possible = append(possible, max(got.Drafting.Possible, 1))
-		sum.Add(got.Drafting)
-		row.Rounding = got.Drafting.Rounding
+		plainTPS, decodeTPS = append(plainTPS, want.Speed()), append(decodeTPS, got.Speed())
+		speedup = append(speedup, got.Speed()/want.Speed())
+		possible = append(possible, max(got.Drafts.Possible, 1))
+		counts := draft.Stats(*got.Drafts)
+		sum.Add(&counts)
+		row.Rounding = got.Drafts.Rounding
 	}
 	if len(speedup) == 0 {
 		return row, fmt.Errorf("%s ends every answer at once: nothing can be measured", m.Path)
@@ -126,7 +117,7 @@ func RunLossless(ctx context.Context, m *llama.Model, o LosslessOptions) (row Lo
 }
 
 // draftedBy names where most drafted tokens came from.
-func draftedBy(d *chat.Drafting) string {
+func draftedBy(d *draft.Stats) string {
 	from, most := "nothing", 0
 	if d.LookedUp > 0 {
 		from, most = "looked up", d.LookedUp

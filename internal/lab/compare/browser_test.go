@@ -37,7 +37,7 @@ func TestReportInABrowser(t *testing.T) {
 	m := small(t)
 	data := examples()
 	data[0].Prompt = "a_word_that_is_far_too_long_for_any_line_of_a_phone_and_has_no_place_to_break_it"
-	ways := []Way{way("a profile of some length", "1,3", skip.MaskedPrefill, 0), way("other", "f2", skip.FullPrefill, 0)}
+	ways := []Way{way(t, m, "a profile of some length", "1,3", skip.MaskedPrefill, 0), way(t, m, "other", "f2", skip.FullPrefill, 0)}
 	r, err := Run(t.Context(), m, ways, data, nil)
 	require.NoError(t, err)
 	page, err := r.HTML()

@@ -9,12 +9,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/demo"
-	"github.com/gallop-llm/gallop/internal/chat"
 	"github.com/gallop-llm/gallop/internal/dataset"
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/internal/randmodel"
-	"github.com/gallop-llm/gallop/internal/shortlist"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -29,14 +28,15 @@ func small(t *testing.T) *llama.Model {
 	return llamatest.Open(t, llamatest.Write(t, spec))
 }
 
-func way(name, mask string, prefill skip.Prefill, escalate float64) Way {
-	m, err := skip.Parse(mask)
-	if err != nil {
-		panic(err)
-	}
-	return Way{Name: name, Options: chat.Options{
-		Context: llama.ContextOptions{NCtx: 256, Threads: 1}, MaxTokens: 12, Mask: m, Prefill: prefill, Escalate: escalate,
-	}}
+func way(t *testing.T, m *llama.Model, name, mask string, prefill skip.Prefill, escalate float64) Way {
+	t.Helper()
+	parsed, err := skip.Parse(mask)
+	require.NoError(t, err)
+	e, err := gallop.New(m, &gallop.Options{Parallel: 1, Profile: gallop.NoProfile, NoCosts: true, Context: llama.ContextOptions{NCtx: 256, Threads: 1}})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, e.Close()) })
+	s := gallop.Layers(parsed).Prefill(prefill).Escalate(escalate)
+	return Way{Name: name, Engine: e, Request: gallop.Request{Skip: s, Sampling: &llama.Sampling{}, MaxTokens: 12, Forget: true}}
 }
 
 // examples are of every kind that there is.
@@ -54,9 +54,9 @@ func examples() []dataset.Example {
 func TestRun(t *testing.T) {
 	m := small(t)
 	ways := []Way{
-		way("nothing", "", skip.MaskedPrefill, 0),
-		way("masked", "1,3", skip.MaskedPrefill, 0),
-		way("always whole", "f1-3", skip.FullPrefill, 1.1), // no probability is that high
+		way(t, m, "nothing", "", skip.MaskedPrefill, 0),
+		way(t, m, "masked", "1,3", skip.MaskedPrefill, 0),
+		way(t, m, "always whole", "f1-3", skip.FullPrefill, 1), // no probability is that high
 	}
 	stages := map[string]int{}
 	r, err := Run(t.Context(), m, ways, examples(), &Options{Rounds: 2, Progress: func(stage string, done, total int) {
@@ -124,7 +124,7 @@ func TestAgreementFollowsTheAnswers(t *testing.T) {
 		questions = append(questions, dataset.Example{Prompt: fmt.Sprintf("What is %d + %d?", 3*i, 7+i)})
 	}
 	for _, prefill := range []skip.Prefill{skip.MaskedPrefill, skip.FullPrefill} {
-		r, err := Run(t.Context(), m, []Way{way("masked", "4,f6,f8", prefill, 0)}, questions, nil)
+		r, err := Run(t.Context(), m, []Way{way(t, m, "masked", "4,f6,f8", prefill, 0)}, questions, nil)
 		require.NoError(t, err)
 		same := 0
 		for _, p := range r.Prompts {
@@ -145,13 +145,11 @@ func TestAgreementWithAShortlist(t *testing.T) {
 	spec := randmodel.Small("llama")
 	spec.Vocab = 1 << 14
 	m := llamatest.Open(t, llamatest.Write(t, spec))
-	learner := shortlist.Open(m, t.TempDir(), 1, func(err error) { t.Error(err) })
-	defer learner.Close()
-	require.NoError(t, learner.Learn(t.Context()))
-	w := way("v1024", "v1024", skip.MaskedPrefill, 0)
-	w.Options.Shortlist = learner
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	w := way(t, m, "v1024", "v1024", skip.MaskedPrefill, 0)
+	require.NoError(t, w.Engine.LearnShortlist(t.Context()))
 	for margin, inDoubt := range map[float32]bool{-1e9: false, 1e9: true} {
-		learner.Made().List.Margin = margin
+		w.Engine.Shortlist().List.Margin = margin
 		r, err := Run(t.Context(), m, []Way{w}, examples(), nil)
 		require.NoError(t, err)
 		most := 0.0
@@ -175,8 +173,8 @@ func TestAgreementWithAShortlist(t *testing.T) {
 
 func TestShortAnswersHaveNoSpeed(t *testing.T) {
 	m := small(t)
-	w := way("masked", "2", skip.MaskedPrefill, 0)
-	w.Options.MaxTokens = 1
+	w := way(t, m, "masked", "2", skip.MaskedPrefill, 0)
+	w.Request.MaxTokens = 1
 	r, err := Run(t.Context(), m, []Way{w}, examples()[:2], nil)
 	require.NoError(t, err)
 	for _, p := range r.Prompts {
@@ -193,14 +191,14 @@ func TestShortAnswersHaveNoSpeed(t *testing.T) {
 
 func TestRunEnds(t *testing.T) {
 	m := small(t)
-	ways := []Way{way("masked", "2", skip.MaskedPrefill, 0)}
+	ways := []Way{way(t, m, "masked", "2", skip.MaskedPrefill, 0)}
 	_, err := Run(t.Context(), m, nil, examples(), nil)
 	require.ErrorIs(t, err, ErrNothing)
 	_, err = Run(t.Context(), m, ways, nil, nil)
 	require.ErrorIs(t, err, ErrNothing)
 
 	_, err = Run(t.Context(), m, ways, []dataset.Example{{Prompt: "a", Where: "test:1"}, {Prompt: strings.Repeat("long ", 300), Where: "test:2"}}, nil)
-	require.ErrorIs(t, err, chat.ErrTooLong)
+	require.ErrorIs(t, err, gallop.ErrTooLong)
 	require.ErrorContains(t, err, "test:2")
 
 	ctx, cancel := context.WithCancel(t.Context())
@@ -214,7 +212,7 @@ func TestRunEnds(t *testing.T) {
 
 func TestPagesEscapeWhatTheyShow(t *testing.T) {
 	evil := `</style><script>alert(1)</script>"'><img src=x onerror=alert(1)>`
-	answer := Answer{Text: evil, Finish: chat.FinishStop, Tokens: 3, TotalMS: 1, FirstTokenMS: 1, LayersUsed: 2, Same: true, Route: &Choice{Task: evil, Reason: evil}}
+	answer := Answer{Text: evil, Finish: gallop.FinishStop, Tokens: 3, TotalMS: 1, FirstTokenMS: 1, LayersUsed: 2, Same: true, Route: &Choice{Task: evil, Reason: evil}}
 	other := answer
 	other.Text, other.Same = "an "+evil, false
 	r := &Result{

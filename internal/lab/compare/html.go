@@ -8,7 +8,7 @@ import (
 	"math"
 	"strings"
 
-	"github.com/gallop-llm/gallop/internal/chat"
+	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/internal/lab/report"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -23,7 +23,7 @@ var page = template.Must(template.New("report.html").Funcs(template.FuncMap{
 	"share":    report.Percent,
 	"times":    times,
 	"strip":    newStrip,
-	"finished": func(a Answer) bool { return a.Finish == chat.FinishStop },
+	"finished": func(a Answer) bool { return a.Finish == gallop.FinishStop },
 }).Parse(pageText))
 
 // HTML is the comparison as a page of its own: style and pictures are in it, and

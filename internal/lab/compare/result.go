@@ -1,6 +1,7 @@
 package compare
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"path/filepath"
@@ -9,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gallop-llm/gallop/internal/chat"
+	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/internal/dataset"
 	"github.com/gallop-llm/gallop/internal/lab/report"
 	"github.com/gallop-llm/gallop/internal/stats"
@@ -97,16 +98,16 @@ type Prompt struct {
 
 // Answer is an answer, its cost, and how far it is from stock's.
 type Answer struct {
-	Text         string      `json:"text"`
-	Finish       chat.Finish `json:"finish"`
-	PromptTokens int         `json:"prompt_tokens"`
-	Tokens       int         `json:"tokens"`
-	PrefillTPS   *float64    `json:"prefill_tps"`
-	DecodeTPS    *float64    `json:"decode_tps"`
-	PrefillMS    float64     `json:"prefill_ms"`
-	DecodeMS     float64     `json:"decode_ms"`
-	FirstTokenMS float64     `json:"first_token_ms"` // from the question to the first piece of the answer, routing included
-	TotalMS      float64     `json:"total_ms"`
+	Text         string        `json:"text"`
+	Finish       gallop.Finish `json:"finish"`
+	PromptTokens int           `json:"prompt_tokens"`
+	Tokens       int           `json:"tokens"`
+	PrefillTPS   *float64      `json:"prefill_tps"`
+	DecodeTPS    *float64      `json:"decode_tps"`
+	PrefillMS    float64       `json:"prefill_ms"`
+	DecodeMS     float64       `json:"decode_ms"`
+	FirstTokenMS float64       `json:"first_token_ms"` // from the question to the first piece of the answer, routing included
+	TotalMS      float64       `json:"total_ms"`
 
 	Skip       skip.Mask `json:"skip"`
 	LayersUsed float64   `json:"layers_used"`
@@ -134,14 +135,18 @@ type Choice struct {
 
 // settings describes a run as far as it shows here; the caller adds where the
 // prompts are from, the fingerprint, its version and its command.
-func settings(m *llama.Model, o chat.Options, examples []dataset.Example, rounds int) Settings {
-	threads := o.Context.Threads
-	if threads == 0 {
-		threads = m.DefaultThreads()
+func settings(m *llama.Model, w Way, examples []dataset.Example, o *Options) Settings {
+	sampling := m.Sampling()
+	if w.Request.Sampling != nil {
+		sampling = *w.Request.Sampling
+	}
+	system := ""
+	for _, message := range w.Request.Messages {
+		system = message.Content
 	}
 	return Settings{
 		Model: filepath.Base(m.Path), Description: m.Description, Layers: m.NLayer, DataHash: dataset.Hash(examples),
-		System: o.System, Temperature: o.Sampling.Temp, MaxTokens: o.MaxTokens, Context: o.Context.NCtx, Threads: threads, Rounds: rounds,
+		System: system, Temperature: sampling.Temp, MaxTokens: w.Request.MaxTokens, Context: w.Engine.Info().Context, Threads: cmp.Or(o.Threads, m.DefaultThreads()), Rounds: o.Rounds,
 		Machine: machine(), Library: llama.Version(), Time: time.Now().UTC().Truncate(time.Second),
 	}
 }
@@ -156,29 +161,29 @@ func machine() string {
 }
 
 func column(w Way) Column {
-	c := Column{Name: w.Name, Profile: w.Profile, Skip: w.Options.Mask.String(), Prefill: w.Options.Prefill.String(), Escalate: w.escalate()}
-	if r := w.Options.Routing; r != nil {
-		c.Depth, c.Quality = r.Policy.Depth, r.Policy.Quality
+	c := Column{Name: w.Name, Profile: w.Profile, Prefill: w.plan.Prefill.String(), Depth: w.plan.Depth, Quality: w.plan.Quality, Escalate: w.plan.Escalate}
+	if w.Profile == "" {
+		c.Skip = w.Request.Skip.Mask().WithShortlist(max(w.Request.Shortlist, w.Request.Skip.Mask().Shortlist(), 0)).String()
 	}
 	return c
 }
 
-// newAnswer takes over what a session gave; depth is the mask's, list the shortlist of
+// newAnswer takes over what an engine gave; depth is the mask's, list the shortlist of
 // masks that have one.
 func newAnswer(a timed, nLayer int, depth float64, list *llama.Shortlist) Answer {
 	cost := 1 - depth/float64(nLayer)
-	if a.Mask.Shortlist() > 0 && list != nil {
-		cost = list.TokenShare(cost, float64(a.Listed.Exact)/float64(max(a.Listed.Rows, 1)))
+	if a.Plan.Mask.Shortlist() > 0 && list != nil {
+		cost = list.TokenShare(cost, float64(a.Shortlist.Exact)/float64(max(a.Shortlist.Rows, 1)))
 	}
 	out := Answer{
-		Text: a.Text, Finish: a.Finish, PromptTokens: a.PromptTokens, Tokens: a.Tokens,
-		PrefillTPS: positive(a.PrefillSpeed()), DecodeTPS: positive(a.DecodeSpeed()),
-		PrefillMS: ms(a.Prefill), DecodeMS: ms(a.Decode), FirstTokenMS: ms(a.first), TotalMS: ms(a.total),
-		Skip: a.Mask, LayersUsed: chat.LayersUsed(a.Mask, nLayer), Escalated: a.Escalated,
+		Text: a.Text, Finish: a.Finish, PromptTokens: a.Usage.Prompt, Tokens: a.Usage.Generated,
+		PrefillTPS: positive(a.PromptSpeed()), DecodeTPS: positive(a.Speed()),
+		PrefillMS: ms(a.Timing.Prefill), DecodeMS: ms(a.Timing.Decode), FirstTokenMS: ms(a.first), TotalMS: ms(a.total),
+		Skip: a.Plan.Mask, LayersUsed: a.Plan.LayersRun, Escalated: a.Escalated,
 		Cost: cost + a.EscalatedShare(),
 	}
-	if r := a.Routed; r != nil {
-		out.Route = &Choice{Task: r.Task, Reason: r.Reason, Quality: r.Quality, Novelty: r.Novelty, MS: ms(a.Routing)}
+	if r := a.Plan.Choice; r != nil {
+		out.Route = &Choice{Task: r.Task, Reason: r.Reason, Quality: r.Quality, Novelty: r.Novelty, MS: ms(a.Timing.Routing)}
 	}
 	return out
 }

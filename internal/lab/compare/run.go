@@ -5,10 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
-	"github.com/gallop-llm/gallop/internal/chat"
+	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/internal/dataset"
 	"github.com/gallop-llm/gallop/internal/lab/report"
 	"github.com/gallop-llm/gallop/internal/score"
@@ -24,16 +25,11 @@ var ErrNothing = errors.New("nothing to compare")
 // Way is one way to run a model.
 type Way struct {
 	Name    string
-	Profile string // file that it routes by; "" = a mask set by hand
-	Options chat.Options
-}
+	Profile string         // file that it routes by; "" = a mask set by hand
+	Engine  *gallop.Engine // Run does not close it
+	Request gallop.Request // how prompts are answered; its Messages come first
 
-// escalate is the way's cascade threshold; 0 = no cascade.
-func (w Way) escalate() float64 {
-	if r := w.Options.Routing; r != nil && r.Escalate > 0 {
-		return r.Escalate
-	}
-	return w.Options.Escalate
+	plan gallop.Plan // of some prompt
 }
 
 // Stock is the name of the whole model's column.
@@ -45,6 +41,8 @@ type Options struct {
 	// count. 0 = 1.
 	Rounds int
 
+	Threads int // of the engines; 0 = the model's default
+
 	// Progress, when set, is told after each prompt how many are done.
 	Progress func(stage string, done, total int)
 }
@@ -52,7 +50,7 @@ type Options struct {
 // Run answers the examples' prompts with the whole model and in each of the
 // ways. Prompts of benchmarks are asked as a user would, too. The whole model
 // takes its settings from the first way. The error wraps [ErrNothing], ctx's
-// own, or one of packages chat, eval and llama.
+// own, or one of packages gallop, score and llama.
 func Run(ctx context.Context, m *llama.Model, ways []Way, examples []dataset.Example, opts *Options) (*Result, error) {
 	if len(ways) == 0 || len(examples) == 0 {
 		return nil, fmt.Errorf("%w: %d prompts and %d ways beside stock", ErrNothing, len(examples), len(ways))
@@ -65,11 +63,19 @@ func Run(ctx context.Context, m *llama.Model, ways []Way, examples []dataset.Exa
 	if o.Progress == nil {
 		o.Progress = func(string, int, int) {}
 	}
-	stock := Way{Name: Stock, Options: ways[0].Options}
-	stock.Options.Mask, stock.Options.Routing, stock.Options.Escalate, stock.Options.Shortlist = skip.Mask{}, nil, 0, nil
-	ways = append([]Way{stock}, ways...)
+	stock := Way{Name: Stock, Engine: ways[0].Engine, Request: ways[0].Request}
+	ways = slices.Concat([]Way{stock}, ways)
+	for i := range ways {
+		probe := ways[i].Request
+		probe.Messages = []gallop.Message{{Role: "user", Content: "x"}}
+		var err error
+		if ways[i].plan, err = ways[i].Engine.Plan(ctx, probe); err != nil {
+			return nil, fmt.Errorf("%s: %w", ways[i].Name, err)
+		}
+	}
+	ways[0].beWhole()
 
-	r := &Result{Settings: settings(m, stock.Options, examples, o.Rounds), Prompts: make([]Prompt, len(examples))}
+	r := &Result{Settings: settings(m, ways[0], examples, &o), Prompts: make([]Prompt, len(examples))}
 	for _, w := range ways {
 		r.Ways = append(r.Ways, column(w))
 	}
@@ -84,18 +90,18 @@ func Run(ctx context.Context, m *llama.Model, ways []Way, examples []dataset.Exa
 	return r, nil
 }
 
+// beWhole makes a way the whole model alone; its other settings stay.
+func (w *Way) beWhole() {
+	w.plan = gallop.Plan{Prefill: w.plan.Prefill}
+	w.Request.Skip, w.Request.Shortlist = gallop.Nothing().Prefill(w.plan.Prefill), -1
+	w.Request.Lossless, w.Request.Drafts = false, nil
+}
+
 // answer fills in the answers and their speeds. cases (len(examples),) are the
 // prompts with stock's answers, in tokens.
 func (r *Result) answer(ctx context.Context, m *llama.Model, ways []Way, examples []dataset.Example, o *Options) ([]score.Case, error) {
-	sessions := make([]*chat.Session, len(ways))
-	for i := range ways {
-		s, err := chat.New(m, &ways[i].Options)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", ways[i].Name, err)
-		}
-		defer s.Close()
-		sessions[i] = s
-		if err := warmUp(ctx, s, examples[0]); err != nil {
+	for _, w := range ways {
+		if err := w.warmUp(ctx, examples[0]); err != nil {
 			return nil, fmt.Errorf("%s: %w", examples[0].Where, err)
 		}
 	}
@@ -106,10 +112,7 @@ func (r *Result) answer(ctx context.Context, m *llama.Model, ways []Way, example
 		for round := range o.Rounds {
 			for k := range ways {
 				w := (i + round + k) % len(ways)
-				t, err := ask(ctx, sessions[w], e, nil)
-				if err == nil && t.Finish == chat.FinishCancelled {
-					err = ctx.Err()
-				}
+				t, err := ways[w].ask(ctx, e, nil)
 				if err != nil {
 					return nil, fmt.Errorf("%s: %w", e.Where, err)
 				}
@@ -119,9 +122,12 @@ func (r *Result) answer(ctx context.Context, m *llama.Model, ways []Way, example
 		r.Prompts[i] = newPrompt(e)
 		for w := range ways {
 			t := usual(runs[w])
-			r.Prompts[i].Answers = append(r.Prompts[i].Answers, newAnswer(t, m.NLayer, sizes.Depth(t.Mask), shortlistOf(ways)))
+			r.Prompts[i].Answers = append(r.Prompts[i].Answers, newAnswer(t, m.NLayer, sizes.Depth(t.Plan.Mask), shortlistOf(ways)))
 			if w == 0 {
-				cases[i] = newCase(t, score.End(m))
+				var err error
+				if cases[i], err = ways[w].newCase(t, e, score.End(m)); err != nil {
+					return nil, fmt.Errorf("%s: %w", e.Where, err)
+				}
 			}
 		}
 		r.Prompts[i].relate()
@@ -132,17 +138,16 @@ func (r *Result) answer(ctx context.Context, m *llama.Model, ways []Way, example
 
 // timed is an answer and how long it took.
 type timed struct {
-	chat.Answer
-	total  time.Duration
-	first  time.Duration // until its first piece
-	tokens []llama.Token // as [chat.Session.Tokens]
+	gallop.Answer
+	total time.Duration
+	first time.Duration // until its first piece
 }
 
 // usual is the first of some answers to the same prompt with the medians of
 // their times, that of decoding for each token: sampled answers differ in length.
 func usual(runs []timed) timed {
 	t := runs[0]
-	steps := func(t timed) time.Duration { return time.Duration(max(t.Tokens-1, 1)) }
+	steps := func(t timed) time.Duration { return time.Duration(max(t.Usage.Generated-1, 1)) }
 	medianOf := func(of func(t timed) time.Duration) time.Duration {
 		all := make([]float64, len(runs))
 		for i, t := range runs {
@@ -152,53 +157,73 @@ func usual(runs []timed) timed {
 	}
 	t.total = medianOf(func(t timed) time.Duration { return t.total })
 	t.first = medianOf(func(t timed) time.Duration { return t.first })
-	t.Routing = medianOf(func(t timed) time.Duration { return t.Routing })
-	t.Prefill = medianOf(func(t timed) time.Duration { return t.Prefill })
-	t.Decode = steps(t) * medianOf(func(t timed) time.Duration { return t.Decode / steps(t) })
+	t.Timing.Routing = medianOf(func(t timed) time.Duration { return t.Timing.Routing })
+	t.Timing.Prefill = medianOf(func(t timed) time.Duration { return t.Timing.Prefill })
+	t.Timing.Decode = steps(t) * medianOf(func(t timed) time.Duration { return t.Timing.Decode / steps(t) })
 	return t
 }
 
-// newCase is a prompt with its answer in tokens; without an answer where none
+// newCase is an example's prompt with its answer in tokens; without an answer where none
 // was decoded.
-func newCase(t timed, end llama.Token) score.Case {
-	c := score.Case{Prompt: t.tokens[:t.PromptTokens]}
-	said := t.tokens[t.PromptTokens:]
-	if t.Finish == chat.FinishStop {
+func (w Way) newCase(t timed, e dataset.Example, end llama.Token) (c score.Case, err error) {
+	messages := w.messages(e)
+	messages = slices.Delete(messages, len(w.Request.Messages), len(w.Request.Messages)+t.Forgotten)
+	text, err := w.Engine.Model().Render(llama.Conversation{Messages: messages, Answer: true})
+	if err != nil {
+		return c, err
+	}
+	if c.Prompt, err = w.Engine.Model().Vocab.TokenizeText(text); err != nil {
+		return c, err
+	}
+	said := slices.Clone(t.Tokens[:max(len(t.Tokens)-1, 0)]) // the last one was not decoded
+	if t.Finish == gallop.FinishStop {
 		said = append(said, end)
 	}
 	if len(said) > 0 {
 		c.Answers = [][]llama.Token{said}
 	}
-	return c
+	return c, nil
 }
 
 // warmUp generates one token, so that what happens once, such as reading the
 // weights from disk, counts for no answer.
-func warmUp(ctx context.Context, s *chat.Session, e dataset.Example) error {
+func (w Way) warmUp(ctx context.Context, e dataset.Example) error {
 	one, cancel := context.WithCancel(ctx)
 	defer cancel()
-	_, err := ask(one, s, e, cancel)
-	return cmp.Or(err, ctx.Err())
+	if _, err := w.ask(one, e, cancel); err != nil && one.Err() == nil {
+		return err
+	}
+	return ctx.Err()
 }
 
 // ask answers an example's prompt from nothing. onFirst is called at the first
 // piece of the answer, unless it is nil.
-func ask(ctx context.Context, s *chat.Session, e dataset.Example, onFirst func()) (t timed, err error) {
-	s.Reset(earlier(e)...)
-	s.Clear()
+func (w Way) ask(ctx context.Context, e dataset.Example, onFirst func()) (t timed, err error) {
+	r := w.Request
+	r.Messages, r.NoCache = w.messages(e), true
 	start := time.Now()
-	t.Answer, err = s.Ask(ctx, e.Prompt, func(string) {
-		if t.first == 0 {
+	for delta, err := range w.Engine.Stream(ctx, r) {
+		if t.first == 0 && delta.Text != "" {
 			t.first = time.Since(start)
 			if onFirst != nil {
 				onFirst()
 			}
 		}
-	})
+		if delta.Answer != nil {
+			t.Answer = *delta.Answer
+		}
+		if err != nil {
+			return t, err
+		}
+	}
 	t.total = time.Since(start)
 	t.first = cmp.Or(t.first, t.total)
-	t.tokens = s.Tokens()
-	return t, err
+	return t, nil
+}
+
+// messages is an example as a conversation.
+func (w Way) messages(e dataset.Example) []gallop.Message {
+	return append(slices.Concat(w.Request.Messages, earlier(e)), gallop.Message{Role: "user", Content: e.Prompt})
 }
 
 // earlier is what was said before an example's prompt.
@@ -218,7 +243,7 @@ func (r *Result) measure(ctx context.Context, m *llama.Model, ways []Way, cases 
 			room = max(room, len(c.Prompt)+len(c.Answers[0]))
 		}
 	}
-	scorer, err := score.NewScorer(m, &score.Options{NCtx: room, Sequences: measureSequences, Threads: ways[0].Options.Context.Threads, Shortlist: shortlistOf(ways)})
+	scorer, err := score.NewScorer(m, &score.Options{NCtx: room, Sequences: measureSequences, Threads: o.Threads, Shortlist: shortlistOf(ways)})
 	if err != nil {
 		return err
 	}
@@ -248,12 +273,12 @@ func (r *Result) measure(ctx context.Context, m *llama.Model, ways []Way, cases 
 			for k, i := range of {
 				part[k] = cases[i]
 			}
-			_, all, err := scorer.Compare(ctx, part, []skip.Mask{mask}, ways[w].Options.Prefill)
+			_, all, err := scorer.Compare(ctx, part, []skip.Mask{mask}, ways[w].plan.Prefill)
 			if err != nil {
 				return fmt.Errorf("%s: %w", ways[w].Name, err)
 			}
 			for k, i := range of {
-				r.Prompts[i].Answers[w].differ(all[0][k], ways[w].escalate())
+				r.Prompts[i].Answers[w].differ(all[0][k], ways[w].plan.Escalate)
 			}
 			done += len(of)
 			o.Progress("measuring agreement", done, total)
@@ -265,8 +290,8 @@ func (r *Result) measure(ctx context.Context, m *llama.Model, ways []Way, cases 
 // shortlistOf is the vocabulary shortlist of those ways that have one; nil = none has.
 func shortlistOf(ways []Way) *llama.Shortlist {
 	for _, w := range ways {
-		if l := w.Options.Shortlist; l != nil && l.Made() != nil {
-			return l.Made().List
+		if list := w.Engine.Shortlist().List; list != nil {
+			return list
 		}
 	}
 	return nil

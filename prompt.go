@@ -1,0 +1,237 @@
+package gallop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/router"
+)
+
+// Render writes a request's messages in the model's own format, as text. The error wraps
+// [ErrRequest].
+func (e *Engine) Render(r Request) (string, error) {
+	if r.Messages == nil {
+		return r.Prompt, nil
+	}
+	text, err := e.model.Render(conversation(&r))
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrRequest, err)
+	}
+	return text.String(), nil
+}
+
+func conversation(r *Request) llama.Conversation {
+	return llama.Conversation{Messages: r.Messages, Answer: true, Tools: r.Tools, Variables: r.Variables}
+}
+
+// Count is how many tokens a request's prompt has. The error wraps [ErrRequest].
+func (e *Engine) Count(r Request) (tokens int, err error) {
+	var t Timing
+	prompt, err := e.tokens(&r, &t)
+	return len(prompt), err
+}
+
+// Plan says what would be skipped for a request, without decoding anything. Errors are as of
+// [Engine.Answer].
+func (e *Engine) Plan(ctx context.Context, r Request) (Plan, error) {
+	if err := r.check(); err != nil {
+		return Plan{}, err
+	}
+	if err := e.slots.begin(); err != nil {
+		return Plan{}, err
+	}
+	defer e.slots.end()
+	p, err := e.resolve(&r)
+	if err != nil {
+		return Plan{}, err
+	}
+	defer p.end(e)
+	if c := e.choose(p); c != nil {
+		c.make()
+		if c.err != nil {
+			return Plan{}, c.err
+		}
+		if c.drafts == nil {
+			p.mask, p.choice = c.decision.Mask, choiceOf(c.decision)
+		}
+	}
+	return e.planOf(p), ctx.Err()
+}
+
+// check refuses requests that can never be answered.
+func (r *Request) check() error {
+	given := 0
+	for _, is := range []bool{r.Messages != nil, r.Prompt != "", r.Tokens != nil} {
+		if is {
+			given++
+		}
+	}
+	empty := len(r.Messages) == 0 && strings.TrimSpace(r.Prompt) == "" && len(r.Tokens) == 0
+	switch {
+	case given > 1:
+		return fmt.Errorf("%w: it has more than one of messages, a prompt and tokens", ErrRequest)
+	case empty:
+		return fmt.Errorf("%w: the prompt is empty: write something to answer", ErrRequest)
+	case r.MaxTokens < 0:
+		return fmt.Errorf("%w: an answer of %d tokens, want at least 1, or 0 for no bound", ErrRequest, r.MaxTokens)
+	case slices.Contains(r.Stop, ""):
+		return fmt.Errorf("%w: an empty text to stop at", ErrRequest)
+	case r.Logprobs < -1 || r.Logprobs > mostAlternatives:
+		return fmt.Errorf("%w: log-probabilities of %d tokens, want up to %d", ErrRequest, r.Logprobs, mostAlternatives)
+	case r.Shortlist < -1:
+		return fmt.Errorf("%w: a shortlist of %d tokens", ErrRequest, r.Shortlist)
+	case r.ScoreOnly && !r.PromptLogprobs:
+		return fmt.Errorf("%w: it asks for neither an answer nor the prompt's log-probabilities", ErrRequest)
+	}
+	if r.Sampling != nil {
+		if err := r.Sampling.Check(); err != nil {
+			return fmt.Errorf("%w: %w", ErrRequest, err)
+		}
+	}
+	if err := r.Skip.check(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// mostAlternatives bounds [Request].Logprobs.
+const mostAlternatives = 100
+
+// tokens turns a request into its prompt and notes what that took.
+func (e *Engine) tokens(r *Request, t *Timing) (prompt []llama.Token, err error) {
+	start := time.Now()
+	switch {
+	case r.Messages != nil:
+		text, err := e.model.Render(conversation(r))
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrRequest, err)
+		}
+		t.Template += time.Since(start)
+		start = time.Now()
+		prompt, err = e.model.Vocab.TokenizeText(text)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrRequest, err)
+		}
+	case r.Tokens != nil:
+		return r.Tokens, e.checkTokens(r.Tokens)
+	default:
+		if prompt, err = e.model.Vocab.Tokenize(r.Prompt, true); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrRequest, err)
+		}
+	}
+	t.Tokenize += time.Since(start)
+	if len(prompt) == 0 {
+		return nil, fmt.Errorf("%w: the prompt is empty: write something to answer", ErrRequest)
+	}
+	return prompt, nil
+}
+
+// checkTokens refuses tokens that the model does not have.
+func (e *Engine) checkTokens(tokens []llama.Token) error {
+	for _, t := range tokens {
+		if t < 0 || int(t) >= e.model.Vocab.Size {
+			return fmt.Errorf("%w: token %d, the model's are 0 to %d", ErrRequest, t, e.model.Vocab.Size-1)
+		}
+	}
+	return nil
+}
+
+// fit turns a request into its prompt and, where it asks for that, leaves out the oldest
+// turns until there is room for an answer.
+func (e *Engine) fit(r *Request, a *Answer) (prompt []llama.Token, err error) {
+	for {
+		if prompt, err = e.tokens(r, &a.Timing); err != nil {
+			return nil, err
+		}
+		a.Usage.Prompt = len(prompt)
+		room := e.nCtx - len(prompt)
+		first := min(r.pinned, len(r.Messages)) // message after those that stay
+		for first < len(r.Messages) && r.Messages[first].Role == "system" {
+			first++
+		}
+		if !r.Forget || len(r.Messages)-first < 3 {
+			if room < 1 {
+				return nil, fmt.Errorf("%w: %d tokens, the context holds %d; shorten it or choose a larger context", ErrTooLong, len(prompt), e.nCtx)
+			}
+			return prompt, nil
+		}
+		if room >= e.answerRoom(r) {
+			return prompt, nil
+		}
+		r.Messages = slices.Delete(slices.Clone(r.Messages), first, first+2) // a question and its answer
+		a.Forgotten += 2
+	}
+}
+
+// answerRoom is how many tokens an answer should find free: what it may have at most, but
+// no more than a quarter of the context.
+func (e *Engine) answerRoom(r *Request) int {
+	room := e.nCtx / 4
+	if r.MaxTokens > 0 {
+		room = min(room, r.MaxTokens)
+	}
+	return room
+}
+
+// sampler makes the answer's sampler, which has seen what it looks back at of the prompt.
+func (e *Engine) sampler(r *Request, prompt []llama.Token) (*llama.Sampler, error) {
+	o := e.model.Sampling()
+	if r.Sampling != nil {
+		o = *r.Sampling
+	}
+	if o.RepeatLastN < 0 { // the whole context
+		o.RepeatLastN = min(e.nCtx, llama.MostLastN)
+	}
+	sampler, err := e.model.NewSampler(o)
+	if err != nil {
+		return nil, asRequestError(err)
+	}
+	for _, t := range prompt[max(len(prompt)-o.LookBack(), 0):] {
+		sampler.Accept(t)
+	}
+	return sampler, nil
+}
+
+// asRequestError is err as the request's fault, where it is.
+func asRequestError(err error) error {
+	if errors.Is(err, llama.ErrOption) || errors.Is(err, llama.ErrGrammar) {
+		return fmt.Errorf("%w: %w", ErrRequest, err)
+	}
+	return err
+}
+
+// question is what the router looks at: the newest question, or, where a conversation stays
+// with its first choice, the first one.
+func question(m *llama.Model, r *Request, first bool) string {
+	switch {
+	case r.Tokens != nil:
+		return m.Vocab.Text(r.Tokens, false)
+	case r.Messages == nil:
+		return r.Prompt
+	case first && r.opening != "":
+		return r.opening
+	}
+	text := ""
+	for _, msg := range r.Messages {
+		if msg.Role == "user" {
+			text = msg.Content
+			if first {
+				break
+			}
+		}
+	}
+	if text == "" {
+		text = r.Messages[len(r.Messages)-1].Content
+	}
+	return text
+}
+
+// choiceOf is a decision as it is told.
+func choiceOf(d router.Decision) *Choice {
+	return &Choice{Task: d.Task, Depth: d.Depth, Quality: d.Quality, Novelty: d.Novelty, Reason: d.Reason}
+}

@@ -1,0 +1,503 @@
+// Command benchengine measures the engine: many requests in one decode beside stock
+// llama.cpp's own batched decode, under one mask, under different masks and without any; one
+// request alone beside an earlier Gallop; the gaps that a long prompt makes in running answers;
+// and what many cancelled requests leave behind. `make bench-engine` runs it.
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"github.com/gallop-llm/gallop"
+	"github.com/gallop-llm/gallop/demo"
+	"github.com/gallop-llm/gallop/gguf"
+	"github.com/gallop-llm/gallop/internal/randmodel"
+	"github.com/gallop-llm/gallop/internal/realmodel"
+	"github.com/gallop-llm/gallop/internal/search"
+	"github.com/gallop-llm/gallop/internal/stats"
+	"github.com/gallop-llm/gallop/libs"
+	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/skip"
+)
+
+// What is measured.
+const (
+	requests  = 8
+	prompt    = 64   // tokens
+	steps     = 64   // tokens of an answer behind its first one
+	share     = 0.25 // of the layers' weights that masks skip
+	long      = 4000 // tokens of the prompt that comes while answers stream
+	streaming = 4    // answers, meanwhile
+	cancelled = 1000 // requests
+)
+
+type options struct {
+	model, bin, before, out string
+	threads, rounds         int
+}
+
+// row is one case. Numbers are medians over the rounds.
+type row struct {
+	Case  string  `json:"case"`
+	TPS   float64 `json:"tps"`         // aggregate, while all requests generate
+	TTFT  float64 `json:"ttft_p50_ms"` // time to the first token
+	TTFT9 float64 `json:"ttft_p95_ms"`
+}
+
+// result is what is written.
+type result struct {
+	Model       string  `json:"model"`
+	Processor   string  `json:"processor"`
+	CPUs        int     `json:"cpus"`
+	Threads     int     `json:"threads"`
+	Rounds      int     `json:"rounds"`
+	Requests    int     `json:"requests"`
+	Prompt      int     `json:"prompt_tokens"`
+	Steps       int     `json:"decode_steps"`
+	MaskSkips   string  `json:"mask"`
+	IdealByByte float64 `json:"ideal"` // speed-up of the mask by the bytes of weights that it skips
+
+	Rows []row `json:"rows"`
+
+	UnmaskedStock     float64 `json:"unmasked_stock"`     // speed of 8 requests over that of llama.cpp's batched decode
+	SameIdeal         float64 `json:"same_ideal"`         // of 8 under one mask over that of 8 without, over the ideal by bytes
+	DifferentUnmasked float64 `json:"different_unmasked"` // of 8 under 8 masks over that of 8 without
+	OneBefore         float64 `json:"one_before"`         // of one alone over that by an earlier Gallop; 0 = not measured
+	GapOverUbatch     float64 `json:"gap_over_ubatch"`    // longest pause of a running answer while a long prompt is read, over a micro-batch's time
+	Leaked            leaked  `json:"leaked"`
+}
+
+// leaked is what many cancelled requests have left behind.
+type leaked struct {
+	Requests   int   `json:"requests"`
+	Sequences  int   `json:"sequences"`
+	Goroutines int   `json:"goroutines"`
+	Objects    int   `json:"c_objects"`
+	RSS        int64 `json:"rss_growth_bytes"` // from the first half of them to the second
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.model, "m", "", "model (default: random weights in the shape of LLaMA 3.2 1B, Q4_0)")
+	flag.StringVar(&o.bin, "bin", "", "folder of cloop")
+	flag.StringVar(&o.before, "before", "", "an earlier gallop to compare one request with; \"\" = none")
+	flag.StringVar(&o.out, "o", "", "file that the result is written to")
+	flag.IntVar(&o.threads, "t", 2, "threads")
+	flag.IntVar(&o.rounds, "r", 5, "rounds")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, &o); err != nil {
+		fmt.Fprintln(os.Stderr, "benchengine:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o *options) error {
+	if _, err := libs.Load(); err != nil {
+		return err
+	}
+	if o.model == "" {
+		var err error
+		if o.model, err = randmodel.Cached(ctx, "llama-3.2-1b", gguf.Q4_0, 1, false, nil); err != nil {
+			return err
+		}
+	}
+	r := result{Model: filepath.Base(o.model), Processor: realmodel.Processor(), CPUs: runtime.NumCPU(), Threads: o.threads, Rounds: o.rounds,
+		Requests: requests, Prompt: prompt, Steps: steps}
+	l := &lab{o: o, r: &r}
+	for _, part := range []func(context.Context) error{l.throughput, l.gaps, l.one, l.leaks} {
+		if err := part(ctx); err != nil {
+			return err
+		}
+	}
+	l.print(os.Stderr)
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	if o.out == "" {
+		_, err = os.Stdout.Write(append(data, '\n'))
+		return err
+	}
+	return os.WriteFile(o.out, append(data, '\n'), 0o644)
+}
+
+type lab struct {
+	o *options
+	r *result
+}
+
+func (l *lab) open(ctx context.Context, parallel, nCtx int) (*gallop.Engine, error) {
+	return gallop.Open(ctx, l.o.model, &gallop.Options{
+		Parallel: parallel, Context: llama.ContextOptions{NCtx: nCtx, Threads: l.o.threads}, Shortlist: -1, NoCosts: true, Profile: gallop.NoProfile,
+	})
+}
+
+// tokens are a made-up prompt, as cloop's.
+func tokens(n, seed, vocab int) []llama.Token {
+	t := make([]llama.Token, n)
+	for i := range t {
+		t[i] = llama.Token((37*i + seed + 1) % vocab)
+	}
+	return t
+}
+
+// masks gives masks that skip so much, each other sublayers, with a full prefill as chosen
+// by prompt.
+func masks(m *llama.Model, n int) (all []skip.Mask, ideal float64) {
+	sizes := search.SizesOf(m.Tensors, m.NLayer)
+	units := search.SublayerUnits(sizes)
+	read, _ := m.TokenBytes()
+	random := rand.New(rand.NewPCG(1, 2))
+	for range n {
+		var mask skip.Mask
+		for _, i := range random.Perm(len(units)) {
+			if next := mask.Union(units[i].Mask); float64(sizes.Bytes(next)) <= share*float64(read) {
+				mask = next
+			}
+		}
+		all = append(all, mask)
+		ideal += 1 / (1 - float64(sizes.Bytes(mask))/float64(read)) / float64(n)
+	}
+	return all, ideal
+}
+
+// timed is when an answer's tokens came.
+type timed struct {
+	asked time.Time
+	at    []time.Time
+	err   error
+}
+
+// answer asks and notes the times.
+func answer(ctx context.Context, e *gallop.Engine, prompt []llama.Token, s gallop.Skip, n int) (t timed) {
+	t.asked = time.Now()
+	for d, err := range e.Stream(ctx, gallop.Request{Tokens: prompt, Skip: s, Sampling: &llama.Sampling{}, MaxTokens: n, Detail: true}) {
+		if err != nil {
+			t.err = err
+			return t
+		}
+		for range d.Tokens {
+			t.at = append(t.at, time.Now())
+		}
+	}
+	return t
+}
+
+// errEnded is returned where the model ends an answer too early to be measured.
+var errEnded = errors.New("the model ends its answers early: choose another one")
+
+// tries is how far the prompts of one try are from the next one's.
+const tries = 4001
+
+// together asks requests at once and gives the aggregate speed while all of them generate, and
+// the times to their first tokens, in ms.
+func together(ctx context.Context, e *gallop.Engine, skips []gallop.Skip, seed int) (tps float64, ttft []float64, err error) {
+	all := make([]timed, len(skips))
+	var running sync.WaitGroup
+	for i, s := range skips {
+		running.Go(func() { all[i] = answer(ctx, e, tokens(prompt, seed+1009*i, e.Info().Vocab), s, steps+1) })
+	}
+	running.Wait()
+	var from, to time.Time
+	for _, t := range all {
+		if t.err != nil {
+			return 0, nil, t.err
+		}
+		if len(t.at) < steps+1 {
+			return 0, nil, errEnded
+		}
+		ttft = append(ttft, 1000*t.at[0].Sub(t.asked).Seconds())
+		if from.Before(t.at[0]) {
+			from = t.at[0]
+		}
+		if last := t.at[len(t.at)-1]; to.IsZero() || last.Before(to) {
+			to = last
+		}
+	}
+	n := 0
+	for _, t := range all {
+		for _, at := range t.at {
+			if at.After(from) && !at.After(to) {
+				n++
+			}
+		}
+	}
+	return float64(n) / to.Sub(from).Seconds(), ttft, nil
+}
+
+// throughput measures the cases in turns.
+func (l *lab) throughput(ctx context.Context) error {
+	e, err := l.open(ctx, requests, 2*(prompt+steps+32))
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	c, err := l.startC(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.stop()
+	different, ideal := masks(e.Model(), requests)
+	_, sameIdeal := masks(e.Model(), 1)
+	l.r.MaskSkips, l.r.IdealByByte = different[0].String(), sameIdeal
+	_ = ideal
+	skips := map[string][]gallop.Skip{"one": {gallop.Nothing()}}
+	for i := range requests {
+		skips["unmasked8"] = append(skips["unmasked8"], gallop.Nothing())
+		skips["same8"] = append(skips["same8"], gallop.Layers(different[0]).Prefill(skip.FullPrefill))
+		skips["different8"] = append(skips["different8"], gallop.Layers(different[i]).Prefill(skip.FullPrefill))
+	}
+	names := []string{"stock8", "unmasked8", "same8", "different8", "one"}
+	tps, ttft := map[string][]float64{}, map[string][]float64{}
+	for round := range l.o.rounds + 1 { // the first warms up
+		for _, name := range names {
+			var speed float64
+			var first []float64
+			if name == "stock8" {
+				speed, first, err = c.round()
+			} else {
+				for try := range 10 { // random weights end an answer now and then
+					if speed, first, err = together(ctx, e, skips[name], 17*round+tries*try); !errors.Is(err, errEnded) {
+						break
+					}
+				}
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			fmt.Fprintf(os.Stderr, "round %d of %d: %-10s %.1f tokens/s\n", round, l.o.rounds, name, speed)
+			if round > 0 {
+				tps[name], ttft[name] = append(tps[name], speed), append(ttft[name], first...)
+			}
+		}
+	}
+	for _, name := range names {
+		slices.Sort(ttft[name])
+		at := func(q float64) float64 { return ttft[name][int(q*float64(len(ttft[name])-1))] }
+		l.r.Rows = append(l.r.Rows, row{name, stats.Median(tps[name]), at(0.5), at(0.95)})
+	}
+	l.r.UnmaskedStock = ratio(tps["unmasked8"], tps["stock8"])
+	l.r.SameIdeal = ratio(tps["same8"], tps["unmasked8"]) / sameIdeal
+	l.r.DifferentUnmasked = ratio(tps["different8"], tps["unmasked8"])
+	return nil
+}
+
+// ratio is the median of the rounds' ratios.
+func ratio(a, b []float64) float64 {
+	var all []float64
+	for i := range a {
+		all = append(all, a[i]/b[i])
+	}
+	return stats.Median(all)
+}
+
+// cloop is llama.cpp's own batched decode.
+type cloop struct {
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	out *bufio.Scanner
+}
+
+func (l *lab) startC(ctx context.Context) (*cloop, error) {
+	library := filepath.Join(llama.Dir(), "libllama.so")
+	if matches, _ := filepath.Glob(filepath.Join(llama.Dir(), "libllama*.so*")); len(matches) > 0 {
+		library = matches[0]
+	}
+	c := &cloop{cmd: exec.CommandContext(ctx, filepath.Join(l.o.bin, "cloop"), library, l.o.model,
+		strconv.Itoa(prompt), strconv.Itoa(steps), strconv.Itoa(l.o.threads), "1", strconv.Itoa(requests))}
+	c.cmd.Stderr = os.Stderr
+	in, err := c.cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := c.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	c.in, c.out = in, bufio.NewScanner(out)
+	return c, c.cmd.Start()
+}
+
+func (c *cloop) round() (tps float64, ttft []float64, err error) {
+	if _, err := io.WriteString(c.in, "\n"); err != nil {
+		return 0, nil, err
+	}
+	if !c.out.Scan() {
+		return 0, nil, errors.New("cloop ended")
+	}
+	var r struct {
+		Prefill float64 `json:"prefill_seconds"`
+		Decode  float64 `json:"decode_seconds"`
+	}
+	if err := json.Unmarshal(c.out.Bytes(), &r); err != nil {
+		return 0, nil, err
+	}
+	for i := range requests { // it reads one prompt after the other
+		ttft = append(ttft, 1000*r.Prefill*float64(i+1)/requests)
+	}
+	return requests * steps / r.Decode, ttft, nil
+}
+
+func (c *cloop) stop() {
+	c.in.Close()
+	c.cmd.Wait()
+}
+
+// gaps measures the pauses of running answers while a long prompt is read.
+func (l *lab) gaps(ctx context.Context) error {
+	const ubatch = 512
+	e, err := l.open(ctx, streaming+1, long+256)
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	vocab := e.Info().Vocab
+	start := time.Now()
+	if t := answer(ctx, e, tokens(long, 5, vocab), gallop.Nothing(), 1); t.err != nil {
+		return t.err
+	}
+	micro := time.Since(start).Seconds() * ubatch / long
+	streams, stop := context.WithCancel(ctx)
+	defer stop()
+	all := make([]timed, streaming)
+	var running sync.WaitGroup
+	for i := range all {
+		running.Go(func() { all[i] = answer(streams, e, tokens(16, 100*i, vocab), gallop.Nothing(), long) })
+	}
+	time.Sleep(2 * time.Second)
+	begin := time.Now()
+	t := answer(ctx, e, tokens(long, 77, vocab), gallop.Nothing(), 2)
+	end := time.Now()
+	stop()
+	running.Wait()
+	if t.err != nil {
+		return t.err
+	}
+	worst := 0.0
+	for _, s := range all {
+		if len(s.at) == 0 {
+			return fmt.Errorf("a stream gave nothing: %w", s.err)
+		}
+		before := begin
+		for _, at := range s.at {
+			if at.After(begin) && at.Before(end) {
+				worst = max(worst, at.Sub(before).Seconds())
+				before = at
+			}
+		}
+		worst = max(worst, end.Sub(before).Seconds())
+	}
+	l.r.GapOverUbatch = worst / micro
+	fmt.Fprintf(os.Stderr, "longest pause %.0f ms, a micro-batch %.0f ms\n", 1000*worst, 1000*micro)
+	return nil
+}
+
+// one compares a request alone with an earlier Gallop, program beside program.
+func (l *lab) one(ctx context.Context) error {
+	if l.o.before == "" {
+		return nil
+	}
+	var ratios []float64
+	for range l.o.rounds + 1 {
+		var tps [2]float64
+		for i, program := range []string{l.o.before, filepath.Join(l.o.bin, "gallop")} {
+			out, err := exec.CommandContext(ctx, program, "run", "-m", l.o.model, "-t", strconv.Itoa(l.o.threads), "-c", "512", "--temp", "0", "--route", "off",
+				"--shortlist", "off", "-n", strconv.Itoa(steps), "--json", "a horse, a horse, my kingdom for a horse").Output()
+			if err != nil {
+				return fmt.Errorf("%s: %w", program, err)
+			}
+			var r struct {
+				TPS float64 `json:"decode_tps"`
+			}
+			if err := json.Unmarshal(out, &r); err != nil {
+				return err
+			}
+			tps[i] = r.TPS
+		}
+		ratios = append(ratios, tps[1]/tps[0])
+	}
+	l.r.OneBefore = stats.Median(ratios[1:])
+	return nil
+}
+
+// leaks cancels many requests at random moments, on the demo model.
+func (l *lab) leaks(ctx context.Context) error {
+	path, err := demo.Path()
+	if err != nil {
+		return err
+	}
+	objects := llama.Live()
+	e, err := gallop.Open(ctx, path, &gallop.Options{Parallel: requests, Queue: cancelled, Context: llama.ContextOptions{NCtx: 256, Threads: l.o.threads}, NoCosts: true, Shortlist: -1})
+	if err != nil {
+		return err
+	}
+	random := rand.New(rand.NewPCG(3, 4))
+	goroutines, half := runtime.NumGoroutine(), int64(0)
+	var running sync.WaitGroup
+	limit := make(chan struct{}, 64)
+	for i := range cancelled {
+		after := time.Duration(random.IntN(100_000)) * time.Microsecond
+		limit <- struct{}{}
+		running.Go(func() {
+			defer func() { <-limit }()
+			ctx, stop := context.WithTimeout(ctx, after)
+			defer stop()
+			e.Answer(ctx, gallop.Request{Prompt: fmt.Sprintf("What is %d plus %d?", i, i+1), MaxTokens: 50, Lossless: i%3 == 0})
+		})
+		if i == cancelled/2 {
+			half = residentBytes()
+		}
+	}
+	running.Wait()
+	s := e.Stats()
+	time.Sleep(100 * time.Millisecond)
+	l.r.Leaked = leaked{Requests: cancelled, Sequences: s.Running + s.Waiting, Goroutines: max(runtime.NumGoroutine()-goroutines, 0), RSS: max(residentBytes()-half, 0)}
+	if err := e.Close(); err != nil {
+		return err
+	}
+	l.r.Leaked.Objects = llama.Live() - objects
+	return nil
+}
+
+// residentBytes is the process's memory; 0 where the system does not tell.
+func residentBytes() int64 {
+	data, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	var size, resident int64
+	if _, err := fmt.Sscan(string(data), &size, &resident); err != nil {
+		return 0
+	}
+	return resident * int64(os.Getpagesize())
+}
+
+func (l *lab) print(w io.Writer) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "case\ttokens/s\tfirst token p50\tp95\t")
+	for _, r := range l.r.Rows {
+		fmt.Fprintf(t, "%s\t%.1f\t%.0f ms\t%.0f ms\t\n", r.Case, r.TPS, r.TTFT, r.TTFT9)
+	}
+	t.Flush()
+	r := l.r
+	fmt.Fprintf(w, "8 unmasked over llama.cpp's batched decode %.3f\n8 under one mask over the ideal by bytes (%.3f) %.3f\n8 under 8 masks over unmasked %.3f\none over before %.3f\npause over micro-batch %.2f\nleft over %+v\n",
+		r.UnmaskedStock, r.IdealByByte, r.SameIdeal, r.DifferentUnmasked, r.OneBefore, r.GapOverUbatch, r.Leaked)
+}
