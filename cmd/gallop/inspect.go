@@ -62,7 +62,7 @@ func runInspect(out io.Writer, path string, asJSON, template bool) error {
 	case asJSON:
 		return writeJSON(out, m)
 	}
-	return m.WriteText(out, &inspect.TextOptions{Color: isTerminal(out) && os.Getenv("NO_COLOR") == ""})
+	return m.WriteText(out, &inspect.TextOptions{Color: isTerminal(out) && os.Getenv("NO_COLOR") == "" && !isDumb()})
 }
 
 // profileResult is what --profile --json prints.

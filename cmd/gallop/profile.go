@@ -196,28 +196,38 @@ func adapt(ctx context.Context, cmd *cobra.Command, m *llama.Model, p *router.Pr
 	return a, errors.Join(err, closeProfile())
 }
 
-// ownProfile gives a profile that was made on another quantisation of m back as m's
-// own: checked in a minute, which is said, and kept, so that it happens once. Another
-// profile stays as it is.
-func ownProfile(ctx context.Context, cmd *cobra.Command, m *llama.Model, p *router.Profile, threads int) (*router.Profile, error) {
+// settleProfile checks the profile that is found for m if it was made on another
+// quantisation: that takes a minute and is said, and what comes of it is kept as m's
+// own, so that it happens once. Where it cannot be kept, the profile serves as it is.
+func settleProfile(ctx context.Context, cmd *cobra.Command, m *llama.Model, threads int) error {
+	path, ok := router.Find(m.Path)
+	if !ok {
+		return nil
+	}
 	model, err := router.FingerprintOf(m.Path)
-	if err != nil || !p.Travelled(model) || p.Router == nil {
-		return p, err
+	if err != nil {
+		return err
+	}
+	p, err := router.Read(path)
+	if err != nil || !p.Travelled(model) || p.Router == nil || p.Defaults.Off {
+		return nil // the engine says what is wrong with it, if anything
 	}
 	notes := cmd.ErrOrStderr()
+	fmt.Fprintf(notes, "[checks the profile of another quantisation, %s, on this one: once, in about a minute]\n", path)
 	a, err := adapt(ctx, cmd, m, p, dataset.Starter(), threads)
 	switch {
 	case ctx.Err() != nil:
-		return nil, err
+		return err
 	case err != nil:
-		fmt.Fprintf(notes, "[profile of another quantisation of this model, not checked on this one: %v]\n", err)
-		return p, nil
+		fmt.Fprintln(notes, "gallop: goes on with the profile unchecked:", err)
+		return nil
 	}
-	fmt.Fprintf(notes, "[profile of another quantisation of this model, %s]\n", a)
-	if path, err := profilePath(m.Path, model); err == nil {
-		if err := a.Profile.Write(path); err != nil {
-			fmt.Fprintln(notes, "gallop: the checked profile is not kept:", err)
-		}
+	fmt.Fprintf(notes, "[%s]\n", a)
+	if path, err = profilePath(m.Path, model); err == nil {
+		err = a.Profile.Write(path)
 	}
-	return a.Profile, nil
+	if err != nil {
+		fmt.Fprintln(notes, "gallop: the checked profile is not kept:", err)
+	}
+	return nil
 }

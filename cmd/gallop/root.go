@@ -163,6 +163,11 @@ environment before the file; an empty variable counts as unset.`,
 		newSetupCommand(), newExecCommand(), newCalibrateCommand(), newRouteCommand(), newEvalCommand(), newCompareCommand(),
 		newBenchCommand(), newModelsCommand(), newProfileCommand(), newServeCommand())
 	addHub(root)
+	root.InitDefaultCompletionCmd()
+	if completion, _, err := root.Find([]string{"completion"}); err == nil {
+		completion.Args = noArgument // and not any word, with the help and exit code 0
+		completion.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	}
 	all := append(root.Commands(), root)
 	for _, cmd := range root.Commands() {
 		all = append(all, cmd.Commands()...)
