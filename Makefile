@@ -25,7 +25,7 @@ get-git  := with `apt install git`
 get-python3 := with `apt install python3-pip`
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build setup test test-long test-gpu test-cpus test-architectures lint preload bench bench-shapes bench-peers bench-engine bench-lossless bench-compare real-speed real-table templates eval profile install fuzz clean models page need-browser need-page
+.PHONY: help demo build setup test test-long test-gpu test-cpus test-architectures lint preload bench bench-shapes bench-peers bench-engine bench-lossless bench-compare real-speed real-table templates eval profile install fuzz clean travel models page need-browser need-page
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -115,6 +115,9 @@ eval: build setup ## compare ways to choose layers on the demo model; table, pic
 
 profile: build setup ## make the demo model's profile anew
 	$(BUILD)/gallop calibrate -t 1 --data demo/calibration.jsonl --unit feed-forward --prefill full --depths 2,3,4 --quality 0.995 -o demo/gallop-demo.gallop.gguf
+
+travel: build setup need-$(CC) ## measure how well a profile made on Q8_0 routes Q4_0 and Q4_K_M of the demo model; tables go to build/travel
+	@scripts/travel '$(BUILD)'
 
 models: need-go need-python3 ## fetch real pretrained models (2 GB), for measurements; MODELS= names some
 	@go build -o $(BUILD)/models ./scripts/models

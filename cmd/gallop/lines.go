@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"sync"
 	"syscall"
 
@@ -55,17 +54,37 @@ func (p pipe) Next() (string, error) {
 // editor is a line editor on a terminal, which is in raw mode only while a line
 // is typed: during an answer Ctrl-C must be a signal.
 type editor struct {
-	file   *os.File
-	term   *term.Terminal
-	pastes bool // the terminal can tell pasted lines from typed ones
+	file *os.File
+	out  io.Writer
+	typing
 }
 
 func newEditor(f *os.File, out io.Writer) *editor {
-	screen := struct {
-		io.Reader
-		io.Writer
-	}{ctrlCClearsLine{f}, out}
-	return &editor{file: f, term: term.NewTerminal(screen, "> "), pastes: !isDumb()}
+	return &editor{file: f, out: out, typing: typing{in: bufio.NewReader(f), out: out, plain: isDumb()}}
+}
+
+// Next reads a line; lines pasted together come as one.
+func (e *editor) Next() (string, error) {
+	state, err := term.MakeRaw(int(e.file.Fd()))
+	if err != nil {
+		return "", err
+	}
+	restore := sync.OnceFunc(func() {
+		if !e.plain {
+			io.WriteString(e.out, "\x1b[?2004l") // pasted text is no longer marked
+		}
+		term.Restore(int(e.file.Fd()), state)
+	})
+	defer restore()
+	defer restoreOnSignal(restore)()
+	e.columns = usualColumns
+	if width, _, err := term.GetSize(int(e.file.Fd())); err == nil && width > len(prompt) {
+		e.columns = width
+	}
+	if !e.plain {
+		io.WriteString(e.out, "\x1b[?2004h") // pasted text is marked as such
+	}
+	return e.read()
 }
 
 // isDumb tells whether the terminal is one that shows escape sequences as they are.
@@ -92,49 +111,4 @@ func restoreOnSignal(restore func()) (stop func()) {
 		signal.Stop(signals)
 		close(done)
 	}
-}
-
-// Next reads a line; lines pasted together come as one.
-func (e *editor) Next() (string, error) {
-	state, err := term.MakeRaw(int(e.file.Fd()))
-	if err != nil {
-		return "", err
-	}
-	restore := sync.OnceFunc(func() {
-		if e.pastes {
-			e.term.SetBracketedPasteMode(false)
-		}
-		term.Restore(int(e.file.Fd()), state)
-	})
-	defer restore()
-	defer restoreOnSignal(restore)()
-	if width, height, err := term.GetSize(int(e.file.Fd())); err == nil && width > 0 && height > 0 { // 0 = not known
-		e.term.SetSize(width, height)
-	}
-	if e.pastes {
-		e.term.SetBracketedPasteMode(true)
-	}
-	var pasted []string
-	for {
-		line, err := e.term.ReadLine()
-		pasted = append(pasted, line)
-		if !errors.Is(err, term.ErrPasteIndicator) {
-			return strings.Join(pasted, "\n"), err
-		}
-	}
-}
-
-// ctrlCClearsLine turns Ctrl-C into Ctrl-U: the terminal's editor would take it
-// for the end of the input.
-type ctrlCClearsLine struct{ io.Reader }
-
-func (r ctrlCClearsLine) Read(p []byte) (int, error) {
-	const ctrlC, ctrlU = 3, 21
-	n, err := r.Reader.Read(p)
-	for i := range p[:n] {
-		if p[i] == ctrlC {
-			p[i] = ctrlU
-		}
-	}
-	return n, err
 }

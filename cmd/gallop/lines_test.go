@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"io"
 	"os"
@@ -86,4 +87,57 @@ func readUntil(t *testing.T, keys *os.File, text string) (shown string) {
 		shown += string(b[:n])
 	}
 	return shown
+}
+
+// TestEditor types keys and looks at the line and at where the cursor is.
+func TestEditor(t *testing.T) {
+	const left, up, down, home, deleteKey = "\x1b[D", "\x1b[A", "\x1b[B", "\x1b[H", "\x1b[3~"
+	for name, c := range map[string]struct{ keys, want string }{
+		"plain":                 {"hello\r", "hello"},
+		"wide characters":       {"日本語テスト\x7f\x7f" + left + left + "X\r", "日本X語テ"},
+		"one character, many":   {"a👩‍👩‍👧e\u0301" + left + left + "b\r", "ab👩‍👩‍👧e\u0301"},
+		"deleted as one":        {"a👩‍👩‍👧e\u0301\x7f\x7f\r", "a"},
+		"a flag":                {"🇩🇪🇫🇷\x7f\r", "🇩🇪"},
+		"start and delete":      {"abc" + home + deleteKey + "\r", "bc"},
+		"words":                 {"one two three\x17\x1bb\x0b\r", "one "},
+		"cleared":               {"abc\x15def\x03ghi\r", "ghi"},
+		"paste":                 {"\x1b[200~one\r\ttwo\nthree\x1b[201~\r", "one\n\ttwo\nthree"},
+		"alt and enter":         {"one\x1b\rtwo\r", "one\ntwo"},
+		"unknown keys":          {"a\x1b[15~\x1b[99;7Xb\x00\x1c\r", "ab"},
+		"more than 4096":        {strings.Repeat("word ", 1000) + "\r", strings.Repeat("word ", 1000)},
+		"history":               {"x\r" + up + left + "y\r", "yx"},
+		"back from the history": {"x\rnew" + up + down + "er\r", "newer"},
+		"interrupted and empty": {"\x03ok\r", "ok"},
+	} {
+		in := bufio.NewReader(strings.NewReader(c.keys))
+		e := typing{in: in, out: io.Discard, columns: 20}
+		got, err := e.read()
+		require.NoError(t, err, name)
+		if in.Buffered() > 0 {
+			got, err = e.read()
+			require.NoError(t, err, name)
+		}
+		require.Equal(t, c.want, got, name)
+	}
+	_, err := (&typing{in: bufio.NewReader(strings.NewReader("\x04")), out: io.Discard, columns: 20}).read()
+	require.ErrorIs(t, err, io.EOF)
+
+	// Five cells, of which the prompt takes two: the second character is on the next row.
+	var screen strings.Builder
+	e := typing{out: &screen, columns: 5, line: []string{"日", "本", "語"}, at: 0}
+	e.draw()
+	require.Equal(t, "\r\x1b[J> 日本語\r\x1b[1A\x1b[2C", screen.String())
+	screen.Reset()
+	e.at = 3
+	e.draw()
+	require.Equal(t, "\r\x1b[J> 日本語", screen.String())
+	require.Equal(t, 1, e.row)
+	screen.Reset()
+	e.draw()
+	require.Equal(t, "\r\x1b[1A\x1b[J> 日本語", screen.String(), "all of it anew")
+	screen.Reset()
+	e.line, e.at, e.row = []string{"a", "b", "c"}, 3, 0
+	e.draw()
+	require.Equal(t, "\r\x1b[J> abc\r\n", screen.String(), "a full row")
+	require.Equal(t, 1, e.row)
 }

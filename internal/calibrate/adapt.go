@@ -22,7 +22,7 @@ const (
 	checkTime    = 45 * time.Second // for all; the last stage may take somewhat longer
 	answerShare  = 0.3              // of it goes into the whole model's answers
 	checkChunk   = 8                // prompts that are answered at once, and at least
-	checkPrompts = 96               // at most
+	checkPrompts = 64               // at most
 	checkAnswer  = 24               // tokens of an answer at most
 )
 
