@@ -179,13 +179,15 @@ struct llama_adapter_lora *gallop_load_lora(struct llama_model *m, const char *p
 
 /* ---- memory ---- */
 
-const void *gallop_weight(const struct llama_model *m, const char *name) {
+const void *gallop_weight(const struct llama_model *m, const char *name, size_t *size) {
     const struct ggml_tensor *t = gallop_api._ZNK11llama_model10get_tensorEPKc(m, name);
     if (t == NULL || t->buffer == NULL) {
         return NULL;
     }
     /* Plain buffers name no device. Those of repacked weights claim not to be the host's, but are the CPU's. */
-    struct ggml_backend_device *d = gallop_api.ggml_backend_buft_get_device(gallop_api.ggml_backend_buffer_get_type(t->buffer));
+    struct ggml_backend_buffer_type *type = gallop_api.ggml_backend_buffer_get_type(t->buffer);
+    struct ggml_backend_device *d = gallop_api.ggml_backend_buft_get_device(type);
+    *size = gallop_api.ggml_backend_buft_get_alloc_size(type, t);
     return d == NULL || gallop_api.ggml_backend_dev_type(d) == GGML_DEVICE_CPU ? t->data : NULL;
 }
 

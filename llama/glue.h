@@ -47,8 +47,9 @@ static inline void gallop_watch_stop(struct gallop_watch *w, bool stop) { atomic
 static inline bool gallop_watch_stopped(struct gallop_watch *w) { return atomic_load(&w->stop); }
 static inline void gallop_watch_pause(struct gallop_watch *w, bool pause) { atomic_store(&w->pause, pause); }
 
-/* The bytes of a weight that the model computes with, NULL when they are not in main memory. */
-const void *gallop_weight(const struct llama_model *m, const char *name);
+/* The bytes of a weight that the model computes with, and how many: rearranged ones can be more than the
+ * file has. NULL when they are not in main memory. */
+const void *gallop_weight(const struct llama_model *m, const char *name, size_t *size);
 
 /* Sets a weight from its bytes in the file, which are repacked where it is. */
 void gallop_set_weight(const struct llama_model *m, const char *name, uintptr_t data, size_t size);

@@ -36,6 +36,9 @@ for file in .ci/* scripts/*; do
 done
 shellcheck "${scripts[@]}"
 
+echo "chat page"
+scripts/page.sh check
+
 echo "C"
 compile() {
 	"${CC:-cc}" -std=c11 -O2 -Wall -Wextra -Werror -fPIC -Ithird_party/llama.cpp/include -Ithird_party/layerskip \
