@@ -25,7 +25,7 @@ get-git  := with `apt install git`
 get-python3 := with `apt install python3-pip`
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build setup test test-long test-gpu test-cpus lint preload bench bench-shapes bench-peers bench-engine bench-lossless bench-compare real-speed real-table templates eval profile install fuzz clean models page need-browser need-page
+.PHONY: help demo build setup test test-long test-gpu test-cpus test-architectures lint preload bench bench-shapes bench-peers bench-engine bench-lossless bench-compare real-speed real-table templates eval profile install fuzz clean models page need-browser need-page
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,12 +55,16 @@ test-cpus: build setup ## run the numeric tests under each of llama.cpp's CPU mo
 	@go build -o $(BUILD)/testcpus ./scripts/testcpus
 	@$(BUILD)/testcpus --build '$(BUILD)' --docs docs/cpus.md --modules '$(MODULES)'
 
+test-architectures: build setup ## check masks on tiny models of every architecture of llama.cpp, MODELS= names some; writes docs/architectures.md and build/architectures.json
+	@go build -o $(BUILD)/testarchitectures ./scripts/architectures
+	@$(BUILD)/testarchitectures -build '$(BUILD)' -docs docs/architectures.md -o '$(BUILD)/architectures.json' -models '$(MODELS)'
+
 templates: need-go need-python3 need-git ## compare published chat templates with jinja2; writes build/templates.json
 	@[ -x $(BUILD)/jinja/bin/python3 ] || { python3 -m venv $(BUILD)/jinja && $(BUILD)/jinja/bin/pip install --quiet jinja2==3.1.6; }
 	@[ -d $(BUILD)/templates ] || { rm -rf $(BUILD)/templates.part; python3 scripts/templates/fetch.py $(BUILD)/templates.part && mv $(BUILD)/templates.part $(BUILD)/templates; }
 	$(BUILD)/jinja/bin/python3 scripts/templates/reference.py internal/template/testdata/conversations.json internal/template/testdata
 	$(BUILD)/jinja/bin/python3 scripts/templates/reference.py internal/template/testdata/conversations.json $(BUILD)/templates
-	GALLOP_TEMPLATES='$(abspath $(BUILD)/templates)' go test -count 1 -v -run 'OwnTemplates|PublishedTemplates' ./internal/template
+	GALLOP_TEMPLATES='$(abspath $(BUILD)/templates)' go test -count 1 -v -run 'OwnTemplates|PublishedTemplates' ./internal/template ./internal/tools
 
 lint: build setup need-npm need-node ## check format, Go, C, scripts, the chat page, and that llama.cpp is the one that our header describes
 	@CC='$(CC)' scripts/lint.sh

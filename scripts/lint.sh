@@ -51,3 +51,4 @@ compile third_party/layerskip/barrier.c
 compile llama/glue.c
 compile llama/shortlist.c
 compile scripts/cloop.c
+compile internal/archmodel/tensors/tensors.c

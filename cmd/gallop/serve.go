@@ -44,7 +44,8 @@ func newServeCommand() *cobra.Command {
 		Short: "Serve models over HTTP: OpenAI's and Anthropic's APIs, llama-server's, and a chat page",
 		Long: `Serve models over HTTP, in the APIs of OpenAI, Anthropic and llama-server, with a
 chat page at /. The first -m is loaded at once, further ones when they are asked
-for. Without -m there are all models that gallop models lists, or the demo model.
+for. Without -m there are the demo model, which answers requests that name none, and all models
+that gallop models lists.
 
 A request says in its field "gallop" what may be skipped for it; clients that cannot
 send it write the model's name as in name@skip=4,6, name@quality=0.95 or name@whole.`,
@@ -52,7 +53,7 @@ send it write the model's name as in name@skip=4,6, name@quality=0.95 or name@wh
 		RunE: func(cmd *cobra.Command, _ []string) error { return s.run(cmd) },
 	}
 	f := cmd.Flags()
-	f.StringArrayVarP(&s.models, "model", "m", nil, "model: a GGUF file, or a name as gallop models lists them; repeatable (default: all of those, or the demo model)")
+	f.StringArrayVarP(&s.models, "model", "m", nil, "model: a GGUF file, or a name as gallop models lists them; repeatable (default: the demo model and all of those)")
 	f.StringArrayVar(&s.aliases, "alias", nil, "name by which clients ask for a model, in the order of -m; repeatable (default: the name that -m gives)")
 	f.StringVar(&s.host, "host", "127.0.0.1", "address to listen on; any that other machines can reach needs --api-key")
 	f.IntVar(&s.port, "port", 8080, "port to listen on; 0 = a free one")
@@ -184,7 +185,16 @@ func (s *serving) list(cmd *cobra.Command, o *gallop.Options) (list []server.Mod
 	if len(s.models) > 0 {
 		return list, nil
 	}
-	known := map[string]bool{}
+	path, err := demo.Path()
+	if err != nil {
+		return nil, err
+	}
+	first, err := s.model(cmd, demoName, path, o)
+	if err != nil {
+		return nil, err
+	}
+	list = append(list, first) // of requests that name no model
+	known := map[string]bool{demoName: true}
 	for _, found := range models.List() {
 		if known[found.Name] || strings.Contains(found.Name, "@") {
 			continue
@@ -197,16 +207,11 @@ func (s *serving) list(cmd *cobra.Command, o *gallop.Options) (list []server.Mod
 		known[found.Name] = true
 		list = append(list, m)
 	}
-	if len(list) > 0 {
-		return list, nil
-	}
-	path, err := demo.Path()
-	if err != nil {
-		return nil, err
-	}
-	m, err := s.model(cmd, "gallop-demo", path, o)
-	return []server.Model{m}, err
+	return list, nil
 }
+
+// demoName is what the demo model is called.
+const demoName = "gallop-demo"
 
 // model is one to serve.
 func (s *serving) model(cmd *cobra.Command, name, path string, o *gallop.Options) (server.Model, error) {

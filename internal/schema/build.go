@@ -59,6 +59,7 @@ func (c *converter) value(conj []*node) *rule {
 func (c *converter) flat(f *flat) (alts []seq) {
 	if list, given := c.values(f); given {
 		for _, v := range list {
+			c.writable(v, c.notation.Quote)
 			alts = append(alts, seq{text(c.notation.encode(v))})
 		}
 		return alts
@@ -83,6 +84,35 @@ func (c *converter) flat(f *flat) (alts []seq) {
 		alts = append(alts, seq{text("null")})
 	}
 	return alts
+}
+
+// writable fails where a value holds the mark that ends strings.
+func (c *converter) writable(v any, mark string) {
+	if mark == "" {
+		return
+	}
+	switch v := v.(type) {
+	case string:
+		if strings.Contains(v, mark) {
+			fail(c.at, "enum", "the model's notation cannot write %s", quote(v))
+		}
+	case []any:
+		for _, x := range v {
+			c.writable(x, mark)
+		}
+	case *object:
+		for _, k := range v.keys {
+			c.nameWritable(k, nil)
+			c.writable(v.values[k], mark)
+		}
+	}
+}
+
+// nameWritable fails where a property's name would end too early.
+func (c *converter) nameWritable(name string, tags *Tags) {
+	if tags != nil && strings.ContainsAny(name, "<>\n") || c.notation.Quote != "" && (name == "" || strings.ContainsAny(name, ":,{}[]<> \n")) {
+		fail(c.at, "properties", "the model's notation cannot write the name %s", quote(name))
+	}
 }
 
 // space is what may stand between the parts of JSON.
@@ -297,13 +327,12 @@ func (c *converter) tagged(conj []*node, end string) *rule {
 	for _, f := range c.expand(conj) {
 		if list, given := c.values(f); given {
 			for _, v := range list {
+				c.writable(v, end)
 				plain, ok := v.(string)
 				if !ok {
 					plain = encode(v)
 				}
-				if !strings.Contains(plain, end) {
-					r.alts = append(r.alts, seq{text(plain + end)})
-				}
+				r.alts = append(r.alts, seq{text(plain + end)})
 			}
 			continue
 		}
@@ -338,6 +367,7 @@ func (c *converter) object(f *flat, tags *Tags) *rule {
 	must := make([]bool, len(names))
 	for i, name := range names {
 		c.tick(1 + len(required)/8)
+		c.nameWritable(name, tags)
 		must[i] = slices.Contains(required, name)
 	}
 	values := make([]*rule, len(names))
@@ -535,7 +565,8 @@ func (c *converter) language(conj []*node) *dfa {
 	return d
 }
 
-// Builder puts a grammar together from schemas and the caller's own rules.
+// Builder puts a grammar together from schemas and the caller's own rules. After an
+// error it is of no more use.
 type Builder struct {
 	c     *converter
 	roots []*rule

@@ -9,7 +9,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
+	"github.com/dlclark/regexp2"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/stretchr/testify/require"
 
@@ -151,4 +153,45 @@ func randomSchema(r *rand.Rand, depth int) any {
 		}
 	}
 	return s
+}
+
+// FuzzPattern matches texts by a pattern's automaton and by an independent engine.
+func FuzzPattern(f *testing.F) {
+	for _, source := range []string{"^(a|b)*c$", "a{2,3}", "[^a-c]", `\w\s`, "(^|a)b($|c)", "a*?b+?", "(a|(b|)){2}", "^$", ".", `[\d\s]`, "^^a$$", "(a*)*b", `\u0061|\x62`, "a$|^b", "[]", "[^]", "a{0}b", "(?:)", "x{1"} {
+		f.Add(source, "abcab 1")
+	}
+	f.Fuzz(func(t *testing.T, source, letters string) {
+		if len(source) > 60 || !utf8.ValidString(source) || strings.Contains(source, `\p`) || strings.Contains(source, `\P`) {
+			return
+		}
+		re, err := regexp2.Compile(source, regexp2.ECMAScript|regexp2.Unicode)
+		if err != nil {
+			return
+		}
+		re.MatchTimeout = time.Second
+		d := func() (d *dfa) {
+			defer func() {
+				if r := recover(); r != nil {
+					_ = r.(fault)
+				}
+			}()
+			return NewBuilder(Notation{}).c.pattern(source, "", "pattern")
+		}()
+		if d == nil {
+			return // refused
+		}
+		r := rand.New(rand.NewPCG(8, uint64(len(source))))
+		alphabet := []rune(strings.ToValidUTF8(letters, "") + source + "ab1 \n")
+		for range 60 {
+			var text []rune
+			for range r.IntN(6) {
+				text = append(text, alphabet[r.IntN(len(alphabet))])
+			}
+			want, err := re.MatchString(string(text))
+			if err != nil {
+				return // too slow for it
+			}
+			require.Equal(t, want, d.matches(string(text)), "%q on %q", source, string(text))
+		}
+	})
 }

@@ -340,7 +340,7 @@ func (s *Server) generateOne(ctx context.Context, j *job, i int, steps chan<- wi
 		if err != nil {
 			return err
 		}
-		step := wire.Step{Answer: i, Pieces: split.Add(d.Text), Tokens: d.Tokens}
+		step := wire.Step{Answer: i, Pieces: split.Add(d.Text), Tokens: d.Tokens, Mask: d.Mask}
 		if d.Answer != nil {
 			step.Pieces = append(step.Pieces, split.End()...)
 		}

@@ -65,9 +65,10 @@ type Format struct {
 	hasNot []string // and has not
 
 	// A call is begin NAME named ARGUMENTS end, between stands between calls, and open
-	// and close around all of them. Where a call has an id, which is written by the
-	// GBNF of id, it stands behind named, and identified behind it.
-	open, begin, named, id, identified, end, between, close string
+	// and close around all of them. callNumber and callID in them stand for such.
+	open, begin, named, end, between, close string
+
+	ends string // another end: what some of the format's templates write
 
 	// triggers are texts at which calls begin, wherever they stand. Without any, an
 	// answer that begins as a call does may be one.
@@ -97,6 +98,31 @@ const (
 	pythonTag        = "<|python_tag|>"
 )
 
+// Places in the parts of a call.
+const (
+	callNumber = "\x01" // its number in the answer
+	callID     = "\x02" // an id of nine letters and digits
+)
+
+// gbnf writes a part of a call.
+func gbnf(part string) string {
+	var b strings.Builder
+	for part != "" {
+		i := strings.IndexAny(part, callNumber+callID)
+		if i < 0 {
+			i = len(part)
+		}
+		if i > 0 {
+			b.WriteString(schema.Literal(part[:i]) + " ")
+		}
+		if part = part[i:]; part != "" {
+			b.WriteString(map[string]string{callNumber: "[0-9]{1,2} ", callID: "[A-Za-z0-9]{9} "}[part[:1]])
+			part = part[1:]
+		}
+	}
+	return b.String()
+}
+
 // known are the formats, those first whose marks are the more telling.
 var known = []Format{
 	{Name: "harmony", layout: harmonyCalls, has: []string{"<|channel|>", "<|message|>", "to="}, single: true},
@@ -108,24 +134,26 @@ var known = []Format{
 		named: deepseekSep, end: deepseekEnd, close: deepseekCallsEnd, triggers: []string{deepseekCalls, deepseekCall}},
 	{Name: "deepseek", layout: namedCalls, has: []string{deepseekCalls}, open: deepseekCalls, begin: deepseekCall + "function" + deepseekSep,
 		named: "\n```json\n", end: "\n```" + deepseekEnd, between: "\n", close: deepseekCallsEnd, triggers: []string{deepseekCalls, deepseekCall}},
-	{Name: "kimi", layout: namedCalls, has: []string{kimiCalls, kimiArgs}, open: kimiCalls, begin: kimiCall + "functions.", named: ":", id: "[0-9]{1,2}",
-		identified: kimiArgs, end: "<|tool_call_end|>", close: "<|tool_calls_section_end|>", triggers: []string{kimiCalls, kimiCall}},
+	{Name: "kimi", layout: namedCalls, has: []string{kimiCalls, kimiArgs}, open: kimiCalls, begin: kimiCall + "functions.", named: ":" + callNumber + kimiArgs,
+		end: "<|tool_call_end|>", close: "<|tool_calls_section_end|>", triggers: []string{kimiCalls, kimiCall}},
 	{Name: "mistral-named", layout: namedCalls, has: []string{mistralCalls, mistralArgs}, begin: mistralCalls, named: mistralArgs,
 		triggers: []string{mistralCalls}, shortID: true},
 	{Name: "mistral", layout: jsonCalls, has: []string{mistralCalls}, open: mistralCalls + "[", begin: `{"name": "`, named: `", "arguments": `,
-		end: "}", between: ", ", close: "]", triggers: []string{mistralCalls}, shortID: true},
-	{Name: "command", layout: jsonCalls, has: []string{"<|START_ACTION|>"}, open: "<|START_ACTION|>[\n    ", begin: `{"tool_call_id": "0", "tool_name": "`,
+		end: "}", ends: `, "id": "` + callID + `"}`, between: ", ", close: "]", triggers: []string{mistralCalls}, shortID: true},
+	{Name: "command", layout: jsonCalls, has: []string{"<|START_ACTION|>"}, open: "<|START_ACTION|>[\n    ", begin: `{"tool_call_id": "` + callNumber + `", "tool_name": "`,
 		named: `", "parameters": `, end: "}", between: ",\n    ", close: "\n]<|END_ACTION|>", triggers: []string{"<|START_ACTION|>"}},
 	{Name: "granite", layout: jsonCalls, has: []string{"<|tool_call|>", "<|start_of_role|>"}, open: "<|tool_call|>[", begin: `{"name": "`,
 		named: `", "arguments": `, end: "}", between: ", ", close: "]", triggers: []string{"<|tool_call|>"}},
 	{Name: "apriel", layout: jsonCalls, has: []string{"<tool_calls>"}, open: "<tool_calls>[", begin: `{"name": "`, named: `", "arguments": `,
-		end: "}", between: ", ", close: "]</tool_calls>", triggers: []string{"<tool_calls>"}},
+		end: "}", ends: `, "id": "` + callID + `"}`, between: ", ", close: "]</tool_calls>", triggers: []string{"<tool_calls>"}},
 	{Name: "qwen-coder", layout: taggedCalls, has: []string{"<tool_call>", "<function=", "<parameter="}, begin: "<tool_call>\n<function=", named: ">\n",
 		end: "</function>\n</tool_call>", between: "\n", triggers: []string{"<tool_call>", "<function="},
 		tags: schema.Tags{Open: "<parameter=", Named: ">\n", Close: "\n</parameter>\n"}},
 	{Name: "seed", layout: taggedCalls, has: []string{"<seed:tool_call>", "<function=", "<parameter="}, begin: "<seed:tool_call>\n<function=", named: ">\n",
 		end: "</function>\n</seed:tool_call>", between: "\n", triggers: []string{"<seed:tool_call>", "<function="},
 		tags: schema.Tags{Open: "<parameter=", Named: ">", Close: "</parameter>\n"}},
+	{Name: "glm-4.7", layout: taggedCalls, has: []string{"<tool_call>", "</arg_key><arg_value>"}, begin: "<tool_call>", end: "</tool_call>",
+		triggers: []string{"<tool_call>"}, tags: schema.Tags{Open: "<arg_key>", Named: "</arg_key><arg_value>", Close: "</arg_value>"}},
 	{Name: "glm", layout: taggedCalls, has: []string{"<tool_call>", "<arg_key>"}, begin: "<tool_call>", named: "\n", end: "</tool_call>", between: "\n",
 		triggers: []string{"<tool_call>"}, tags: schema.Tags{Open: "<arg_key>", Named: "</arg_key>\n<arg_value>", Close: "</arg_value>\n"}},
 	{Name: "functionary", layout: namedCalls, has: []string{"<function=", "</function>"}, begin: "<function=", named: ">", end: "</function>",
@@ -164,7 +192,7 @@ func Recognise(template string) *Format {
 		}
 	}
 	if f.Name == "mistral-named" && strings.Contains(template, mistralID) {
-		f.named, f.id, f.identified = mistralID, "[A-Za-z0-9]{9}", mistralArgs
+		f.named = mistralID + callID + mistralArgs
 	}
 	for _, r := range reasonings {
 		mark := strings.TrimSpace(r.open)
@@ -267,15 +295,11 @@ func (f *Format) Grammar(r Request) (string, error) {
 			calls = append(calls, schema.Literal("functions."+fn.Name+" <|constrain|>json<|message|>")+" "+arguments)
 			continue
 		}
-		call := schema.Literal(fn.Name + f.named)
-		if f.id != "" {
-			call += " " + f.id + " " + schema.Literal(f.identified)
+		call := gbnf(fn.Name+f.named) + arguments + " "
+		calls = append(calls, call+gbnf(f.end))
+		if f.ends != "" {
+			calls = append(calls, call+gbnf(f.ends))
 		}
-		call += " " + arguments
-		if f.end != "" {
-			call += " " + schema.Literal(f.end)
-		}
-		calls = append(calls, call)
 	}
 	b.Define("tool-call", strings.Join(calls, " | "))
 	if f.layout == harmonyCalls {
@@ -297,7 +321,11 @@ func (b *builder) answer(r Request) {
 	rest := "tool-call"
 	if r.Parallel && !f.single {
 		rest += fmt.Sprintf(" tool-more{0,%d}", maxCalls-1)
-		b.Define("tool-more", schema.Literal(f.between+f.begin)+" tool-call")
+		between := schema.Literal(f.between)
+		if f.between == "" || f.between == "\n" {
+			between = `[\n]?` // some templates of a format have it, and others do not
+		}
+		b.Define("tool-more", between+" "+gbnf(f.begin)+"tool-call")
 	}
 	if f.close != "" {
 		rest += " " + schema.Literal(f.close)
@@ -305,17 +333,17 @@ func (b *builder) answer(r Request) {
 	b.Define("tool-calls", rest)
 	b.Define("tool-space", `[ \n\t]{0,8}`)
 	if r.Choice == Required {
-		b.Define("tool-required", "tool-space "+schema.Literal(lead)+" tool-calls")
+		b.Define("tool-required", "tool-space "+gbnf(lead)+"tool-calls")
 		b.begin("tool-required", r.Opened)
 		return
 	}
 	free := ""
 	if mark := b.trigger(); mark != "" {
-		b.Define("tool-rest", schema.Literal(strings.TrimPrefix(lead, mark))+" tool-calls")
+		b.Define("tool-rest", gbnf(strings.TrimPrefix(lead, mark))+"tool-calls")
 		free = b.text(true, schema.End{Text: mark, Then: "tool-rest"})
 	} else {
 		// Calls stand at the beginning or nowhere.
-		b.Define("tool-rest", schema.Literal(lead)+" tool-calls | "+b.plain())
+		b.Define("tool-rest", gbnf(lead)+"tool-calls | "+b.plain())
 		free = "tool-space tool-rest"
 	}
 	b.Define("tool-auto", free)

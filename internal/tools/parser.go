@@ -87,7 +87,9 @@ type scanner struct {
 	wait  func() bool
 
 	events []Event
+	tail   []byte // text of the last event
 	held   string // white space of the content that may turn out to stand before a call
+	lead   string // the same before the call that began
 	said   bool   // there was content
 	begun  int    // number of calls that began
 	ids    []string
@@ -95,18 +97,27 @@ type scanner struct {
 
 // take gives the events since the last time.
 func (s *scanner) take() []Event {
+	s.close()
 	events := s.events
 	s.events = nil
 	return events
 }
 
+// close gives the last event its text.
+func (s *scanner) close() {
+	if n := len(s.events); n > 0 {
+		s.events[n-1].Text += string(s.tail)
+	}
+	s.tail = s.tail[:0]
+}
+
 // emit adds an event. Texts of a kind that follow each other become one.
 func (s *scanner) emit(e Event) {
-	if n := len(s.events); n > 0 && s.events[n-1].Kind == e.Kind && e.Kind <= Arguments && e.Kind != Begin && s.events[n-1].Call == e.Call {
-		s.events[n-1].Text += e.Text
-		return
+	if n := len(s.events); n == 0 || s.events[n-1].Kind != e.Kind || e.Kind >= Begin && e.Kind != Arguments {
+		s.close()
+		s.events = append(s.events, Event{Kind: e.Kind, Call: e.Call, ID: e.ID, Name: e.Name})
 	}
-	s.events = append(s.events, e)
+	s.tail = append(s.tail, e.Text...)
 }
 
 // more waits until there is a byte to read; false at the end.
@@ -348,7 +359,7 @@ func (s *scanner) start(name, id string) {
 		id = newID(s.f.shortID)
 	}
 	s.ids = append(s.ids, id)
-	s.held = ""
+	s.lead, s.held = s.held, ""
 	s.emit(Event{Kind: Begin, Call: s.begun, ID: id, Name: name})
 	s.begun++
 }
@@ -367,7 +378,7 @@ func (s *scanner) finish(ok bool) {
 		return
 	}
 	s.begun--
-	s.emit(Event{Kind: Broken, Call: s.begun, Text: strings.ToValidUTF8(string(s.in[s.mark:s.pos]), string(utf8.RuneError))})
+	s.emit(Event{Kind: Broken, Call: s.begun, Text: s.lead + strings.ToValidUTF8(string(s.in[s.mark:s.pos]), string(utf8.RuneError))})
 	s.said = true
 }
 
@@ -395,7 +406,7 @@ func (s *scanner) list(bare bool) bool {
 		case many:
 			s.skip("]")
 			return true
-		case bare && (s.skip(";") || s.skip(",") || s.pos > start && s.peek() == '{'):
+		case bare && (s.skip(";") || s.skip(",") || s.peek() == '{'):
 		default:
 			s.pos = start
 			return true

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/gallop-llm/gallop/internal/gbnftest"
 	"github.com/gallop-llm/gallop/internal/template"
 )
 
@@ -85,7 +86,10 @@ func withCalls(calls []Call, content string, asText bool) map[string]any {
 		if asText {
 			arguments = c.Arguments
 		}
-		list = append(list, map[string]any{"id": c.ID, "type": "function", "function": map[string]any{"name": c.Name, "arguments": arguments}})
+		list = append(list, map[string]any{"id": c.ID, "type": "function", "function": struct {
+			Name      string `json:"name"`
+			Arguments any    `json:"arguments"`
+		}{c.Name, arguments}})
 	}
 	return map[string]any{"role": "assistant", "content": content, "tool_calls": list}
 }
@@ -124,7 +128,8 @@ func TestPublishedTemplates(t *testing.T) {
 	}
 	files, err := filepath.Glob(filepath.Join(folder, "*.jinja"))
 	require.NoError(t, err)
-	back, both, kinds := 0, 0, map[string]int{}
+	rig := gbnftest.NewRig(t)
+	back, both, apart, kinds := 0, 0, 0, map[string]int{}
 	for _, file := range files {
 		source, err := os.ReadFile(file)
 		require.NoError(t, err)
@@ -154,6 +159,27 @@ func TestPublishedTemplates(t *testing.T) {
 			continue
 		}
 		back++
+		// The grammar that forces calls lets them be written as the template does.
+		mark := f.close
+		if mark == "" {
+			mark = f.end
+		}
+		if mark != "" {
+			last := mark[strings.LastIndexByte(mark, '\n')+1:]
+			for _, eos := range []string{"</s>", "<|im_end|>"} {
+				answer, _, _ = strings.Cut(answer, eos)
+			}
+			written := strings.TrimLeft(answer[:strings.LastIndex(answer, last)+len(last)], " \n")
+			if f.layout == taggedCalls {
+				written = strings.ReplaceAll(written, "True", "true")
+			}
+			grammar, err := f.Grammar(Request{Functions: offered, Choice: Required, Parallel: true})
+			require.NoError(t, err)
+			if !rig.Accepts(t, grammar, written) {
+				t.Logf("%s, %s: the grammar does not let %q be written", filepath.Base(file), f.Name, written)
+				apart++
+			}
+		}
 		// With a text and reasoning around, none of them turns up in another's place.
 		const content, thought = "Let me see.", "I wonder."
 		said := withCalls(calls, content, false)
@@ -170,5 +196,5 @@ func TestPublishedTemplates(t *testing.T) {
 		}
 		both++
 	}
-	t.Logf("%d of %d templates, %d read back, %d with a text: %v", len(files)-kinds["json"], len(files), back, both, kinds)
+	t.Logf("%d of %d templates, %d read back, %d with a text, %d not as the grammar writes: %v", len(files)-kinds["json"], len(files), back, both, apart, kinds)
 }

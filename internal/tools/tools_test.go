@@ -126,8 +126,8 @@ func TestRecognise(t *testing.T) {
 		`<tool_call>\n<function=x>\n<parameter=y>`:                                 "qwen-coder",
 		`<seed:tool_call>\n<function=x>\n<parameter=y> <seed:think>`:               "seed",
 		`<tool_call>{name}\n<arg_key>k</arg_key>`:                                  "glm",
-		`<|start_of_role|> <tool_call>`:                                            "hermes", // Granite 4
-		`<|start_header_id|> {"name": function name, "parameters": …} <tool_call>`: "hermes", // Hermes on Llama 3
+		`<|start_of_role|> <tool_call>`:                                            "hermes",
+		`<|start_header_id|> {"name": function name, "parameters": …} <tool_call>`: "hermes",
 	} {
 		require.Equal(t, want, Recognise(template).Name, template)
 	}
@@ -150,6 +150,8 @@ func TestTags(t *testing.T) {
 			"<parameter=unit>\nC\n</parameter>\n<parameter=where>\n{\"x\": [1, 2.5]}\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=noop>\n</function>\n</tool_call>",
 		`<seed:tool_call>\n<function=x>\n<parameter=y>`: "<seed:tool_call>\n<function=get_weather>\n<parameter=city>Oslo \"x\" <b>\n\n天気</parameter>\n<parameter=days>2</parameter>\n<parameter=exact>true</parameter>\n" +
 			"<parameter=unit>C</parameter>\n<parameter=where>{\"x\": [1, 2.5]}</parameter>\n</function>\n</seed:tool_call>\n<seed:tool_call>\n<function=noop>\n</function>\n</seed:tool_call>",
+		`<tool_call>{name}<arg_key>k</arg_key><arg_value>`: "<tool_call>get_weather<arg_key>city</arg_key><arg_value>Oslo \"x\" <b>\n\n天気</arg_value><arg_key>days</arg_key><arg_value>2</arg_value><arg_key>exact</arg_key><arg_value>true</arg_value>" +
+			"<arg_key>unit</arg_key><arg_value>C</arg_value><arg_key>where</arg_key><arg_value>{\"x\": [1, 2.5]}</arg_value></tool_call><tool_call>noop</tool_call>",
 		`<tool_call>{name}\n<arg_key>k</arg_key>`: "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Oslo \"x\" <b>\n\n天気</arg_value>\n<arg_key>days</arg_key>\n<arg_value>2</arg_value>\n<arg_key>exact</arg_key>\n<arg_value>true</arg_value>\n" +
 			"<arg_key>unit</arg_key>\n<arg_value>C</arg_value>\n<arg_key>where</arg_key>\n<arg_value>{\"x\": [1, 2.5]}</arg_value>\n</tool_call>\n<tool_call>noop\n</tool_call>",
 	} {
@@ -172,6 +174,7 @@ func TestOddAnswers(t *testing.T) {
 	}{
 		{"<tool_call>", "Use <tool_call> to call.", "Use <tool_call> to call.", nil},
 		{"<tool_call>", "a <tool", "a <tool", nil},
+		{"<tool_call>", "a \n<tool_call>{\"name\":\"noop\",\"arguments\":{", "a \n<tool_call>{\"name\":\"noop\",\"arguments\":{", nil},
 		{"<tool_call>", "a \n", "a \n", nil},
 		{"<tool_call>", "<tool_call>{\"name\": \"get_weather\"", "<tool_call>{\"name\": \"get_weather\"", nil},
 		{"<tool_call>", "<tool_call>{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Os", "<tool_call>{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Os", nil},
@@ -217,6 +220,17 @@ func TestOddAnswers(t *testing.T) {
 	require.Equal(t, Message{Reasoning: "hm", Content: "Yes."}, m)
 }
 
+// TestLiterals has what templates write of values that are no texts.
+func TestLiterals(t *testing.T) {
+	for word, want := range map[string]string{
+		"1": "1", "-2.5e3": "-2.5e3", "true": "true", "True": "true", "None": "null", "x": `"x"`, "it's": `"it's"`, `{"a": 1}`: `{"a": 1}`,
+		`{'a': [1, True, None, 'it\'s', "b\"\\\n"], 'é': {}}`: `{"a": [1, true, null, "it's", "b\"\\\n"], "é": {}}`,
+		"{'a': b}": `"{'a': b}"`, "[1, 2": `"[1, 2"`, "'x' y": `"'x' y"`, "{'a'}": `"{'a'}"`,
+	} {
+		require.Equal(t, want, literal(word))
+	}
+}
+
 // events are what a parser tells of a text in pieces, with texts joined and without
 // ids, which are random.
 func events(f *Format, r Request, pieces ...string) []Event {
@@ -235,7 +249,7 @@ func events(f *Format, r Request, pieces ...string) []Event {
 	if p.Close() != nil || p.Write("x") != nil {
 		panic("a closed parser goes on")
 	}
-	return s.events
+	return s.take()
 }
 
 // everySplit cuts an answer in two at each place, and into its bytes.

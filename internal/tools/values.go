@@ -104,18 +104,102 @@ func (s *scanner) gemmaString(out func(string)) bool {
 
 // literal is a word as JSON: what JSON or Python knows, or else a string.
 func literal(word string) string {
-	switch word {
-	case "True":
-		return "true"
-	case "False":
-		return "false"
-	case "None":
-		return "null"
-	}
 	if json.Valid([]byte(word)) {
 		return word
 	}
+	p := &python{in: word}
+	if value, ok := p.value(0); ok && p.in == "" {
+		return value
+	}
 	return quoted(word)
+}
+
+// python reads a literal of Python, as templates write that know no JSON.
+type python struct{ in string }
+
+func (p *python) skip(text string) (ok bool) {
+	p.in, ok = strings.CutPrefix(p.in, text)
+	return ok
+}
+
+func (p *python) space() { p.in = strings.TrimLeft(p.in, " \n\t\r") }
+
+// value gives the next literal as JSON.
+func (p *python) value(depth int) (string, bool) {
+	for _, word := range []string{"True", "False", "None"} {
+		if p.skip(word) {
+			return map[string]string{"True": "true", "False": "false", "None": "null"}[word], true
+		}
+	}
+	switch {
+	case p.in == "" || depth > maxDepth:
+		return "", false
+	case p.in[0] == '\'' || p.in[0] == '"':
+		text, ok := p.string()
+		return quoted(text), ok
+	case p.in[0] == '{' || p.in[0] == '[':
+		open := p.in[0]
+		p.in = p.in[1:]
+		closing := string(open + 2) // in ASCII, of both
+		var b strings.Builder
+		for n := 0; ; n++ {
+			if p.space(); p.skip(closing) {
+				return string(open) + b.String() + closing, true
+			}
+			if n > 0 && !p.skip(",") {
+				return "", false
+			}
+			p.space()
+			b.WriteString(separator(n))
+			if open == '{' {
+				key, ok := p.string()
+				if p.space(); !ok || !p.skip(":") {
+					return "", false
+				}
+				p.space()
+				b.WriteString(quoted(key) + ": ")
+			}
+			value, ok := p.value(depth + 1)
+			if !ok {
+				return "", false
+			}
+			b.WriteString(value)
+		}
+	}
+	n := strings.IndexAny(p.in+",", ",]} \n")
+	word := p.in[:n]
+	p.in = p.in[n:]
+	return word, json.Valid([]byte(word))
+}
+
+// string reads a text in quotes of either kind.
+func (p *python) string() (string, bool) {
+	if p.in == "" || p.in[0] != '\'' && p.in[0] != '"' {
+		return "", false
+	}
+	quote := rune(p.in[0])
+	var b strings.Builder
+	escaped := false
+	for i, r := range p.in[1:] {
+		switch {
+		case escaped:
+			if at := strings.IndexRune("ntr", r); at >= 0 {
+				r = rune("\n\t\r"[at])
+			} else if !strings.ContainsRune(`\'"`, r) {
+				b.WriteRune('\\')
+			}
+			b.WriteRune(r)
+			escaped = false
+		case r == '\\':
+			escaped = true
+		case r == quote:
+			p.in = p.in[i+2:]
+			return b.String(), true
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return "", false
 }
 
 // taggedCall reads a name, and a tag for each argument.
@@ -141,8 +225,8 @@ func (s *scanner) taggedCall(mark string) bool {
 	s.argument("{")
 	named, closeTag := strings.TrimSpace(tags.Named), strings.TrimSpace(tags.Close)
 	betweenTags := ""
-	if i := strings.LastIndexByte(named, '\n'); i >= 0 { // glm closes one tag and opens another
-		named, betweenTags = named[:i], named[i+1:]
+	if i := strings.IndexByte(named[:len(named)-1], '>'); i >= 0 { // glm closes one tag and opens another
+		named, betweenTags = named[:i+1], strings.TrimSpace(named[i+1:])
 	}
 	for n := 0; ; n++ {
 		s.skipSpace()

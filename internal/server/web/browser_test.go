@@ -450,6 +450,7 @@ func TestPage(t *testing.T) {
 		r.ask(t, "One two three")
 		require.Len(t, r.texts(t, ".entry"), 2)
 
+		r.untilKept(t, "You said 3 words.")
 		r.do(t, chromedp.Reload())
 		r.until(t, `document.body.dataset.ready === ""`)
 		require.Equal(t, []string{"One two three"}, r.texts(t, "#turns .bubble"), "the latest one is shown")
@@ -579,6 +580,31 @@ func TestPage(t *testing.T) {
 	}
 }
 
+// untilKept waits until the browser's database has a turn with this text.
+func (r *reader) untilKept(t *testing.T, text string) {
+	t.Helper()
+	look := fmt.Sprintf(`new Promise(resolve => {
+		const opened = indexedDB.open("gallop")
+		opened.onsuccess = () => {
+			const all = opened.result.transaction("conversations").objectStore("conversations").getAll()
+			all.onsuccess = () => {
+				opened.result.close()
+				resolve(all.result.some(c => Object.values(c.turns).some(turn => turn.text === %q)))
+			}
+		}
+	})`, text)
+	require.Eventually(t, func() bool {
+		kept, err := chromedp.Run(r.ctx, chromedp.Evaluate[bool](look, await))
+		return err == nil && kept
+	}, 20*time.Second, 20*time.Millisecond)
+}
+
+// await is for expressions that are promises.
+func await(p *runtime.EvaluateParams) {
+	yes := true
+	p.AwaitPromise = &yes
+}
+
 // forgive forgets what the browser itself says of an answer's status.
 func (r *reader) forgive(t *testing.T, status string) {
 	t.Helper()
@@ -621,10 +647,8 @@ func (r *reader) accessible(t *testing.T, axe string) {
 			return err
 		}))
 	}
-	awaited := true
 	result, err := chromedp.Run(r.ctx, chromedp.Evaluate[[]string](`axe.run(document, {resultTypes: ["violations"]}).then(found => found.violations
-		.filter(v => ["serious", "critical"].includes(v.impact)).flatMap(v => v.nodes.map(n => v.id + ": " + n.html.slice(0, 160) + " " + (n.any[0]?.message ?? ""))))`,
-		func(p *runtime.EvaluateParams) { p.AwaitPromise = &awaited }))
+		.filter(v => ["serious", "critical"].includes(v.impact)).flatMap(v => v.nodes.map(n => v.id + ": " + n.html.slice(0, 160) + " " + (n.any[0]?.message ?? ""))))`, await))
 	require.NoError(t, err)
 	require.Empty(t, result)
 }

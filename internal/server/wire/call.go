@@ -8,6 +8,7 @@ import (
 
 	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/skip"
 )
 
 // MaxAnswers bounds how many answers one request may ask for.
@@ -190,7 +191,8 @@ type Step struct {
 	Answer int // which one, from 0: answers to the first prompt come first
 	Pieces []Piece
 	Tokens []gallop.Token
-	End    *Result // with the last step: the whole answer; nil before
+	Mask   *skip.Mask // as in [gallop.Delta]
+	End    *Result    // with the last step: the whole answer; nil before
 }
 
 // Result is a whole answer as clients see it.

@@ -65,9 +65,13 @@ type Chunk struct {
 // NewChunk tells of a step.
 func NewChunk(s Step) *Chunk {
 	c := &Chunk{Tokens: Tell(s.Tokens)}
+	mask := s.Mask
 	if s.End != nil {
-		mask := s.End.Plan.Mask.String()
-		c.Skip = &mask
+		mask = &s.End.Plan.Mask
+	}
+	if mask != nil {
+		text := mask.String()
+		c.Skip = &text
 	}
 	return c
 }
