@@ -50,6 +50,7 @@ const (
 	harmonyCalls               // gpt-oss's messages with a channel and a recipient
 	gemmaCalls                 // call:name{key:value}
 	taggedCalls                // a tag for each argument
+	pythonCalls                // [name(key=value)]
 )
 
 // tag is a pair of marks around a text.
@@ -96,6 +97,8 @@ const (
 	kimiCall         = "<|tool_call_begin|>"
 	kimiArgs         = "<|tool_call_argument_begin|>"
 	pythonTag        = "<|python_tag|>"
+	pythonStart      = "<|tool_call_start|>"
+	pythonEnd        = "<|tool_call_end|>"
 )
 
 // Places in the parts of a call.
@@ -156,6 +159,10 @@ var known = []Format{
 		triggers: []string{"<tool_call>"}, tags: schema.Tags{Open: "<arg_key>", Named: "</arg_key><arg_value>", Close: "</arg_value>"}},
 	{Name: "glm", layout: taggedCalls, has: []string{"<tool_call>", "<arg_key>"}, begin: "<tool_call>", named: "\n", end: "</tool_call>", between: "\n",
 		triggers: []string{"<tool_call>"}, tags: schema.Tags{Open: "<arg_key>", Named: "</arg_key>\n<arg_value>", Close: "</arg_value>\n"}},
+	{Name: "lfm2", layout: pythonCalls, has: []string{pythonStart}, open: pythonStart + "[", named: "(", end: ")", between: ", ", close: "]" + pythonEnd,
+		triggers: []string{pythonStart}, tags: schema.Tags{Named: "=", Between: ", "}},
+	{Name: "lfm2", layout: pythonCalls, has: []string{"<|tool_list_start|>"}, open: pythonStart + "[", named: "(", end: ")", between: ", ", close: "]" + pythonEnd,
+		triggers: []string{pythonStart}, tags: schema.Tags{Named: "=", Between: ", "}},
 	{Name: "functionary", layout: namedCalls, has: []string{"<function=", "</function>"}, begin: "<function=", named: ">", end: "</function>",
 		triggers: []string{"<function="}},
 	{Name: "hermes", layout: jsonCalls, has: []string{"<tool_call>"}, begin: "<tool_call>\n" + `{"name": "`, named: `", "arguments": `,
@@ -270,6 +277,7 @@ func (f *Format) Grammar(r Request) (string, error) {
 	if f.layout == gemmaCalls {
 		notation.Quote = f.quote
 	}
+	notation.Python = f.layout == pythonCalls
 	b := &builder{Builder: schema.NewBuilder(notation), f: f}
 	var calls []string
 	seen := map[string]bool{}
@@ -283,7 +291,7 @@ func (f *Format) Grammar(r Request) (string, error) {
 		seen[fn.Name] = true
 		var arguments string
 		var err error
-		if f.layout == taggedCalls {
+		if f.layout == taggedCalls || f.layout == pythonCalls {
 			arguments, err = b.AddTagged(fn.Parameters, f.tags)
 		} else {
 			arguments, err = b.AddObject(fn.Parameters)
