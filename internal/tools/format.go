@@ -16,8 +16,9 @@ var ErrRequest = errors.New("invalid tools")
 
 // Function is one that a model may call.
 type Function struct {
-	Name       string          // 1 to 64 letters, digits, dots, dashes and underscores
-	Parameters json.RawMessage // JSON schema of an object; nil = any object
+	Name        string          // 1 to 64 letters, digits, dots, dashes and underscores
+	Parameters  json.RawMessage // JSON schema of an object; nil = any object
+	Description string          // for [Format.Instructions]
 }
 
 // Choice says whether a model calls a function.
@@ -57,7 +58,7 @@ const (
 type tag struct{ open, close string }
 
 // Format is how a family of models writes calls and reasoning. Values are made by
-// [Recognise] and [ByName], and are not changed.
+// [Recognise], and are not changed.
 type Format struct {
 	Name string // such as "hermes"
 
@@ -236,7 +237,7 @@ func (f *Format) Instructions(functions []Function) string {
 		if len(parameters) == 0 {
 			parameters = json.RawMessage(`{"type": "object"}`)
 		}
-		fmt.Fprintf(&b, `{"name": "%s", "parameters": %s}`+"\n", fn.Name, parameters)
+		fmt.Fprintf(&b, `{"name": "%s", "description": %s, "parameters": %s}`+"\n", fn.Name, quoted(fn.Description), parameters)
 	}
 	b.WriteString("To call one, answer with nothing but a JSON object: " + `{"name": "the function", "arguments": {…}}` + "\n")
 	return b.String()
@@ -303,11 +304,7 @@ func (f *Format) Grammar(r Request) (string, error) {
 			calls = append(calls, schema.Literal("functions."+fn.Name+" <|constrain|>json<|message|>")+" "+arguments)
 			continue
 		}
-		call := gbnf(fn.Name+f.named) + arguments + " "
-		calls = append(calls, call+gbnf(f.end))
-		if f.ends != "" {
-			calls = append(calls, call+gbnf(f.ends))
-		}
+		calls = append(calls, gbnf(fn.Name+f.named)+arguments+" tool-end")
 	}
 	b.Define("tool-call", strings.Join(calls, " | "))
 	if f.layout == harmonyCalls {
@@ -339,6 +336,11 @@ func (b *builder) answer(r Request) {
 		rest += " " + schema.Literal(f.close)
 	}
 	b.Define("tool-calls", rest)
+	end := schema.Literal(f.end)
+	if f.ends != "" {
+		end += " | " + gbnf(f.ends)
+	}
+	b.Define("tool-end", end)
 	b.Define("tool-space", `[ \n\t]{0,8}`)
 	if r.Choice == Required {
 		b.Define("tool-required", "tool-space "+gbnf(lead)+"tool-calls")

@@ -380,7 +380,7 @@ func TestGrammars(t *testing.T) {
 // TestForcedCalls writes random answers by the grammars: each has calls, whose
 // arguments are valid by the functions' schemas.
 func TestForcedCalls(t *testing.T) {
-	functions := append(offered[:2:2], Function{"book", json.RawMessage(`{"type":"object","properties":{
+	functions := append(offered[:2:2], Function{Name: "book", Parameters: json.RawMessage(`{"type":"object","properties":{
 		"when":{"type":"string","format":"date-time"},"code":{"type":"string","pattern":"^[A-Z<|\\]{1,4}[0-9]?$"},"note":{"type":["string","null"],"maxLength":6},
 		"unit":{"enum":["a\"b","c\\d",1,null]},"guests":{"type":"array","minItems":1,"maxItems":3,"items":{"type":"object","properties":{"name":{"type":"string","minLength":1},"age":{"type":"integer","maximum":130}},"required":["name"]}},
 		"price":{"type":"number","exclusiveMinimum":0},"deep":{"$ref":"#/$defs/deep"}},"required":["code","guests"],"$defs":{"deep":{"type":"object","properties":{"next":{"$ref":"#/$defs/deep"}}}}}`)})
