@@ -263,11 +263,30 @@ func (b *builder) text(stop bool, ends ...schema.End) string {
 	return name
 }
 
-// Grammar is the GBNF that an answer follows: free text, reasoning and calls. It is
-// "" where nothing is to be forced: without functions, or where they must not be
-// called. The error wraps [ErrRequest], and [schema.ErrSchema] where a function's
-// parameters cannot be expressed.
-func (f *Format) Grammar(r Request) (string, error) {
+// Grammar is the GBNF that an answer follows: free text, reasoning and calls. With
+// [Auto], the text is free until a call begins. The grammar is "" where nothing is to
+// be forced: without functions, or where they must not be called. The error wraps
+// [ErrRequest], and [schema.ErrSchema] where a function's parameters cannot be
+// expressed.
+func (f *Format) Grammar(r Request) (string, error) { return f.grammar(r, false) }
+
+// Lazy is [Format.Grammar] with [Auto] for a caller that can begin with a grammar in
+// the middle of an answer, and so spares the free text the grammar's cost: behind
+// the trigger, which is mostly a token of its own, the answer follows the grammar.
+// Reasoning may hold the trigger too, and is no call. Both are "" where nothing is to
+// be forced, and where calls stand at the beginning or nowhere: then
+// there is [Format.Grammar]. The errors are the same.
+func (f *Format) Lazy(r Request) (trigger, grammar string, err error) {
+	if trigger = f.trigger(); trigger == "" || r.Choice != Auto {
+		return "", "", nil
+	}
+	if grammar, err = f.grammar(r, true); err != nil || grammar == "" {
+		trigger = ""
+	}
+	return trigger, grammar, err
+}
+
+func (f *Format) grammar(r Request, lazy bool) (string, error) {
 	if r.Choice == None || len(r.Functions) == 0 {
 		if r.Choice == Required {
 			return "", fmt.Errorf("%w: a call is required, and no function is given", ErrRequest)
@@ -307,10 +326,13 @@ func (f *Format) Grammar(r Request) (string, error) {
 		calls = append(calls, gbnf(fn.Name+f.named)+arguments+" tool-end")
 	}
 	b.Define("tool-call", strings.Join(calls, " | "))
-	if f.layout == harmonyCalls {
+	switch {
+	case f.layout == harmonyCalls && lazy:
+		b.Define("root", "tool-call")
+	case f.layout == harmonyCalls:
 		b.harmony(r)
-	} else {
-		b.answer(r)
+	default:
+		b.answer(r, lazy)
 	}
 	if b.err != nil {
 		return "", b.err
@@ -320,7 +342,7 @@ func (f *Format) Grammar(r Request) (string, error) {
 
 // answer defines the rule root: reasoning if there is any, then calls, or free text
 // up to a call.
-func (b *builder) answer(r Request) {
+func (b *builder) answer(r Request, lazy bool) {
 	f := b.f
 	lead := f.open + f.begin
 	rest := "tool-call"
@@ -341,6 +363,11 @@ func (b *builder) answer(r Request) {
 		end += " | " + gbnf(f.ends)
 	}
 	b.Define("tool-end", end)
+	mark := f.trigger()
+	if lazy {
+		b.Define("root", gbnf(strings.TrimPrefix(lead, mark))+"tool-calls")
+		return
+	}
 	b.Define("tool-space", `[ \n\t]{0,8}`)
 	if r.Choice == Required {
 		b.Define("tool-required", "tool-space "+gbnf(lead)+"tool-calls")
@@ -348,7 +375,7 @@ func (b *builder) answer(r Request) {
 		return
 	}
 	free := ""
-	if mark := b.trigger(); mark != "" {
+	if mark != "" {
 		b.Define("tool-rest", gbnf(strings.TrimPrefix(lead, mark))+"tool-calls")
 		free = b.text(true, schema.End{Text: mark, Then: "tool-rest"})
 	} else {
@@ -360,11 +387,13 @@ func (b *builder) answer(r Request) {
 	b.begin("tool-auto", r.Opened)
 }
 
-// trigger is the text at which free text goes over into calls.
-func (b *builder) trigger() string {
-	lead := b.f.open + b.f.begin
-	for _, mark := range b.f.triggers {
-		if strings.HasPrefix(lead, mark) {
+// trigger is the text at which free text goes over into calls, "" for none.
+func (f *Format) trigger() string {
+	if f.layout == harmonyCalls {
+		return harmonyChannel + "commentary to="
+	}
+	for _, mark := range f.triggers {
+		if strings.HasPrefix(f.open+f.begin, mark) {
 			return mark
 		}
 	}
@@ -409,7 +438,7 @@ const (
 
 // harmony defines root for messages with channels.
 func (b *builder) harmony(r Request) {
-	call := schema.Literal(harmonyChannel+"commentary to=") + " tool-call"
+	call := schema.Literal(b.f.trigger()) + " tool-call"
 	if r.Choice == Required {
 		b.harmonyBegin(call, "analysis")
 		return

@@ -331,7 +331,8 @@ func (s *scanner) called(mark string) bool {
 // closing reads what may stand behind calls: their closing marks, and brackets too
 // many.
 func (s *scanner) closing() {
-	marks := []string{s.f.end, s.f.close, strings.TrimLeft(s.f.end, "} \n`"), strings.TrimLeft(s.f.close, "] \n")}
+	marks := []string{s.f.end, s.f.close, strings.TrimLeft(s.f.end, "} \n`"), strings.TrimLeft(s.f.close, "] \n"),
+		s.f.end[strings.LastIndexByte(s.f.end, '\n')+1:]}
 	for {
 		start := s.pos
 		for s.more() && (isSpace(s.in[s.pos]) || s.in[s.pos] == '}' || s.in[s.pos] == ']' || s.in[s.pos] == '`') {

@@ -192,6 +192,7 @@ func TestOddAnswers(t *testing.T) {
 		{"<tool_call>", "<tool_call>{\"name\":\"noop\",\"arguments\":null}</tool_call> Done.", "Done.", []Call{{Name: "noop", Arguments: "{}"}}},
 		{"<tool_call>", "<tool_call>{\"name\":\"get_weather\",\"arguments\":{\"city\":\"Os\nlo\"}}</tool_call>", "", []Call{{Name: "get_weather", Arguments: `{"city":"Os\nlo"}`}}},
 		{"<tool_call>", "A <think> in the text.", "A <think> in the text.", nil},
+		{"<tool_call> <function= <parameter=", "<tool_call>\n{\"name\":\"get_weather\",\"arguments\":{\"city\":\"Oslo\"}}\n</tool_call>", "", city},
 		{"[TOOL_CALLS]", "[TOOL_CALLS] [{\"name\":\"get_weather\",\"arguments\":{\"city\":\"Oslo\"},\"id\":\"abcdefghi\"}]", "", city},
 		{"[TOOL_CALLS] [ARGS]", "[TOOL_CALLS][{\"name\":\"get_weather\",\"arguments\":{\"city\":\"Oslo\"}}]", "", city},
 		{"[TOOL_CALLS]", "[TOOL_CALLS] none", "[TOOL_CALLS] none", nil},
@@ -361,6 +362,22 @@ func TestGrammars(t *testing.T) {
 				require.Equal(t, want, r.Accepts(t, g, answer), "%s, choice %v, parallel %v, opened %v: %q by\n%s", d.name, request.Choice, request.Parallel, request.Opened, answer, g)
 			}
 		}
+	}
+	for _, d := range dialects {
+		f := Recognise(d.template)
+		trigger, grammar, err := f.Lazy(Request{Functions: offered, Parallel: true})
+		require.NoError(t, err)
+		if d.name == "llama" || d.name == "json" {
+			require.Empty(t, trigger+grammar)
+			continue
+		}
+		rest, ok := strings.CutPrefix(d.answer(d.calls()), trigger)
+		require.True(t, ok)
+		require.True(t, r.Accepts(t, grammar, rest), "%q by\n%s", rest, grammar)
+		require.False(t, r.Accepts(t, grammar, "text"))
+		trigger, grammar, err = f.Lazy(Request{Functions: offered, Choice: None})
+		require.NoError(t, err)
+		require.Empty(t, trigger+grammar)
 	}
 	_, err := Recognise("").Grammar(Request{Choice: Required})
 	require.ErrorIs(t, err, ErrRequest)

@@ -251,6 +251,13 @@ func (p *python) string() (string, bool) {
 func (s *scanner) taggedCall(mark string) bool {
 	tags := s.f.tags
 	s.skipSpace()
+	if s.peek() == '{' || s.peek() == '[' { // as models of older formats do
+		if !s.list(false) {
+			return false
+		}
+		s.closing()
+		return true
+	}
 	ends := []string{"\n", tags.Open, s.f.end}
 	if strings.Contains(s.f.begin, "<function=") {
 		if mark != "<function=" && !s.skip("<function=") {
