@@ -175,14 +175,14 @@ func TestProfilesChange(t *testing.T) {
 	var running sync.WaitGroup
 	for range 4 {
 		running.Go(func() {
-			for range 10 {
+			for range 3 {
 				if _, err := e.Answer(t.Context(), r); err != nil {
 					t.Error(err)
 				}
 			}
 		})
 	}
-	for i := range 30 {
+	for i := range 10 {
 		require.NoError(t, e.SetProfile([]string{"", path}[i%2]))
 	}
 	running.Wait()

@@ -132,7 +132,7 @@ type Context struct {
 
 	shortlist *Shortlist // in use, kept alive; nil = none
 	listed    ShortlistUse
-	rowUse    []ShortlistUse // of the last batch's tokens with logits; reused
+	rowUse    []ShortlistUse                                   // of the last batch's tokens with logits; reused
 	sizes     []C.int32_t                                      // of the lists of a decode's outputs; reused
 	measure   func(row int, try func(size int) ShortlistTrial) // of MeasureShortlist; nil = none
 }
