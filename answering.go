@@ -447,7 +447,7 @@ func (x *answering) beginDrafts() error {
 	if !x.plan.lossless {
 		return nil
 	}
-	x.seat.Isolation = llama.AttendAlone
+	x.seat.Isolation = llama.AttentionAlone
 	if !x.e.drafting.TryLock() {
 		return nil
 	}
@@ -499,12 +499,12 @@ type sequence struct{ *answering }
 func (s sequence) Decode(tokens []llama.Token, mask skip.Mask, outputs int) error {
 	return s.decode(tokens, mask, outputs)
 }
-func (s sequence) Forget(n int)              { s.seat.Forget(n) }
-func (s sequence) Len() int                  { return s.seat.Len() }
-func (s sequence) Tokens() []llama.Token     { return s.seat.Tokens() }
-func (s sequence) Room() int                 { return s.seat.Room() }
-func (s sequence) Most() int                 { return s.seat.Most() }
-func (s sequence) Row(i int) int             { return s.seat.Row(i) }
-func (s sequence) Context() *llama.Context   { return s.seat.Context() }
-func (s sequence) Alone() bool               { return s.seat.Alone() }
-func (s sequence) Isolate(alone llama.Alone) { s.seat.Isolation = alone }
+func (s sequence) Forget(n int)                { s.seat.Forget(n) }
+func (s sequence) Len() int                    { return s.seat.Len() }
+func (s sequence) Tokens() []llama.Token       { return s.seat.Tokens() }
+func (s sequence) Room() int                   { return s.seat.Room() }
+func (s sequence) Most() int                   { return s.seat.Most() }
+func (s sequence) Row(i int) int               { return s.seat.Row(i) }
+func (s sequence) Context() *llama.Context     { return s.seat.Context() }
+func (s sequence) Alone() bool                 { return s.seat.Alone() }
+func (s sequence) Isolate(how llama.Isolation) { s.seat.Isolation = how }

@@ -414,7 +414,7 @@ func (c *Context) decode(b *Batch, mask skip.Mask) error {
 	if err := c.Model.useWeights(mask); err != nil {
 		return err
 	}
-	code := C.gallop_decode(c.own, c.ptr, b.c, (*C.uint64_t)(&c.mask[0]), rows, C.bool(c.Model.causal), C.int32_t(b.Alone))
+	code := C.gallop_decode(c.own, c.ptr, b.c, (*C.uint64_t)(&c.mask[0]), rows, C.bool(c.Model.causal), C.int32_t(b.Isolation))
 	c.Model.weights.RUnlock()
 	switch code {
 	case 0:

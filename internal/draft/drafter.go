@@ -127,21 +127,21 @@ const (
 // Drafter makes drafts and has them verified, for one session. What it learns of
 // the machine and of the masks stays from answer to answer.
 type Drafter struct {
-	model   *llama.Model
-	seq     Sequence       // of this answer
-	answer  Answer         // likewise
-	sampler *llama.Sampler // likewise; not closed here
-	stats   *Stats
-	alone   llama.Alone // what of a verification is computed token by token
-	company bool        // other answers took part in a decode of this step: its time tells nothing
-	most    int         // tokens in a draft
-	fixed   bool
-	pace    pace
-	listed  []Mask
-	known   map[skip.Mask]*source
-	masks   []*source // to draft under now
-	lookup  *source   // nil = nothing is looked up
-	judge   judge
+	model     *llama.Model
+	seq       Sequence       // of this answer
+	answer    Answer         // likewise
+	sampler   *llama.Sampler // likewise; not closed here
+	stats     *Stats
+	isolation llama.Isolation // what of a verification is computed token by token
+	company   bool            // other answers took part in a decode of this step: its time tells nothing
+	most      int             // tokens in a draft
+	fixed     bool
+	pace      pace
+	listed    []Mask
+	known     map[skip.Mask]*source
+	masks     []*source // to draft under now
+	lookup    *source   // nil = nothing is looked up
+	judge     judge
 
 	drawing *llama.Sampler // the draft's sampler, which follows the answer's; nil before the first answer
 	text    lookup         // of the conversation
@@ -184,10 +184,10 @@ func New(m *llama.Model, o *Options, known *costs.Batches) (*Drafter, error) {
 	if err := o.Check(m); err != nil {
 		return nil, err
 	}
-	d := &Drafter{model: m, known: map[skip.Mask]*source{}, alone: llama.AttendAlone}
+	d := &Drafter{model: m, known: map[skip.Mask]*source{}, isolation: llama.AttentionAlone}
 	d.set(o)
 	d.judge.excess = make([]float32, m.Vocab.Size)
-	if d.recall(known); d.alone == llama.AttendAlone {
+	if d.recall(known); d.isolation == llama.AttentionAlone {
 		d.pace.apart = apart(m)
 	}
 	return d, nil
@@ -217,7 +217,7 @@ func (d *Drafter) recall(b *costs.Batches) {
 	if b == nil || b.Compared == 0 && len(b.Costs) == 0 {
 		return
 	}
-	d.alone, d.same = b.Alone, compared{sizes: b.Compared, most: b.Rounding, anyway: b.Rounding > 0}
+	d.isolation, d.same = b.Isolation, compared{sizes: b.Compared, most: b.Rounding, anyway: b.Rounding > 0}
 	d.pace.recall(b.Graph, b.Costs)
 }
 
@@ -227,7 +227,7 @@ func (d *Drafter) Learned() *costs.Batches {
 		return nil
 	}
 	d.learned = false
-	b := &costs.Batches{Alone: d.alone, Compared: d.same.sizes, Rounding: d.same.most, Graph: d.pace.graph, Costs: map[int]float64{}}
+	b := &costs.Batches{Isolation: d.isolation, Compared: d.same.sizes, Rounding: d.same.most, Graph: d.pace.graph, Costs: map[int]float64{}}
 	for n, cost := range d.pace.cost {
 		if d.pace.seen[n].N() >= trusted {
 			b.Costs[n] = cost
@@ -237,7 +237,7 @@ func (d *Drafter) Learned() *costs.Batches {
 }
 
 // Isolation is how exactly an answer's tokens must come out as if each were decoded alone.
-func (d *Drafter) Isolation() llama.Alone { return d.alone }
+func (d *Drafter) Isolation() llama.Isolation { return d.isolation }
 
 // decode is the sequence's, and notes whether other answers took part.
 func (d *Drafter) decode(tokens []llama.Token, mask skip.Mask, outputs int) error {

@@ -20,7 +20,7 @@ func TestLearnedIsKept(t *testing.T) {
 	first, err := New(m, &o, nil)
 	require.NoError(t, err)
 	require.Nil(t, first.Learned(), "nothing was learnt")
-	require.Equal(t, llama.AttendAlone, first.Isolation())
+	require.Equal(t, llama.AttentionAlone, first.Isolation())
 
 	first.pace.saw(1, 10*time.Millisecond)
 	first.pace.sawGraph(11 * time.Millisecond)
@@ -33,7 +33,7 @@ func TestLearnedIsKept(t *testing.T) {
 		first.saw(12, 40*time.Millisecond)
 	}
 	first.same.add(4, []float32{1, 2}, []float32{1, 2.5})
-	first.alone = llama.MultiplyUntiled
+	first.isolation = llama.ProductsUntiled
 	batches := first.Learned()
 	require.NotNil(t, batches)
 	require.Nil(t, first.Learned(), "it is told once")
@@ -53,7 +53,7 @@ func TestLearnedIsKept(t *testing.T) {
 	require.True(t, second.same.known(4))
 	require.False(t, second.same.known(8))
 	require.InDelta(t, 0.5, second.same.most, tolerance)
-	require.Equal(t, llama.MultiplyUntiled, second.Isolation())
+	require.Equal(t, llama.ProductsUntiled, second.Isolation())
 
 	third, err := New(m, &o, &costs.New().Batches)
 	require.NoError(t, err)
