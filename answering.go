@@ -430,7 +430,7 @@ func (x *answering) weigh() {
 		return
 	}
 	x.weigher = &x.e.weigher
-	x.weigher.Begin(p.mask, p.mask.KVComplete(), 1/(1-x.e.skippedShare(p.mask)), x.list.size)
+	x.weigher.Begin(p.mask, p.mask.KeepsAttention(), 1/(1-x.e.skippedShare(p.mask)), x.list.size)
 }
 
 // seed is of the choices over drafts.

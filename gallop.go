@@ -411,5 +411,5 @@ func (e *Engine) Detokenize(tokens []llama.Token) string { return e.model.Vocab.
 
 // LayersRun counts the layers that run under a mask; each half counts ½.
 func (e *Engine) LayersRun(mask skip.Mask) float64 {
-	return float64(e.model.NLayer) - float64(mask.WithShortlist(0).Sublayers())/2
+	return float64(e.model.NLayer) - float64(mask.WithShortlist(0).Len())/2
 }

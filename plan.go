@@ -143,7 +143,7 @@ func (e *Engine) checkPlan(p *plan, asked Skip) error {
 // others under mask.
 func checkCascade(mask skip.Mask, prefill skip.Prefill) error {
 	switch {
-	case !mask.KVComplete():
+	case !mask.KeepsAttention():
 		return fmt.Errorf("%w: the mask %s skips attention, whose keys and values the whole model would miss; skip feed-forward halves only, as in f4,f7",
 			ErrEscalate, mask)
 	case prefill != skip.FullPrefill:

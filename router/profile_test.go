@@ -109,7 +109,7 @@ func TestPresetProfileNeedsNoRouter(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, candidates, 11)
 	for i, c := range candidates[1:] {
-		require.Equal(t, 2*7, c.Mask.Sublayers(), i)
+		require.Equal(t, 2*7, c.Mask.Len(), i)
 		require.Equal(t, 7.0, c.Depth)
 	}
 	require.Equal(t, "4,10,14,19,20,22,25", candidates[3].Mask.String())

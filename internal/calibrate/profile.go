@@ -111,7 +111,7 @@ func (r *run) cascade(ctx context.Context, p *router.Profile) error {
 	for _, depth := range r.Depths {
 		var group []int
 		for c, candidate := range r.candidates {
-			if c > 0 && candidate.Mask.KVComplete() && candidate.At(depth) {
+			if c > 0 && candidate.Mask.KeepsAttention() && candidate.At(depth) {
 				group = append(group, c)
 			}
 		}

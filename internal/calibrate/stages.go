@@ -287,7 +287,7 @@ func Units(u Unit, sizes search.Sizes) []search.Unit {
 	case Layers:
 		return search.LayerUnits(sizes)
 	case FeedForwards:
-		return slices.DeleteFunc(search.SublayerUnits(sizes), func(u search.Unit) bool { return !u.Mask.KVComplete() })
+		return slices.DeleteFunc(search.SublayerUnits(sizes), func(u search.Unit) bool { return !u.Mask.KeepsAttention() })
 	}
 	return search.SublayerUnits(sizes)
 }
@@ -405,7 +405,7 @@ func (r *run) heatOf(ctx context.Context, task string, units []search.Unit) erro
 	}
 	row := slices.Repeat([]float64{math.NaN()}, 2*r.model.NLayer)
 	for i, u := range units {
-		l := u.Mask.Last()
+		l := u.Mask.Highest()
 		if u.Mask.Skipped(l)&skip.Attention != 0 {
 			row[2*l] = alone[i] - stats.Mean(whole)
 		}

@@ -17,7 +17,7 @@ var (
 	// context: raise [Options].NCtx or shorten them.
 	ErrTooLong = errors.New("longer than the context")
 
-	// ErrNotKVComplete is returned for a confidence cascade under a mask, or after
+	// ErrEscalate is returned for a confidence cascade under a mask, or after
 	// a prefill, that leaves keys and values out which the whole model needs.
-	ErrNotKVComplete = errors.New("cannot escalate to the whole model")
+	ErrEscalate = errors.New("cannot escalate to the whole model")
 )

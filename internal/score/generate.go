@@ -55,7 +55,7 @@ type slot struct {
 
 // Generate answers the prompts, always with the likeliest token, many at once.
 // Prompts with different masks share no decode. The error wraps [ErrEmpty],
-// [ErrTooLong], [ErrOption], [ErrNotKVComplete], [skip.ErrMask], ctx's own, or
+// [ErrTooLong], [ErrOption], [ErrEscalate], [skip.ErrMask], ctx's own, or
 // one of llama's.
 func (s *Scorer) Generate(ctx context.Context, prompts [][]llama.Token, o Generation) (answers []Generated, err error) {
 	if s.ctx.NCtx() == 0 {
@@ -104,15 +104,15 @@ func (s *Scorer) checkGeneration(prompts [][]llama.Token, o *Generation) error {
 		return fmt.Errorf("%w: at most %d tokens", ErrOption, o.MaxTokens)
 	}
 	if o.Escalate > 0 && o.Prefill != skip.FullPrefill {
-		return fmt.Errorf("%w: the prompts have to be decoded whole, with a full prefill", ErrNotKVComplete)
+		return fmt.Errorf("%w: the prompts have to be decoded whole, with a full prefill", ErrEscalate)
 	}
 	for i, prompt := range prompts {
 		mask := o.mask(i)
 		if err := mask.Check(s.model.NLayer); err != nil {
 			return err
 		}
-		if o.Escalate > 0 && !mask.KVComplete() {
-			return fmt.Errorf("%w: the mask %s skips attention, whose keys and values the whole model would miss", ErrNotKVComplete, mask)
+		if o.Escalate > 0 && !mask.KeepsAttention() {
+			return fmt.Errorf("%w: the mask %s skips attention, whose keys and values the whole model would miss", ErrEscalate, mask)
 		}
 		if len(prompt) == 0 {
 			return fmt.Errorf("%w: prompt %d has no tokens", ErrEmpty, i)

@@ -132,7 +132,7 @@ func TestEscalate(t *testing.T) {
 	s := newScorer(t, m, Options{Sequences: 6, NCtx: 256})
 	prompts := randomPrompts(5, 20)
 	mask := masks[3]
-	require.True(t, mask.KVComplete())
+	require.True(t, mask.KeepsAttention())
 	o := Generation{Mask: mask, Prefill: skip.FullPrefill, MaxTokens: 12}
 	plain, err := s.Generate(t.Context(), prompts, o)
 	require.NoError(t, err)
@@ -182,8 +182,8 @@ func TestGenerateErrors(t *testing.T) {
 		want    error
 		text    string
 	}{
-		"attention":     {prompts, Generation{Mask: skip.Layers(3), Prefill: skip.FullPrefill, Escalate: 0.5}, ErrNotKVComplete, "the mask 3 skips attention"},
-		"prefill":       {prompts, Generation{Mask: feedForward, Escalate: 0.5}, ErrNotKVComplete, "full prefill"},
+		"attention":     {prompts, Generation{Mask: skip.Layers(3), Prefill: skip.FullPrefill, Escalate: 0.5}, ErrEscalate, "the mask 3 skips attention"},
+		"prefill":       {prompts, Generation{Mask: feedForward, Escalate: 0.5}, ErrEscalate, "full prefill"},
 		"masks":         {prompts, Generation{Masks: []skip.Mask{feedForward}}, ErrOption, "1 masks for 2 prompts"},
 		"layer":         {prompts, Generation{Mask: skip.Layers(9)}, skip.ErrMask, "layer 9"},
 		"negative":      {prompts, Generation{MaxTokens: -1}, ErrOption, "-1 tokens"},

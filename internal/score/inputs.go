@@ -139,13 +139,13 @@ func known(group []job) bool {
 
 // start is the layer at which a pass can start, 0 = with the tokens.
 func (s *Scorer) start(group []job, mask skip.Mask, p skip.Prefill) int {
-	if len(s.inputs) == 0 || p != skip.FullPrefill || mask.First() == 0 {
+	if len(s.inputs) == 0 || p != skip.FullPrefill || mask.Lowest() == 0 {
 		return 0
 	}
 	if s.look(group); !known(group) {
 		return 0
 	}
-	first := mask.First()
+	first := mask.Lowest()
 	if first < 0 { // it names none
 		first = s.model.NLayer
 	}

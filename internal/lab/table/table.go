@@ -47,7 +47,7 @@ type measured struct {
 
 // under is the key of a mask's losses: nothing skipped is the same with either prefill.
 func under(mask skip.Mask, prefill skip.Prefill) measured {
-	if mask.Sublayers() == 0 {
+	if mask.Len() == 0 {
 		prefill = skip.MaskedPrefill
 	}
 	return measured{mask, prefill}
