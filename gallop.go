@@ -317,7 +317,7 @@ type sharedProfile struct {
 func (e *Engine) readProfile(path string) (*sharedProfile, error) {
 	p, err := router.Read(path)
 	if err == nil {
-		err = p.Open(e.model.Path, nil)
+		err = p.Open(e.model.Path)
 	}
 	switch {
 	case errors.Is(err, ErrProfile):

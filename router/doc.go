@@ -3,8 +3,8 @@
 // # Basics
 //
 // [Features] turn a [Prompt] into a vector, as a [FeatureSpec] says: hashed
-// n-grams of its text, the mean of its tokens' embeddings read from the model
-// file, a hidden state. A [Router], trained by [Train], predicts from it how
+// n-grams of its text, and the mean of its tokens' embeddings, read from the model
+// file. A [Router], trained by [Train], predicts from it how
 // much each [Candidate] mask raises the task loss over the whole model.
 // [Novelty] tells how unlike the calibration prompts a prompt is. A [Profile]
 // holds all that for one model, with the omission sets themselves, and

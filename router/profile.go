@@ -14,7 +14,6 @@ import (
 	"slices"
 
 	"github.com/gallop-llm/gallop/gguf"
-	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
 
@@ -84,8 +83,8 @@ type Profile struct {
 
 // Open makes the profile ready to choose for the model file at modelPath: it
 // checks that the profile belongs to it ([Profile.Check]) and opens the
-// features' sources. hidden is needed for the kind [Hidden] alone.
-func (p *Profile) Open(modelPath string, hidden func(tokens []llama.Token) ([]float32, error)) error {
+// features' sources.
+func (p *Profile) Open(modelPath string) error {
 	file, err := gguf.Open(modelPath)
 	if err != nil {
 		return err
@@ -106,7 +105,7 @@ func (p *Profile) Open(modelPath string, hidden func(tokens []llama.Token) ([]fl
 	if p.Router == nil {
 		return nil
 	}
-	if f, err = NewFeatures(p.Spec, &Sources{Model: modelPath, Hidden: hidden, file: file}); err != nil {
+	if f, err = NewFeatures(p.Spec, &Sources{Model: modelPath, file: file}); err != nil {
 		return err
 	}
 	if f.Dim() != p.Router.In {

@@ -74,7 +74,7 @@ func TestProfileComesBackAsWritten(t *testing.T) {
 	require.NoError(t, p.Write(path))
 	got, err := Read(path)
 	require.NoError(t, err)
-	require.NoError(t, got.Open(model, nil))
+	require.NoError(t, got.Open(model))
 	defer got.Close()
 
 	pol := Policy{Quality: 0.9}
@@ -135,7 +135,7 @@ func TestForeignAndStaleProfilesAreRefused(t *testing.T) {
 	p := made(t, model)
 	require.NoError(t, p.Check(p.Model))
 	spec.Seed++
-	err := p.Open(llamatest.Write(t, spec), nil)
+	err := p.Open(llamatest.Write(t, spec))
 	require.ErrorIs(t, err, ErrForeign)
 	require.ErrorContains(t, err, "other weights")
 	for want, change := range map[string]func(f *Fingerprint){

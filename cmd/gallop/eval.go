@@ -168,11 +168,10 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 		rows = append(rows, alone)
 	}
 	for _, p := range profiles {
-		closeProfile, err := openProfile(p.Profile, m)
-		if err != nil {
+		if err := p.Open(m.Path); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
-		defer closeProfile()
+		defer p.Close()
 		prefills := []skip.Prefill{p.Defaults.Prefill}
 		if f.prefills != "" {
 			prefills = nil

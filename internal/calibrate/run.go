@@ -91,16 +91,8 @@ func Run(ctx context.Context, m *llama.Model, o Options) (*router.Profile, error
 		return nil, err
 	}
 	defer r.log.Close()
-	spec, sources := router.FeatureSpec{Kind: r.Features, Seed: r.Seed}, &router.Sources{Model: m.Path}
-	if spec.Has(router.Hidden) {
-		state, closeState, err := router.HiddenState(m, r.Threads)
-		if err != nil {
-			return nil, err
-		}
-		defer closeState()
-		sources.Hidden = state
-	}
-	if r.features, err = router.NewFeatures(spec, sources); err != nil {
+	spec := router.FeatureSpec{Kind: r.Features, Seed: r.Seed}
+	if r.features, err = router.NewFeatures(spec, &router.Sources{Model: m.Path}); err != nil {
 		return nil, err
 	}
 	defer r.features.Close()
