@@ -260,8 +260,8 @@ func TestRoutingBesideOrAfter(t *testing.T) {
 func TestRoutingFails(t *testing.T) {
 	m := small(t)
 	candidates := []router.Candidate{{}, {Mask: skip.Layers(1), Depth: 1}}
-	closed := &router.Profile{Candidates: candidates, Router: &router.Router{In: 1, Out: 2}}
-	panics := &router.Profile{Candidates: candidates, Router: &router.Router{In: 1, Out: 2}, Features: new(router.Features)}
+	closed := &router.Profile{Candidates: candidates, Router: &router.Predictor{In: 1, Out: 2}}
+	panics := &router.Profile{Candidates: candidates, Router: &router.Predictor{In: 1, Out: 2}, Features: new(router.Features)}
 	for _, prefill := range []skip.Prefill{skip.FullPrefill, skip.MaskedPrefill} {
 		for _, beside := range []bool{false, true} {
 			r := greedy(24)

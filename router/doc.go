@@ -4,7 +4,7 @@
 //
 // [Features] turn a [Prompt] into a vector, as a [FeatureSpec] says: hashed
 // n-grams of its text, and the mean of its tokens' embeddings, read from the model
-// file. A [Router], trained by [Train], predicts from it how
+// file. A [Predictor], trained by [Train], predicts from it how
 // much each [Candidate] mask raises the task loss over the whole model.
 // [Novelty] tells how unlike the calibration prompts a prompt is. A [Profile]
 // holds all that for one model, with the omission sets themselves, and

@@ -13,18 +13,34 @@ import (
 type Candidate struct {
 	Mask  skip.Mask
 	Depth float64 // layers' worth of weight bytes that Mask skips
-	Task  string  // whose omission set it is, several joined by [TaskSeparator]; "" for the empty mask
+	Task  string  // whose omission set it is, several joined by " + "; "" for the empty mask
 }
 
-// TaskSeparator stands between the tasks of a candidate.
-const TaskSeparator = " + "
+// taskSeparator stands between the tasks of a candidate.
+const taskSeparator = " + "
 
 // At tells whether the candidate counts as one of this depth.
 func (c Candidate) At(depth float64) bool { return math.Abs(c.Depth-depth) <= DepthTolerance }
 
 // For tells whether the candidate is a task's omission set.
 func (c Candidate) For(task string) bool {
-	return slices.Contains(strings.Split(c.Task, TaskSeparator), task)
+	return slices.Contains(strings.Split(c.Task, taskSeparator), task)
+}
+
+// AddTask makes the candidate another task's omission set too.
+func (c *Candidate) AddTask(task string) {
+	switch {
+	case c.Task == "":
+		c.Task = task
+	case !c.For(task):
+		c.Task += taskSeparator + task
+	}
+}
+
+// DropTask ends that the candidate is a task's omission set.
+func (c *Candidate) DropTask(task string) {
+	tasks := strings.Split(c.Task, taskSeparator)
+	c.Task = strings.Join(slices.DeleteFunc(tasks, func(t string) bool { return t == task }), taskSeparator)
 }
 
 // Policy says how deep to skip. The zero value is the profile's own policy.

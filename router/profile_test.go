@@ -51,7 +51,7 @@ func made(t testing.TB, modelPath string) *Profile {
 		Defaults:   Defaults{Prefill: skip.FullPrefill, Quality: 0.95, Confidence: 0.5, Speed: 1.01, Off: true, Escalate: []Escalation{{0.9, 0.5, 4, 0.7}, {0.99, 0.9, 3, 0.8}}},
 		Tasks:      []string{"story", "translate"},
 		Units:      [][]float64{slices.Repeat([]float64{0.25}, 16), slices.Repeat([]float64{0.5}, 16)},
-		Provenance: []Fact{{"data", "abc"}, {"seed", "1"}},
+		Provenance: []Note{{"data", "abc"}, {"seed", "1"}},
 	}
 	p.Drafts = []Draft{{skip.Layers(2, 3, 4, 5), 4, 0.7}, {skip.Layers(3, 4), 2, 0.9}}
 	wrong := make([][]float64, len(losses))

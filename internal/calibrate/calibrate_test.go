@@ -171,7 +171,7 @@ func TestTime(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, p.Drafts)
 		require.NotEmpty(t, p.Candidates[1:])
-		examples := p.Provenance[slices.IndexFunc(p.Provenance, func(f router.Fact) bool { return f.Key == "examples" })].Value
+		examples := p.Provenance[slices.IndexFunc(p.Provenance, func(f router.Note) bool { return f.Key == "examples" })].Value
 		if limit == time.Hour {
 			require.Equal(t, "80", examples)
 			require.Equal(t, 2, told, "for the tasks too")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/internal/stats"
@@ -104,11 +103,8 @@ func (r *run) keepBetter() {
 				}
 			}
 			if best != own {
-				tasks := strings.Split(r.candidates[own].Task, router.TaskSeparator)
-				r.candidates[own].Task = strings.Join(slices.DeleteFunc(tasks, func(t string) bool { return t == task }), router.TaskSeparator)
-				if !r.candidates[best].For(task) {
-					r.candidates[best].Task += router.TaskSeparator + task
-				}
+				r.candidates[own].DropTask(task)
+				r.candidates[best].AddTask(task)
 			}
 		}
 	}

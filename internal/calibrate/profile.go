@@ -50,7 +50,7 @@ func (r *run) profile(ctx context.Context) (*router.Profile, error) {
 		return nil, err
 	}
 	p.Defaults.Speed, p.Defaults.Off = r.saving.speed, r.saving.speed < leastSpeedup
-	p.Provenance = []router.Fact{
+	p.Provenance = []router.Note{
 		{Key: "data", Value: dataset.Hash(r.Examples)},
 		{Key: "examples", Value: fmt.Sprint(len(r.cases))},
 		{Key: "unit", Value: string(r.Unit)},

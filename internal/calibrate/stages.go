@@ -501,7 +501,7 @@ func (r *run) take(task string, path []search.Step) {
 		if at := slices.IndexFunc(r.candidates, func(have router.Candidate) bool { return have.Mask == c.Mask }); at < 0 {
 			r.candidates = append(r.candidates, c)
 		} else {
-			r.candidates[at].Task += router.TaskSeparator + task
+			r.candidates[at].AddTask(task)
 		}
 		if task == general {
 			c.Task = router.BaselineGreedy
