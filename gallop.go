@@ -306,8 +306,8 @@ func (e *Engine) openProfile() error {
 }
 
 // sharedProfile is a profile that requests choose by. It is closed when the last of them
-// is done with it and the engine has another one. Its users are counted, and it is asked,
-// under the engine's mutex.
+// is done with it and the engine has another one. Its users are counted under the
+// engine's mutex.
 type sharedProfile struct {
 	*router.Profile
 	path  string

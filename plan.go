@@ -196,14 +196,12 @@ func (e *Engine) choose(p *plan) *choosing {
 	return c
 }
 
-// ask asks the router. A profile answers one question at a time.
+// ask asks the router.
 func (c *choosing) ask(e *Engine, p *plan) error {
 	x, err := router.NewPrompt(e.model, p.question)
 	if err != nil {
 		return err
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	if p.lossless && len(p.profile.Drafts) > 0 && !p.ownDrafts {
 		c.drafts, err = p.profile.PredictDrafts(x)
 	} else {

@@ -17,8 +17,9 @@
 //
 // # Caveats
 //
-// A Profile, a Router, Features and a Novelty belong to one goroutine: they
-// reuse their memory from prompt to prompt.
+// Once a Profile is open, any number of goroutines may choose by it: a Predictor,
+// Features and a Novelty are only read, and the rows of the embedding table that are
+// kept have a lock.
 //
 // Only the first and the last 512 tokens and 4 KB of text of a prompt count.
 //

@@ -108,14 +108,13 @@ type part struct {
 	from, to int
 }
 
-// Features turns prompts into vectors of fixed length. One goroutine owns it.
-// Close it after use.
+// Features turns prompts into vectors of fixed length. Any number of goroutines may
+// use it, but for Fit and Close. Close it after use.
 type Features struct {
-	spec   FeatureSpec
-	parts  []part
-	dim    int
-	table  *table // nil without Embedding
-	tokens []llama.Token
+	spec  FeatureSpec
+	parts []part
+	dim   int
+	table *table // nil without Embedding
 }
 
 // NewFeatures makes what turns prompts into vectors. from may be nil for
@@ -267,8 +266,7 @@ func (f *Features) raw(dst []float32, p Prompt) error {
 	head, tail := ends(p.Text)
 	tokens := p.Tokens
 	if len(tokens) > 2*endTokens {
-		f.tokens = append(append(f.tokens[:0], tokens[:endTokens]...), tokens[len(tokens)-endTokens:]...)
-		tokens = f.tokens
+		tokens = slices.Concat(tokens[:endTokens], tokens[len(tokens)-endTokens:])
 	}
 	for _, part := range f.parts {
 		x := dst[part.from:part.to]

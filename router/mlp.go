@@ -40,8 +40,6 @@ type Predictor struct {
 	// each candidate in ascending order: (Out, nValidation). What
 	// [Predictor.Bound] adds comes from them.
 	Residuals [][]float32
-
-	hidden []float32 // (Hidden,) room for Predict
 }
 
 // TrainOptions says how a router is trained. nil and zero fields are the defaults.
@@ -181,7 +179,6 @@ func Train(x [][]float32, losses [][]float64, o *TrainOptions) (*Predictor, Repo
 		report.Train += loss / float64(opts.Nets)
 		r.take(n, k, opts)
 	}
-	r.init()
 	r.measure(&report, x, y, losses, train, valid, opts)
 	return r, report, nil
 }
@@ -442,20 +439,19 @@ func (r *Predictor) take(n *net, k int, o TrainOptions) {
 	}
 }
 
-// init makes the room that Predict works in.
-func (r *Predictor) init() { r.hidden = make([]float32, r.Hidden) }
-
 // squeezed writes the predictions before they are stretched back to nats.
 func (r *Predictor) squeezed(dst []float64, x []float32) {
-	hiddenLayer(r.hidden, r.W1, r.B1, x)
+	hidden := borrow(r.Hidden)
+	defer scratch.Put(hidden)
+	hiddenLayer(*hidden, r.W1, r.B1, x)
 	for c := range dst {
-		y := r.B2[c] + dot32(r.W2[c*r.Hidden:][:r.Hidden], r.hidden)
+		y := r.B2[c] + dot32(r.W2[c*r.Hidden:][:r.Hidden], *hidden)
 		dst[c] = float64(y)*float64(r.Std[c]) + float64(r.Mean[c])
 	}
 }
 
 // Predict writes each candidate's predicted loss increase in nats to dst,
-// (Out,), for the features x, (In,). One goroutine at a time.
+// (Out,), for the features x, (In,).
 func (r *Predictor) Predict(dst []float64, x []float32) {
 	r.squeezed(dst, x)
 	for c, v := range dst {

@@ -122,10 +122,12 @@ func (p *Profile) Choose(x Prompt, pol Policy) (Decision, error) {
 	if n := len(p.Candidates); p.Features.Dim() != p.Router.In || p.Router.Out != n {
 		return Decision{}, fmt.Errorf("%w: its router takes %d features and knows %d candidates, there are %d and %d", ErrProfile, p.Router.In, p.Router.Out, p.Features.Dim(), n)
 	}
-	if err := p.vector(x); err != nil {
+	features := borrow(p.Features.Dim())
+	defer scratch.Put(features)
+	if err := p.Features.Vector(*features, x); err != nil {
 		return Decision{}, err
 	}
-	return p.ChooseBy(p.features, pol)
+	return p.ChooseBy(*features, pol)
 }
 
 // ChooseBy is [Profile.Choose] for a prompt's features (Router.In,), which a

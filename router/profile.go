@@ -60,7 +60,8 @@ type Note struct{ Key, Value string }
 
 // Profile is what calibration found out about a model: its candidate masks, the
 // router that chooses among them, and where all that comes from. [Profile.Write]
-// and [Read] keep it in a GGUF file beside the model. One goroutine owns it.
+// and [Read] keep it in a GGUF file beside the model. Once open, any number of
+// goroutines may choose by it.
 type Profile struct {
 	Model      Fingerprint
 	Candidates []Candidate // the empty mask first
@@ -77,8 +78,6 @@ type Profile struct {
 
 	// Features turn prompts into what Router takes; set by [Profile.Open].
 	Features *Features
-
-	features []float32 // (Dim,) room for Choose
 }
 
 // Open makes the profile ready to choose for the model file at modelPath: it
@@ -112,7 +111,7 @@ func (p *Profile) Open(modelPath string) error {
 		f.Close()
 		return fmt.Errorf("%w: the router takes %d features, this model gives %d", ErrProfile, p.Router.In, f.Dim())
 	}
-	p.Features, p.features = f, nil
+	p.Features = f
 	return nil
 }
 
@@ -542,7 +541,6 @@ func (r *reader) router(name string) *Predictor {
 		r.fail("the router's layers do not fit: %v and %v", w1, w2)
 		return nil
 	}
-	m.init()
 	return m
 }
 
@@ -568,7 +566,6 @@ func (r *reader) novelty(p *Profile) {
 		r.fail("the parts of the distance test do not fit")
 		return
 	}
-	n.init()
 	n.unpack()
 	p.Novelty = n
 }
