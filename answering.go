@@ -200,7 +200,7 @@ func (x *answering) generate() error {
 	x.text.Vocab, x.stop.stops = x.e.model.Vocab, x.r.Stop
 	if d := x.drafter; d != nil {
 		if x.seat.Alone() {
-			d.SawPrompt(len(x.prompt)-x.seat.Cached, x.a.Timing.Prefill)
+			d.AddPrompt(len(x.prompt)-x.seat.Cached, x.a.Timing.Prefill)
 		}
 		d.Begin(sequence{x}, x, x.sampler, x.prompt, x.seed())
 		defer func() {

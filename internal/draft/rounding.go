@@ -116,8 +116,8 @@ func (d *Drafter) verifiable(pending llama.Token, base, lead int) error {
 		}
 		d.seq.Isolate(d.isolation)
 		d.same = compared{anyway: d.isolation == llama.AttentionAlone}
-		d.pace.apart = 0
-		d.pace.forgetBatches()
+		d.costs.apart = 0
+		d.costs.forgetBatches()
 	}
 }
 
