@@ -20,7 +20,7 @@ const confidence = 0.9
 func (r *run) profile(ctx context.Context) (*router.Profile, error) {
 	p := &router.Profile{
 		Model:      r.id,
-		Candidates: slices.Clone(r.candidates), Baselines: r.baselines, Spec: r.features.Spec(), Tasks: r.tasks, Units: r.heat,
+		Candidates: slices.Clone(r.candidates), Baselines: r.baselines, Spec: r.features.Spec(), Tasks: r.tasks, Units: r.unitLosses,
 		Defaults: router.Defaults{Prefill: r.Prefill, Quality: r.Quality, Confidence: confidence},
 	}
 	var err error

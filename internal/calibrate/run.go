@@ -40,10 +40,10 @@ type run struct {
 	sample     []int                         // cases that the cascade is calibrated on, ascending
 	tokens     map[scored][]score.TokenScore // of the sample
 
-	turned *llama.Context // has measured block influence; nil = not yet
+	influenceCtx *llama.Context // has measured block influence; nil = not yet
 
-	held    []score.Case // whose prompts the scorer's cache holds, or whose references it has; nil = none for sure
-	heldFor skip.Prefill
+	heldCases []score.Case // whose prompts the scorer's cache holds, or whose references it has; nil = none for sure
+	heldFor   skip.Prefill
 
 	features *router.Features
 	vectors  [][]float32 // (len(cases), features)
@@ -53,7 +53,7 @@ type run struct {
 	saving     saving             // of the last profile
 	searched   time.Duration      // that the search for all prompts took
 	measured   time.Duration      // that the candidates took to be measured
-	heat       [][]float64        // (len(tasks), 2 layers) loss increase of each sublayer skipped alone; NaN = not searched
+	unitLosses [][]float64        // (len(tasks), 2 layers) loss increase of each sublayer skipped alone; NaN = not searched
 	losses     [][]float64        // (len(cases), len(candidates)) loss increase over the empty mask
 }
 
@@ -80,8 +80,8 @@ func Run(ctx context.Context, m *llama.Model, o Options) (*router.Profile, error
 	}
 	defer r.scorer.Close()
 	defer func() {
-		if r.turned != nil {
-			r.turned.Close()
+		if r.influenceCtx != nil {
+			r.influenceCtx.Close()
 		}
 	}()
 	if r.log, err = search.OpenLog(filepath.Join(r.Folder, LogFile), r.key()); errors.Is(err, search.ErrLogKey) || errors.Is(err, search.ErrLog) { // other settings, or an older version's

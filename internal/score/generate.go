@@ -76,7 +76,7 @@ func (s *Scorer) Generate(ctx context.Context, prompts [][]llama.Token, o Genera
 	}
 	answers = make([]Generated, len(prompts))
 	defer s.ctx.AbortOn(ctx)()
-	defer func() { err = s.settle(ctx, err) }()
+	defer func() { err = s.cleanUp(ctx, err) }()
 	if err := s.forget(); err != nil {
 		return nil, err
 	}
@@ -139,7 +139,7 @@ func (s *Scorer) generate(prompts [][]llama.Token, queue []int, mask skip.Mask, 
 		from := len(running)
 		if from == 0 || width-from >= enough {
 			for len(queue) > 0 && len(running) < width && s.cells+cellsOf(prompts[queue[0]], o) <= s.ctx.NCtx() {
-				fresh := slot{number: queue[0], seq: []int{s.take()}, pos: len(prompts[queue[0]]) - 1, cells: cellsOf(prompts[queue[0]], o)}
+				fresh := slot{number: queue[0], seq: []int{s.takeSequence()}, pos: len(prompts[queue[0]]) - 1, cells: cellsOf(prompts[queue[0]], o)}
 				s.cells += fresh.cells
 				running, queue = append(running, fresh), queue[1:]
 			}
@@ -161,7 +161,7 @@ func (s *Scorer) generate(prompts [][]llama.Token, queue []int, mask skip.Mask, 
 				continue
 			}
 			s.cells -= r.cells
-			if err := s.give(r.seq[0]); err != nil {
+			if err := s.giveSequence(r.seq[0]); err != nil {
 				return err
 			}
 		}
@@ -183,7 +183,7 @@ func (s *Scorer) prefill(prompts [][]llama.Token, slots []slot, mask skip.Mask, 
 				return err
 			}
 		}
-		if err := s.ask(place{job: j, answer: -1, row: i}, s.batch, 0, mask, first); err != nil {
+		if err := s.addOutput(place{job: j, answer: -1, row: i}, s.batch, 0, mask, first); err != nil {
 			return err
 		}
 	}
