@@ -31,12 +31,12 @@ func TestPaceFillsGaps(t *testing.T) {
 	var unknown costModel
 	unknown.addBatch(1, 10*time.Millisecond)
 	require.InDelta(t, 1.9, unknown.of(3), tolerance)
-	require.InDelta(t, 4.8, unknown.dear.of(3), tolerance)
+	require.InDelta(t, 4.8, unknown.cautious.of(3), tolerance)
 	unknown.addBatch(4, time.Second)
 	require.InDelta(t, 1.9, unknown.of(3), tolerance, "one measurement may have been interrupted")
 	unknown.addBatch(4, 15*time.Millisecond)
 	require.InDelta(t, 1.5, unknown.of(3), tolerance)
-	require.InDelta(t, 1.5, unknown.dear.of(3), tolerance)
+	require.InDelta(t, 1.5, unknown.cautious.of(3), tolerance)
 
 	for range costs.Recent - 1 {
 		p.addBatch(4, 30*time.Millisecond)
