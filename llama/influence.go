@@ -36,11 +36,11 @@ func (c *Context) Influence() (attention, feedForward, layer []float64) {
 		return nil, nil, nil
 	}
 	in := c.own.influence
-	return c.turns(&in.attention), c.turns(&in.feed_forward), c.turns(&in.whole)
+	return c.angles(&in.attention), c.angles(&in.feed_forward), c.angles(&in.whole)
 }
 
-// turns gives the mean of each layer.
-func (c *Context) turns(sums *[C.LAYERSKIP_MAX_LAYERS]C.struct_gallop_turn) []float64 {
+// angles gives the mean of each layer.
+func (c *Context) angles(sums *[C.LAYERSKIP_MAX_LAYERS]C.struct_gallop_angle_sum) []float64 {
 	means := make([]float64, c.Model.NLayer)
 	for l := range means {
 		means[l] = math.NaN()
