@@ -187,7 +187,7 @@ func (r *run) defaults() error {
 	return nil
 }
 
-// key names what the measurements hang on: the model, the data, and which of
+// key names what the measurements depend on: the model, the data, and which of
 // the data are in which task.
 func (r *run) key() string {
 	return fmt.Sprintf("%v data %s prefill %s, first token with the prompt, answers of %d, %d a task, %d searched, %d clusters by %q, seed %d, threads %d, own answers by divergence",

@@ -20,7 +20,7 @@ const (
 )
 
 // findIsolation finds the cheapest way to decode several sequences' tokens so that each comes
-// out as if it were decoded alone, by trying: which one it is hangs on the processor and on
+// out as if it were decoded alone, by trying: which one it is depends on the processor and on
 // the weights' types. Where none does, as on a GPU, tokens are decoded together.
 func (l *Loop) findIsolation() error {
 	rows := min(probeRows, l.opts.Parallel)

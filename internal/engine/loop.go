@@ -92,7 +92,7 @@ func New(m *llama.Model, o Options) (*Loop, error) {
 			co.NCtx = m.NCtxTrain
 		}
 		sequences, co.NCtx, co.KVUnified = min(o.Parallel+idleSequences, mostSequences), co.NCtx*o.Parallel, true
-		if o.Isolate { // in one buffer for all, where a token's cells lie, and so in which order they are added up, hangs on the others
+		if o.Isolate { // in one buffer for all, where a token's cells lie, and so in which order they are added up, depends on the others
 			sequences, co.KVUnified = o.Parallel, false
 		}
 		co.NSeqMax = sequences

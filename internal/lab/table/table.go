@@ -39,7 +39,7 @@ type Table struct {
 	speed map[skip.Mask]timing
 }
 
-// measured is what losses hang on.
+// measured is what losses depend on.
 type measured struct {
 	mask    skip.Mask
 	prefill skip.Prefill
