@@ -157,7 +157,7 @@ func (x *answering) settle() error {
 		return nil // and the plan's mask stays empty
 	default:
 		if x.plan.escalate > 0 {
-			if err := checkCascade(c.decision.Mask, x.plan.prefill); err != nil {
+			if err := checkEscalation(c.decision.Mask, x.plan.prefill); err != nil {
 				return err
 			}
 		}

@@ -38,7 +38,7 @@ type Defaults struct {
 	Escalate []Escalation
 }
 
-// Escalation is how the confidence cascade keeps a quality at the lowest cost.
+// Escalation is how escalation keeps a quality at the lowest cost.
 type Escalation struct {
 	Quality   float64 // 0 to 1
 	Threshold float64 // probability of the likeliest token, 0 to 1
@@ -144,9 +144,9 @@ func (p *Profile) Check(model Fingerprint) error {
 	return nil
 }
 
-// Cascade gives what the cascade does for a quality: the entry of the lowest
+// EscalationFor gives what escalation does for a quality: the entry of the lowest
 // quality listed that is no lower. ok is false where there is none.
-func (d Defaults) Cascade(quality float64) (e Escalation, ok bool) {
+func (d Defaults) EscalationFor(quality float64) (e Escalation, ok bool) {
 	for _, e := range d.Escalate {
 		if e.Quality >= quality {
 			return e, true

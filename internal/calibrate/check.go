@@ -146,7 +146,7 @@ type saving struct {
 // them, on these cases.
 func (r *run) savingOf(ctx context.Context, p *router.Profile, cases []int) (s saving, err error) {
 	policy, twice := router.Policy{}, 0.0 // twice: share of the tokens that the whole model decides again
-	if e, ok := p.Defaults.Cascade(p.Defaults.Quality); ok && p.Defaults.Prefill == skip.FullPrefill {
+	if e, ok := p.Defaults.EscalationFor(p.Defaults.Quality); ok && p.Defaults.Prefill == skip.FullPrefill {
 		policy = router.Policy{Depth: e.Depth, Guard: true}
 		twice = e.Cost - (1 - e.Depth/float64(r.model.NLayer))
 	}

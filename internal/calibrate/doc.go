@@ -6,7 +6,7 @@
 // [Run] goes through the stages of PuDDing (arXiv 2502.04348) in order: encode
 // the examples; group prompts without a task by likeness; let the whole model
 // answer those that have no answer; search omission sets for all prompts; measure
-// every prompt's loss under every set; train the router; calibrate the cascade; time
+// every prompt's loss under every set; train the router; calibrate escalation; time
 // routed decoding beside the whole model. That
 // is a profile that can be used ([Options].Usable). Each task's own sets then make a
 // better one.

@@ -37,7 +37,7 @@ type run struct {
 	byTask map[string][]score.Case // what the searches look at
 
 	unsearched []int                         // the other cases
-	sample     []int                         // cases that the cascade is calibrated on, ascending
+	sample     []int                         // cases that escalation is calibrated on, ascending
 	tokens     map[scored][]score.TokenScore // of the sample
 
 	influenceCtx *llama.Context // has measured block influence; nil = not yet

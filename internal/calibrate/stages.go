@@ -233,7 +233,7 @@ func (r *run) split(context.Context) error {
 	if len(r.sample) == 0 {
 		r.sample = search.All(len(r.cases))
 	}
-	if n, most := len(r.sample), min(cascadeCases, r.PerTask*len(r.tasks)); n > most { // an even choice: cases may come task by task
+	if n, most := len(r.sample), min(escalationCases, r.PerTask*len(r.tasks)); n > most { // an even choice: cases may come task by task
 		even := make([]int, most)
 		for k := range even {
 			even[k] = r.sample[k*n/most]
@@ -592,7 +592,7 @@ func (r *run) chunkOf(n int) (from, to int) {
 }
 
 // lossesFrom gives the losses of a chunk of cases under masks. It keeps what the
-// cascade needs of them.
+// escalation needs of them.
 func (r *run) lossesFrom(from int) search.Losses {
 	to := r.chunkFrom(from)
 	return r.log.Wrap(fmt.Sprint("candidates from ", from), func(ctx context.Context, mask skip.Mask, examples []int) ([]float64, error) {
