@@ -47,7 +47,7 @@ const (
 	Shared          Isolation = 0 // nothing
 	AttentionAlone  Isolation = 1 // flash attention, which costs next to nothing, and products with floats and k-quants
 	ProductsUntiled Isolation = 2 // and those with any weights as they are in the file: these are still read once
-	AllAlone        Isolation = 3 // and those with any weights that were rearranged for the CPU: dear
+	AllAlone        Isolation = 3 // and those with any weights that were rearranged for the CPU: expensive
 )
 
 // BatchOptions says what a batch can hold. nil and zero are the defaults.

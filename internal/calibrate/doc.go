@@ -16,6 +16,6 @@
 // Everything that was measured is kept in [Options].Folder, and a run with the
 // same model, data and settings starts from it. The number of threads is one of
 // the settings: llama.cpp's sums differ by it in their last digits, and a near-tie
-// of the search can then go the other way. With a limit of time a run's result hangs
+// of the search can then go the other way. With a limit of time a run's result depends
 // on the machine's speed.
 package calibrate
