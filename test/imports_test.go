@@ -24,12 +24,12 @@ const module = "github.com/gallop-llm/gallop"
 // package stands for those below its folder too. Imports go down: a package knows
 // only packages of lower floors, and those that the same name here stands for.
 var floors = [][]string{
-	{"internal/files", "internal/stats", "internal/threads", "internal/template", "internal/realmodel", "third_party"},
-	{"skip", "gguf", "demo"},
+	{"internal/files", "internal/schema", "internal/stats", "internal/threads", "internal/template", "internal/realmodel", "third_party"},
+	{"skip", "gguf", "demo", "internal/tools"},
 	{"llama", "internal/prune", "internal/models", "internal/randmodel"},
-	{"libs", "router", "internal/kv", "internal/dataset", "internal/search", "internal/preload"},
+	{"libs", "router", "internal/kv", "internal/dataset", "internal/search", "internal/preload", "internal/archmodel"},
 	{"internal/costs"},
-	{"internal/draft", "internal/score", "internal/shortlist", "internal/train", "internal/inspect", "internal/llamatest"},
+	{"internal/draft", "internal/score", "internal/shortlist", "internal/train", "internal/inspect", "internal/llamatest", "internal/gbnftest"},
 	{"internal/engine"},
 	{"."},
 	{"internal/batch"},

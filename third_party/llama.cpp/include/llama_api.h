@@ -235,6 +235,8 @@ struct llama_sampler_chain_params {
     R(void, ggml_backend_tensor_set, (struct ggml_tensor * t, const void *data, size_t offset, size_t size), (t, data, offset, size))\
     R(struct ggml_backend_buffer_type *, ggml_backend_buffer_get_type, (void *buffer), (buffer))                                    \
     R(struct ggml_backend_device *, ggml_backend_buft_get_device, (struct ggml_backend_buffer_type * t), (t))                       \
+    R(const char *, ggml_backend_buft_name, (struct ggml_backend_buffer_type * t), (t))                                             \
+    R(size_t, ggml_backend_buft_get_alloc_size, (struct ggml_backend_buffer_type * t, const struct ggml_tensor *w), (t, w))         \
     R(void, ggml_backend_tensor_get, (const struct ggml_tensor *t, void *data, size_t offset, size_t size), (t, data, offset, size)) \
     /* tensors of our own */                                                                                                        \
     R(struct ggml_context *, ggml_init, (struct ggml_init_params p), (p))                                                           \
