@@ -9,9 +9,10 @@ import (
 
 // Delta is a piece of an answer as it streams.
 type Delta struct {
-	Text   string  // always whole runes; "" = nothing new to read
-	Tokens []Token // that came with it, with [Request].Detail or Logprobs; what a later stop text may cut off is held back in Text, not here
-	Answer *Answer // the whole one, with the last delta; nil before
+	Text   string     // always whole runes; "" = nothing new to read
+	Tokens []Token    // that came with it, with [Request].Detail or Logprobs; what a later stop text may cut off is held back in Text, not here
+	Mask   *skip.Mask // that the answer is made under from here on; nil until it is chosen
+	Answer *Answer    // the whole one, with the last delta; nil before
 }
 
 // Source tells what computed a token.
@@ -93,7 +94,7 @@ type Usage struct {
 type Plan struct {
 	Mask      skip.Mask    // that the answer is made under
 	Prefill   skip.Prefill // how its prompt is decoded
-	Escalate  float64      // the cascade's threshold; 0 = none
+	Escalate  float64      // escalation's threshold; 0 = none
 	Depth     float64      // layers' worth of weights that is skipped for every prompt; 0 = by quality, or nothing is chosen
 	Quality   float64      // share of the whole model's probability that is to be kept; 0 = the profile's, or nothing is chosen
 	LayersRun float64      // of [Info].Layers; a half counts ½

@@ -47,8 +47,9 @@ static inline void gallop_watch_stop(struct gallop_watch *w, bool stop) { atomic
 static inline bool gallop_watch_stopped(struct gallop_watch *w) { return atomic_load(&w->stop); }
 static inline void gallop_watch_pause(struct gallop_watch *w, bool pause) { atomic_store(&w->pause, pause); }
 
-/* The bytes of a weight that the model computes with, NULL when they are not in main memory. */
-const void *gallop_weight(const struct llama_model *m, const char *name);
+/* The bytes of a weight that the model computes with, and how many: rearranged ones can be more than the
+ * file has. NULL when they are not in main memory. */
+const void *gallop_weight(const struct llama_model *m, const char *name, size_t *size);
 
 /* Sets a weight from its bytes in the file, which are repacked where it is. */
 void gallop_set_weight(const struct llama_model *m, const char *name, uintptr_t data, size_t size);
@@ -77,7 +78,7 @@ struct gallop_rows {
 };
 
 /* How far layers or sublayers turn the stream: the sum over n rows of 1 - cos(before, after). */
-struct gallop_turn {
+struct gallop_angle_sum {
     double sum;
     int64_t n;
 };
@@ -86,8 +87,8 @@ struct gallop_turn {
 struct gallop_influence {
     struct layerskip_stream stream;          /* of the context's last graph */
     int32_t layer;                           /* that the running graph is in */
-    struct gallop_rows before, middle, after; /* x, cut and l_out of that layer */
-    struct gallop_turn attention[LAYERSKIP_MAX_LAYERS], feed_forward[LAYERSKIP_MAX_LAYERS], whole[LAYERSKIP_MAX_LAYERS];
+    struct gallop_rows before, middle, after; /* x, cut and out of that layer */
+    struct gallop_angle_sum attention[LAYERSKIP_MAX_LAYERS], feed_forward[LAYERSKIP_MAX_LAYERS], whole[LAYERSKIP_MAX_LAYERS];
 };
 
 /* Reads what goes into each layer of unmasked decodes; owned by its gallop_context. */
@@ -95,7 +96,7 @@ struct gallop_inputs {
     struct layerskip_stream stream; /* of the context's last graph */
     bool wanted;                    /* of the decodes to come */
     int32_t layer;                  /* that the running graph is in */
-    struct gallop_rows after[LAYERSKIP_MAX_LAYERS]; /* l_out of each layer but the last, for all tokens of the last batch */
+    struct gallop_rows after[LAYERSKIP_MAX_LAYERS]; /* out of each layer but the last, for all tokens of the last batch */
 };
 
 /* ggml's threads, which wait for graphs. Smaller pools stay until the context is freed: llama.cpp pauses

@@ -223,15 +223,6 @@ static void prefetch(const struct gallop_matrix *m, int32_t id) {
     }
 }
 
-/* Puts the hidden state into the type that the matrix's rows are multiplied with. */
-static void convert(const struct gallop_matrix *m, const float *hidden, void *vector) {
-    if (m->quantize != NULL) {
-        m->quantize(hidden, vector, m->n_embd);
-    } else {
-        memcpy(vector, hidden, m->vector_size);
-    }
-}
-
 /* Gives n tokens their exact logits in place of the preview's. Of what is found, error is the sum of squares. */
 static struct gallop_listed compute_rows(const struct gallop_matrix *m, const void *vector, const int32_t *ids, int32_t n,
                                          float *logits) {
@@ -245,8 +236,7 @@ static struct gallop_listed compute_rows(const struct gallop_matrix *m, const vo
         if (c + AHEAD < n) {
             prefetch(m, ids[c + AHEAD]);
         }
-        float logit;
-        m->dot((int)m->n_embd, &logit, 0, m->rows + (size_t)ids[c] * m->row_size, 0, vector, 0, 1);
+        const float logit = gallop_matrix_dot(m, m->rows + (size_t)ids[c] * m->row_size, vector);
         const float error = logit - logits[ids[c]];
         squares += (double)error * error;
         logits[ids[c]] = logit;
@@ -266,7 +256,7 @@ static void compute(const struct row *r, int i) {
             w->ids[n++] = w->ids[c];
         }
     }
-    convert(m, r->hidden, w->vector);
+    gallop_matrix_vector(m, r->hidden, w->vector);
     w->found = compute_rows(m, w->vector, w->ids, n, r->logits);
     w->found.outside = last.value;
 }
@@ -440,7 +430,7 @@ bool gallop_prepare_exact(struct gallop_context *c, int32_t output) {
     if (worker_of(l, 0) == NULL || !gallop_hidden(c, output, l->hidden, (int32_t)m->n_embd)) {
         return false;
     }
-    convert(m, l->hidden, l->workers[0]->vector);
+    gallop_matrix_vector(m, l->hidden, l->workers[0]->vector);
     return true;
 }
 

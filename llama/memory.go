@@ -14,6 +14,8 @@ import (
 	"sync"
 	"unsafe"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -27,6 +29,7 @@ type place struct {
 	offset uint64  // in the file
 	file   uintptr // address in the file's mapping; 0 = it is not mapped
 	used   uintptr // address of the bytes that are computed with; 0 = not in main memory
+	size   uint64  // of these, in bytes: a repacked tensor can take more than in the file
 	layer  int
 	half   skip.Half // of the layer: a mask that skips it spares the tensor; 0 = none does
 }
@@ -71,7 +74,9 @@ func (m *Model) placeWeights(locked bool) error {
 	for i, t := range m.Tensors {
 		p := &m.places[i]
 		name := C.CString(t.Name)
-		p.used = uintptr(C.gallop_weight(m.ptr, name))
+		var size C.size_t
+		p.used = uintptr(C.gallop_weight(m.ptr, name, &size))
+		p.size = uint64(size)
 		C.free(unsafe.Pointer(name))
 		for _, in := range all {
 			known := own[p.part]
@@ -88,9 +93,55 @@ func (m *Model) placeWeights(locked bool) error {
 				p.file = addr
 			}
 		}
-		p.layer, p.half = halfOf(t.Name, p.repacked())
+	}
+	if len(own) > 0 {
+		if err := m.mapEnds(); err != nil {
+			return err
+		}
+	}
+	for i, t := range m.Tensors {
+		m.places[i].layer, m.places[i].half = halfOf(t.Name, m.places[i].repacked())
 	}
 	return m.dropUnused()
+}
+
+// mapEnds maps the files again that have tensors outside llama.cpp's mapping: it keeps
+// of a file what lies between the first tensor that it computes with in place and the last, so
+// that where matrices were copied, those at the file's ends are not mapped.
+func (m *Model) mapEnds() error {
+	for part, path := range m.paths {
+		var start uintptr
+		for i := range m.places {
+			p := &m.places[i]
+			if p.part != part || p.used == 0 || p.file != 0 {
+				continue
+			}
+			if start == 0 {
+				data, err := mapFile(path)
+				if err != nil {
+					return fmt.Errorf("map %s: %w", path, err)
+				}
+				m.ends = append(m.ends, data)
+				start = uintptr(unsafe.Pointer(unsafe.SliceData(data)))
+			}
+			p.file = start + uintptr(p.offset)
+		}
+	}
+	return nil
+}
+
+// mapFile maps a file as llama.cpp does. It takes addresses, and memory only where it is read.
+func mapFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() // the mapping stays
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	return unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_SHARED)
 }
 
 // dropUnused gives back what nothing reads of the mapping. What llama.cpp copied
@@ -172,14 +223,14 @@ func (m *Model) ReleaseWeights(mask skip.Mask) error {
 	defer m.release()
 	m.weights.Lock()
 	defer m.weights.Unlock()
-	for i, p := range m.places {
+	for _, p := range m.places {
 		if !m.droppable(p) || !p.skippedBy(mask) {
 			continue
 		}
 		if p.repacked() {
 			m.gone = m.gone.With(p.layer, p.half)
 		}
-		if err := m.drop(p.used, m.Tensors[i].Size); err != nil {
+		if err := m.drop(p.used, p.size); err != nil {
 			return err
 		}
 	}
@@ -257,13 +308,13 @@ func (m *Model) ResidentWeights() (uint64, error) {
 func (m *Model) copied() (bytes uint64) {
 	m.weights.RLock()
 	defer m.weights.RUnlock()
-	for i, p := range m.places {
+	for _, p := range m.places {
 		if !p.repacked() {
 			continue
 		}
-		bytes += m.Tensors[i].Size
+		bytes += p.size
 		if m.droppable(p) && p.skippedBy(m.gone) {
-			_, n := pages(p.used, m.Tensors[i].Size)
+			_, n := pages(p.used, p.size)
 			bytes -= n
 		}
 	}

@@ -17,6 +17,8 @@ import (
 	"time"
 	"unsafe"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -88,7 +90,9 @@ type Model struct {
 	repacks     bool   // weights are rearranged for the CPU
 	fingerprint uint64 // of the file
 
+	paths    []string     // the file, or the parts of a split model
 	places   []place      // (len(Tensors),)
+	ends     [][]byte     // mapped files, owned; see mapEnds
 	pageable bool         // weights may be dropped from memory
 	weights  sync.RWMutex // held by decodes; with Lock to drop and repack
 	gone     skip.Mask    // sublayers whose repacked weights are dropped; guarded by weights
@@ -231,6 +235,7 @@ func (m *Model) readFile(forText bool) error {
 	if why := f.NoText(); forText && why != "" {
 		return fmt.Errorf("%s: %w: %s", m.Path, ErrNoText, why)
 	}
+	m.paths = f.Paths()
 	for _, t := range f.Tensors {
 		m.Tensors = append(m.Tensors, Tensor{Name: t.Name, Shape: t.Shape, Type: t.Type.String(), Size: t.Size})
 		m.places = append(m.places, place{part: t.Part, offset: uint64(f.Place(t))})
@@ -371,5 +376,8 @@ func (m *Model) release() {
 		C.llama_model_free(m.ptr)
 		m.ptr = nil
 		live.Add(-1)
+		for _, data := range m.ends {
+			_ = unix.Munmap(data) // fails for addresses that are not mapped, which these are
+		}
 	}
 }

@@ -36,6 +36,11 @@ static bool fail(struct gallop_text *err, const char *why) {
     return false;
 }
 
+/* Whether matrices in this kind of memory are rearranged for Intel's matrix extensions. */
+static bool is_amx(struct ggml_backend_buffer_type *memory) { return strcmp(gallop_api.ggml_backend_buft_name(memory), "AMX") == 0; }
+
+enum { BLOCK = 32 }; /* numbers in a block of Q4_0 */
+
 /* ---- the output matrix ---- */
 
 bool gallop_find_matrix(const struct llama_model *m, const char *name, uintptr_t rows, struct gallop_matrix *out,
@@ -54,6 +59,7 @@ bool gallop_find_matrix(const struct llama_model *m, const char *name, uintptr_t
         return fail(err, "the CPU library has no product for the output matrix's type");
     }
     const struct ggml_type_traits_cpu *vector = cpu_traits(cpu->vec_dot_type);
+    const bool precise = t->type == GGML_TYPE_F16 && t->buffer != NULL && is_amx(gallop_api.ggml_backend_buffer_get_type(t->buffer));
     *out = (struct gallop_matrix){
         .tensor = t,
         .rows = (const char *)rows,
@@ -63,7 +69,8 @@ bool gallop_find_matrix(const struct llama_model *m, const char *name, uintptr_t
         .dot = cpu->vec_dot,
         .quantize = cpu->vec_dot_type == GGML_TYPE_F32 || vector == NULL ? NULL : vector->from_float,
         .dequantize = t->type == GGML_TYPE_F32 ? NULL : base->to_float,
-        .vector_size = gallop_api.ggml_row_size(cpu->vec_dot_type, t->ne[0]),
+        .vector_size = gallop_api.ggml_row_size(cpu->vec_dot_type, t->ne[0]) * (precise ? 2 : 1),
+        .precise = precise,
     };
     if ((out->quantize == NULL && cpu->vec_dot_type != GGML_TYPE_F32) || (out->dequantize == NULL && t->type != GGML_TYPE_F32)) {
         return fail(err, "the CPU library cannot convert the output matrix's type");
@@ -82,7 +89,36 @@ void gallop_matrix_rows(const struct gallop_matrix *m, const int32_t *ids, int32
     }
 }
 
-enum { BLOCK = 32 }; /* numbers in a block of Q4_0 */
+void gallop_matrix_vector(const struct gallop_matrix *m, const float *hidden, void *vector) {
+    if (m->quantize == NULL) {
+        memcpy(vector, hidden, m->vector_size);
+        return;
+    }
+    m->quantize(hidden, vector, m->n_embd);
+    if (!m->precise) {
+        return;
+    }
+    enum { STEP = 64 }; /* numbers at a time */
+    uint16_t *rounded = vector, *rest = rounded + m->n_embd;
+    for (int64_t i = 0; i < m->n_embd; i += STEP) {
+        const int64_t n = m->n_embd - i < STEP ? m->n_embd - i : STEP;
+        float x[STEP];
+        m->dequantize(rounded + i, x, n);
+        for (int64_t k = 0; k < n; k++) {
+            x[k] = hidden[i + k] - x[k];
+        }
+        m->quantize(x, rest + i, n);
+    }
+}
+
+float gallop_matrix_dot(const struct gallop_matrix *m, const char *row, const void *vector) {
+    float product, rest = 0;
+    m->dot((int)m->n_embd, &product, 0, row, 0, vector, 0, 1);
+    if (m->precise) {
+        m->dot((int)m->n_embd, &rest, 0, row, 0, (const char *)vector + m->vector_size / 2, 0, 1);
+    }
+    return product + rest;
+}
 
 struct ggml_context *gallop_new_nodes(void) {
     return gallop_api.ggml_init((struct ggml_init_params){.mem_size = 256 * 1024, .no_alloc = true});
@@ -138,7 +174,10 @@ end:
 
 /* ---- the shortlist's matrices ---- */
 
-/* The kind of memory in which the CPU multiplies a matrix of t's type and shape fastest. */
+/*
+ * The kind of memory in which the CPU multiplies a matrix of t's type and shape fastest. Not AMX's where a
+ * row is one block: for 32 tokens or more its product is then added to what the memory held before.
+ */
 static struct ggml_backend_buffer_type *fastest_memory(struct ggml_tensor *t, bool repack) {
     struct ggml_backend_buffer_type **(*extra)(struct ggml_backend_device *) =
         (struct ggml_backend_buffer_type * *(*)(struct ggml_backend_device *)) gallop_cpu_function("ggml_backend_dev_get_extra_bufts");
@@ -153,7 +192,7 @@ static struct ggml_backend_buffer_type *fastest_memory(struct ggml_tensor *t, bo
     struct ggml_tensor *op = gallop_api.ggml_mul_mat(ctx, t, x);
     for (; all != NULL && *all != NULL; all++) {
         t->buffer = gallop_api.ggml_backend_buft_alloc_buffer(*all, 0); /* the device looks at its type only */
-        const bool fits = t->buffer != NULL && gallop_api.ggml_backend_dev_supports_op(cpu, op);
+        const bool fits = t->buffer != NULL && (t->ne[0] > BLOCK || !is_amx(*all)) && gallop_api.ggml_backend_dev_supports_op(cpu, op);
         gallop_api.ggml_backend_buffer_free(t->buffer);
         t->buffer = NULL;
         if (fits) {

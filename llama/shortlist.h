@@ -20,8 +20,16 @@ struct gallop_matrix {
     gallop_dot *dot;
     gallop_quantize *quantize; /* NULL = vectors are floats */
     gallop_dequantize *dequantize; /* NULL = rows are floats */
-    size_t vector_size;        /* bytes of a vector */
+    size_t vector_size;        /* bytes of a vector, of both where there are two */
+    bool precise;              /* the graph multiplies rows in F16 with floats: a vector is two in F16, the second what
+                                  the first has rounded away */
 };
+
+/* Puts the hidden state (n_embd,) into the type that the matrix's rows are multiplied with. */
+void gallop_matrix_vector(const struct gallop_matrix *m, const float *hidden, void *vector);
+
+/* The product of a row with such a vector. */
+float gallop_matrix_dot(const struct gallop_matrix *m, const char *row, const void *vector);
 
 /* The matrix of this name in the model, whose rows are mapped at `rows`; 0 = they are not mapped, but may be in
  * memory as in the file. False: err says why it cannot be read. */

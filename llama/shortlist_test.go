@@ -123,6 +123,46 @@ func requireExactWhereItSays(t *testing.T, m *llama.Model) {
 	}
 }
 
+// TestShortlistOfManyRows: in a batch that fills kernels' tiles, too, each row gets what it gets alone,
+// whatever the memory held before.
+func TestShortlistOfManyRows(t *testing.T) {
+	llamatest.Library(t)
+	m := llamatest.Small(t, "llama")
+	c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 128, Threads: 1})
+	list, _ := newShortlist(t, m, -1e9)
+	require.NoError(t, c.SetShortlist(list))
+	const n = 70
+	rows := func(at int) (all [][]float32) {
+		c.Clear()
+		for from := 0; from < n; from += at {
+			b := batchOf(t, at)
+			for i := range at {
+				require.NoError(t, b.Add(prompt(n)[from+i], from+i, true, 0))
+			}
+			require.NoError(t, c.Decode(b, skip.Mask{}.WithShortlist(listSize)))
+			for i := range at {
+				logits, err := c.Logits(i)
+				require.NoError(t, err)
+				all = append(all, slices.Clone(logits))
+			}
+		}
+		return all
+	}
+	before := c.ShortlistUse()
+	together := rows(n)
+	use := c.ShortlistUse().Since(before)
+	require.Less(t, use.Exact, 2*listSize*use.Rows)
+	for i, want := range rows(1) {
+		apart := 0
+		for token := range want {
+			if math.Abs(float64(want[token]-together[i][token])) > 0.05 { // logits are around 1; keys and values are rounded to F16
+				apart++
+			}
+		}
+		require.LessOrEqual(t, apart, listSize/4, "row %d: more than tokens at the list's end", i)
+	}
+}
+
 // batchOf makes an empty batch.
 func batchOf(t *testing.T, capacity int) *llama.Batch {
 	t.Helper()
@@ -194,7 +234,7 @@ func TestShortlistIsTheSameForAllThreads(t *testing.T) {
 			for i, token := range prompt(6)[from : from+at] {
 				require.NoError(t, b.Add(token, from+i, true, 0))
 			}
-			b.Alone = llama.MultiplyAlone
+			b.Isolation = llama.AllAlone
 			require.NoError(t, c.Decode(b, skip.Mask{}.WithShortlist(size)))
 			for i := range at {
 				logits, err := c.Logits(i)
@@ -353,7 +393,8 @@ func TestShortlistBesideAGPU(t *testing.T) {
 }
 
 // TestShortlistOfWeightsInMemory: weights that are not mapped, or not rearranged. Those that
-// are both copied and rearranged, as most CPUs have Q4_0, cannot be read row by row.
+// are both copied and rearranged, as most CPUs have Q4_0 and those with AMX have F16 too,
+// cannot be read row by row.
 func TestShortlistOfWeightsInMemory(t *testing.T) {
 	llamatest.Library(t)
 	for _, kind := range []gguf.Type{gguf.F16, gguf.Q4_0} {
@@ -367,7 +408,7 @@ func TestShortlistOfWeightsInMemory(t *testing.T) {
 				require.NoError(t, err)
 				defer m.Close()
 				if _, err := m.OutputMatrix(); err != nil {
-					require.True(t, kind == gguf.Q4_0 && o.NoMmap && !o.NoRepack)
+					require.True(t, o.NoMmap && !o.NoRepack)
 					require.ErrorIs(t, err, llama.ErrShortlist)
 					require.ErrorContains(t, err, "not in main memory as in the file")
 					return

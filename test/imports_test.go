@@ -24,13 +24,13 @@ const module = "github.com/gallop-llm/gallop"
 // package stands for those below its folder too. Imports go down: a package knows
 // only packages of lower floors, and those that the same name here stands for.
 var floors = [][]string{
-	{"internal/files", "internal/stats", "internal/threads", "internal/template", "internal/schema", "internal/realmodel", "third_party"},
-	{"skip", "gguf", "internal/tools", "demo"},
+	{"internal/files", "internal/schema", "internal/stats", "internal/threads", "internal/template", "internal/realmodel", "third_party"},
+	{"skip", "gguf", "demo", "internal/tools"},
 	{"llama", "internal/prune", "internal/models", "internal/randmodel"},
-	{"libs", "router", "internal/kv", "internal/dataset", "internal/search", "internal/preload"},
+	{"libs", "router", "internal/kv", "internal/dataset", "internal/search", "internal/preload", "internal/archmodel"},
 	{"internal/costs"},
-	{"internal/draft", "internal/score", "internal/shortlist", "internal/train", "internal/inspect", "internal/llamatest"},
-	{"internal/engine", "internal/gbnftest"},
+	{"internal/draft", "internal/score", "internal/shortlist", "internal/train", "internal/inspect", "internal/llamatest", "internal/gbnftest"},
+	{"internal/engine"},
 	{"."},
 	{"internal/batch"},
 	{"server", "internal/server", "calibrate", "internal/calibrate", "internal/lab", "internal/doctor"},

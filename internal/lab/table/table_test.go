@@ -78,6 +78,7 @@ func TestTableWithAShortlist(t *testing.T) {
 	least := float64(list.Size) + float64(output)*listSize/float64(m.Vocab.Size)
 	least = (float64(all-output) + least) / float64(all)
 	require.Greater(t, *alone.Cost, least-1e-9, "a list holds its tokens, and those that are as likely as its last")
+	require.Less(t, s.Exact(skip.Mask{}.WithShortlist(listSize)), 1.05*listSize, "few are")
 	cost := func(mask skip.Mask) float64 { // by the logits that were computed exactly
 		return list.TokenShare(1-sizes.Depth(mask)/float64(m.NLayer), s.Exact(mask))
 	}

@@ -235,6 +235,8 @@ struct llama_sampler_chain_params {
     R(void, ggml_backend_tensor_set, (struct ggml_tensor * t, const void *data, size_t offset, size_t size), (t, data, offset, size))\
     R(struct ggml_backend_buffer_type *, ggml_backend_buffer_get_type, (void *buffer), (buffer))                                    \
     R(struct ggml_backend_device *, ggml_backend_buft_get_device, (struct ggml_backend_buffer_type * t), (t))                       \
+    R(const char *, ggml_backend_buft_name, (struct ggml_backend_buffer_type * t), (t))                                             \
+    R(size_t, ggml_backend_buft_get_alloc_size, (struct ggml_backend_buffer_type * t, const struct ggml_tensor *w), (t, w))         \
     R(void, ggml_backend_tensor_get, (const struct ggml_tensor *t, void *data, size_t offset, size_t size), (t, data, offset, size)) \
     /* tensors of our own */                                                                                                        \
     R(struct ggml_context *, ggml_init, (struct ggml_init_params p), (p))                                                           \
@@ -326,15 +328,9 @@ struct llama_sampler_chain_params {
     R(void, llama_memory_clear, (struct llama_memory_i * m, bool data), (m, data))                                                  \
     R(bool, llama_memory_seq_rm, (struct llama_memory_i * m, llama_seq_id s, llama_pos p0, llama_pos p1), (m, s, p0, p1))           \
     R(void, llama_memory_seq_cp, (struct llama_memory_i * m, llama_seq_id a, llama_seq_id b, llama_pos p0, llama_pos p1), (m, a, b, p0, p1)) \
-    R(void, llama_memory_seq_keep, (struct llama_memory_i * m, llama_seq_id s), (m, s))                                             \
-    R(void, llama_memory_seq_add, (struct llama_memory_i * m, llama_seq_id s, llama_pos p0, llama_pos p1, llama_pos d), (m, s, p0, p1, d)) \
     R(llama_pos, llama_memory_seq_pos_min, (struct llama_memory_i * m, llama_seq_id s), (m, s))                                     \
     R(llama_pos, llama_memory_seq_pos_max, (struct llama_memory_i * m, llama_seq_id s), (m, s))                                     \
-    R(bool, llama_memory_can_shift, (struct llama_memory_i * m), (m))                                                               \
     /* state */                                                                                                                     \
-    R(size_t, llama_state_get_size, (struct llama_context * c), (c))                                                                \
-    R(size_t, llama_state_get_data, (struct llama_context * c, uint8_t *dst, size_t n), (c, dst, n))                                \
-    R(size_t, llama_state_set_data, (struct llama_context * c, const uint8_t *src, size_t n), (c, src, n))                          \
     R(size_t, llama_state_seq_get_size, (struct llama_context * c, llama_seq_id s), (c, s))                                         \
     R(size_t, llama_state_seq_get_data, (struct llama_context * c, uint8_t *dst, size_t n, llama_seq_id s), (c, dst, n, s))         \
     R(size_t, llama_state_seq_set_data, (struct llama_context * c, const uint8_t *src, size_t n, llama_seq_id s), (c, src, n, s))   \
