@@ -75,6 +75,19 @@ func TestDemo(t *testing.T) {
 	require.Greater(t, v["input_tokens"], 5.0)
 }
 
+// TestDemoReusesAgentsPrompts asks as coding agents do, which change the first line of their
+// system prompt each time.
+func TestDemoReusesAgentsPrompts(t *testing.T) {
+	h := serveDemo(t, false)
+	cached := 0.0
+	for i := range 2 {
+		_, v := post(t, h, "/v1/messages", fmt.Sprintf(`{"max_tokens":5,"system":[{"type":"text","text":"x-anthropic-billing-header: cc_version=2.1; cch=%05d;"},
+			{"type":"text","text":"You are an agent."}],"messages":[{"role":"user","content":"%s What is 12 plus 7?"}]}`, i, strings.Repeat("Be brief. ", 20)))
+		cached = at(t, v, "usage", "cache_read_input_tokens").(float64)
+	}
+	require.Greater(t, cached, 20.0)
+}
+
 // TestDemoScores gives the log-probabilities of choices, which sum up to what the tokens say.
 func TestDemoScores(t *testing.T) {
 	h := serveDemo(t, false)
