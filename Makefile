@@ -25,7 +25,7 @@ get-git  := with `apt install git`
 get-python3 := with `apt install python3-pip`
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build setup test test-long test-gpu test-cpus lint preload bench bench-shapes bench-peers bench-engine bench-lossless bench-compare real-speed real-table templates eval profile install fuzz clean models need-browser
+.PHONY: help demo build setup test test-long test-gpu test-cpus test-architectures lint preload bench bench-shapes bench-peers bench-engine bench-lossless bench-compare real-speed real-table templates eval profile install fuzz clean models page need-browser need-page
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,11 +39,11 @@ build: need-go need-$(CC) ## build the program into build/gallop
 setup: build need-npm ## fetch llama.cpp's libraries into the user's cache folder
 	@$(BUILD)/gallop setup
 
-test: build setup preload need-browser ## run the tests, then once more with the race detector
+test: build setup preload need-browser need-page ## run the tests, then once more with the race detector
 	go test -timeout 20m ./...
 	go test -timeout 20m -race ./...
 
-test-long: build setup preload need-node need-browser ## run the tests that take long, with foreign programs among them
+test-long: build setup preload need-node need-browser need-page ## run the tests that take long, with foreign programs among them
 	GALLOP_LONG=1 go test -timeout 2h ./...
 
 test-gpu: build ## run the mask tests on a GPU: DEVICE=vulkan or cuda, whole models and NGL=5 of their layers
@@ -55,14 +55,18 @@ test-cpus: build setup ## run the numeric tests under each of llama.cpp's CPU mo
 	@go build -o $(BUILD)/testcpus ./scripts/testcpus
 	@$(BUILD)/testcpus --build '$(BUILD)' --docs docs/cpus.md --modules '$(MODULES)'
 
+test-architectures: build setup ## check masks on tiny models of every architecture of llama.cpp, MODELS= names some; writes docs/architectures.md and build/architectures.json
+	@go build -o $(BUILD)/testarchitectures ./scripts/architectures
+	@$(BUILD)/testarchitectures -build '$(BUILD)' -docs docs/architectures.md -o '$(BUILD)/architectures.json' -models '$(MODELS)'
+
 templates: need-go need-python3 need-git ## compare published chat templates with jinja2; writes build/templates.json
 	@[ -x $(BUILD)/jinja/bin/python3 ] || { python3 -m venv $(BUILD)/jinja && $(BUILD)/jinja/bin/pip install --quiet jinja2==3.1.6; }
 	@[ -d $(BUILD)/templates ] || { rm -rf $(BUILD)/templates.part; python3 scripts/templates/fetch.py $(BUILD)/templates.part && mv $(BUILD)/templates.part $(BUILD)/templates; }
 	$(BUILD)/jinja/bin/python3 scripts/templates/reference.py internal/template/testdata/conversations.json internal/template/testdata
 	$(BUILD)/jinja/bin/python3 scripts/templates/reference.py internal/template/testdata/conversations.json $(BUILD)/templates
-	GALLOP_TEMPLATES='$(abspath $(BUILD)/templates)' go test -count 1 -v -run 'OwnTemplates|PublishedTemplates' ./internal/template
+	GALLOP_TEMPLATES='$(abspath $(BUILD)/templates)' go test -count 1 -v -run 'OwnTemplates|PublishedTemplates' ./internal/template ./internal/tools
 
-lint: build setup ## check format, Go, C, scripts, and that llama.cpp is the one that our header describes
+lint: build setup need-npm need-node ## check format, Go, C, scripts, the chat page, and that llama.cpp is the one that our header describes
 	@CC='$(CC)' scripts/lint.sh
 	$(BUILD)/gallop doctor
 
@@ -119,11 +123,18 @@ models: need-go need-python3 ## fetch real pretrained models (2 GB), for measure
 fuzz: need-go need-$(CC) ## feed made-up input to each parser for FUZZTIME=30s
 	scripts/fuzz.sh '$(FUZZTIME)'
 
+page: need-go need-npm need-node ## bundle the chat page anew from internal/server/web/src
+	scripts/page.sh
+
 clean: ## remove what was built
 	rm -rf $(BUILD)
 
 need-browser:
 	@scripts/need-browser.sh
+
+# The page's test leaves accessibility out where its checker could not be fetched.
+need-page:
+	@scripts/page.sh packages || echo 'the packages of the chat page could not be fetched: accessibility will not be checked' >&2
 
 # need-go ends with a sentence when there is no go.
 need-%:

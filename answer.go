@@ -9,9 +9,10 @@ import (
 
 // Delta is a piece of an answer as it streams.
 type Delta struct {
-	Text   string  // always whole runes; "" = nothing new to read
-	Tokens []Token // that came with it, with [Request].Detail or Logprobs; what a later stop text may cut off is held back in Text, not here
-	Answer *Answer // the whole one, with the last delta; nil before
+	Text   string     // always whole runes; "" = nothing new to read
+	Tokens []Token    // that came with it, with [Request].Detail or Logprobs; what a later stop text may cut off is held back in Text, not here
+	Mask   *skip.Mask // that the answer is made under from here on; nil until it is chosen
+	Answer *Answer    // the whole one, with the last delta; nil before
 }
 
 // Source tells what computed a token.

@@ -41,8 +41,9 @@ type answering struct {
 	source  Source // of the next token
 	tokens  []Token
 	scratch [1]llama.Token
-	under   skip.Mask // of the last decode
-	spared  bool      // there was one
+	mask    *skip.Mask // of the answer; nil until it is chosen
+	under   skip.Mask  // of the last decode
+	spared  bool       // there was one
 }
 
 // run is a prompt's way through the house: text → template → tokens → prefill → first
@@ -218,6 +219,8 @@ func (x *answering) generate() error {
 	if err := x.settle(); err != nil {
 		return err
 	}
+	mask := x.plan.answerMask()
+	x.mask = &mask
 	start := time.Now()
 	defer func() { x.a.Timing.Decode = time.Since(start) }()
 	if !more {
@@ -370,7 +373,7 @@ func (x *answering) say(piece string) {
 		return
 	}
 	x.out.WriteString(piece)
-	x.emit(Delta{Text: piece, Tokens: x.tokens})
+	x.emit(Delta{Text: piece, Tokens: x.tokens, Mask: x.mask})
 	x.tokens = nil
 }
 

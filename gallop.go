@@ -175,6 +175,11 @@ func (e *Engine) start() (err error) {
 		return err
 	}
 	e.nCtx = e.loop.NCtx()
+	if o.Pause != nil {
+		if err := e.loop.Do(func(c *llama.Context) { c.PauseWith(o.Pause) }); err != nil {
+			return err
+		}
+	}
 	if err := e.useLoRA(); err != nil {
 		return err
 	}

@@ -49,6 +49,10 @@ type Options struct {
 	// of the user's cache that all programs with this package share.
 	Cache string
 
+	// Pause, while it is on, holds all answers up: for an engine that works in the background
+	// of something more urgent. nil = never.
+	Pause *llama.Pause
+
 	Logger *slog.Logger // what happens beside answers; never what is asked or answered; nil = nothing is logged
 }
 

@@ -93,6 +93,9 @@ func (b *mailbox) put(d Delta) {
 	b.mu.Lock()
 	b.next.Text += d.Text
 	b.next.Tokens = append(b.next.Tokens, d.Tokens...)
+	if d.Mask != nil {
+		b.next.Mask = d.Mask
+	}
 	b.some = true
 	b.mu.Unlock()
 	b.full.Signal()

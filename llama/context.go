@@ -375,14 +375,17 @@ func (c *Context) Abort(on bool) {
 // Errors: [ErrBatch], [ErrFull], [ErrMask], [ErrAborted], [ErrDecode].
 func (c *Context) Decode(b *Batch, mask skip.Mask) error {
 	for {
-		c.pause.wait(c.ended)
+		c.pause.wait(c.ended, c.aborted)
 		err := c.decode(b, mask)
-		if c.pause == nil || !errors.Is(err, ErrAborted) || bool(C.gallop_watch_stopped(&c.own.watch)) {
+		if c.pause == nil || !errors.Is(err, ErrAborted) || c.aborted() {
 			return err
 		}
 		c.forget(b)
 	}
 }
+
+// aborted tells whether decodes are to return [ErrAborted].
+func (c *Context) aborted() bool { return bool(C.gallop_watch_stopped(&c.own.watch)) }
 
 // decode is Decode without pauses.
 func (c *Context) decode(b *Batch, mask skip.Mask) error {

@@ -302,15 +302,24 @@ static void add_turn(struct gallop_turn *turn, const struct gallop_rows *a, cons
     }
 }
 
+/* The first layer from `layer` on that adds to the stream; the number of layers if there is none. */
+static int next_layer(const struct layerskip_stream *s, int layer) {
+    while (layer < s->n_layer && s->out[layer] == NULL) {
+        layer++;
+    }
+    return layer;
+}
+
 /* To the start of a graph. */
 static void rewind_influence(struct gallop_influence *in) {
-    in->layer = 0;
+    in->layer = next_layer(&in->stream, 0);
     in->before.n = in->middle.n = in->after.n = 0;
 }
 
 /* A layer has ended: its output is the next one's input. */
 static void end_layer(struct gallop_influence *in) {
-    const int layer = in->layer++;
+    const int layer = in->layer;
+    in->layer = next_layer(&in->stream, layer + 1);
     add_turn(&in->whole[layer], &in->before, &in->after);
     add_turn(&in->feed_forward[layer], &in->middle, &in->after);
     const struct gallop_rows free_rows = in->before;
@@ -327,13 +336,14 @@ static void end_layer(struct gallop_influence *in) {
 static bool on_eval(struct ggml_tensor *t, bool ask, void *influence) {
     struct gallop_influence *in = influence;
     const struct layerskip_stream *s = &in->stream;
-    if (s->n_layer == 0) {
+    in->layer = next_layer(s, in->layer);
+    if (in->layer >= s->n_layer) {
         return !ask;
     }
     const bool input = t == s->input || t == s->rows;
     const bool cut = t == s->cut[in->layer], out = t == s->out[in->layer];
     if (ask) {
-        if ((cut || out) && in->layer == 0 && in->before.n == 0 && s->input != NULL) {
+        if ((cut || out) && in->layer == next_layer(s, 0) && in->before.n == 0) {
             read_rows(&in->before, s->input); /* no node: the batch's own embeddings, still unread */
         }
         return input || cut || out;
@@ -370,13 +380,16 @@ void gallop_reset_influence(struct gallop_influence *in) {
 /* As on_eval. The last layer's output is no other's input. */
 static bool on_layer(struct ggml_tensor *t, bool ask, void *inputs) {
     struct gallop_inputs *in = inputs;
-    const int last = in->stream.n_layer - 1;
-    if (!in->wanted || last < 1 || t != in->stream.out[in->layer]) {
+    const struct layerskip_stream *s = &in->stream;
+    in->layer = next_layer(s, in->layer);
+    if (in->layer >= s->n_layer - 1) {
+        in->layer = next_layer(s, 0); /* what is left of the batch runs through the same graph */
+    }
+    if (!in->wanted || in->layer >= s->n_layer - 1 || t != s->out[in->layer]) {
         return !ask;
     }
     if (!ask) {
-        append_rows(&in->after[in->layer], t);
-        in->layer = (in->layer + 1) % last; /* what is left of the batch runs through the same graph */
+        append_rows(&in->after[in->layer++], t);
     }
     return true;
 }

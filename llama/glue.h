@@ -87,7 +87,7 @@ struct gallop_turn {
 struct gallop_influence {
     struct layerskip_stream stream;          /* of the context's last graph */
     int32_t layer;                           /* that the running graph is in */
-    struct gallop_rows before, middle, after; /* x, cut and l_out of that layer */
+    struct gallop_rows before, middle, after; /* x, cut and out of that layer */
     struct gallop_turn attention[LAYERSKIP_MAX_LAYERS], feed_forward[LAYERSKIP_MAX_LAYERS], whole[LAYERSKIP_MAX_LAYERS];
 };
 
@@ -96,7 +96,7 @@ struct gallop_inputs {
     struct layerskip_stream stream; /* of the context's last graph */
     bool wanted;                    /* of the decodes to come */
     int32_t layer;                  /* that the running graph is in */
-    struct gallop_rows after[LAYERSKIP_MAX_LAYERS]; /* l_out of each layer but the last, for all tokens of the last batch */
+    struct gallop_rows after[LAYERSKIP_MAX_LAYERS]; /* out of each layer but the last, for all tokens of the last batch */
 };
 
 /* ggml's threads, which wait for graphs. Smaller pools stay until the context is freed: llama.cpp pauses

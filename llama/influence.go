@@ -22,8 +22,8 @@ import (
 // inside the last layer, so that layer's means are over outputs alone.
 //
 // NaN stands where nothing was measured: no tokens so far, layers outside of
-// the graph, and in attention and feedForward also layers whose halves cannot be
-// told apart. Models that attend in both directions are not measured.
+// the graph, and in attention and feedForward also layers whose halves do not
+// follow each other. Models that attend in both directions are not measured.
 //
 // Measuring leaves every result as it is, to the last bit on CPU. It stops the
 // graph twice a layer: prompts in large batches hardly notice, but single tokens

@@ -24,8 +24,9 @@ func (c *Context) ReadLayerInputs(on bool) {
 // at place i of the last batch, which was decoded without a mask while layer inputs
 // were read. Whoever decodes it again in a token's place, with [Batch.AddEmbedding]
 // and under a mask that skips all layers below, computes the same from there on,
-// as long as the model adds nothing to embeddings and lower layers' results are used
-// nowhere else. The slice is C's memory, valid until the next Decode or Close.
+// as long as the model adds nothing to embeddings, lower layers' results are used
+// nowhere else, and the stream is neither scaled nor normed between layers. The slice
+// is C's memory, valid until the next Decode or Close.
 //
 // The error wraps [ErrOption] for a layer out of range, or [ErrNoOutput]: nothing
 // was read, or some architecture's or batch's tokens could not be told apart.

@@ -47,12 +47,15 @@ func (p *Pause) Set(on bool) {
 
 // Wait returns when the pause is off, or with ctx's error when that ends.
 func (p *Pause) Wait(ctx context.Context) error {
-	p.wait(ctx.Done())
+	p.wait(ctx.Done(), func() bool { return false })
 	return ctx.Err()
 }
 
-// wait returns when the pause is off or done is closed.
-func (p *Pause) wait(done <-chan struct{}) {
+// abortedEvery is how often a decode that waits looks whether it was aborted.
+const abortedEvery = 10 * time.Millisecond
+
+// wait returns when the pause is off, done is closed or aborted tells so.
+func (p *Pause) wait(done <-chan struct{}, aborted func() bool) {
 	if p == nil {
 		return
 	}
@@ -62,9 +65,16 @@ func (p *Pause) wait(done <-chan struct{}) {
 	if ended == nil {
 		return
 	}
-	select {
-	case <-ended:
-	case <-done:
+	look := time.NewTicker(abortedEvery)
+	defer look.Stop()
+	for !aborted() {
+		select {
+		case <-ended:
+			return
+		case <-done:
+			return
+		case <-look.C:
+		}
 	}
 }
 

@@ -32,9 +32,8 @@ var schedule = [][]part{
 
 const rowSequences = 8
 
-// rowMasks are random mixtures of whole layers and, where there are any, halves; the first is
-// empty, so is one more.
-func rowMasks(nLayer int, halves bool, random *rand.Rand) []skip.Mask {
+// rowMasks are random mixtures of whole layers and halves; the first is empty, so is one more.
+func rowMasks(nLayer int, random *rand.Rand) []skip.Mask {
 	list := []skip.Mask{{}}
 	for len(list) < rowSequences-1 {
 		var m skip.Mask
@@ -42,9 +41,9 @@ func rowMasks(nLayer int, halves bool, random *rand.Rand) []skip.Mask {
 			switch n := random.IntN(6); {
 			case n == 0:
 				m = m.With(l, skip.Whole)
-			case n == 1 && halves:
+			case n == 1:
 				m = m.With(l, skip.Attention)
-			case n == 2 && halves:
+			case n == 2:
 				m = m.With(l, skip.FeedForward)
 			}
 		}
@@ -139,7 +138,6 @@ func TestRowMasks(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m := llamatest.Open(t, path)
 			random := rand.New(rand.NewPCG(uint64(len(name)), 15))
-			_, parallel := parallelTensors[name]
 			for _, v := range []struct {
 				name string
 				opts llama.ContextOptions
@@ -148,7 +146,7 @@ func TestRowMasks(t *testing.T) {
 				{"no flash attention", llama.ContextOptions{NCtx: 256, Threads: 1, NSeqMax: rowSequences, KVUnified: true, Flash: llama.FlashOff}},
 				{"embeddings", llama.ContextOptions{NCtx: 256, Threads: 1, NSeqMax: rowSequences, KVUnified: true, Embeddings: true}},
 			} {
-				masks := rowMasks(m.NLayer, !parallel, random)
+				masks := rowMasks(m.NLayer, random)
 				none := make([]skip.Mask, rowSequences)
 				whole, _ := runRows(t, m, v.opts, none, llama.Together, true)
 				wholeSingles, _ := runRows(t, m, v.opts, none, llama.Together, false)
@@ -232,32 +230,29 @@ func TestRowMasksTakeOutWhatAllSkip(t *testing.T) {
 // TestRowMasksRefused has what cannot be done exactly in one decode; nothing has happened then.
 func TestRowMasksRefused(t *testing.T) {
 	llamatest.Library(t)
-	sequential, parallel := llamatest.Open(t, llamatest.Tiny(t, 3)), llamatest.Open(t, parallelModel(t, "falcon", false))
+	m := llamatest.Open(t, llamatest.Tiny(t, 3))
 	usual := llama.ContextOptions{NCtx: 512, NUBatch: 8, NSeqMax: 3, KVUnified: true, Threads: 1}
 	own, small := usual, usual
 	own.KVUnified = false
 	small.NUBatch = 4
 	sequences := [][]int{{0}, {0}, {1}, {1}, {2}}
 	for name, c := range map[string]struct {
-		m    *llama.Model
 		opts llama.ContextOptions
 		seqs [][]int // of each token
 		mask skip.Mask
 		err  error
 		says string
 	}{
-		"caches of their own": {sequential, own, sequences, skip.Layers(1), llama.ErrMask, "need a context with KVUnified"},
-		"two ubatches":        {sequential, small, sequences, skip.Layers(1), llama.ErrMask, "5 tokens under different masks, the context computes 4 at once: raise NUBatch"},
-		"mixed tokens":        {sequential, usual, [][]int{{0}, {1}, {2}, {1}}, skip.Layers(1), llama.ErrMask, "those of sequence 1 do not"},
-		"a shared token":      {sequential, usual, [][]int{{0}, {2, 1}}, skip.Layers(1), llama.ErrBatch, "token 1 is in sequences 2 and 1, which have different masks"},
-		"too many layers":     {sequential, usual, sequences, skip.Layers(3), llama.ErrMask, "names layer 3, but the model's layers end at 2"},
-		"all layers":          {sequential, usual, sequences, skip.Layers(0, 1, 2), llama.ErrMask, "skips all 3 layers"},
-		"no shortlist":        {sequential, usual, sequences, none.WithShortlist(64), llama.ErrMask, "none was made for this model"},
-		"no halves":           {parallel, usual, sequences, none.With(1, skip.FeedForward), llama.ErrMask, "layer 1's attention and feed-forward cannot be told apart"},
-		"no attention half":   {parallel, usual, sequences, none.With(2, skip.Attention), llama.ErrMask, "layer 2's attention and feed-forward cannot be told apart"},
+		"caches of their own": {own, sequences, skip.Layers(1), llama.ErrMask, "need a context with KVUnified"},
+		"two ubatches":        {small, sequences, skip.Layers(1), llama.ErrMask, "5 tokens under different masks, the context computes 4 at once: raise NUBatch"},
+		"mixed tokens":        {usual, [][]int{{0}, {1}, {2}, {1}}, skip.Layers(1), llama.ErrMask, "those of sequence 1 do not"},
+		"a shared token":      {usual, [][]int{{0}, {2, 1}}, skip.Layers(1), llama.ErrBatch, "token 1 is in sequences 2 and 1, which have different masks"},
+		"too many layers":     {usual, sequences, skip.Layers(3), llama.ErrMask, "names layer 3, but the model's layers end at 2"},
+		"all layers":          {usual, sequences, skip.Layers(0, 1, 2), llama.ErrMask, "skips all 3 layers"},
+		"no shortlist":        {usual, sequences, none.WithShortlist(64), llama.ErrMask, "none was made for this model"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ctx := llamatest.Context(t, c.m, &c.opts)
+			ctx := llamatest.Context(t, m, &c.opts)
 			b, err := llama.NewBatch(8, &llama.BatchOptions{Sequences: 2})
 			require.NoError(t, err)
 			defer b.Close()
@@ -284,7 +279,7 @@ func TestRowMasksRefused(t *testing.T) {
 			fill()
 			if b.Len() == len(sequences) {
 				require.NoError(t, ctx.Decode(b, none))
-				require.Equal(t, decodeFresh(t, c.m, c.opts, b), last(t, ctx))
+				require.Equal(t, decodeFresh(t, m, c.opts, b), last(t, ctx))
 			}
 		})
 	}

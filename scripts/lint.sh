@@ -36,6 +36,9 @@ for file in .ci/* scripts/*; do
 done
 shellcheck "${scripts[@]}"
 
+echo "chat page"
+scripts/page.sh check
+
 echo "C"
 compile() {
 	"${CC:-cc}" -std=c11 -O2 -Wall -Wextra -Werror -fPIC -Ithird_party/llama.cpp/include -Ithird_party/layerskip \
@@ -48,3 +51,4 @@ compile third_party/layerskip/barrier.c
 compile llama/glue.c
 compile llama/shortlist.c
 compile scripts/cloop.c
+compile internal/archmodel/tensors/tensors.c

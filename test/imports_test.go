@@ -24,14 +24,15 @@ const module = "github.com/gallop-llm/gallop"
 // package stands for those below its folder too. Imports go down: a package knows
 // only packages of lower floors, and those that the same name here stands for.
 var floors = [][]string{
-	{"internal/files", "internal/stats", "internal/threads", "internal/template", "internal/realmodel", "third_party"},
-	{"skip", "gguf", "demo"},
+	{"internal/files", "internal/schema", "internal/stats", "internal/threads", "internal/template", "internal/realmodel", "third_party"},
+	{"skip", "gguf", "demo", "internal/tools"},
 	{"llama", "internal/prune", "internal/models", "internal/randmodel"},
-	{"libs", "router", "internal/kv", "internal/dataset", "internal/search", "internal/preload"},
+	{"libs", "router", "internal/kv", "internal/dataset", "internal/search", "internal/preload", "internal/archmodel"},
 	{"internal/costs"},
-	{"internal/draft", "internal/score", "internal/shortlist", "internal/train", "internal/inspect", "internal/llamatest"},
-	{"internal/engine", "internal/chat"},
+	{"internal/draft", "internal/score", "internal/shortlist", "internal/train", "internal/inspect", "internal/llamatest", "internal/gbnftest"},
+	{"internal/engine"},
 	{"."},
+	{"internal/batch"},
 	{"server", "internal/server", "calibrate", "internal/calibrate", "internal/lab", "internal/doctor"},
 	{"cmd", "scripts", "demo/measure"},
 }
@@ -148,7 +149,7 @@ func TestUpwardImportsAreFound(t *testing.T) {
 	}
 	for _, up := range [][2]string{
 		{"skip", "llama"}, {"skip", "internal/files"}, {"gguf", "skip"}, {"llama", "router"}, {"router", "libs"},
-		{"internal/engine", "."}, {"internal/chat", "internal/lab/report"}, {".", "internal/server"},
+		{"internal/engine", "."}, {"internal/draft", "internal/lab/report"}, {".", "internal/server"},
 		{"internal/server", "cmd/gallop"}, {"internal/calibrate", "internal/lab/bench"}, {"demo", "demo/measure"},
 		{"internal/unheard", "skip"},
 	} {

@@ -10,6 +10,8 @@ var (
 	_ string
 	//go:embed layerskip/layerskip.h
 	_ string
+	//go:embed layerskip/stream.c
+	_ string
 	//go:embed layerskip/gates.c
 	_ string
 	//go:embed layerskip/rows.c

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/internal/dataset"
 	"github.com/gallop-llm/gallop/internal/lab/report"
 	"github.com/gallop-llm/gallop/internal/lab/table"
@@ -152,6 +153,12 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 		return err
 	}
 	defer t.Scorer.Close()
+	if len(f.thresholds) > 0 {
+		if t.Engine, err = f.engine(m, t.Cases, listed != 0); err != nil {
+			return err
+		}
+		defer t.Engine.Close()
+	}
 	progress, done := stageProgress(cmd.ErrOrStderr())
 	defer done()
 
@@ -229,6 +236,27 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 	}
 	columns, cells := report.Results(rows)
 	return report.Table(cmd.OutOrStdout(), columns, cells)
+}
+
+// atOnce is how many answers are generated at once: more are hardly faster.
+const atOnce = 16
+
+// engine generates the answers to cases.
+func (f *evaluation) engine(m *llama.Model, cases []score.Case, listed bool) (*gallop.Engine, error) {
+	o := gallop.Options{Parallel: atOnce, Profile: gallop.NoProfile, NoCosts: true, Shortlist: -1}
+	if listed {
+		o.Shortlist = 0
+	}
+	o.Context.Threads = max(f.threads, 0)
+	answer := 0
+	for _, c := range cases {
+		o.Context.NCtx = max(o.Context.NCtx, len(c.Prompt))
+		if !c.Text {
+			answer = max(answer, len(c.Answers[c.Right]))
+		}
+	}
+	o.Context.NCtx += answer + 1
+	return gallop.New(m, &o)
 }
 
 // read reads the profiles. A shortlist alone needs none.

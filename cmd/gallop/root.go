@@ -161,7 +161,7 @@ environment before the file; an empty variable counts as unset.`,
 	root.PersistentFlags().StringVar(&config, "config", "", "configuration file (default "+configPath()+")")
 	root.AddCommand(newChatCommand(), newRunCommand(), newInspectCommand(), newPruneCommand(), newDoctorCommand(&settings),
 		newSetupCommand(), newExecCommand(), newCalibrateCommand(), newRouteCommand(), newEvalCommand(), newCompareCommand(),
-		newBenchCommand(), newModelsCommand())
+		newBenchCommand(), newModelsCommand(), newServeCommand())
 	addHub(root)
 	for _, cmd := range append(root.Commands(), root) {
 		if check := cmd.Args; check != nil {

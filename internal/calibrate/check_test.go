@@ -3,10 +3,12 @@ package calibrate
 import (
 	"context"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/internal/score"
@@ -63,12 +65,15 @@ func TestContest(t *testing.T) {
 		Options: Options{Prefill: skip.FullPrefill, Progress: func(string, int, int) {}},
 		model:   m, scorer: s, log: log, tokens: map[scored][]score.TokenScore{},
 	}
+	e, err := gallop.New(m, &gallop.Options{Parallel: 1, NoCosts: true, Shortlist: -1, Context: llama.ContextOptions{NCtx: 64, Threads: 1}})
+	require.NoError(t, err)
+	defer e.Close()
 	for i := range 6 {
 		prompt := []llama.Token{1, llama.Token(20 + i), llama.Token(40 + 3*i)}
-		answers, err := s.Generate(context.Background(), [][]llama.Token{prompt}, score.Generation{MaxTokens: 5})
+		a, err := e.Answer(t.Context(), gallop.Request{Tokens: prompt, Sampling: &llama.Sampling{}, MaxTokens: 5})
 		require.NoError(t, err)
-		if len(answers[0].Tokens) > 0 {
-			r.cases = append(r.cases, score.Case{Prompt: prompt, Answers: [][]llama.Token{answers[0].Tokens}, Own: true})
+		if said := slices.DeleteFunc(a.Tokens, m.Vocab.IsEnd); len(said) > 0 {
+			r.cases = append(r.cases, score.Case{Prompt: prompt, Answers: [][]llama.Token{said}, Own: true})
 		}
 	}
 	require.NotEmpty(t, r.cases)

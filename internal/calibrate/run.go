@@ -75,10 +75,11 @@ func Run(ctx context.Context, m *llama.Model, o Options) (*router.Profile, error
 	if r.id, err = router.FingerprintOf(m.Path); err != nil {
 		return nil, err
 	}
-	if r.scorer, err = score.NewScorer(m, r.scoring()); err != nil {
-		return nil, err
-	}
-	defer r.scorer.Close()
+	defer func() {
+		if r.scorer != nil {
+			r.scorer.Close()
+		}
+	}()
 	defer func() {
 		if r.turned != nil {
 			r.turned.Close()
@@ -105,7 +106,7 @@ func Run(ctx context.Context, m *llama.Model, o Options) (*router.Profile, error
 	}
 	defer r.features.Close()
 	for _, stage := range []func(context.Context) error{
-		r.encode, r.group, r.answer, r.split, r.searchAll, r.contest, r.measure,
+		r.encode, r.group, r.answer, r.openScorer, r.split, r.searchAll, r.contest, r.measure,
 	} {
 		if err := stage(ctx); err != nil {
 			return nil, err
@@ -143,6 +144,12 @@ func (r *run) tell(p *router.Profile) error {
 		return nil
 	}
 	return r.Usable(p, r.has(p, r.saving))
+}
+
+// openScorer makes the scorer, when what answers the prompts is closed: each has a KV cache.
+func (r *run) openScorer(context.Context) (err error) {
+	r.scorer, err = score.NewScorer(r.model, r.scoring())
+	return err
 }
 
 // scoring is how the scorer works.

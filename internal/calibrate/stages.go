@@ -14,6 +14,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/gallop-llm/gallop"
+	"github.com/gallop-llm/gallop/internal/batch"
 	"github.com/gallop-llm/gallop/internal/files"
 	"github.com/gallop-llm/gallop/internal/score"
 	"github.com/gallop-llm/gallop/internal/search"
@@ -146,26 +148,31 @@ func (r *run) answer(ctx context.Context) error {
 		}
 	}
 	k.Key = r.key()
+	e, err := r.engine(open)
+	if err != nil {
+		return err
+	}
+	defer e.Close()
 	most := cmp.Or(k.Most, len(open))
 	for len(k.Answers) < min(most, len(open)) {
 		r.Progress("answering", len(k.Answers), len(open))
 		start := r.elapsed()
-		var prompts [][]llama.Token
+		var requests []gallop.Request
 		for _, i := range open[len(k.Answers):min(len(k.Answers)+answerChunk, len(open))] {
-			prompts = append(prompts, r.cases[i].Prompt)
+			requests = append(requests, gallop.Request{Tokens: r.cases[i].Prompt, Skip: gallop.Nothing(), Sampling: &llama.Sampling{}, MaxTokens: r.Answer})
 		}
-		generated, err := r.scorer.Generate(ctx, prompts, score.Generation{MaxTokens: r.Answer})
+		generated, err := batch.Answer(ctx, e, requests)
 		if err != nil {
 			return err
 		}
-		for _, g := range generated {
-			if g.Ended {
-				g.Tokens = append(g.Tokens, score.End(r.model))
+		for _, a := range generated {
+			if n := len(a.Tokens) - 1; r.model.Vocab.IsEnd(a.Tokens[n]) { // of which there may be several
+				a.Tokens[n] = score.End(r.model)
 			}
-			k.Answers = append(k.Answers, g.Tokens)
+			k.Answers = append(k.Answers, a.Tokens)
 		}
 		if k.Most == 0 && r.Time > 0 {
-			each := (r.elapsed() - start) / time.Duration(len(prompts))
+			each := (r.elapsed() - start) / time.Duration(len(requests))
 			k.Most = max(leastPrompts, int(promptShare/promptReads*float64(r.Time)/float64(each)))
 			most = k.Most
 		}
@@ -182,6 +189,21 @@ func (r *run) answer(ctx context.Context) error {
 	}
 	r.keep(slices.DeleteFunc(search.All(len(r.cases)), func(i int) bool { return len(r.cases[i].Answers) == 0 }))
 	return nil
+}
+
+// atOnce is how many prompts are answered at once.
+const atOnce = 16
+
+// engine answers some of the cases' prompts. Its KV cache is no larger than the scorer's will be.
+func (r *run) engine(some []int) (*gallop.Engine, error) {
+	room := 0
+	for _, i := range some {
+		room = max(room, len(r.cases[i].Prompt)+r.Answer)
+	}
+	return gallop.New(r.model, &gallop.Options{
+		Parallel: max(min(atOnce, score.DefaultNCtx/room), 1), Profile: gallop.NoProfile, Shortlist: -1, NoCosts: true,
+		Context: llama.ContextOptions{NCtx: room, Threads: r.Threads}, Pause: r.Pause,
+	})
 }
 
 // searchedShare is the share of a limited time's prompts that searches look at:

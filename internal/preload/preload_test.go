@@ -266,7 +266,7 @@ int main(void) {
 	host := compile(t, "host", source(t, text), base, "-Wl,-rpath,"+filepath.Dir(lib))
 	out, _, code, err := run(t, library, "4", host)
 	require.ErrorIs(t, err, preload.ErrNothingSkipped)
-	require.ErrorContains(t, err, "does not name its layers' outputs")
+	require.ErrorContains(t, err, "do not add to one residual stream")
 	require.Zero(t, code)
 	require.Equal(t, "stopped\n", out)
 }

@@ -2,7 +2,6 @@ package score
 
 import (
 	"encoding/json"
-	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -74,30 +73,5 @@ func BenchmarkScore(b *testing.B) {
 				}
 			})
 		}
-	}
-}
-
-// BenchmarkGenerate answers all held-out prompts.
-func BenchmarkGenerate(b *testing.B) {
-	llamatest.Library(b)
-	m, cases := demoCases(b, "test.jsonl", "")
-	prompts := make([][]llama.Token, len(cases))
-	for i, c := range cases {
-		prompts[i] = c.Prompt
-	}
-	mask := skip.Mask{}.With(3, skip.FeedForward).With(5, skip.FeedForward).With(8, skip.FeedForward)
-	for _, escalate := range []float64{0, 0.9} {
-		b.Run(fmt.Sprintf("escalate %g", escalate), func(b *testing.B) {
-			s := newScorer(b, m, Options{})
-			tokens := 0
-			for b.Loop() {
-				answers, err := s.Generate(b.Context(), prompts, Generation{Mask: mask, Prefill: skip.FullPrefill, Escalate: escalate})
-				require.NoError(b, err)
-				for _, a := range answers {
-					tokens += a.Steps
-				}
-			}
-			b.ReportMetric(float64(tokens)/b.Elapsed().Seconds(), "tokens/s")
-		})
 	}
 }

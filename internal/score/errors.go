@@ -16,8 +16,4 @@ var (
 	// ErrTooLong is returned when a prompt and its answer do not fit into the
 	// context: raise [Options].NCtx or shorten them.
 	ErrTooLong = errors.New("longer than the context")
-
-	// ErrNotKVComplete is returned for a confidence cascade under a mask, or after
-	// a prefill, that leaves keys and values out which the whole model needs.
-	ErrNotKVComplete = errors.New("cannot escalate to the whole model")
 )

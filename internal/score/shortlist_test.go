@@ -71,20 +71,3 @@ func TestScoreWithAShortlist(t *testing.T) {
 		}
 	}
 }
-
-// TestGenerateWithAShortlist: in doubt, every token is the whole matrix's.
-func TestGenerateWithAShortlist(t *testing.T) {
-	m, list := withShortlist(t)
-	list.Margin = 1e9
-	s := newScorer(t, m, Options{Shortlist: list})
-	random := rand.New(rand.NewPCG(5, 5))
-	prompts := [][]llama.Token{tokens(random, 7), tokens(random, 3), tokens(random, 20)}
-	for _, layers := range masks[:2] {
-		want, err := s.Generate(t.Context(), prompts, Generation{Mask: layers, MaxTokens: 6})
-		require.NoError(t, err)
-		got, err := s.Generate(t.Context(), prompts, Generation{Mask: layers.WithShortlist(listSize), MaxTokens: 6})
-		require.NoError(t, err)
-		require.Equal(t, want, got)
-	}
-	require.Positive(t, s.ctx.ShortlistUse().Rows)
-}

@@ -4,15 +4,16 @@
  * A sublayer that every row skips leaves the graph. A sublayer that only some rows skip stays in it,
  * and a gate behind it gives these rows the stream as it was before:
  *
- *     gate = SET_ROWS(CONT(node), GET_ROWS(stream, ids), ids)      node = cut or l_out
+ *     gate = SET_ROWS(CONT(sum), GET_ROWS(other, ids), ids)      sum = ADD(what the half adds, other)
  *
- * Whatever read the node reads the gate. Rows are copied, not multiplied by 1 or 0: a row that skips
- * attention attends to keys and values that its mask never wrote, and 0 * NaN is NaN. All other
- * operations of a layer compute each row from itself and from the KV cache of its own sequence, so
- * every row comes out as under its mask alone. CONT keeps the copy off the node's own memory: the
- * scheduler may place the two on different devices.
+ * Whatever read the sum reads the gate. Where both halves are operands of one ADD it has two gates, one
+ * behind the other. Rows are copied, not multiplied by 1 or 0: a row that skips attention attends to
+ * keys and values that its mask never wrote, and 0 * NaN is NaN. All other operations of a layer
+ * compute each row from itself and from the caches of its own sequence, so every row comes out as
+ * under its mask alone. CONT keeps the copy off the sum's own memory: the scheduler may place the two
+ * on different devices.
  *
- * In the last layer the node has the rows whose outputs are wanted alone, in the order of the batch.
+ * In the last layer the sum has the rows whose outputs are wanted alone, in the order of the batch.
  *
  * The ids are in a buffer of our own and not in the graph's memory, which llama.cpp plans anew for
  * each graph and whose inputs it fills itself. They stay valid as often as llama.cpp uses its last
@@ -22,13 +23,6 @@
  * them in another order (one KV buffer for all sequences, each sequence's tokens side by side), and a
  * graph that has fewer rows than the batch is refused.
  */
-
-/* Which halves of a layer a mask skips; bits as in the mask. */
-enum { ATTENTION = 1, FEED_FORWARD = 2, WHOLE = 3 };
-
-static int skipped_halves(const uint64_t *mask, int layer) {
-    return (int)(mask[2 * layer / 64] >> (2 * layer % 64) & WHOLE);
-}
 
 static int count_halves(int halves) { return (halves & ATTENTION) + (halves >> 1); }
 
@@ -59,7 +53,7 @@ static bool go_together(int layer) {
 static bool needs_skipped(int skipped, int kept, int halves) {
     for (int i = 0; i < job.rows->n_masks; i++) {
         const uint64_t *mask = row_mask(i);
-        if (skips_attention(mask, skipped) && (skipped_halves(mask, kept) & halves) != halves) {
+        if (skipped_halves(mask, skipped) & ATTENTION && (skipped_halves(mask, kept) & halves) != halves) {
             return true;
         }
     }
@@ -68,67 +62,46 @@ static bool needs_skipped(int skipped, int kept, int halves) {
 
 /*
  * Refuses masks under which a kept layer would need the KV cache of a skipped one: it reads that, or
- * something else in the other layer that comes from it. A gate gives neither the row's own.
+ * something else that comes from it. A gate gives neither the row's own.
  */
-static bool check_caches(struct graph *g) {
-    for (int i = 0; i < g->n; i++) {
-        g->nodes[i]->flags = (i + 1) << FLAG_BITS;
-    }
-    bool ok = true;
-    for (int layer = 0, at = 0; layer < g->n_layer && ok; layer++) {
-        for (; at <= g->out[layer] && ok; at++) {
-            for (int s = 0; s < GGML_SRC && ok; s++) {
-                const struct ggml_tensor *src = g->nodes[at]->src[s];
-                const int cache = cache_layer(src);
-                const int node = src != NULL ? (src->flags >> FLAG_BITS) - 1 : -1;
-                const int from = node >= 0 ? g->from[node] - 1 : -1;
-                if (cache == layer || from == layer) {
-                    g->from[at] = (int16_t)(layer + 1);
-                } else if (cache >= 0 && cache < g->n_layer && needs_skipped(cache, layer, ATTENTION)) {
-                    ok = refuse("a kept layer reads the KV cache of layer %d, so layer %d cannot be skipped", cache, cache);
-                } else if (from >= 0 && needs_skipped(from, layer, WHOLE)) {
-                    ok = refuse("a kept layer reads what layer %d computes from its KV cache, so layer %d cannot be skipped", from, from);
-                }
+static bool check_caches(const struct graph *g) {
+    for (int i = g->first; i < g->n; i++) {
+        const struct node *n = &g->nodes[i];
+        if (!n->stream || n->layer < 0) {
+            continue;
+        }
+        const struct node *addend = &g->nodes[position(n->t->src[n->addend])];
+        for (int layer = addend->first_cache; layer >= 0 && layer <= addend->last_cache; layer++) {
+            const bool reads = layer == addend->first_cache || layer == addend->last_cache || addend->more_caches;
+            if (reads && layer != n->layer && needs_skipped(layer, n->layer, addend->halves & WHOLE)) {
+                return refuse("a kept layer reads the KV cache of layer %d, so layer %d cannot be skipped", layer, layer);
             }
         }
-        g->from[g->out[layer]] = 0; /* what is read of it is gated */
     }
-    for (int i = 0; i < g->n; i++) {
-        g->nodes[i]->flags = g->flags[i];
-    }
-    return ok;
+    return true;
 }
 
 /* Refuses other rows than the batch's, and what would be refused of a row's mask if it were the batch's. */
-static bool check_rows(struct graph *g) {
-    if (g->input[0]->ne[1] != job.n_rows) {
-        return refuse("llama.cpp computes %d of the batch's %d tokens at a time, so they must all have the same mask",
-                      (int)g->input[0]->ne[1], job.n_rows);
+static bool check_rows(const struct graph *g) {
+    const int rows = (int)stream_before(g, g->first)->ne[1];
+    if (rows != job.n_rows) {
+        return refuse("llama.cpp computes %d of the batch's %d tokens at a time, so they must all have the same mask", rows, job.n_rows);
     }
     for (int i = 0; i < job.rows->n_masks; i++) {
-        const uint64_t *mask = row_mask(i);
-        const int named = last_named(mask);
-        if (named >= g->n_layer) {
-            return refuse("the mask names layer %d, but the model's layers end at %d", named, g->n_layer - 1);
-        }
-        int whole = 0;
-        for (int layer = 0; layer < g->n_layer; layer++) {
-            whole += skipped_halves(mask, layer) == WHOLE;
-        }
-        if (whole == g->n_layer) {
-            return refuse("the mask skips all %d layers: keep at least one", g->n_layer, 0);
+        if (!check_mask(g, row_mask(i))) {
+            return false;
         }
     }
     return check_caches(g);
 }
 
-/* Makes room for the gates of a graph with this many layers. */
-static bool prepare_gates(struct ggml_cgraph *cgraph, const struct graph *g, const uint64_t *common) {
+/* Makes room for the gates of a graph. */
+static bool prepare_gates(struct ggml_cgraph *cgraph, const struct graph *g) {
     struct layerskip_gates *gates = job.gates;
     enum { TENSORS = 4, TENSOR = 512 }; /* of a gate; bytes that one takes in a ggml_context, at most */
     int n = 0;
-    for (int layer = 0; layer < g->n_layer; layer++) {
-        n += count_halves(gated_halves(common, layer));
+    for (int i = 0; i < g->n; i++) {
+        n += (g->nodes[i].gated[0] != 0) + (g->nodes[i].gated[1] != 0);
     }
     /* ggml ends the process where nodes and leafs outgrow a graph. llama.cpp makes its graphs 8 times as
      * large as the number of weights; other leafs are the caches of keys and values and some 20 inputs. */
@@ -136,10 +109,15 @@ static bool prepare_gates(struct ggml_cgraph *cgraph, const struct graph *g, con
     if (g->n + TENSORS * n + leafs > size) {
         return refuse("llama.cpp's graph has no room for %d sublayers that only some rows skip", n, 0);
     }
-    const size_t most = 2 * (size_t)g->n_layer, bytes = most * (size_t)job.n_rows * sizeof(int32_t);
-    if (gates->nodes == NULL) {
-        gates->nodes = real.init((struct ggml_init_params){.mem_size = most * TENSORS * TENSOR, .no_alloc = true});
+    if (n > gates->n_room && gates->nodes != NULL) {
+        real.free_context(gates->nodes);
+        gates->nodes = NULL;
     }
+    if (gates->nodes == NULL) {
+        gates->nodes = real.init((struct ggml_init_params){.mem_size = ((size_t)n + 1) * TENSORS * TENSOR, .no_alloc = true});
+        gates->n_room = n;
+    }
+    const size_t bytes = ((size_t)n + 1) * (size_t)job.n_rows * sizeof(int32_t); /* the last list may turn out to be known */
     if (bytes > gates->size) {
         if (gates->buffer != NULL) {
             real.buffer_free(gates->buffer);
@@ -156,7 +134,7 @@ static bool prepare_gates(struct ggml_cgraph *cgraph, const struct graph *g, con
     return true;
 }
 
-/* The ids of the rows of t that skip one of these halves of the layer, and in *n how many they are; NULL = none, or
+/* The ids of the rows of t that skip all of these halves of the layer, and in *n how many they are; NULL = none, or
  * *n is -1: t has other rows than the batch. */
 static struct ggml_tensor *ids_of_rows(const struct ggml_tensor *t, int layer, int halves, int *n) {
     struct layerskip_gates *gates = job.gates;
@@ -168,7 +146,7 @@ static struct ggml_tensor *ids_of_rows(const struct ggml_tensor *t, int layer, i
         if (outputs && !job.outputs[i]) {
             continue;
         }
-        if (skipped_halves(row_mask(job.rows->mask_of[i]), layer) & halves) {
+        if ((skipped_halves(row_mask(job.rows->mask_of[i]), layer) & halves) == halves) {
             ids[(*n)++] = row;
         }
         row++;
@@ -188,65 +166,34 @@ static struct ggml_tensor *ids_of_rows(const struct ggml_tensor *t, int layer, i
     }
     struct ggml_tensor *made = real.new_tensor_1d(gates->nodes, GGML_TYPE_I32, *n);
     real.tensor_alloc(gates->buffer, made, ids);
-    gates->ids[gates->n_ids++] = made;
+    if (gates->n_ids < 2 * LAYERSKIP_MAX_LAYERS) {
+        gates->ids[gates->n_ids++] = made;
+    }
     gates->used += *n;
     return made;
 }
 
-/* Has the rows that skip these halves of the layer read stream where the others read the node at this position. */
-static bool gate(struct graph *g, int position, struct ggml_tensor *stream, int layer, int halves) {
-    struct ggml_tensor *node = g->nodes[position];
-    if (!same_shape(stream, node)) {
+/* Has the rows that skip these halves of the layer read other where the rest read the ADD at i. */
+static bool gate(struct graph *g, int i, struct ggml_tensor *other, int layer, int halves) {
+    struct node *n = &g->nodes[i];
+    if (!same_shape(other, n->t)) {
         return refuse("layer %d changes the shape of its input, so it cannot be skipped", layer, 0);
     }
-    int n;
-    struct ggml_tensor *ids = ids_of_rows(node, layer, halves, &n);
-    if (n < 0 || node->type != GGML_TYPE_F32 || node->ne[2] != 1 || node->ne[3] != 1) {
+    int count;
+    struct ggml_tensor *ids = ids_of_rows(n->t, layer, halves, &count);
+    if (count < 0 || n->t->type != GGML_TYPE_F32 || n->t->ne[2] != 1 || n->t->ne[3] != 1) {
         return refuse("llama.cpp computes other rows in layer %d than the batch has, so they must all have the same mask", layer, 0);
     }
-    if (n > 0) {
+    if (count > 0) {
         struct ggml_context *ctx = job.gates->nodes;
-        replace(g, position, real.set_rows(ctx, real.cont(ctx, node), real.get_rows(ctx, stream, ids), ids));
-        job.report->sublayers_gated += count_halves(halves);
-    }
-    return true;
-}
-
-/* The input of the layer, as the node at position `to` adds to it: the last layer's rows may be selected. */
-static struct ggml_tensor *stream_before(const struct graph *g, int layer, int first, int to) {
-    for (int i = first; i < to; i++) {
-        if (is_op(g->nodes[i], "GET_ROWS") && g->nodes[i]->src[0] == g->input[layer]) {
-            return g->nodes[i];
+        struct ggml_tensor *behind = n->instead; /* a gate of the other operand */
+        if (behind != NULL) {
+            behind->flags &= (1 << FLAG_BITS) - 1;
+        } else {
+            behind = real.cont(ctx, n->t);
         }
-    }
-    return g->input[layer];
-}
-
-/* Gates the attention of a layer, before its feed-forward is left out or gated. */
-static bool gate_attention(struct graph *g, int layer, int first) {
-    const int cut = g->cut[layer];
-    if (cut < 0) {
-        return refuse_half(layer);
-    }
-    if (!gate(g, cut, stream_before(g, layer, first, cut), layer, ATTENTION)) {
-        return false;
-    }
-    rewire(g, cut + 1, g->out[layer]);
-    return true;
-}
-
-/* Gates the feed-forward, and with it the attention where the rows skip both or none. */
-static bool gate_output(struct graph *g, int layer, int first, int halves) {
-    const int out = g->out[layer], cut = g->cut[layer];
-    if (halves != WHOLE && cut < 0) {
-        return refuse_half(layer);
-    }
-    struct ggml_tensor *stream = halves == WHOLE ? stream_before(g, layer, first, out) : stand_in(g, cut);
-    if (!gate(g, out, stream, layer, halves)) {
-        return false;
-    }
-    if (layer + 1 < g->n_layer) {
-        g->input[layer + 1] = stand_in(g, out);
+        n->instead = real.set_rows(ctx, behind, real.get_rows(ctx, other, ids), ids);
+        n->instead->flags |= (i + 1) << FLAG_BITS;
     }
     return true;
 }

@@ -7,31 +7,21 @@
  * or by a preloaded library, is found first by the dynamic linker: this file defines one. It edits
  * the graph, then calls the real function. llama.cpp itself is the published binary, unchanged.
  *
- * The residual stream makes the edit simple. Layer L computes
+ * The residual stream makes the edit simple. Each half of a layer adds one thing to it:
  *
- *     cut   = x   + attention(norm(x))          x = the layer's input, the output of layer L-1
- *     l_out = cut + feed_forward(norm(cut))     named "l_out-L" in the graph
+ *     cut = x   + attention(norm(x))         x = the stream before the layer
+ *     out = cut + feed_forward(norm(cut))    the stream behind it
  *
- * so leaving something out means using an earlier tensor in its place:
+ * so leaving a half out means reading the other operand in place of the ADD: x for cut, or cut for out. The ADD
+ * is found by what it adds and not by its name (stream.c), and where both halves are added at once,
+ * each of them is an operand of an ADD of its own. All else that a layer does to the stream stays: what
+ * scales or norms it, and what adds to it and is of neither half. A model whose skipped halves' output
+ * matrices are zero computes the same.
  *
- *     skip the layer:         every later use of l_out reads x
- *     skip the attention:     every use of cut reads x
- *     skip the feed-forward:  every later use of l_out reads cut
- *
- *   x       For L > 0 it is l_out-(L-1). For layer 0 it is the operand of the first residual ADD
- *           that the other operand was computed from: some models scale their embeddings first,
- *           so the tensor named "embd" would be wrong.
- *   cut     The first ADD of the layer that takes x. It counts only if l_out adds to it something
- *           computed from it, and no cache of the layer is touched behind it; otherwise (attention
- *           and feed-forward side by side, recurrent layers, ...) only the whole layer can be skipped.
- *   rows    The last layer drops the rows whose logits nobody wants: GET_ROWS(x, ids). That node is
- *           kept, and takes x's place where the last layer is left out.
- *
- * A graph lists its nodes in the order of execution, so the nodes between x and cut, or cut and
- * l_out, are the sublayer's. The graph is cleared and built again from the others, in the old
- * order. ggml_build_forward_expand brings back by itself what a kept node still needs (a mask that
- * was cast in a skipped layer, say). All inputs are added first, because llama.cpp fills them even
- * if nothing reads them any more. Nodes that llama.cpp had marked as not to be computed stay so.
+ * What is kept is found from the end: what the results need, and what is written to the caches of
+ * kept halves. The graph is cleared and built again from that, in the old order. All inputs are
+ * added first, because llama.cpp fills them even if nothing reads them any more. Nodes that llama.cpp
+ * had marked as not to be computed stay so.
  *
  * Nothing is approximated. A mask that cannot be applied exactly makes the hook return false
  * before anything is computed, with a sentence that says why.
@@ -52,7 +42,7 @@
  * an output, so that its memory is not used again and the exact logits can be computed from it.
  *
  * Who wants to read the residual stream instead of cutting it (block influence) gives a
- * layerskip_stream: the same search then tells where x, cut and l_out of each layer are.
+ * layerskip_stream: the same search then tells where x, cut and out of each layer are.
  *
  * With LAYERSKIP_PRELOAD defined this file is the whole of libgallop-skip.so: the mask then comes
  * from GALLOP_SKIP and the real functions from whichever libllama calls (see the end).
@@ -72,7 +62,6 @@ static struct {
     struct ggml_tensor *(*node)(struct ggml_cgraph *, int);
     void (*clear)(struct ggml_cgraph *);
     void (*expand)(struct ggml_cgraph *, struct ggml_tensor *);
-    const char *(*op_name)(int);
     void (*reset)(struct ggml_context *);
     struct ggml_tensor *(*mul_mat)(struct ggml_context *, struct ggml_tensor *, struct ggml_tensor *);
     struct ggml_tensor *(*custom)(struct ggml_context *, struct ggml_tensor *, struct ggml_tensor **, int n, layerskip_step *,
@@ -112,6 +101,17 @@ static _Thread_local struct {
     bool refused;
 } job;
 
+static bool refuse(const char *format, int a, int b) {
+    job.refused = true;
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+    snprintf(job.report->reason, sizeof job.report->reason, format, a, b);
+#pragma GCC diagnostic pop
+    return false;
+}
+
+#include "stream.c"
+
 struct wanted {
     const char *name;
     void **slot;
@@ -139,7 +139,6 @@ const char *layerskip_init(void *libllama) {
         {"ggml_graph_node", (void **)&real.node},
         {"ggml_graph_clear", (void **)&real.clear},
         {"ggml_build_forward_expand", (void **)&real.expand},
-        {"ggml_op_name", (void **)&real.op_name},
 #ifndef LAYERSKIP_PRELOAD
         {"ggml_reset", (void **)&real.reset},
         {"ggml_mul_mat", (void **)&real.mul_mat},
@@ -164,6 +163,31 @@ const char *layerskip_init(void *libllama) {
     return find(libllama, wanted, sizeof wanted / sizeof *wanted);
 }
 
+/* Fills op by the names of ggml's operations. False: one is missing. */
+static bool find_operations(const char *(*op_name)(int)) {
+    static const struct {
+        const char *name;
+        int32_t *number;
+    } wanted[] = {
+        {"ADD", &op.add},         {"MUL", &op.mul},         {"NORM", &op.norm},         {"RMS_NORM", &op.rms_norm},
+        {"SCALE", &op.scale},     {"CONT", &op.cont},       {"RESHAPE", &op.reshape},   {"VIEW", &op.view},
+        {"PERMUTE", &op.permute}, {"TRANSPOSE", &op.transpose}, {"GET_ROWS", &op.get_rows}, {"MUL_MAT", &op.mul_mat},
+        {"MUL_MAT_ID", &op.mul_mat_id}, {"FLASH_ATTN_EXT", &op.flash_attn},
+    };
+    enum { WANTED = sizeof wanted / sizeof *wanted, MOST = 80 }; /* no release has fewer operations than MOST */
+    int found = 0;
+    for (int number = 0; number < MOST && found < WANTED; number++) {
+        const char *name = op_name(number);
+        for (int i = 0; i < WANTED; i++) {
+            if (strcmp(name, wanted[i].name) == 0) {
+                *wanted[i].number = number;
+                found++;
+            }
+        }
+    }
+    return found == WANTED;
+}
+
 bool layerskip_fits(void *libllama) {
     struct ggml_context *(*init)(struct ggml_init_params);
     void (*free_context)(struct ggml_context *);
@@ -183,7 +207,7 @@ bool layerskip_fits(void *libllama) {
         {"ggml_set_input", (void **)&set_input},
         {"ggml_op_name", (void **)&op_name},
     };
-    if (find(libllama, wanted, sizeof wanted / sizeof *wanted) != NULL) {
+    if (find(libllama, wanted, sizeof wanted / sizeof *wanted) != NULL || !find_operations(op_name)) {
         return false;
     }
     struct ggml_context *ctx = init((struct ggml_init_params){.mem_size = 16 * 1024, .no_alloc = true});
@@ -197,7 +221,7 @@ bool layerskip_fits(void *libllama) {
     set_name(sum, "gallop");
     set_input(a);
     const bool same = sum->src[0] == a && sum->src[1] == b && sum->src[2] == NULL && sum->ne[0] == 8 && sum->ne[1] == 1 &&
-                      sum->nb[0] == 4 && strcmp(op_name(sum->op), "ADD") == 0 && strcmp(sum->name, "gallop") == 0 &&
+                      sum->nb[0] == 4 && sum->op == op.add && strcmp(sum->name, "gallop") == 0 &&
                       (a->flags & GGML_FLAG_INPUT) != 0 && (b->flags & GGML_FLAG_INPUT) == 0 && part->view_src == a &&
                       part->view_offs == 8;
     free_context(ctx);
@@ -211,12 +235,8 @@ bool layerskip_hooked(void) {
 
 /* ---- masks ---- */
 
-static bool skips_attention(const uint64_t *mask, int layer) {
-    return mask[2 * layer / 64] >> (2 * layer % 64) & 1;
-}
-
-static bool skips_feed_forward(const uint64_t *mask, int layer) {
-    return mask[2 * layer / 64] >> (2 * layer % 64 + 1) & 1;
+static int skipped_halves(const uint64_t *mask, int layer) {
+    return (int)(mask[2 * layer / 64] >> (2 * layer % 64) & WHOLE);
 }
 
 static bool is_empty(const uint64_t *mask) {
@@ -231,233 +251,200 @@ static bool is_empty(const uint64_t *mask) {
 /* Highest layer that the mask names, or -1. */
 static int last_named(const uint64_t *mask) {
     for (int layer = LAYERSKIP_MAX_LAYERS - 1; layer >= 0; layer--) {
-        if (skips_attention(mask, layer) || skips_feed_forward(mask, layer)) {
+        if (skipped_halves(mask, layer) != 0) {
             return layer;
         }
     }
     return -1;
 }
 
-/* ---- the graph ---- */
-
-/* What the edit knows of the graph. Positions are indices into nodes; -1 stands before the first. */
-struct graph {
-    struct ggml_tensor **nodes;   /* (n,) in order of execution; owned here */
-    struct ggml_tensor **instead; /* (n,) what to read for a node that is left out or gated, NULL = itself; owned here */
-    int32_t *flags;               /* (n,) as llama.cpp set them; owned here */
-    struct ggml_tensor *end;      /* the last node that was added; NULL = none was */
-    bool *keep;                   /* (n,) false = left out; owned here */
-    int16_t *from;                /* (n,) 1 + the layer that the node stands in and whose KV cache it was computed from, 0 = none; owned here */
-    int n;
-    int n_layer;
-    int out[LAYERSKIP_MAX_LAYERS];                   /* position of l_out-L */
-    int cut[LAYERSKIP_MAX_LAYERS];                   /* position of the cut, -1 = the layer has none */
-    struct ggml_tensor *input[LAYERSKIP_MAX_LAYERS]; /* x */
-};
-
-static bool is_op(const struct ggml_tensor *t, const char *name) {
-    return strcmp(real.op_name(t->op), name) == 0;
-}
-
-static bool refuse(const char *format, int a, int b) {
-    job.refused = true;
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wformat-nonliteral"
-    snprintf(job.report->reason, sizeof job.report->reason, format, a, b);
-#pragma GCC diagnostic pop
-    return false;
-}
-
-/* The number behind prefix in name, or -1. */
-static int numbered(const char *name, const char *prefix, size_t len) {
-    if (strncmp(name, prefix, len) != 0 || name[len] < '0' || name[len] > '9') {
-        return -1;
-    }
-    return atoi(name + len);
-}
-
-/* The layer whose K or V cache t is or views, or -1. */
-static int cache_layer(const struct ggml_tensor *t) {
-    if (t == NULL) {
-        return -1;
-    }
-    const char *name = t->view_src != NULL ? t->view_src->name : t->name;
-    const int layer = numbered(name, "cache_k_l", 9);
-    return layer >= 0 ? layer : numbered(name, "cache_v_l", 9);
-}
-
-static bool touches_cache(const struct ggml_tensor *t, int layer) {
-    for (int i = 0; i < GGML_SRC; i++) {
-        if (cache_layer(t->src[i]) == layer) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* True if t was computed from x. Looks back no further than the graph's positions first..last. */
-static bool computed_from(const struct graph *g, const struct ggml_tensor *t, const struct ggml_tensor *x, int first,
-                          int last) {
-    if (t == x) {
-        return true;
-    }
-    while (last >= first && g->nodes[last] != t) {
-        last--;
-    }
-    if (last < first) {
-        return false; /* a weight, an input, or something older */
-    }
-    for (int i = 0; i < GGML_SRC; i++) {
-        if (t->src[i] != NULL && computed_from(g, t->src[i], x, first, last - 1)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* True if t is x, or the rows of x whose logits are wanted. */
-static bool is_stream(const struct ggml_tensor *t, const struct ggml_tensor *x) {
-    return t == x || (t != NULL && is_op(t, "GET_ROWS") && t->src[0] == x);
-}
-
-/* Finds the outputs of all layers. False if this graph has none (it is no model's forward pass). */
-static bool find_layers(struct graph *g) {
-    for (int i = 0; i < g->n; i++) {
-        const int layer = numbered(g->nodes[i]->name, "l_out-", 6);
-        if (layer < 0) {
-            continue;
-        }
-        if (layer != g->n_layer || layer >= LAYERSKIP_MAX_LAYERS) {
-            return refuse("layer %d's output stands where layer %d's should, so masks do not fit this model", layer,
-                          g->n_layer);
-        }
-        g->out[g->n_layer++] = i;
-    }
-    return g->n_layer > 0;
-}
-
-/* Layer 0's input: see "x" at the top. */
-static struct ggml_tensor *find_first_input(const struct graph *g) {
-    for (int i = 0; i <= g->out[0]; i++) {
-        struct ggml_tensor *t = g->nodes[i];
-        if (!is_op(t, "ADD")) {
-            continue;
-        }
-        for (int side = 0; side < 2; side++) {
-            if (computed_from(g, t->src[1 - side], t->src[side], 0, i - 1)) {
-                return t->src[side];
-            }
-        }
-    }
-    return NULL;
-}
-
-/* Position of the cut in layer `layer`, or -1: see "cut" at the top. */
-static int find_cut(const struct graph *g, int layer, int first) {
-    const struct ggml_tensor *x = g->input[layer], *out = g->nodes[g->out[layer]];
-    int cut = -1;
-    bool cached = false;
-    for (int i = first; i < g->out[layer]; i++) {
-        const struct ggml_tensor *t = g->nodes[i];
-        if (cut < 0 && is_op(t, "ADD") && (is_stream(t->src[0], x) || is_stream(t->src[1], x))) {
-            cut = i;
-        }
-        if (touches_cache(t, layer)) {
-            if (cut >= 0) {
-                return -1;
-            }
-            cached = true;
-        }
-    }
-    if (cut < 0 || !cached || !is_op(out, "ADD") || (out->src[0] != g->nodes[cut] && out->src[1] != g->nodes[cut])) {
-        return -1;
-    }
-    const struct ggml_tensor *rest = out->src[out->src[0] == g->nodes[cut]];
-    return computed_from(g, rest, g->nodes[cut], cut + 1, g->out[layer] - 1) ? cut : -1;
-}
-
-/* Position of the first node behind x. */
-static int first_behind(const struct graph *g, int layer) {
-    if (layer > 0) {
-        return g->out[layer - 1] + 1;
-    }
-    for (int i = 0; i < g->out[0]; i++) {
-        if (g->nodes[i] == g->input[0]) {
-            return i + 1;
-        }
-    }
-    return 0; /* x is an input of the graph */
-}
-
-/*
- * Bits of ggml's own flags. Above them a tensor with a stand-in has its position + 1, so that who
- * reads it finds the stand-in at once; rebuild puts all flags back.
- */
-enum { FLAG_BITS = 8 };
-
-/* Whatever read the node at this position is to read `to`. */
-static void replace(struct graph *g, int position, struct ggml_tensor *to) {
-    g->instead[position] = to;
-    g->nodes[position]->flags |= (position + 1) << FLAG_BITS;
-}
-
-/* What is read for the node at this position. */
-static struct ggml_tensor *stand_in(const struct graph *g, int position) {
-    return g->instead[position] != NULL ? g->instead[position] : g->nodes[position];
-}
-
-/* Lets the nodes at positions first..last read the stand-ins. */
-static void rewire(const struct graph *g, int first, int last) {
-    for (int i = first; i <= last; i++) {
-        for (int s = 0; s < GGML_SRC; s++) {
-            const struct ggml_tensor *src = g->nodes[i]->src[s];
-            if (src != NULL && src->flags >> FLAG_BITS != 0) {
-                g->nodes[i]->src[s] = g->instead[(src->flags >> FLAG_BITS) - 1];
-            }
-        }
-    }
-}
-
-static bool same_shape(const struct ggml_tensor *a, const struct ggml_tensor *b) {
-    return a->type == b->type && memcmp(a->ne, b->ne, sizeof a->ne) == 0;
-}
+/* ---- the edit ---- */
 
 static bool refuse_half(int layer) {
     return refuse("layer %d's attention and feed-forward cannot be told apart, so skip the whole layer or none of it", layer, 0);
 }
 
-/* Marks what the mask leaves out of one layer and rewires around it. */
-static bool skip_in_layer(struct graph *g, int layer, bool attention, bool feed_forward) {
-    const int first = first_behind(g, layer), out = g->out[layer];
-    const int cut = g->cut[layer];
-    if (attention != feed_forward && cut < 0) {
-        return refuse_half(layer);
+/* Refuses halves of a layer that it does not have. */
+static bool check_halves(const struct graph *g, int layer, int halves) {
+    const int has = g->has[layer];
+    if (halves == 0 || (halves & has && !(has & UNKNOWN_PART))) {
+        return true;
     }
-    const int from = attention ? first : cut + 1, to = feed_forward ? out : cut;
-    struct ggml_tensor *gone = g->nodes[to];
-    struct ggml_tensor *stream = attention ? g->input[layer] : stand_in(g, cut);
+    const char *why = has & UNKNOWN_PART    ? "layer %d adds what is neither attention nor feed-forward by its weights' names, so "
+                                              "nothing of it can be skipped"
+                      : has == 0            ? "layer %d adds nothing to the residual stream, so there is nothing of it to skip"
+                      : halves == ATTENTION ? "layer %d has no attention that could be skipped"
+                                            : "layer %d has no feed-forward that could be skipped";
+    return refuse(why, layer, 0);
+}
 
-    for (int i = from; i <= to; i++) {
-        struct ggml_tensor *t = g->nodes[i];
-        if (attention && t != gone && is_op(t, "GET_ROWS") && t->src[0] == g->input[layer]) {
-            stream = t; /* the last layer's row selection stays */
-        } else {
-            g->keep[i] = false;
+/* Refuses what no mask may name. */
+static bool check_mask(const struct graph *g, const uint64_t *mask) {
+    const int named = last_named(mask);
+    if (named >= g->n_layer) {
+        return refuse("the mask names layer %d, but the model's layers end at %d", named, g->n_layer - 1);
+    }
+    int whole = 0;
+    for (int layer = 0; layer < g->n_layer; layer++) {
+        const int skipped = skipped_halves(mask, layer);
+        if (!check_halves(g, layer, skipped)) {
+            return false;
         }
+        whole += skipped == WHOLE;
     }
-    if (!same_shape(stream, gone)) {
-        return refuse("layer %d changes the shape of its input, so it cannot be skipped", layer, 0);
+    return whole < g->n_layer || refuse("the mask skips all %d layers: keep at least one", g->n_layer, 0);
+}
+
+#include "gates.c"
+
+static bool leave_out(struct graph *g, int i, int operand, int block, int skipped, int gated);
+
+/* Leaves out parts of the addend at i, of a layer: operands of the ADD that it is, or hands on. */
+static bool leave_out_parts(struct graph *g, int i, int layer, int block, int skipped, int gated) {
+    struct node *n = &g->nodes[i];
+    if (n->t->op == op.add && !is_weight(n->t->src[1])) {
+        n->layer = (int16_t)layer;
+        return leave_out(g, i, 0, block, skipped, gated) && leave_out(g, i, 1, block, skipped, gated);
     }
-    replace(g, to, stream);
-    if (!feed_forward) {
-        rewire(g, cut + 1, out);
-    } else if (layer + 1 < g->n_layer) {
-        g->input[layer + 1] = stream; /* a chain of skipped layers resolves as it goes */
+    const int from = hands_on(n->t) ? position(n->t->src[0]) : -1;
+    return from >= 0 ? leave_out_parts(g, from, layer, block, skipped, gated) : refuse_half(layer);
+}
+
+/* Leaves out an operand of the ADD at i: for all rows if it is of skipped halves of the block alone, for some rows if
+ * these skip what else it is. What is of both halves, of which one is wanted, is taken apart. */
+static bool leave_out(struct graph *g, int i, int operand, int block, int skipped, int gated) {
+    struct node *n = &g->nodes[i];
+    const int at = position(n->t->src[operand]);
+    if (at < 0 || g->nodes[at].block != block || (g->nodes[at].halves & WHOLE) == 0) {
+        return true;
+    }
+    const int halves = g->nodes[at].halves & WHOLE, rest = halves & ~skipped;
+    if (rest == 0) {
+        n->cut |= (uint8_t)(1 << operand);
+        g->nodes[at].left_out = true;
+        return true;
+    }
+    if (rest & gated) {
+        n->gated[operand] = (uint8_t)rest;
+    }
+    const bool apart = rest == WHOLE && gated != 0 && !go_together(n->layer);
+    return (!apart && rest == halves) || leave_out_parts(g, at, n->layer, block, skipped, apart ? gated : 0);
+}
+
+/* Has a view of what something else stands in for now be a view of that. */
+static bool move_view(struct ggml_tensor *t, size_t old_offset) {
+    struct ggml_tensor *src = t->src[0], *of = src->view_src != NULL ? src->view_src : src;
+    if (t->view_src != of && src->view_offs != old_offset) {
+        return refuse("a view of what is skipped is used later, so it cannot be skipped", 0, 0);
+    }
+    t->view_src = of;
+    return true;
+}
+
+/* Lets each node read what stands in for what it read, and tells what stands in for it. */
+static bool rewire(struct graph *g) {
+    for (int i = 0; i < g->n; i++) {
+        struct node *n = &g->nodes[i];
+        struct ggml_tensor *t = n->t;
+        const size_t offset = t->src[0] != NULL ? t->src[0]->view_offs : 0;
+        for (int s = 0; s < GGML_SRC; s++) {
+            const int at = position(t->src[s]);
+            if (at >= 0 && g->nodes[at].instead != NULL) {
+                t->src[s] = g->nodes[at].instead;
+            }
+        }
+        if (t->view_src != NULL && is_view_op(t)) {
+            if (!move_view(t, offset)) {
+                return false;
+            }
+        } else if (position(t->view_src) >= 0 && g->nodes[position(t->view_src)].instead != NULL) {
+            return refuse("something is written over what is skipped, so it cannot be skipped", 0, 0);
+        }
+        if (n->cut != 0) {
+            n->instead = t->src[n->cut == 1];
+            if (!same_shape(n->instead, t)) {
+                return refuse("layer %d changes the shape of its input, so it cannot be skipped", n->layer, 0);
+            }
+            if (!n->read) {
+                return refuse("what layer %d puts out is a result of the model, so it cannot be skipped", n->layer, 0);
+            }
+        }
+        for (int s = 0; s < 2; s++) {
+            if (n->gated[s] != 0 && !gate(g, i, t->src[1 - s], n->layer, n->gated[s])) {
+                return false;
+            }
+        }
     }
     return true;
 }
 
-#include "gates.c"
+/* True if a cache is of skipped halves alone. Where no weights tell of which, as with the last tokens that RWKV
+ * keeps for both, it goes with the last of them. */
+static bool is_skipped_cache(const struct graph *g, int layer, int kind, const uint64_t *mask) {
+    const int skipped = layer >= 0 && layer < g->n_layer ? skipped_halves(mask, layer) : 0;
+    const int halves = skipped != 0 ? g->written[layer][kind] : 0;
+    return skipped != 0 && ((halves != 0 ? halves : g->has[layer]) & ~skipped) == 0;
+}
+
+/* Keeps what the results are computed from, and what is written to the caches of kept halves. */
+static bool keep_needed(struct graph *g, const uint64_t *mask) {
+    for (int i = g->n - 1; i >= 0; i--) {
+        struct node *n = &g->nodes[i];
+        const bool skipped_cache = is_skipped_cache(g, n->cache, n->kind, mask);
+        n->keep |= !n->read && !skipped_cache;
+        if (!n->keep) {
+            continue;
+        }
+        if (n->left_out) {
+            return refuse("what a skipped part of layer %d adds is used elsewhere too, so it cannot be skipped", n->block, 0);
+        }
+        if (skipped_cache && n->read) {
+            if (g->written[n->cache][n->kind] != 0) {
+                return refuse("a kept layer reads the KV cache of layer %d, so layer %d cannot be skipped", n->cache, n->cache);
+            }
+            /* Norms of the stream, for which no weights of a half were needed: they are written as ever. */
+            g->written[n->cache][n->kind] = KEPT_CACHE;
+            i = g->n;
+            continue;
+        }
+        for (int s = 0; s < GGML_SRC; s++) {
+            const int at = position(n->t->src[s]);
+            if (at >= 0) {
+                g->nodes[at].keep = true;
+            }
+        }
+    }
+    return true;
+}
+
+/* Leaves out what the mask names of the layers, and gates what only some rows skip. */
+static bool skip_layers(struct ggml_cgraph *cgraph, struct graph *g, const uint64_t *mask) {
+    if (!check_mask(g, mask) || (job.rows != NULL && !check_rows(g))) {
+        return false;
+    }
+    for (int i = g->first; i < g->n; i++) {
+        struct node *n = &g->nodes[i];
+        if (!n->stream || n->layer < 0) {
+            continue;
+        }
+        const int skipped = skipped_halves(mask, n->layer), gated = gated_halves(mask, n->layer);
+        const int block = g->nodes[position(n->t->src[n->addend])].block;
+        if ((skipped | gated) != 0 && !leave_out(g, i, n->addend, block, skipped, gated)) {
+            return false;
+        }
+    }
+    struct layerskip_report *r = job.report;
+    for (int layer = 0; layer < g->n_layer; layer++) {
+        const int skipped = skipped_halves(mask, layer);
+        r->layers_removed += skipped == WHOLE;
+        r->sublayers_removed += skipped == ATTENTION || skipped == FEED_FORWARD;
+        r->sublayers_gated += count_halves(gated_halves(mask, layer) & g->has[layer]);
+    }
+    return (job.rows == NULL || prepare_gates(cgraph, g)) && rewire(g) && keep_needed(g, mask);
+}
+
+/* ---- the vocabulary shortlist ---- */
+
 
 /* Finds the graph's last product and lets its hidden state be read after the decode. */
 static void find_output(struct ggml_cgraph *cgraph, struct layerskip_output *o) {
@@ -468,7 +455,7 @@ static void find_output(struct ggml_cgraph *cgraph, struct layerskip_output *o) 
         if (strcmp(t->name, "result_output") != 0) {
             continue;
         }
-        if (is_op(t, "MUL_MAT") && t->src[1]->type == GGML_TYPE_F32 && t->ne[2] == 1 && t->ne[3] == 1) {
+        if (t->op == op.mul_mat && t->src[1]->type == GGML_TYPE_F32 && t->ne[2] == 1 && t->ne[3] == 1) {
             o->matrix = t->src[0];
             o->hidden = t->src[1];
             o->hidden->flags |= GGML_FLAG_OUTPUT;
@@ -487,7 +474,7 @@ static bool shorten_output(struct graph *g, struct layerskip_output *o) {
                       "follows), so no shortlist can be used", 0, 0);
     }
     for (int i = g->n - 1; i >= 0; i--) {
-        struct ggml_tensor *t = g->nodes[i];
+        struct ggml_tensor *t = g->nodes[i].t;
         if (t->src[0] != o->matrix || t->src[1] != o->hidden) {
             continue;
         }
@@ -506,127 +493,60 @@ static bool shorten_output(struct graph *g, struct layerskip_output *o) {
     return refuse("the product with the output matrix is not in the graph", 0, 0);
 }
 
+/* ---- the graph that remains ---- */
+
 /* Builds the graph again from what is kept. */
-static bool rebuild(struct ggml_cgraph *cgraph, const struct graph *g, const uint64_t *mask) {
+static void rebuild(struct ggml_cgraph *cgraph, const struct graph *g) {
     real.clear(cgraph);
     for (int i = 0; i < g->n; i++) {
         for (int s = 0; s < GGML_SRC; s++) {
-            struct ggml_tensor *src = g->nodes[i]->src[s];
-            if (src != NULL && src->flags & GGML_FLAG_INPUT) {
+            struct ggml_tensor *src = g->nodes[i].t->src[s];
+            if (src != NULL && is_input(src)) {
                 real.expand(cgraph, src);
             }
         }
     }
     for (int i = 0; i < g->n; i++) {
-        if (g->keep[i]) {
-            real.expand(cgraph, g->nodes[i]);
+        if (g->nodes[i].keep) {
+            real.expand(cgraph, g->nodes[i].t);
         }
     }
     if (g->end != NULL) {
         real.expand(cgraph, g->end);
     }
-    for (int i = 0; i < g->n; i++) {
-        g->nodes[i]->flags = g->flags[i];
-    }
-
-    const int n = real.n_nodes(cgraph);
-    for (int i = 0; i < n; i++) {
-        const struct ggml_tensor *t = real.node(cgraph, i);
-        for (int s = 0; s < GGML_SRC; s++) {
-            const int layer = cache_layer(t->src[s]);
-            if (layer >= 0 && layer < g->n_layer && skips_attention(mask, layer)) {
-                return refuse("a kept layer reads the KV cache of layer %d, so layer %d cannot be skipped", layer, layer);
-            }
-        }
-    }
-    return true;
 }
 
-/* A view keeps its source beside src: one of a tensor that is gone cannot be rewired. */
-static bool check_views(const struct graph *g) {
-    for (int i = 0; i < g->n; i++) {
-        const struct ggml_tensor *t = g->nodes[i];
-        if (!g->keep[i] || t->view_src == NULL) {
-            continue;
-        }
-        for (int layer = 0; layer < g->n_layer; layer++) {
-            const int out = g->out[layer], cut = g->cut[layer];
-            if ((g->instead[out] != NULL && t->view_src == g->nodes[out]) ||
-                (cut >= 0 && g->instead[cut] != NULL && t->view_src == g->nodes[cut])) {
-                return refuse("a view of layer %d's output is used later, so layer %d cannot be skipped", layer, layer);
-            }
+/* False for the small graphs of its own that llama.cpp also runs, to shift the KV cache for one. */
+static bool is_model_pass(const struct graph *g) {
+    for (int i = g->n - 1; i >= 0; i--) {
+        if (begins(g->nodes[i].t->name, "result_")) {
+            return true;
         }
     }
-    return true;
-}
-
-/* Leaves out what the mask names of the layers, and gates what only some rows skip. */
-static bool skip_layers(struct ggml_cgraph *cgraph, struct graph *g, const uint64_t *mask) {
-    const int named = last_named(mask);
-    if (named >= g->n_layer) {
-        return refuse("the mask names layer %d, but the model's layers end at %d", named, g->n_layer - 1);
-    }
-    g->input[0] = find_first_input(g);
-    if (g->input[0] == NULL) {
-        return refuse("the input of layer 0 cannot be found in this architecture, so masks cannot be used", 0, 0);
-    }
-    if (job.rows != NULL && !(check_rows(g) && prepare_gates(cgraph, g, mask))) {
-        return false;
-    }
-    for (int layer = 1; layer < g->n_layer; layer++) {
-        g->input[layer] = g->nodes[g->out[layer - 1]];
-    }
-    struct layerskip_report *r = job.report;
-    for (int layer = 0; layer < g->n_layer; layer++) {
-        const int skipped = skipped_halves(mask, layer), gated = gated_halves(mask, layer);
-        const int first = first_behind(g, layer);
-        rewire(g, first, g->out[layer]);
-        g->cut[layer] = -1;
-        if (skipped == 0 && gated == 0) {
-            continue;
-        }
-        g->cut[layer] = find_cut(g, layer, first);
-        const bool together = gated == WHOLE && go_together(layer);
-        if (gated & ATTENTION && !together && !gate_attention(g, layer, first)) {
-            return false;
-        }
-        if (skipped != 0 && !skip_in_layer(g, layer, skipped & ATTENTION, skipped & FEED_FORWARD)) {
-            return false;
-        }
-        if (gated & FEED_FORWARD && !gate_output(g, layer, first, together ? WHOLE : FEED_FORWARD)) {
-            return false;
-        }
-        r->layers_removed += skipped == WHOLE;
-        r->sublayers_removed += skipped == ATTENTION || skipped == FEED_FORWARD;
-    }
-    rewire(g, g->out[g->n_layer - 1] + 1, g->n - 1);
-    if (r->layers_removed == g->n_layer) {
-        return refuse("the mask skips all %d layers: keep at least one", g->n_layer, 0);
-    }
-    return check_views(g);
+    return false;
 }
 
 static bool edit_graph(struct ggml_cgraph *cgraph, struct graph *g, const uint64_t *mask) {
-    bool model_pass = false;
-    for (int i = 0; i < g->n; i++) {
-        g->nodes[i] = real.node(cgraph, i);
-        g->flags[i] = g->nodes[i]->flags;
-        g->keep[i] = true;
-        model_pass |= strncmp(g->nodes[i]->name, "result_", 7) == 0;
-    }
     const bool layers = last_named(mask) >= 0 || job.rows != NULL, shortlist = mask[LAYERSKIP_SHORTLIST] != 0;
     struct layerskip_report *r = job.report;
     r->layers_removed = r->sublayers_removed = r->sublayers_gated = 0;
-    if ((layers && !find_layers(g)) || (!layers && !model_pass)) {
-        if (job.refused) {
-            return false;
-        }
-        /* llama.cpp also runs small graphs of its own, to shift the KV cache for one. */
-        return !model_pass || refuse("this architecture does not name its layers' outputs, so masks cannot be used", 0, 0);
+    survey(cgraph, g);
+    if (layers && !find_layers(g)) {
+        return !job.refused && (!is_model_pass(g) || refuse("this architecture's layers do not add to one residual stream from the "
+                                                            "embeddings to the logits, so nothing can be skipped", 0, 0));
     }
-    if ((layers && !skip_layers(cgraph, g, mask)) || (shortlist && !shorten_output(g, job.output)) || !rebuild(cgraph, g, mask)) {
+    if (!layers) {
+        if (!is_model_pass(g)) {
+            return true;
+        }
+        for (int i = 0; i < g->n; i++) {
+            g->nodes[i].keep = true;
+        }
+    }
+    if ((layers && !skip_layers(cgraph, g, mask)) || (shortlist && !shorten_output(g, job.output))) {
         return false;
     }
+    rebuild(cgraph, g);
     r->n_layer = g->n_layer;
     r->nodes = g->n;
     r->nodes_removed = g->n - real.n_nodes(cgraph);
@@ -636,17 +556,10 @@ static bool edit_graph(struct ggml_cgraph *cgraph, struct graph *g, const uint64
 /* Memory for what is found out about a graph, or NULL; the caller frees it. */
 static struct graph *new_graph(struct ggml_cgraph *cgraph) {
     const int n = real.n_nodes(cgraph);
-    const size_t per_node = 2 * sizeof(struct ggml_tensor *) + sizeof(int32_t) + sizeof(int16_t) + sizeof(bool);
-    struct graph *g = calloc(1, sizeof *g + (size_t)n * per_node);
-    if (g == NULL) {
-        return NULL;
+    struct graph *g = malloc(sizeof *g + (size_t)n * sizeof *g->nodes);
+    if (g != NULL) {
+        *g = (struct graph){.nodes = (struct node *)(g + 1), .n = n};
     }
-    g->n = n;
-    g->nodes = (struct ggml_tensor **)(g + 1);
-    g->instead = g->nodes + n;
-    g->flags = (int32_t *)(g->instead + n);
-    g->from = (int16_t *)(g->flags + n);
-    g->keep = (bool *)(g->from + n);
     return g;
 }
 
@@ -656,39 +569,61 @@ static bool apply_mask(struct ggml_cgraph *cgraph, const uint64_t *mask) {
         return refuse("out of memory while a graph of %d nodes was edited", real.n_nodes(cgraph), 0);
     }
     const bool ok = edit_graph(cgraph, g, mask);
+    put_flags_back(g);
     free(g);
     return ok;
 }
 
-/* Tells where the stream of an unmasked graph can be read. What is not found stays unknown: that
- * is no reason to refuse a decode. */
+/* Tells where the stream is before, in and behind each layer. */
+static void read_stream(const struct graph *g, struct layerskip_stream *s) {
+    const struct ggml_tensor *x = NULL, *rows = NULL; /* the stream so far; the choice of its rows, if nothing was added since */
+    int layer = -1;                                   /* that it is in */
+    bool normed = false;                              /* since: x was, at the end of the model or of a run of its blocks */
+    for (int i = g->first; i < g->n; i++) {
+        const struct node *n = &g->nodes[i];
+        struct ggml_tensor *t = n->t;
+        if (!n->stream) {
+            continue;
+        }
+        if (t->op == op.get_rows) {
+            rows = t;
+            continue;
+        }
+        if (n->layer > layer) {
+            x = stream_before(g, i);
+            if (layer < 0) {
+                s->input = x;
+            } else {
+                s->out[layer] = x;
+            }
+            layer = n->layer;
+        } else if (n->layer == layer && g->nodes[position(t->src[n->addend])].halves == FEED_FORWARD && s->cut[layer] == NULL &&
+                   g->has[layer] == WHOLE) {
+            s->cut[layer] = x;
+        }
+        if (n->layer >= 0) {
+            s->rows = rows != NULL ? rows : s->rows;
+            rows = NULL;
+        }
+        normed = n->layer < 0 && (normed || is_norm(t));
+        x = normed ? x : t;
+    }
+    s->out[layer] = x;
+    s->n_layer = g->n_layer;
+}
+
+/* The same of an unmasked graph. What is not found stays unknown: that is no reason to refuse a decode. */
 static void find_stream(struct ggml_cgraph *cgraph, struct layerskip_stream *s) {
     struct graph *g = new_graph(cgraph);
     if (g == NULL) {
         return;
     }
-    for (int i = 0; i < g->n; i++) {
-        g->nodes[i] = real.node(cgraph, i);
-    }
+    survey(cgraph, g);
     if (find_layers(g)) {
-        s->n_layer = g->n_layer;
-        s->input = g->input[0] = find_first_input(g);
-        for (int layer = 0; layer < g->n_layer; layer++) {
-            s->out[layer] = g->nodes[g->out[layer]];
-            if (layer > 0) {
-                g->input[layer] = g->nodes[g->out[layer - 1]];
-            }
-            const int cut = g->input[layer] != NULL ? find_cut(g, layer, first_behind(g, layer)) : -1;
-            s->cut[layer] = cut >= 0 ? g->nodes[cut] : NULL;
-        }
-        const int last = g->n_layer - 1;
-        for (int i = first_behind(g, last); i < g->out[last] && s->rows == NULL; i++) {
-            if (is_op(g->nodes[i], "GET_ROWS") && g->nodes[i]->src[0] == g->input[last]) {
-                s->rows = g->nodes[i];
-            }
-        }
+        read_stream(g, s);
     }
     job.refused = false; /* find_layers may have */
+    put_flags_back(g);
     free(g);
 }
 
@@ -712,11 +647,10 @@ static void mark_rows(struct ggml_cgraph *graph) {
     const int n = real.n_nodes(graph);
     for (int i = 0; i < n; i++) {
         struct ggml_tensor *node = real.node(graph, i);
-        const char *op = real.op_name(node->op);
-        const bool product = strcmp(op, "MUL_MAT") == 0;
-        if (strcmp(op, "FLASH_ATTN_EXT") == 0 || (product && (job.alone == LAYERSKIP_PRODUCTS_ALONE || is_k_quant(node->src[0]->type)))) {
+        const bool product = node->op == op.mul_mat;
+        if (node->op == op.flash_attn || (product && (job.alone == LAYERSKIP_PRODUCTS_ALONE || is_k_quant(node->src[0]->type)))) {
             node->op_params[LAYERSKIP_ROWS_PARAM] = LAYERSKIP_ROWS;
-        } else if ((product || strcmp(op, "MUL_MAT_ID") == 0) &&
+        } else if ((product || node->op == op.mul_mat_id) &&
                    (job.alone >= LAYERSKIP_PRODUCTS_UNTILED || !may_be_tiled(node->src[0]->type))) {
             node->op_params[LAYERSKIP_ROWS_PARAM] = LAYERSKIP_UNTILED;
         }

@@ -47,15 +47,15 @@ struct layerskip_report {
 };
 
 /*
- * Where the residual stream can be read while a graph of llama.cpp's runs (layerskip.c has the
+ * Where the residual stream can be read while a graph of llama.cpp's runs (stream.c has the
  * words). The tensors are llama.cpp's and valid for as long as it keeps that graph.
  */
 struct layerskip_stream {
     int32_t n_layer;                 /* 0 = nothing is known of this graph, or a mask has edited it */
-    const struct ggml_tensor *input; /* x of layer 0; NULL = unknown */
-    const struct ggml_tensor *rows;  /* the rows of the last layer's x whose logits are wanted; NULL = all */
-    const struct ggml_tensor *cut[LAYERSKIP_MAX_LAYERS]; /* NULL = the layer has none */
-    const struct ggml_tensor *out[LAYERSKIP_MAX_LAYERS]; /* l_out */
+    const struct ggml_tensor *input; /* of the first layer */
+    const struct ggml_tensor *rows;  /* those of the last layer's input whose logits are wanted; NULL = all */
+    const struct ggml_tensor *cut[LAYERSKIP_MAX_LAYERS]; /* behind attention, before the feed-forward; NULL = they do not follow each other */
+    const struct ggml_tensor *out[LAYERSKIP_MAX_LAYERS]; /* behind the layer; NULL = it adds nothing */
 };
 
 /* What a thread of n_threads does with the logits, of which hidden is the second source (src[1]). */
@@ -85,6 +85,7 @@ struct layerskip_rows {
 /* What the gates of a context's last graph stand on; see gates.c. */
 struct layerskip_gates {
     struct ggml_context *nodes; /* owned: the gates' tensors */
+    int32_t n_room;             /* gates that nodes has room for */
     void *buffer;               /* owned: the ids that they copy rows by */
     size_t size;                /* of buffer, bytes */
     struct ggml_tensor *ids[2 * LAYERSKIP_MAX_LAYERS]; /* (n_ids,) in nodes, each a different list */

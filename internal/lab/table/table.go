@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/gallop-llm/gallop"
+	"github.com/gallop-llm/gallop/internal/batch"
 	"github.com/gallop-llm/gallop/internal/lab/report"
 	"github.com/gallop-llm/gallop/internal/score"
 	"github.com/gallop-llm/gallop/internal/search"
@@ -22,6 +24,7 @@ import (
 // other, on the same cases: the rows of `gallop eval`.
 type Table struct {
 	Scorer  *score.Scorer
+	Engine  *gallop.Engine // answers; needed for [Table.Generated] alone
 	Model   *llama.Model
 	Cases   []score.Case
 	Prompts []router.Prompt // (len(Cases),) as the router sees them
@@ -214,35 +217,45 @@ func (t *Table) Generated(ctx context.Context, p *router.Profile, unit string, p
 	if err != nil {
 		return report.Row{}, err
 	}
-	g := score.Generation{Prefill: prefill, Escalate: threshold}
 	var asked []score.Case
-	var prompts [][]llama.Token
+	var under []skip.Mask // (len(asked),)
+	most := 0
 	for i, c := range t.Cases {
-		if c.Text {
-			continue
+		if !c.Text {
+			asked, under = append(asked, c), append(under, masks[i])
+			most = max(most, len(c.Answers[c.Right])+1)
 		}
-		asked, prompts, g.Masks = append(asked, c), append(prompts, c.Prompt), append(g.Masks, masks[i])
-		g.MaxTokens = max(g.MaxTokens, len(c.Answers[c.Right])+1)
 	}
-	if masks = g.Masks; len(asked) == 0 {
+	if masks = under; len(asked) == 0 {
 		return report.Row{}, fmt.Errorf("%w: plain text asks for no answers", score.ErrEmpty)
 	}
-	generated, err := t.Scorer.Generate(ctx, prompts, g)
+	order := search.All(len(asked)) // those with the same mask are answered together
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(masks[a].String(), masks[b].String()) })
+	requests := make([]gallop.Request, len(order))
+	for k, i := range order {
+		requests[k] = gallop.Request{
+			Tokens: asked[i].Prompt, Skip: gallop.Layers(masks[i]).Prefill(prefill).Escalate(threshold), Sampling: &llama.Sampling{}, MaxTokens: most,
+		}
+		if masks[i].Shortlist() == 0 {
+			requests[k].Shortlist = -1
+		}
+	}
+	generated, err := batch.Answer(ctx, t.Engine, requests)
 	if err != nil {
 		return report.Row{}, err
 	}
 	hits := make([]float64, len(generated))
 	steps, escalated, cost := 0, 0, 0.0
-	for i, a := range generated {
-		want := asked[i].Answers[asked[i].Right]
-		if a.Ended {
-			a.Tokens = append(a.Tokens, score.End(t.Model))
+	for k, a := range generated {
+		i, n := order[k], len(a.Tokens)-1     // the first token comes from the prompt's pass
+		if t.Model.Vocab.IsEnd(a.Tokens[n]) { // of which there may be several
+			a.Tokens[n] = score.End(t.Model)
 		}
-		if slices.Equal(a.Tokens, want) {
+		if slices.Equal(a.Tokens, asked[i].Answers[asked[i].Right]) {
 			hits[i] = 1
 		}
-		steps, escalated = steps+a.Steps, escalated+a.Escalated
-		cost += float64(a.Steps)*t.costs(masks[i:i+1]) + float64(a.Escalated)
+		steps, escalated = steps+n, escalated+a.Escalated
+		cost += float64(n)*t.costs(masks[i:i+1]) + float64(a.Escalated)
 	}
 	speed, err := t.speeds(masks)
 	if err != nil {

@@ -6,11 +6,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/internal/score"
 	"github.com/gallop-llm/gallop/internal/search"
-	"github.com/gallop-llm/gallop/internal/shortlist"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
@@ -49,15 +49,16 @@ func TestTableWithAShortlist(t *testing.T) {
 	spec := randmodel.Small("llama")
 	spec.Layers, spec.Vocab = 6, 1<<14
 	m := llamatest.Open(t, llamatest.Write(t, spec))
-	learner := shortlist.Open(m, t.TempDir(), 1, func(err error) { t.Error(err) })
-	defer func() { require.NoError(t, learner.Close()) }()
-	require.NoError(t, learner.Learn(t.Context()))
-	list := learner.Made().List
+	e, err := gallop.New(m, &gallop.Options{Parallel: 3, Cache: t.TempDir(), Profile: gallop.NoProfile, Context: llama.ContextOptions{NCtx: 64, Threads: 1}})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, e.Close()) }()
+	require.NoError(t, e.LearnShortlist(t.Context()))
+	list := e.Shortlist().List
 	list.Margin = -1e9
 	s, err := score.NewScorer(m, &score.Options{Shortlist: list})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, s.Close()) }()
-	table := &Table{Scorer: s, Model: m, Cases: cases(rand.New(rand.NewPCG(6, 6)), 6), Shortlist: listSize}
+	table := &Table{Scorer: s, Engine: e, Model: m, Cases: cases(rand.New(rand.NewPCG(6, 6)), 6), Shortlist: listSize}
 	for range table.Cases {
 		table.Prompts = append(table.Prompts, router.Prompt{})
 	}

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/internal/randmodel"
+	"github.com/gallop-llm/gallop/llama"
+)
+
+// TestServe serves two models as a process of its own, until it is told to end.
+func TestServe(t *testing.T) {
+	llamatest.Library(t)
+	alone(t)
+	first, second := llamatest.Write(t, randmodel.Small("llama")), llamatest.Write(t, randmodel.Small("qwen3"))
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "serve", "-m", first, "-m", second, "--alias", "one", "--alias", "two", "--port", "0", "-c", "64", "-t", "1", "-n", "5", "--api-key", "key")
+	cmd.Env = append(os.Environ(), asProgram+"=1", "GALLOP_LIB="+llama.Dir(), "XDG_CACHE_HOME="+t.TempDir())
+	stderr, err := cmd.StderrPipe()
+	require.NoError(t, err)
+	var stdout bytes.Buffer
+	cmd.Stdout = &stdout
+	require.NoError(t, cmd.Start())
+	lines := bufio.NewReader(stderr)
+	var url string
+	for url == "" {
+		line, err := lines.ReadString('\n')
+		require.NoError(t, err)
+		if _, at, ok := strings.Cut(line, "gallop serves on "); ok {
+			url = strings.TrimSpace(at)
+		}
+	}
+	rest := make(chan string, 1)
+	go func() {
+		text, _ := io.ReadAll(lines)
+		rest <- string(text)
+	}()
+	ask := func(method, path, body string) (int, string) {
+		r, err := http.NewRequest(method, url+path, strings.NewReader(body))
+		require.NoError(t, err)
+		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set("Authorization", "Bearer key")
+		res, err := http.DefaultClient.Do(r)
+		require.NoError(t, err)
+		defer res.Body.Close()
+		text, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		return res.StatusCode, string(text)
+	}
+	require.Eventually(t, func() bool {
+		status, _ := ask(http.MethodGet, "/health", "")
+		return status == http.StatusOK
+	}, time.Minute, 10*time.Millisecond)
+	for _, name := range []string{"one", "two"} {
+		status, text := ask(http.MethodPost, "/v1/completions", `{"model":"`+name+`","prompt":"a","max_tokens":-1}`)
+		require.Equal(t, http.StatusOK, status, text)
+		require.Contains(t, text, `"completion_tokens":5`, "by -n")
+		require.Contains(t, text, `"model":"`+name+`"`)
+	}
+	status, text := ask(http.MethodGet, "/", "")
+	require.Equal(t, http.StatusOK, status)
+	require.Contains(t, text, "<!doctype html>")
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+	log := <-rest
+	require.NoError(t, cmd.Wait(), log)
+	require.Contains(t, log, "generated_tokens=5")
+	require.Empty(t, stdout.String())
+}
+
+func TestServeRefuses(t *testing.T) {
+	alone(t)
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--host", "0.0.0.0"}, "0.0.0.0 can be reached from other machines: set a key with --api-key, or listen on 127.0.0.1"},
+		{[]string{"--alias", "a"}, "there are 1 --alias and 0 -m: each names a model of -m"},
+		{[]string{"--skip", "nonsense"}, "--skip: "},
+		{[]string{"--parallel", "0"}, "--parallel is 0 and --queue 64, want at least 1 and 0"},
+		{[]string{"-c", "-1"}, "-c is -1"},
+		{[]string{"-n", "0"}, "-n is 0, want -1 or at least 1"},
+		{[]string{"--profile", "x"}, "--profile is for one model: name it with one -m"},
+		{[]string{"--timeout", "0s"}, "--models-memory is 0, --timeout 0s"},
+		{[]string{"--api-key", ""}, "an API key is empty"},
+	} {
+		code, out, errOut := runGallop(append([]string{"serve"}, test.args...)...)
+		require.Equal(t, exitUsage, code, errOut)
+		require.Contains(t, errOut, "gallop: "+test.want)
+		require.Empty(t, out)
+	}
+	code, _, errOut := runGallop("serve", "-m", "/nowhere.gguf")
+	require.Equal(t, exitError, code)
+	require.Contains(t, errOut, "/nowhere.gguf")
+}

@@ -1,0 +1,125 @@
+package archmodel_test
+
+import (
+	"cmp"
+	"errors"
+	"math"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/gallop-llm/gallop/internal/archmodel"
+	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/skip"
+)
+
+// newMaker compiles a maker of models.
+func newMaker(t *testing.T) *archmodel.Maker {
+	t.Helper()
+	llamatest.Library(t)
+	lib, err := llama.FindLibrary([]string{llama.Dir()})
+	require.NoError(t, err)
+	maker, err := archmodel.NewMaker(t.Context(), t.TempDir(), "../../third_party/llama.cpp/include", lib)
+	require.NoError(t, err)
+	return maker
+}
+
+// write makes a model and gives its path.
+func write(t *testing.T, maker *archmodel.Maker, name string) (archmodel.Model, string) {
+	t.Helper()
+	m, err := archmodel.Find(name)
+	require.NoError(t, err)
+	path := filepath.Join(t.TempDir(), "model.gguf")
+	require.NoError(t, maker.Write(t.Context(), m, path))
+	return m, path
+}
+
+// TestMasksOnManyArchitectures has a shape of each kind of layer that the hook tells
+// apart, and some of the masks; `make test-architectures` has all of both.
+func TestMasksOnManyArchitectures(t *testing.T) {
+	maker := newMaker(t)
+	const step = 3
+	for name, refused := range map[string]string{ // what all refusals say, none = no refusals
+		"chameleon-swin":    "cannot be told apart",   // its feed-forward reads what attention adds
+		"cohere2":           "",                       // halves side by side
+		"deepseek2":         "",                       // latent attention, experts beside a shared one
+		"gemma4-e2b":        "reads the KV cache of",  // of the last that has its own; a scale and an embedding for each layer
+		"granitehybrid-moe": "",                       // recurrent mixers beside attention, experts
+		"hy_v4":             "to one residual stream", // several, mixed in each layer
+		"lfm2":              "",                       // convolutions
+		"minimax-01":        "",                       // the stream is normed in each layer
+		"nanbeige-loops":    "",                       // blocks that run twice, with a norm between
+		"nemotron_h":        "that could be skipped",  // a layer is a mixer, attention or a feed-forward
+		"qwen3next":         "",                       // gated delta nets
+		"rwkv7":             "",                       // states for both halves, values of the first layer used in all
+		"talkie":            "",                       // the embedding is added in each layer
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, path := write(t, maker, name)
+			r, err := archmodel.Check(t.Context(), m, path, t.TempDir(), step)
+			require.NoError(t, err)
+			refusals := 0
+			for _, result := range r.Results {
+				require.NotEqual(t, archmodel.Wrong, result.Outcome, "%+v", result)
+				if result.Outcome == archmodel.Refused {
+					refusals++
+					require.ErrorContains(t, errors.New(result.Reason), cmp.Or(refused, "no refusal"), result.Mask)
+				}
+			}
+			require.Equal(t, refused != "", refusals > 0)
+			require.Zero(t, r.PairsWrong)
+			require.NotEqual(t, archmodel.Wrong, r.Rows, r.RowsReason)
+		})
+	}
+}
+
+// TestRowsWithoutHalves has sequences under masks that would be refused alone.
+func TestRowsWithoutHalves(t *testing.T) {
+	maker := newMaker(t)
+	for name, c := range map[string]struct {
+		mask skip.Mask
+		says string
+	}{
+		"chameleon-swin": {skip.Mask{}.With(1, skip.Attention), "layer 1's attention and feed-forward cannot be told apart"},
+		"mamba":          {skip.Mask{}.With(2, skip.FeedForward), "layer 2 has no feed-forward that could be skipped"},
+		"gemma4-e2b":     {skip.Layers(1), "a kept layer reads the KV cache of layer 1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, path := write(t, maker, name)
+			at := llamatest.Context(t, llamatest.Open(t, path), &llama.ContextOptions{NCtx: 64, NSeqMax: 2, KVUnified: true, Threads: 1})
+			b := llamatest.Batch(t, []llama.Token{1, 2}, 0, 0, 1)
+			require.NoError(t, b.SetMask(1, c.mask))
+			err := at.Decode(b, skip.Mask{})
+			require.ErrorIs(t, err, llama.ErrMask)
+			require.ErrorContains(t, err, c.says)
+		})
+	}
+}
+
+// TestInfluenceOfUnlikeLayers has halves without an influence of their own, and layers
+// without any.
+func TestInfluenceOfUnlikeLayers(t *testing.T) {
+	maker := newMaker(t)
+	for name, halves := range map[string]string{ // of each layer: B both, - neither
+		"cohere2":    "-----",  // side by side
+		"gemma4-e2b": "BBBBB",  // scaled behind each
+		"nemotron_h": "------", // one of the two
+		"jamba":      "BBBBB",
+		"deci-noffn": "BB.BB", // nothing at all
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, path := write(t, maker, name)
+			at := llamatest.Context(t, llamatest.Open(t, path), &llama.ContextOptions{NCtx: 64, Threads: 1, Influence: true})
+			require.NoError(t, at.Decode(llamatest.Batch(t, []llama.Token{1, 2, 3}, 0, 0), skip.Mask{}))
+			attention, feedForward, layer := at.Influence()
+			require.Len(t, layer, len(halves))
+			for l, both := range halves {
+				require.Equal(t, both != 'B', math.IsNaN(attention[l]), "attention %d", l)
+				require.Equal(t, both != 'B', math.IsNaN(feedForward[l]), "feed-forward %d", l)
+				require.Equal(t, both == '.', math.IsNaN(layer[l]), "layer %d", l)
+			}
+		})
+	}
+}

@@ -1,0 +1,142 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/gallop-llm/gallop"
+	"github.com/gallop-llm/gallop/demo"
+	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/llama"
+)
+
+// serveDemo serves the demo model.
+func serveDemo(t *testing.T, keys ...string) *httptest.Server {
+	t.Helper()
+	llamatest.Library(t)
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	path, err := demo.Path()
+	require.NoError(t, err)
+	s, err := New(Options{Keys: keys, Models: []Model{{Name: "demo", Open: func(ctx context.Context) (Engine, error) {
+		e, err := gallop.Open(ctx, path, &gallop.Options{Parallel: 4, Context: llama.ContextOptions{NCtx: 512, Threads: 1, ThreadsBatch: 1}})
+		if err != nil {
+			return nil, err
+		}
+		return Of(e), nil
+	}}}})
+	require.NoError(t, err)
+	h := httptest.NewServer(s)
+	t.Cleanup(func() {
+		h.Close()
+		require.NoError(t, s.Close())
+	})
+	return h
+}
+
+// TestDemo asks the demo model in each dialect, and gets one answer from all.
+func TestDemo(t *testing.T) {
+	h := serveDemo(t)
+	const ask = `"messages":[{"role":"user","content":"What is 12 plus 7?"}],"temperature":0,"max_tokens":20,"gallop":{"route":"off"}`
+	_, v := post(t, h, chatPath, `{`+ask+`}`)
+	want := at(t, v, "choices", 0, "message", "content").(string)
+	require.Contains(t, want, "19")
+	require.Equal(t, "stop", at(t, v, "choices", 0, "finish_reason"))
+	require.Equal(t, "", at(t, v, "gallop", "skip"))
+
+	_, v = post(t, h, "/v1/messages", `{`+ask+`}`)
+	require.Equal(t, want, at(t, v, "content", 0, "text"))
+	require.Equal(t, "end_turn", v["stop_reason"])
+	require.Positive(t, at(t, v, "usage", "cache_read_input_tokens"), "the same prompt again")
+	_, v = post(t, h, "/v1/responses", `{"input":"What is 12 plus 7?","temperature":0,"gallop":{"route":"off"}}`)
+	require.Equal(t, want, at(t, v, "output", 0, "content", 0, "text"))
+
+	_, v = post(t, h, "/apply-template", `{"messages":[{"role":"user","content":"What is 12 plus 7?"}]}`)
+	prompt, err := json.Marshal(v["prompt"])
+	require.NoError(t, err)
+	_, v = post(t, h, "/completion", `{"prompt":`+string(prompt)+`,"temperature":0,"n_probs":1,"gallop":{"route":"off"}}`)
+	require.Equal(t, want, v["content"])
+	require.Equal(t, "eos", v["stop_type"])
+	_, v = post(t, h, "/v1/completions", `{"prompt":`+string(prompt)+`,"temperature":0,"max_tokens":20,"gallop":{"route":"off"}}`)
+	require.Equal(t, want, at(t, v, "choices", 0, "text"))
+
+	_, v = post(t, h, chatPath, `{`+strings.Replace(ask, `"route":"off"`, `"skip":"f2","detail":true`, 1)+`}`)
+	require.Equal(t, "f2", at(t, v, "gallop", "skip"))
+	require.NotEmpty(t, at(t, v, "gallop", "tokens"))
+	_, v = post(t, h, "/v1/messages/count_tokens", `{"messages":[{"role":"user","content":"What is 12 plus 7?"}]}`)
+	require.Greater(t, v["input_tokens"], 5.0)
+}
+
+// TestDemoScores gives the log-probabilities of choices, which sum up to what the tokens say.
+func TestDemoScores(t *testing.T) {
+	h := serveDemo(t)
+	score := func(text string) float64 {
+		_, v := post(t, h, "/v1/completions", `{"prompt":`+fmt.Sprintf("%q", text)+`,"max_tokens":0,"echo":true,"logprobs":1,"temperature":0,"gallop":{"route":"off"}}`)
+		l := at(t, v, "choices", 0, "logprobs")
+		require.Nil(t, at(t, l, "token_logprobs", 0))
+		require.Equal(t, text, at(t, v, "choices", 0, "text"))
+		offsets, last := at(t, l, "text_offset").([]any), 0.0
+		for _, o := range offsets {
+			require.GreaterOrEqual(t, o, last)
+			last = o.(float64)
+		}
+		require.Less(t, last, float64(len(text)))
+		sum := 0.0
+		for i, p := range at(t, l, "token_logprobs").([]any)[1:] {
+			sum += p.(float64)
+			require.GreaterOrEqual(t, len(at(t, l, "top_logprobs", i+1).(map[string]any)), 1)
+		}
+		return sum
+	}
+	require.Greater(t, score("Q: What is 3 plus 4?\nA: 7"), score("Q: What is 3 plus 4?\nA: purple"))
+	_, v := post(t, h, "/v1/embeddings", `{"input":["one","two"]}`)
+	require.NotEqual(t, at(t, v, "data", 0, "embedding"), at(t, v, "data", 1, "embedding"))
+}
+
+// TestDemoFollowsGrammars constrains answers by a schema, and by a tool that must be called.
+func TestDemoFollowsGrammars(t *testing.T) {
+	h := serveDemo(t)
+	status, v := post(t, h, chatPath, `{`+hi+`,"max_tokens":60,"response_format":{"type":"json_schema","json_schema":{"schema":{"type":"object","properties":{"a":{"enum":["x","y"]}},"required":["a"],"additionalProperties":false}}}}`)
+	require.Equal(t, 200, status, v)
+	var document struct{ A string }
+	require.NoError(t, json.Unmarshal([]byte(at(t, v, "choices", 0, "message", "content").(string)), &document), v)
+	require.Contains(t, []string{"x", "y"}, document.A)
+
+	status, v = post(t, h, chatPath, `{`+hi+`,"max_tokens":60,"tool_choice":"required","tools":[{"type":"function","function":{"name":"choose","parameters":{"type":"object","properties":{"a":{"enum":["x","y"]}},"required":["a"],"additionalProperties":false}}}]}`)
+	require.Equal(t, 200, status, v)
+	require.Equal(t, "tool_calls", at(t, v, "choices", 0, "finish_reason"), v)
+	require.Equal(t, "choose", at(t, v, "choices", 0, "message", "tool_calls", 0, "function", "name"))
+	require.NoError(t, json.Unmarshal([]byte(at(t, v, "choices", 0, "message", "tool_calls", 0, "function", "arguments").(string)), &document))
+
+	status, v = post(t, h, chatPath, `{`+hi+`,"response_format":{"type":"json_schema","json_schema":{"schema":{"type":"array","uniqueItems":true}}}}`)
+	require.Equal(t, 400, status)
+	require.Contains(t, at(t, v, "error", "message"), "uniqueItems")
+	status, v = post(t, h, chatPath, `{`+hi+`,"max_tokens":5,"response_format":{"type":"json_object"}}`)
+	require.Equal(t, 200, status, v)
+	status, v = post(t, h, chatPath, `{`+hi+`,"grammar":"root ::= ("}`)
+	require.Equal(t, 400, status, v)
+}
+
+// TestControlTokens are text where a client writes them into a message.
+func TestControlTokens(t *testing.T) {
+	h := serveDemo(t)
+	count := func(content string) float64 {
+		text, err := json.Marshal(content)
+		require.NoError(t, err)
+		_, v := post(t, h, "/v1/messages/count_tokens", `{"messages":[{"role":"user","content":`+string(text)+`},{"role":"assistant","content":"a"},{"role":"user","content":"b"}]}`)
+		return v["input_tokens"].(float64)
+	}
+	_, v := post(t, h, "/apply-template", `{`+hi+`}`)
+	control := v["prompt"].(string)[:strings.Index(v["prompt"].(string), ">")+1]
+	_, v = post(t, h, "/tokenize", `{"content":`+fmt.Sprintf("%q", control)+`}`)
+	require.Len(t, v["tokens"], 1, "%s is a control token", control)
+	_, v = post(t, h, "/tokenize", `{"parse_special":false,"content":`+fmt.Sprintf("%q", control)+`}`)
+	asText := len(v["tokens"].([]any))
+	require.Greater(t, asText, 1)
+	require.GreaterOrEqual(t, count("x "+control)-count("x "), float64(asText)-1)
+}

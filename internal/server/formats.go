@@ -1,0 +1,73 @@
+package server
+
+import (
+	"encoding/json"
+
+	"github.com/gallop-llm/gallop/internal/server/wire"
+	"github.com/gallop-llm/gallop/internal/tools"
+)
+
+// recognise finds the format of a chat template.
+func recognise(template string) format { return chatFormat{tools.Recognise(template)} }
+
+// chatFormat is a format of package tools.
+type chatFormat struct{ *tools.Format }
+
+func functions(list []wire.Tool) []tools.Function {
+	all := make([]tools.Function, len(list))
+	for i, t := range list {
+		all[i] = tools.Function{Name: t.Function.Name, Parameters: t.Function.Parameters}
+	}
+	return all
+}
+
+func request(u ToolUse) tools.Request {
+	r := tools.Request{Functions: functions(u.Tools), Parallel: u.Parallel, Opened: u.Opened}
+	if u.Required {
+		r.Choice = tools.Required
+	}
+	return r
+}
+
+func (f chatFormat) Instructions(list []wire.Tool) string {
+	return f.Format.Instructions(functions(list))
+}
+
+func (f chatFormat) Calls(u ToolUse) (string, error) { return f.Grammar(request(u)) }
+
+func (f chatFormat) Document(schema json.RawMessage, opened bool) (string, error) {
+	return f.Respond(schema, opened)
+}
+
+func (f chatFormat) Split(u ToolUse) Splitter { return chatSplitter{f.Parser(request(u))} }
+
+// chatSplitter is a parser of package tools.
+type chatSplitter struct{ *tools.Parser }
+
+func (s chatSplitter) Add(text string) []wire.Piece {
+	if text == "" {
+		return nil
+	}
+	return pieces(s.Write(text))
+}
+
+func (s chatSplitter) End() []wire.Piece { return pieces(s.Close()) }
+
+func pieces(events []tools.Event) (list []wire.Piece) {
+	for _, e := range events {
+		switch e.Kind {
+		case tools.Content:
+			list = append(list, wire.Piece{Text: e.Text})
+		case tools.Reasoning:
+			list = append(list, wire.Piece{Reasoning: e.Text})
+		case tools.Begin:
+			list = append(list, wire.Piece{Call: &wire.CallPiece{Index: e.Call, ID: e.ID, Name: e.Name}})
+		case tools.Arguments:
+			list = append(list, wire.Piece{Call: &wire.CallPiece{Index: e.Call, Arguments: e.Text}})
+		case tools.Broken:
+			list = append(list, wire.Piece{Text: e.Text, Broken: true})
+		case tools.End: // of a call, which the next piece or the answer's end tells too
+		}
+	}
+	return list
+}
