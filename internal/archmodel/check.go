@@ -455,7 +455,7 @@ func (c *checker) sequences(opts llama.ContextOptions, masks []skip.Mask, togeth
 		return nil, err
 	}
 	defer b.Close()
-	b.Alone = llama.MultiplyAlone
+	b.Isolation = llama.AllAlone
 	logits := make([][]float32, len(masks))
 	var owners []int
 	flush := func(mask skip.Mask) error {
