@@ -70,7 +70,7 @@ func (g *generation) addOthers(cmd *cobra.Command) {
 	addTemplate(f, &g.template)
 	f.IntVarP(&g.predict, "n-predict", "n", -1, "tokens in an answer at most; -1 = until the model ends it")
 	f.IntVarP(&g.ctx, "ctx-size", "c", 0, "context in tokens; 0 = what the model was trained on, at most "+strconv.Itoa(defaultCtx))
-	f.IntVarP(&g.threads, "threads", "t", -1, "threads for generation; -1 = as many as are fastest beside what else runs: up to the physical cores, or 1 for a tiny model")
+	f.IntVarP(&g.threads, "threads", "t", -1, "threads for generation; -1 = as many as are fastest beside what else runs: up to the physical cores, fewer for a tiny model")
 	f.IntVar(&g.threadsBatch, "tb", -1, "threads for prompts; -1 = as -t, or the physical cores")
 	f.IntVarP(&g.batch, "batch-size", "b", 2048, "tokens decoded in one call at most")
 	f.IntVar(&g.ubatch, "ub", 512, "tokens computed at once")

@@ -276,7 +276,7 @@ func (c *checker) masks() (list []skip.Mask) {
 			}
 			m = with(m, b, half)
 		}
-		if !m.IsEmpty() && m.Check(c.model.NLayer) == nil {
+		if !m.IsEmpty() && m.Check(c.model.NLayer) == nil && !slices.Contains(list, m) {
 			list = append(list, m)
 		}
 	}

@@ -378,6 +378,9 @@ static bool rewire(struct graph *g) {
     return true;
 }
 
+/* In place of the halves that a cache is of: it is written whatever is skipped. */
+enum { ALWAYS_WRITTEN = 4 };
+
 /* True if a cache is of skipped halves alone. Where no weights tell of which, as with the last tokens that RWKV
  * keeps for both, it goes with the last of them. */
 static bool is_skipped_cache(const struct graph *g, int layer, int kind, const uint64_t *mask) {
@@ -403,7 +406,7 @@ static bool keep_needed(struct graph *g, const uint64_t *mask) {
                 return refuse("a kept layer reads the KV cache of layer %d, so layer %d cannot be skipped", n->cache, n->cache);
             }
             /* Norms of the stream, for which no weights of a half were needed: they are written as ever. */
-            g->written[n->cache][n->kind] = KEPT_CACHE;
+            g->written[n->cache][n->kind] = ALWAYS_WRITTEN;
             i = g->n;
             continue;
         }
