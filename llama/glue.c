@@ -347,7 +347,7 @@ static void read_rows(struct gallop_rows *r, const struct ggml_tensor *t) {
 
 /* Adds 1 - cos(a, b) of each pair of rows. Sides that are unknown or of different rows add nothing,
  * nor does a row of zeros, which has no direction. */
-static void add_turn(struct gallop_turn *turn, const struct gallop_rows *a, const struct gallop_rows *b) {
+static void add_turn(struct gallop_angle_sum *turn, const struct gallop_rows *a, const struct gallop_rows *b) {
     if (a->n != b->n || a->width != b->width) {
         return;
     }

@@ -86,7 +86,7 @@ struct gallop_rows {
 };
 
 /* How far layers or sublayers turn the stream: the sum over n rows of 1 - cos(before, after). */
-struct gallop_turn {
+struct gallop_angle_sum {
     double sum;
     int64_t n;
 };
@@ -96,7 +96,7 @@ struct gallop_influence {
     struct layerskip_stream stream;          /* of the context's last graph */
     int32_t layer;                           /* that the running graph is in */
     struct gallop_rows before, middle, after; /* x, cut and out of that layer */
-    struct gallop_turn attention[LAYERSKIP_MAX_LAYERS], feed_forward[LAYERSKIP_MAX_LAYERS], whole[LAYERSKIP_MAX_LAYERS];
+    struct gallop_angle_sum attention[LAYERSKIP_MAX_LAYERS], feed_forward[LAYERSKIP_MAX_LAYERS], whole[LAYERSKIP_MAX_LAYERS];
 };
 
 /* Reads what goes into each layer of unmasked decodes; owned by its gallop_context. */

@@ -219,20 +219,15 @@ func devices() []Device {
 	return devices
 }
 
-// smallModel is the size of all weights, in bytes, under which a second thread
-// costs more than it gives: threads wait for each other after every one of some
-// hundred graph nodes, and a node of such a model is done before another core
-// has woken up. Measured on two cores: 5 MB, 1500 tokens/s with one thread, 1 to
-// 180 with two; 144 MB, 77 against 97.
-const smallModel = 64 << 20
+// threadBytes is how many bytes of weights there must be for each thread: threads
+// wait for each other after every one of some hundred graph nodes, which takes as long
+// as this many bytes' share of a node.
+const threadBytes = 2 << 20
 
-// DefaultThreads is how many threads suit the model on this machine: one for a
-// very small model, else one for each physical core.
+// DefaultThreads is how many threads suit the model on this machine: one for each
+// physical core, fewer for a very small model.
 func (m *Model) DefaultThreads() int {
-	if m.Size < smallModel {
-		return 1
-	}
-	return DefaultThreads()
+	return max(1, min(DefaultThreads(), int(m.Size/threadBytes)))
 }
 
 // DefaultThreads is the number of physical cores: llama.cpp gains nothing from

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
@@ -68,4 +69,11 @@ func TestStalled(t *testing.T) {
 	require.NoError(t, c.Close())
 	require.Zero(t, c.Stalled())
 	require.ErrorIs(t, c.SetThreads(1, 1), llama.ErrClosed)
+}
+
+// A thread is for some MB of weights.
+func TestDefaultThreads(t *testing.T) {
+	llamatest.Library(t)
+	require.Equal(t, 1, llamatest.Small(t, "llama").DefaultThreads())
+	require.Equal(t, min(8, llama.DefaultThreads()), load(t, llamatest.Write(t, wide(gguf.Q4_0)), llama.ModelOptions{}).DefaultThreads())
 }

@@ -78,7 +78,7 @@ Shapes:
 	flags.IntVarP(&f.prompt, "n-prompt", "p", 512, "tokens of the prompt")
 	flags.IntVarP(&f.decode, "n-gen", "n", 128, "tokens decoded after it")
 	flags.IntVarP(&f.rounds, "repetitions", "r", 5, "rounds; one more runs first and is not counted")
-	flags.IntVarP(&f.threads, "threads", "t", -1, "threads; -1 = physical cores, or 1 for a tiny model")
+	flags.IntVarP(&f.threads, "threads", "t", -1, "threads; -1 = physical cores, fewer for a tiny model")
 	flags.IntVarP(&f.batch, "batch-size", "b", 2048, "tokens decoded in one call at most")
 	flags.IntVar(&f.ubatch, "ub", 512, "tokens computed at once")
 	flags.IntVar(&f.gpuLayers, "ngl", -1, "layers on the GPU; -1 = all, 0 = none")
@@ -334,11 +334,10 @@ func (j job) measure(ctx context.Context, cmd *cobra.Command, f *benchmark, o be
 	}
 	defer m.Close()
 	if j.profile != nil {
-		closeProfile, err := openProfile(j.profile, m)
-		if err != nil {
+		if err := j.profile.Open(m.Path); err != nil {
 			return nil, err
 		}
-		defer closeProfile()
+		defer j.profile.Close()
 		o.Route = func(prompt string) error {
 			x, err := router.NewPrompt(m, prompt)
 			if err == nil {

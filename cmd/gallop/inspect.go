@@ -122,7 +122,7 @@ func showProfile(out io.Writer, p *router.Profile, asJSON bool) error {
 	}
 	for _, e := range p.Defaults.Escalate {
 		fmt.Fprintf(out, "%-36s skip %.3g layers, whole model below %g: %.0f %% of the weights read per token\n",
-			fmt.Sprintf("cascade for quality %g", e.Quality), e.Depth, e.Threshold, 100*e.Cost)
+			fmt.Sprintf("escalation for quality %g", e.Quality), e.Depth, e.Threshold, 100*e.Cost)
 	}
 	if p.Units == nil {
 		return nil

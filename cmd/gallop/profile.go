@@ -186,14 +186,13 @@ func adapt(ctx context.Context, cmd *cobra.Command, m *llama.Model, p *router.Pr
 	if err != nil {
 		return nil, err
 	}
-	closeProfile, err := openProfile(p, m)
-	if err != nil {
+	if err := p.Open(m.Path); err != nil {
 		return nil, err
 	}
 	report, done := stageProgress(cmd.ErrOrStderr())
 	a, err := calibrate.Adapt(ctx, m, p, calibrate.Options{Examples: examples, Threads: threads, Progress: report})
 	done()
-	return a, errors.Join(err, closeProfile())
+	return a, errors.Join(err, p.Close())
 }
 
 // settleProfile checks the profile that is found for m if it was made on another

@@ -67,7 +67,7 @@ func TestProfileTravels(t *testing.T) {
 	require.Equal(t, model, own.Model)
 	require.Equal(t, p.Candidates, own.Candidates)
 	require.Equal(t, p.Router.W1, own.Router.W1)
-	require.Contains(t, own.Provenance, router.Fact{Key: "made on", Value: p.Model.String() + ", another quantisation"})
+	require.Contains(t, own.Provenance, router.Note{Key: "made on", Value: p.Model.String() + ", another quantisation"})
 	code, _, notes = invoke(t, "", "run", "-t", "1", "-n", "4", "--temp", "0", "-m", second, "-p", "What is one and one?")
 	require.Equal(t, exitOK, code, notes)
 	require.NotContains(t, notes, "check")
@@ -101,6 +101,6 @@ func TestProfileTravels(t *testing.T) {
 	code, _, notes = invoke(t, "", "profile", "check", "-m", first)
 	require.Equal(t, exitError, code)
 	require.Contains(t, notes, "has no profile")
-	require.True(t, p.Candidates[1].Mask.KVComplete())
+	require.True(t, p.Candidates[1].Mask.KeepsAttention())
 	require.Equal(t, skip.FullPrefill, p.Defaults.Prefill)
 }

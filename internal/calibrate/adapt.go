@@ -38,9 +38,9 @@ type Adapted struct {
 func (a *Adapted) String() string {
 	d := a.Profile.Defaults
 	text := fmt.Sprintf("checked with %d prompts in %.0f s: ", a.Prompts, a.Took.Seconds())
-	if now, ok := d.Cascade(d.Quality); ok && d.Prefill == skip.FullPrefill {
+	if now, ok := d.EscalationFor(d.Quality); ok && d.Prefill == skip.FullPrefill {
 		text += fmt.Sprintf("tokens below %g are decided by the whole model", now.Threshold)
-		if before, ok := a.Before.Cascade(d.Quality); ok && before != now {
+		if before, ok := a.Before.EscalationFor(d.Quality); ok && before != now {
 			text += fmt.Sprintf(" (before: %g)", before.Threshold)
 		}
 	} else {
@@ -94,7 +94,7 @@ func Adapt(ctx context.Context, m *llama.Model, p *router.Profile, o Options) (*
 		if err := r.scoreRouted(ctx, &q); err != nil {
 			return nil, err
 		}
-		if err := r.cascade(ctx, &q); err != nil {
+		if err := r.escalation(ctx, &q); err != nil {
 			return nil, err
 		}
 	} else if err := r.requality(ctx, p, &q); err != nil {
@@ -107,13 +107,13 @@ func Adapt(ctx context.Context, m *llama.Model, p *router.Profile, o Options) (*
 		return nil, err
 	}
 	q.Defaults.Speed, q.Defaults.Off = saved.speed, saved.speed < leastSpeedup
-	facts := []router.Fact{{Key: "checked with", Value: fmt.Sprintf("%d prompts", len(r.cases))}}
+	facts := []router.Note{{Key: "checked with", Value: fmt.Sprintf("%d prompts", len(r.cases))}}
 	if p.Travelled(q.Model) {
-		facts = append(facts, router.Fact{Key: "made on", Value: p.Model.String() + ", another quantisation"})
+		facts = append(facts, router.Note{Key: "made on", Value: p.Model.String() + ", another quantisation"})
 	}
 	q.Provenance = slices.Clone(p.Provenance)
 	for _, f := range facts {
-		q.Provenance = slices.DeleteFunc(q.Provenance, func(old router.Fact) bool { return old.Key == f.Key })
+		q.Provenance = slices.DeleteFunc(q.Provenance, func(old router.Note) bool { return old.Key == f.Key })
 	}
 	q.Provenance = append(q.Provenance, facts...)
 	return &Adapted{Profile: &q, Prompts: len(r.cases), Took: r.elapsed(), Before: p.Defaults}, nil
@@ -187,7 +187,7 @@ func (r *run) scoreRouted(ctx context.Context, p *router.Profile) error {
 		to = r.chunkFrom(from)
 		wanted := map[skip.Mask][]int{{}: search.All(to - from)}
 		for _, depth := range r.Depths {
-			group := r.cascading(depth)
+			group := r.escalating(depth)
 			if len(group) == 0 {
 				continue
 			}

@@ -252,7 +252,7 @@ func (r *run) split(context.Context) error {
 	if len(r.sample) == 0 {
 		r.sample = search.All(len(r.cases))
 	}
-	if n, most := len(r.sample), min(cascadeCases, r.PerTask*len(r.tasks)); n > most { // an even choice: cases may come task by task
+	if n, most := len(r.sample), min(escalationCases, r.PerTask*len(r.tasks)); n > most { // an even choice: cases may come task by task
 		even := make([]int, most)
 		for k := range even {
 			even[k] = r.sample[k*n/most]
@@ -284,7 +284,7 @@ func loss(s score.Score) float64 {
 // valuesOf gives a value of the scores of cases under masks, likewise.
 func (r *run) valuesOf(name string, cases []score.Case, prefill skip.Prefill, value func(score.Score) float64) search.Losses {
 	return r.log.Wrap(name, func(ctx context.Context, mask skip.Mask, examples []int) ([]float64, error) {
-		if err := r.settle(ctx, cases, prefill); err != nil {
+		if err := r.holdPrompts(ctx, cases, prefill); err != nil {
 			return nil, err
 		}
 		part := make([]score.Case, len(examples))
@@ -300,24 +300,24 @@ func (r *run) valuesOf(name string, cases []score.Case, prefill skip.Prefill, va
 	})
 }
 
-// settle makes what is scored next hang on cases alone, and not on what was
+// holdPrompts makes what is scored next depend on cases alone, and not on what was
 // scored before: a token's logits depend in their last digits on where in the
 // cache its keys lie, and a run that was killed has to come to the same result.
-func (r *run) settle(ctx context.Context, cases []score.Case, prefill skip.Prefill) error {
-	if len(cases) > 0 && len(r.held) == len(cases) && &r.held[0] == &cases[0] && r.heldFor == prefill {
+func (r *run) holdPrompts(ctx context.Context, cases []score.Case, prefill skip.Prefill) error {
+	if len(cases) > 0 && len(r.heldCases) == len(cases) && &r.heldCases[0] == &cases[0] && r.heldFor == prefill {
 		return nil
 	}
-	r.held, r.heldFor = nil, prefill
+	r.heldCases, r.heldFor = nil, prefill
 	if prefill != skip.FullPrefill {
 		if err := r.scorer.Refer(ctx, cases); err != nil {
 			return err
 		}
-		r.held = cases
+		r.heldCases = cases
 		return nil
 	}
 	held, err := r.scorer.Hold(ctx, cases)
 	if held {
-		r.held = cases
+		r.heldCases = cases
 	}
 	return err
 }
@@ -328,7 +328,7 @@ func Units(u Unit, sizes search.Sizes) []search.Unit {
 	case Layers:
 		return search.LayerUnits(sizes)
 	case FeedForwards:
-		return slices.DeleteFunc(search.SublayerUnits(sizes), func(u search.Unit) bool { return !u.Mask.KVComplete() })
+		return slices.DeleteFunc(search.SublayerUnits(sizes), func(u search.Unit) bool { return !u.Mask.KeepsAttention() })
 	}
 	return search.SublayerUnits(sizes)
 }
@@ -423,7 +423,7 @@ func (r *run) searchTasks(ctx context.Context) (more bool, err error) {
 		if r.Time > 0 {
 			continue
 		}
-		if err := r.heatOf(ctx, task, units); err != nil {
+		if err := r.unitLossesOf(ctx, task, units); err != nil {
 			return false, err
 		}
 	}
@@ -433,8 +433,8 @@ func (r *run) searchTasks(ctx context.Context) (more bool, err error) {
 	return true, nil
 }
 
-// heatOf measures what each unit skipped alone costs a task.
-func (r *run) heatOf(ctx context.Context, task string, units []search.Unit) error {
+// unitLossesOf measures what each unit skipped alone costs a task.
+func (r *run) unitLossesOf(ctx context.Context, task string, units []search.Unit) error {
 	cases := r.byTask[task]
 	whole, err := r.lossesOf(task, cases, false)(ctx, skip.Mask{}, search.All(len(cases)))
 	if err != nil {
@@ -446,7 +446,7 @@ func (r *run) heatOf(ctx context.Context, task string, units []search.Unit) erro
 	}
 	row := slices.Repeat([]float64{math.NaN()}, 2*r.model.NLayer)
 	for i, u := range units {
-		l := u.Mask.Last()
+		l := u.Mask.Highest()
 		if u.Mask.Skipped(l)&skip.Attention != 0 {
 			row[2*l] = alone[i] - stats.Mean(whole)
 		}
@@ -454,7 +454,7 @@ func (r *run) heatOf(ctx context.Context, task string, units []search.Unit) erro
 			row[2*l+1] = alone[i] - stats.Mean(whole)
 		}
 	}
-	r.heat = append(r.heat, row)
+	r.unitLosses = append(r.unitLosses, row)
 	return nil
 }
 
@@ -480,12 +480,12 @@ const (
 
 // influence gives ShortGPT's block influence of every unit. It is measured once.
 func (r *run) influence(ctx context.Context, units []search.Unit) ([]float64, error) {
-	if r.turned == nil {
+	if r.influenceCtx == nil {
 		if err := r.measureInfluence(ctx); err != nil {
 			return nil, err
 		}
 	}
-	return search.Influences(units, r.turned), nil
+	return search.Influences(units, r.influenceCtx), nil
 }
 
 func (r *run) measureInfluence(ctx context.Context) error {
@@ -499,7 +499,7 @@ func (r *run) measureInfluence(ctx context.Context) error {
 		return err
 	}
 	c.PauseWith(r.Pause)
-	r.turned = c // Run closes it
+	r.influenceCtx = c // Run closes it
 	defer c.AbortOn(ctx)()
 	b, err := llama.NewBatch(longest, nil)
 	if err != nil {
@@ -542,7 +542,7 @@ func (r *run) take(task string, path []search.Step) {
 		if at := slices.IndexFunc(r.candidates, func(have router.Candidate) bool { return have.Mask == c.Mask }); at < 0 {
 			r.candidates = append(r.candidates, c)
 		} else {
-			r.candidates[at].Task += router.TaskSeparator + task
+			r.candidates[at].AddTask(task)
 		}
 		if task == general {
 			c.Task = router.BaselineGreedy
@@ -611,7 +611,7 @@ func (r *run) chunkOf(n int) (from, to int) {
 }
 
 // lossesFrom gives the losses of a chunk of cases under masks. It keeps what the
-// cascade needs of them.
+// escalation needs of them.
 func (r *run) lossesFrom(from int) search.Losses {
 	to := r.chunkFrom(from)
 	return r.log.Wrap(fmt.Sprint("candidates from ", from), func(ctx context.Context, mask skip.Mask, examples []int) ([]float64, error) {
@@ -631,7 +631,7 @@ func (r *run) lossesFrom(from int) search.Losses {
 
 // scoreChunk scores some of a chunk of cases.
 func (r *run) scoreChunk(ctx context.Context, chunk []score.Case, mask skip.Mask, examples []int) ([]score.Score, error) {
-	if err := r.settle(ctx, chunk, r.Prefill); err != nil {
+	if err := r.holdPrompts(ctx, chunk, r.Prefill); err != nil {
 		return nil, err
 	}
 	part := make([]score.Case, len(examples))

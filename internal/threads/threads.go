@@ -15,14 +15,20 @@
 //
 // # Caveats
 //
-// The unit is the token: a program that decodes several sequences at once passes
-// their number as the work. A controller belongs to one goroutine.
+// The unit is the token, or as many as take 3 ms: a program that decodes several
+// sequences at once passes their number as the work. A controller belongs to one
+// goroutine.
 package threads
 
 import "time"
 
 // What is tried when. A trial costs a few tokens at another speed.
 const (
+	// unit is how long decodes take that are looked at as one. A thread that shares
+	// its core waits for some milliseconds at a time: of a tiny model's tokens most
+	// are not held up at all then, and a few lose more time than the others take.
+	unit = 3 * time.Millisecond
+
 	// trialTokens and trialTime are what a trial takes at least, unless it is clear
 	// earlier that it fails. The time is that of a few turns of a scheduler.
 	trialTokens = 3
@@ -72,12 +78,19 @@ type Controller struct {
 	usual   float64 // seconds a token takes on n threads
 	stalled float64 // share of the threads' time, 0 to 1
 	changes int     // of n
+	seen    decodes // that are not yet a unit
 
 	round round
 	trial trial
 	pause int     // tokens after this round
 	wait  int     // tokens until the next round
 	then  float64 // what usual was at the end of the last round; 0 = there was none
+}
+
+// decodes are some on the same number of threads.
+type decodes struct {
+	work          float64
+	took, stalled time.Duration
 }
 
 // round is a search by halving for the largest number whose threads find a core
@@ -130,6 +143,12 @@ func (c *Controller) Observe(work float64, took, stalled time.Duration) {
 	if c.most < 2 || work <= 0 || took <= 0 {
 		return
 	}
+	d := decodes{c.seen.work + work, c.seen.took + took, c.seen.stalled + stalled}
+	if c.seen = d; d.took < unit {
+		return
+	}
+	c.seen = decodes{}
+	work, took, stalled = d.work, d.took, d.stalled
 	seconds := took.Seconds() / work
 	share := 0.0
 	if n := c.Threads(); n > 1 {

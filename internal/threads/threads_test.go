@@ -99,6 +99,29 @@ func TestAloneNothingIsTried(t *testing.T) {
 	})
 }
 
+// Tokens far shorter than the scheduler's turns: one thread's core is another program's every
+// other turn. Most tokens see nothing of it; answers take as long as on one thread all the same.
+func TestTinyTokensBesideABusyCore(t *testing.T) {
+	for _, one := range []float64{0.0002, 0.0004, 0.001} { // seconds of a token on one thread
+		for _, turn := range []float64{0.003, 0.004, 0.006} { // seconds
+			c, now := threads.New(2), 0.0
+			for now < 2 {
+				took, stalled := one, 0.0
+				if c.Threads() == 2 {
+					took *= 0.6
+					if place := math.Mod(now, 2*turn); place > turn {
+						stalled = 2*turn - place
+					}
+				}
+				now += took + stalled
+				c.Observe(1, time.Duration((took+stalled)*float64(time.Second)), time.Duration(stalled*float64(time.Second)))
+			}
+			require.Equal(t, 1, c.Settled(), "%g s, turns of %g s", one, turn)
+			require.LessOrEqual(t, c.Changes(), 1)
+		}
+	}
+}
+
 // A daemon that wakes up now and then costs no more than a hundredth.
 func TestInterruptionsCostLittle(t *testing.T) {
 	eachMachine(t, func(t *testing.T, m *machine, c *threads.Controller) {

@@ -15,8 +15,9 @@
  *               say that it is not theirs, and ggml multiplies each token by its code for one.
  *   rearranged  Weights rearranged for the CPU are multiplied with four tokens at a time by other
  *               code than with one. In Q4_0 both give the same bits, k-quants do not, if only now and
- *               then. Products marked for it are computed row by row; so are, of weights as they are, those whose
- *               type's code takes two rows at a time (on ARM).
+ *               then. Those rearranged for AMX, whose code takes up to 32 tokens, give the same bits in
+ *               F16, Q4_0, Q4_1, Q8_0 and IQ4_XS. Products marked for it are computed row by row; so
+ *               are, of weights as they are, those whose type's code takes two rows at a time (on ARM).
  *
  * The CPU module calls its own functions through the dynamic linker, which finds those below first.
  * What layerskip.c did not mark passes through.
