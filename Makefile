@@ -15,7 +15,7 @@ export CGO_ENABLED := 1
 export GOFLAGS     := $(GOFLAGS) -buildvcs=false
 
 # Those that hold where batches round otherwise than single tokens.
-GPU_TESTS := TestGPU|TestCPUOnly|TestMask|TestEveryMask|TestSwitch|TestContextsInParallel|TestParallelSublayers|TestSequentialTwin|TestHiddenStateOfFirstLayers|TestInfluence|TestCascade|TestRoutedCascade|TestFullPrefill
+GPU_TESTS := TestGPU|TestCPUOnly|TestMask|TestEveryMask|TestSwitch|TestContextsInParallel|TestParallelSublayers|TestSequentialTwin|TestHiddenStateOfFirstLayers|TestInfluence|TestEscalation|TestRoutedEscalation|TestFullPrefill
 
 get-go   := from https://go.dev/dl (1.26 or newer)
 get-$(CC) := with `apt install build-essential`

@@ -94,7 +94,7 @@ type Usage struct {
 type Plan struct {
 	Mask      skip.Mask    // that the answer is made under
 	Prefill   skip.Prefill // how its prompt is decoded
-	Escalate  float64      // the cascade's threshold; 0 = none
+	Escalate  float64      // escalation's threshold; 0 = none
 	Depth     float64      // layers' worth of weights that is skipped for every prompt; 0 = by quality, or nothing is chosen
 	Quality   float64      // share of the whole model's probability that is to be kept; 0 = the profile's, or nothing is chosen
 	LayersRun float64      // of [Info].Layers; a half counts ½

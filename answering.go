@@ -158,7 +158,7 @@ func (x *answering) settle() error {
 		return nil // and the plan's mask stays empty
 	default:
 		if x.plan.escalate > 0 {
-			if err := checkCascade(c.decision.Mask, x.plan.prefill); err != nil {
+			if err := checkEscalation(c.decision.Mask, x.plan.prefill); err != nil {
 				return err
 			}
 		}
@@ -201,7 +201,7 @@ func (x *answering) generate() error {
 	x.text.Vocab, x.stop.stops = x.e.model.Vocab, x.r.Stop
 	if d := x.drafter; d != nil {
 		if x.seat.Alone() {
-			d.SawPrompt(len(x.prompt)-x.seat.Cached, x.a.Timing.Prefill)
+			d.AddPrompt(len(x.prompt)-x.seat.Cached, x.a.Timing.Prefill)
 		}
 		d.Begin(sequence{x}, x, x.sampler, x.prompt, x.seed())
 		defer func() {
@@ -433,7 +433,7 @@ func (x *answering) weigh() {
 		return
 	}
 	x.weigher = &x.e.weigher
-	x.weigher.Begin(p.mask, p.mask.KVComplete(), 1/(1-x.e.skippedShare(p.mask)), x.list.size)
+	x.weigher.Begin(p.mask, p.mask.KeepsAttention(), 1/(1-x.e.skippedShare(p.mask)), x.list.size)
 }
 
 // seed is of the choices over drafts.
@@ -450,7 +450,7 @@ func (x *answering) beginDrafts() error {
 	if !x.plan.lossless {
 		return nil
 	}
-	x.seat.Isolation = llama.AttendAlone
+	x.seat.Isolation = llama.AttentionAlone
 	if !x.e.drafting.TryLock() {
 		return nil
 	}
@@ -502,12 +502,12 @@ type sequence struct{ *answering }
 func (s sequence) Decode(tokens []llama.Token, mask skip.Mask, outputs int) error {
 	return s.decode(tokens, mask, outputs)
 }
-func (s sequence) Forget(n int)              { s.seat.Forget(n) }
-func (s sequence) Len() int                  { return s.seat.Len() }
-func (s sequence) Tokens() []llama.Token     { return s.seat.Tokens() }
-func (s sequence) Room() int                 { return s.seat.Room() }
-func (s sequence) Most() int                 { return s.seat.Most() }
-func (s sequence) Row(i int) int             { return s.seat.Row(i) }
-func (s sequence) Context() *llama.Context   { return s.seat.Context() }
-func (s sequence) Alone() bool               { return s.seat.Alone() }
-func (s sequence) Isolate(alone llama.Alone) { s.seat.Isolation = alone }
+func (s sequence) Forget(n int)                { s.seat.Forget(n) }
+func (s sequence) Len() int                    { return s.seat.Len() }
+func (s sequence) Tokens() []llama.Token       { return s.seat.Tokens() }
+func (s sequence) Room() int                   { return s.seat.Room() }
+func (s sequence) Most() int                   { return s.seat.Most() }
+func (s sequence) Row(i int) int               { return s.seat.Row(i) }
+func (s sequence) Context() *llama.Context     { return s.seat.Context() }
+func (s sequence) Alone() bool                 { return s.seat.Alone() }
+func (s sequence) Isolate(how llama.Isolation) { s.seat.Isolation = how }

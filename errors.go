@@ -43,7 +43,7 @@ var (
 	// profile to choose by.
 	ErrNoProfile = errors.New("the model has no profile to choose layers by")
 
-	// ErrEscalate is returned for a confidence cascade whose mask leaves keys and values out
+	// ErrEscalate is returned for escalation whose mask leaves keys and values out
 	// that the whole model would miss.
 	ErrEscalate = errors.New("cannot escalate to the whole model")
 

@@ -311,8 +311,8 @@ func (e *Engine) openProfile() error {
 }
 
 // sharedProfile is a profile that requests choose by. It is closed when the last of them
-// is done with it and the engine has another one. Its users are counted, and it is asked,
-// under the engine's mutex.
+// is done with it and the engine has another one. Its users are counted under the
+// engine's mutex.
 type sharedProfile struct {
 	*router.Profile
 	path  string
@@ -322,7 +322,7 @@ type sharedProfile struct {
 func (e *Engine) readProfile(path string) (*sharedProfile, error) {
 	p, err := router.Read(path)
 	if err == nil {
-		err = p.Open(e.model.Path, nil)
+		err = p.Open(e.model.Path)
 	}
 	switch {
 	case errors.Is(err, ErrProfile):
@@ -416,5 +416,5 @@ func (e *Engine) Detokenize(tokens []llama.Token) string { return e.model.Vocab.
 
 // LayersRun counts the layers that run under a mask; each half counts ½.
 func (e *Engine) LayersRun(mask skip.Mask) float64 {
-	return float64(e.model.NLayer) - float64(mask.WithShortlist(0).Sublayers())/2
+	return float64(e.model.NLayer) - float64(mask.WithShortlist(0).Len())/2
 }

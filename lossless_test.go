@@ -311,7 +311,7 @@ func TestLosslessRefuses(t *testing.T) {
 		"-1 tokens":          {&gallop.DraftOptions{MaxDraft: -1}, gallop.Skip{}, gallop.ErrLossless},
 		"the whole model":    {&gallop.DraftOptions{Masks: []skip.Mask{{}}}, gallop.Skip{}, gallop.ErrLossless},
 		"too many layers":    {&gallop.DraftOptions{Masks: []skip.Mask{skip.Layers(4)}}, gallop.Skip{}, gallop.ErrSkip},
-		"with a cascade":     {nil, gallop.Layers(skip.Mask{}.With(1, skip.FeedForward)).Escalate(0.5), gallop.ErrRequest},
+		"with escalation":    {nil, gallop.Layers(skip.Mask{}.With(1, skip.FeedForward)).Escalate(0.5), gallop.ErrRequest},
 		"no mask of its own": {nil, gallop.Layers(skip.Layers(9)), gallop.ErrSkip},
 	} {
 		r := lossless(4, c.drafts)

@@ -57,7 +57,7 @@ func TestReleaseSkippedIsRefused(t *testing.T) {
 	r.Skip = gallop.Layers(skip.Mask{}.With(1, skip.FeedForward)).Prefill(skip.FullPrefill).Escalate(0.5)
 	_, err := e.Answer(t.Context(), r)
 	require.ErrorIs(t, err, gallop.ErrRequest)
-	require.ErrorContains(t, err, "cascade")
+	require.ErrorContains(t, err, "escalation")
 	r = lossless(4, nil)
 	r.Messages = user("one")
 	_, err = e.Answer(t.Context(), r)

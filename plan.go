@@ -97,19 +97,19 @@ func (e *Engine) fill(p *plan, r *Request) error {
 	case asked.hasEsc:
 		p.escalate = asked.escalate
 	case p.routes && !e.opts.ReleaseSkipped:
-		p.calibratedCascade()
+		p.calibratedEscalation()
 	}
 	return e.checkPlan(p, asked)
 }
 
-// calibratedCascade keeps a quality budget by the profile's cascade, if it has one for that
+// calibratedEscalation keeps a quality budget by the profile's escalation, if it has one for that
 // and the prompt is decoded in full.
-func (p *plan) calibratedCascade() {
+func (p *plan) calibratedEscalation() {
 	if p.policy.Depth > 0 || p.prefill != skip.FullPrefill {
 		return
 	}
 	d := p.profile.Defaults
-	if c, ok := d.Cascade(cmp.Or(p.policy.Quality, d.Quality)); ok {
+	if c, ok := d.EscalationFor(cmp.Or(p.policy.Quality, d.Quality)); ok {
 		p.policy, p.escalate = router.Policy{Depth: c.Depth, Guard: true}, c.Threshold
 	}
 }
@@ -127,23 +127,23 @@ func (e *Engine) checkPlan(p *plan, asked Skip) error {
 	}
 	if e.opts.ReleaseSkipped {
 		if p.escalate > 0 {
-			return fmt.Errorf("%w: the cascade decides single tokens by the whole model, which would read released weights again each time; leave out one of the two", ErrRequest)
+			return fmt.Errorf("%w: escalation decides single tokens by the whole model, which would read released weights again each time; leave out one of the two", ErrRequest)
 		}
 	}
 	if p.escalate > 0 && p.byHand {
-		return checkCascade(p.mask, p.prefill)
+		return checkEscalation(p.mask, p.prefill)
 	}
 	if p.escalate > 0 && p.routes && p.prefill != skip.FullPrefill {
-		return checkCascade(skip.Mask{}, p.prefill)
+		return checkEscalation(skip.Mask{}, p.prefill)
 	}
 	return nil
 }
 
-// checkCascade finds out whether single tokens can be decoded by the whole model between
+// checkEscalation finds out whether single tokens can be decoded by the whole model between
 // others under mask.
-func checkCascade(mask skip.Mask, prefill skip.Prefill) error {
+func checkEscalation(mask skip.Mask, prefill skip.Prefill) error {
 	switch {
-	case !mask.KVComplete():
+	case !mask.KeepsAttention():
 		return fmt.Errorf("%w: the mask %s skips attention, whose keys and values the whole model would miss; skip feed-forward halves only, as in f4,f7",
 			ErrEscalate, mask)
 	case prefill != skip.FullPrefill:
@@ -196,14 +196,12 @@ func (e *Engine) choose(p *plan) *choosing {
 	return c
 }
 
-// ask asks the router. A profile answers one question at a time.
+// ask asks the router.
 func (c *choosing) ask(e *Engine, p *plan) error {
 	x, err := router.NewPrompt(e.model, p.question)
 	if err != nil {
 		return err
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	if p.lossless && len(p.profile.Drafts) > 0 && !p.ownDrafts {
 		c.drafts, err = p.profile.PredictDrafts(x)
 	} else {

@@ -30,7 +30,7 @@ func routed(t *testing.T) (session func(gallop.Skip) *gallop.Session, e func() *
 	}, e
 }
 
-// TestDefaultRouting: the budget that is in force decides whether there is a cascade.
+// TestDefaultRouting: the budget that is in force decides whether there is escalation.
 func TestDefaultRouting(t *testing.T) {
 	m := small(t)
 	half := func(layer int) skip.Mask { return skip.Mask{}.With(layer, skip.FeedForward) }
@@ -51,7 +51,7 @@ func TestDefaultRouting(t *testing.T) {
 		{gallop.Skip{}, half(2), 0.5},
 		{gallop.Routed(), half(2), 0.5},
 		{gallop.Quality(0.97), half(1), 0.7},
-		{gallop.Quality(0.99), skip.Mask{}, 0}, // no cascade keeps that
+		{gallop.Quality(0.99), skip.Mask{}, 0}, // no escalation keeps that
 		{gallop.Depth(4), half(3), 0},
 		{gallop.Routed().Prefill(skip.MaskedPrefill), skip.Mask{}, 0},
 		{gallop.Routed().Escalate(0.1), skip.Mask{}, 0.1},
@@ -213,7 +213,7 @@ func TestMaskedTurnsWeighTheCost(t *testing.T) {
 	require.False(t, again.Plan.Choice.Kept, "a mask set by hand leaves no trace")
 }
 
-func TestRoutedCascade(t *testing.T) {
+func TestRoutedEscalation(t *testing.T) {
 	session, _ := routed(t)
 	whole := ask(t, session(gallop.Nothing()), story)
 	s := session(gallop.Depth(4).Prefill(skip.FullPrefill).Escalate(1))
@@ -221,7 +221,7 @@ func TestRoutedCascade(t *testing.T) {
 	require.Equal(t, whole.Text, a.Text)
 	require.Greater(t, a.Escalated, a.Usage.Generated/2, "all but those that are certain to the last bit")
 	s.Request().Skip = gallop.Layers(skip.Layers(5))
-	require.Zero(t, ask(t, s, story).Escalated, "the cascade is for the masks that it was asked with")
+	require.Zero(t, ask(t, s, story).Escalated, "escalation is for the masks that it was asked with")
 
 	unlike := ask(t, session(gallop.Routed()), "Qwertz uiop asdfgh? Yxcvbnm!")
 	require.Greater(t, unlike.Plan.Choice.Novelty, 1.0)
@@ -260,8 +260,8 @@ func TestRoutingBesideOrAfter(t *testing.T) {
 func TestRoutingFails(t *testing.T) {
 	m := small(t)
 	candidates := []router.Candidate{{}, {Mask: skip.Layers(1), Depth: 1}}
-	closed := &router.Profile{Candidates: candidates, Router: &router.Router{In: 1, Out: 2}}
-	panics := &router.Profile{Candidates: candidates, Router: &router.Router{In: 1, Out: 2}, Features: new(router.Features)}
+	closed := &router.Profile{Candidates: candidates, Router: &router.Predictor{In: 1, Out: 2}}
+	panics := &router.Profile{Candidates: candidates, Router: &router.Predictor{In: 1, Out: 2}, Features: new(router.Features)}
 	for _, prefill := range []skip.Prefill{skip.FullPrefill, skip.MaskedPrefill} {
 		for _, beside := range []bool{false, true} {
 			r := greedy(24)

@@ -144,7 +144,7 @@ func TestFirstTokenComesFromThePrompt(t *testing.T) {
 	require.GreaterOrEqual(t, timing.FirstToken, timing.Template+timing.Tokenize+timing.Sampler+timing.Queued+timing.Prefill)
 }
 
-func TestCascade(t *testing.T) {
+func TestEscalation(t *testing.T) {
 	m := small(t)
 	r := greedy(24)
 	whole := ask(t, session(t, m, options(512), r), "one")

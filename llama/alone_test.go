@@ -18,9 +18,9 @@ import (
 	"github.com/gallop-llm/gallop/skip"
 )
 
-// Tokens of a batch that is decoded Alone give the logits of one token at a time,
+// Tokens of a batch that is decoded with AllAlone give the logits of one token at a time,
 // bit for bit, on both sides of the lengths where the CPU's flash attention
-// changes its ways; else they do not. Which step of Alone that takes depends on
+// changes its ways; else they do not. Which step of Isolation that takes depends on
 // the weights' type and on the CPU module: docs/cpus.md is made from this test.
 func TestAloneIsOneAtATime(t *testing.T) {
 	llamatest.Library(t)
@@ -92,11 +92,11 @@ func f16(x float64) uint16 {
 }
 
 // equalAlone says whether a batch decoded so must give the logits of single tokens.
-func equalAlone(alone llama.Alone, typ gguf.Type) bool {
+func equalAlone(alone llama.Isolation, typ gguf.Type) bool {
 	switch alone {
-	case llama.MultiplyAlone, llama.MultiplyUntiled:
+	case llama.AllAlone, llama.ProductsUntiled:
 		return true
-	case llama.AttendAlone:
+	case llama.AttentionAlone:
 		// Kernels for tiles of quantised weights round like those for one token where AVX2 is.
 		avx2 := strings.Contains(llama.SystemInfo(), "AVX2 = 1")
 		return avx2 || typ != gguf.Q4_0 && typ != gguf.Q8_0
@@ -108,8 +108,8 @@ func testAlone(t *testing.T, path string, typ gguf.Type, flash llama.FlashAttent
 	m := llamatest.Open(t, path)
 	c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 1024, Threads: 2, Flash: flash})
 	const most = 17
-	steps := []llama.Alone{llama.AttendAlone, llama.Together, llama.MultiplyUntiled, llama.MultiplyAlone, llama.AttendAlone} // the same shape each time
-	var apart [llama.MultiplyAlone + 1]float64                                                                               // of logits, at most
+	steps := []llama.Isolation{llama.AttentionAlone, llama.Shared, llama.ProductsUntiled, llama.AllAlone, llama.AttentionAlone} // the same shape each time
+	var apart [llama.AllAlone + 1]float64                                                                                       // of logits, at most
 	for _, cached := range []int{3, 250, 508} {
 		c.Clear()
 		tokens := make([]llama.Token, cached+most)
@@ -128,7 +128,7 @@ func testAlone(t *testing.T, path string, typ gguf.Type, flash llama.FlashAttent
 			for _, alone := range steps {
 				require.NoError(t, c.Remove(0, cached, -1))
 				b := llamatest.Batch(t, tokens[cached:][:n], cached)
-				b.Alone = alone
+				b.Isolation = alone
 				require.NoError(t, c.Decode(b, skip.Mask{}))
 				worst := 0.0
 				for i := range n {
@@ -139,7 +139,7 @@ func testAlone(t *testing.T, path string, typ gguf.Type, flash llama.FlashAttent
 					}
 				}
 				if equalAlone(alone, typ) {
-					require.Zero(t, worst, "%d tokens after %d, Alone is %d", n, cached, alone)
+					require.Zero(t, worst, "%d tokens after %d, Isolation is %d", n, cached, alone)
 				}
 				apart[alone] = max(apart[alone], worst)
 			}
@@ -147,8 +147,8 @@ func testAlone(t *testing.T, path string, typ gguf.Type, flash llama.FlashAttent
 	}
 	// scripts/testcpus reads this line.
 	t.Logf("logits apart when decoded alone, %s: together %.2g, attention %.2g, untiled %.2g, rows %.2g",
-		typ, apart[llama.Together], apart[llama.AttendAlone], apart[llama.MultiplyUntiled], apart[llama.MultiplyAlone])
+		typ, apart[llama.Shared], apart[llama.AttentionAlone], apart[llama.ProductsUntiled], apart[llama.AllAlone])
 	if flash == llama.FlashOn {
-		require.Positive(t, apart[llama.Together], "batches round like single tokens by themselves now: Alone can go")
+		require.Positive(t, apart[llama.Shared], "batches round like single tokens by themselves now: Isolation can go")
 	}
 }

@@ -31,24 +31,23 @@ type Batch struct {
 	masks []ownMask                // of SetMask, by sequence; nil at first
 	rows  *C.struct_layerskip_rows // what Decode makes of them, room for maxSequences+1 masks and cap tokens; owned, nil at first
 
-	// Alone says what of a few tokens is computed as for each in a batch of its own.
-	// Clear leaves it as it is.
-	Alone Alone
+	// Isolation says which operations compute each token apart. Clear leaves it as it is.
+	Isolation Isolation
 }
 
-// Alone says what of a batch is computed token by token, on CPU; on a GPU it
-// changes nothing. Some kernels add up in another order for several tokens than
-// for one. The last bits that differ become other steps in quantised models, and
-// a draft that is verified in a batch would not be judged by quite the logits
-// that it is to be equal to.
-type Alone int32
+// Isolation selects the operations that are computed one token at a time on the CPU,
+// so that a token's result does not depend on the other tokens in the batch. On a GPU
+// it changes nothing. Some kernels add up in another order for several tokens than for
+// one. In quantised models the last bits that differ become other steps, and a draft
+// that is verified in a batch would be judged by other logits than its tokens get alone.
+type Isolation int32
 
-// The steps of Alone.
+// The steps of Isolation; each includes the ones before.
 const (
-	Together        Alone = 0 // nothing
-	AttendAlone     Alone = 1 // flash attention, which costs next to nothing, and products with floats and k-quants
-	MultiplyUntiled Alone = 2 // and those with any weights as they are in the file: these are still read once
-	MultiplyAlone   Alone = 3 // and those with any weights that were rearranged for the CPU: dear
+	Shared          Isolation = 0 // nothing
+	AttentionAlone  Isolation = 1 // flash attention, which costs next to nothing, and products with floats and k-quants
+	ProductsUntiled Isolation = 2 // and those with any weights as they are in the file: these are still read once
+	AllAlone        Isolation = 3 // and those with any weights that were rearranged for the CPU: expensive
 )
 
 // BatchOptions says what a batch can hold. nil and zero are the defaults.

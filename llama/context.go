@@ -66,7 +66,6 @@ type ContextOptions struct {
 	KType, VType CacheType      // of cached keys and values
 	Flash        FlashAttention // attention kernel
 	Embeddings   bool           // Decode gives embeddings beside logits
-	NoKVOffload  bool           // the KV cache stays in main memory
 	KVUnified    bool           // one KV buffer for all sequences, for shared prefixes
 	Influence    bool           // Decode measures what [Context.Influence] gives; slower
 	LayerInputs  bool           // Decode can read what [Context.LayerInput] gives; not beside Influence
@@ -191,7 +190,6 @@ func (m *Model) NewContext(opts *ContextOptions) (*Context, error) {
 		params.flash_attn_type = 0
 	}
 	params.embeddings = C.bool(o.Embeddings)
-	params.offload_kqv = C.bool(!o.NoKVOffload)
 	params.kv_unified = C.bool(o.KVUnified)
 
 	c := &Context{Model: m, own: (*C.struct_gallop_context)(C.calloc(1, C.sizeof_struct_gallop_context))}
@@ -417,7 +415,7 @@ func (c *Context) decode(b *Batch, mask skip.Mask) error {
 	if err := c.Model.useWeights(mask); err != nil {
 		return err
 	}
-	code := C.gallop_decode(c.own, c.ptr, b.c, (*C.uint64_t)(&c.mask[0]), rows, C.bool(c.Model.causal), C.int32_t(b.Alone))
+	code := C.gallop_decode(c.own, c.ptr, b.c, (*C.uint64_t)(&c.mask[0]), rows, C.bool(c.Model.causal), C.int32_t(b.Isolation))
 	c.Model.weights.RUnlock()
 	switch code {
 	case 0:
@@ -565,22 +563,6 @@ func (c *Context) Copy(src, dst, from, to int) error {
 	return nil
 }
 
-// Keep drops every sequence but seq.
-func (c *Context) Keep(seq int) error {
-	if c.ptr == nil {
-		return fmt.Errorf("keep: %w", ErrClosed)
-	}
-	if err := c.checkSequences(seq); err != nil {
-		return err
-	}
-	for s := range c.nSeq { // llama_memory_seq_keep looks at one KV buffer only
-		if s != seq {
-			C.llama_memory_seq_rm(c.mem, C.llama_seq_id(s), -1, -1)
-		}
-	}
-	return nil
-}
-
 // checkSequences refuses numbers that would end the process in an assertion.
 func (c *Context) checkSequences(seqs ...int) error {
 	for _, s := range seqs {
@@ -593,27 +575,6 @@ func (c *Context) checkSequences(seqs ...int) error {
 
 // position is p in C's width; all negative ones mean the same.
 func position(p int) C.llama_pos { return C.llama_pos(min(max(p, -1), math.MaxInt32)) }
-
-// Shift moves the positions from (inclusive) to to (exclusive) of a sequence by
-// delta, to make room behind a removed part; to < 0 means the end. Positions
-// that would become negative are dropped. It fails for models whose positions
-// cannot move.
-func (c *Context) Shift(seq, from, to, delta int) error {
-	if c.ptr == nil {
-		return fmt.Errorf("shift: %w", ErrClosed)
-	}
-	if !C.llama_memory_can_shift(c.mem) {
-		return fmt.Errorf("%w: this model's cached positions cannot be moved", ErrState)
-	}
-	if err := c.checkSequences(seq); err != nil {
-		return err
-	}
-	if delta < -math.MaxInt32/2 || delta > math.MaxInt32/2 {
-		return fmt.Errorf("%w: a shift by %d", ErrOption, delta)
-	}
-	C.llama_memory_seq_add(c.mem, C.llama_seq_id(seq), position(from), position(to), C.llama_pos(delta))
-	return nil
-}
 
 // Clear empties the KV cache.
 func (c *Context) Clear() {

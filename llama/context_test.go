@@ -230,7 +230,8 @@ func TestSequences(t *testing.T) {
 		require.NoError(t, c.Decode(llamatest.Batch(t, prompt(7), 0, 0, 1), none))
 		require.NoError(t, c.Copy(0, 2, 0, -1))
 		requirePositions(t, c, 2, 0, 6)
-		require.NoError(t, c.Keep(2))
+		require.NoError(t, c.Remove(0, 0, -1))
+		require.NoError(t, c.Remove(1, 0, -1))
 		requirePositions(t, c, 0, -1, -1)
 		requirePositions(t, c, 1, -1, -1)
 		require.NoError(t, c.Decode(llamatest.Batch(t, prompt(8)[7:], 7, 2), none))
@@ -263,14 +264,11 @@ func TestSequences(t *testing.T) {
 			}
 			require.ErrorIs(t, c.Copy(seq, 0, 0, -1), llama.ErrOption)
 			require.ErrorIs(t, c.Copy(0, seq, 0, -1), llama.ErrOption)
-			require.ErrorIs(t, c.Keep(seq), llama.ErrOption)
-			require.ErrorIs(t, c.Shift(seq, 0, -1, 1), llama.ErrOption)
 			_, err := c.SequenceState(seq)
 			require.ErrorIs(t, err, llama.ErrOption)
 			require.ErrorIs(t, c.SetSequenceState(nil, seq), llama.ErrOption)
 			requirePositions(t, c, seq, -1, -1)
 		}
-		require.ErrorIs(t, c.Shift(0, 0, -1, math.MaxInt), llama.ErrOption)
 		require.NoError(t, c.Remove(0, math.MinInt, math.MaxInt))
 		requirePositions(t, c, 0, -1, -1)
 	}
@@ -299,36 +297,6 @@ func difference(a, b []float32) (most float64) {
 	return most
 }
 
-// TestShift drops the start of a text and moves the rest there: rotary positions
-// are relative, so a text that never had that start gives nearly the same. The
-// graph that moves the keys is llama.cpp's own and no mask may touch it.
-func TestShift(t *testing.T) {
-	llamatest.Library(t)
-	// One layer: in deeper ones the cached keys still know the text that is gone.
-	m := llamatest.Open(t, llamatest.Tiny(t, 1))
-	deep := llamatest.Open(t, llamatest.Tiny(t, 3))
-	tokens := prompt(20)
-	want := decode(t, small(t, m), tokens[8:], 0, none)
-	c := small(t, m)
-	decode(t, c, tokens[:19], 0, none)
-	require.NoError(t, c.Remove(0, 0, 8))
-	require.NoError(t, c.Shift(0, 8, -1, -8))
-	requirePositions(t, c, 0, 0, 10)
-	requireClose(t, want, decode(t, c, tokens[19:], 11, none))
-
-	// Shifting there and back under a mask changes next to nothing either.
-	for _, mask := range []skip.Mask{skip.Layers(1), skip.Layers(0, 2), none.With(1, skip.Attention)} {
-		still := decode(t, small(t, deep), tokens, 0, mask)
-		c := small(t, deep)
-		decode(t, c, tokens[:19], 0, mask)
-		require.NoError(t, c.Shift(0, 0, -1, 5))
-		decode(t, c, tokens[:1], 24, mask)
-		require.NoError(t, c.Remove(0, 24, -1))
-		require.NoError(t, c.Shift(0, 0, -1, -5))
-		requireClose(t, still, decode(t, c, tokens[19:], 19, mask))
-	}
-}
-
 func TestCacheTypesAndThreads(t *testing.T) {
 	llamatest.Library(t)
 	m := llamatest.Small(t, "llama")
@@ -339,7 +307,7 @@ func TestCacheTypesAndThreads(t *testing.T) {
 		c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 256, Threads: 1, KType: kind, VType: kind, Flash: llama.FlashOn})
 		got := decode(t, c, prompt(20), 0, mask)
 		require.Less(t, difference(want, got), 0.3, "%d", kind) // Q8_0 and BF16 keep 8 bits, through 7 layers
-		state, err := c.State()
+		state, err := c.SequenceState(0)
 		require.NoError(t, err)
 		sizes[kind] = len(state)
 	}
@@ -405,20 +373,12 @@ func TestState(t *testing.T) {
 	c := llamatest.Context(t, m, &opts)
 	mask := skip.Layers(1)
 	decode(t, c, prompt(7), 0, mask)
-	whole, err := c.State()
-	require.NoError(t, err)
-	part, err := c.SequenceState(0)
+	state, err := c.SequenceState(0)
 	require.NoError(t, err)
 	want := decode(t, c, prompt(8)[7:], 7, mask)
 
 	fresh := llamatest.Context(t, m, &opts)
-	require.NoError(t, fresh.SetState(whole))
-	requirePositions(t, fresh, 0, 0, 6)
-	_, err = fresh.Logits(-1)
-	require.ErrorIs(t, err, llama.ErrNoOutput)
-	requireSameBits(t, want, decode(t, fresh, prompt(8)[7:], 7, mask), "whole state")
-
-	require.NoError(t, fresh.SetSequenceState(part, 1))
+	require.NoError(t, fresh.SetSequenceState(state, 1))
 	requirePositions(t, fresh, 1, 0, 6)
 	require.NoError(t, fresh.Decode(llamatest.Batch(t, prompt(8)[7:], 7, 1), mask))
 	got, err := fresh.Logits(0)
@@ -426,7 +386,7 @@ func TestState(t *testing.T) {
 	requireSameBits(t, want, got, "sequence state")
 
 	larger := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 1024, NSeqMax: 2, Threads: 1})
-	require.NoError(t, larger.SetSequenceState(part, 0))
+	require.NoError(t, larger.SetSequenceState(state, 0))
 	requireClose(t, want, decode(t, larger, prompt(8)[7:], 7, mask))
 }
 
@@ -437,9 +397,7 @@ func TestStateRefuses(t *testing.T) {
 	c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 512, NSeqMax: 2, Threads: 1})
 	mask := skip.Layers(1)
 	decode(t, c, prompt(200), 0, mask)
-	whole, err := c.State()
-	require.NoError(t, err)
-	part, err := c.SequenceState(0)
+	state, err := c.SequenceState(0)
 	require.NoError(t, err)
 	want := decode(t, c, prompt(201)[200:], 200, mask)
 	require.NoError(t, c.Remove(0, 200, -1))
@@ -453,28 +411,24 @@ func TestStateRefuses(t *testing.T) {
 		requireSameBits(t, want, decode(t, c, prompt(201)[200:], 200, mask), "the cache must be as it was")
 		require.NoError(t, c.Remove(0, 200, -1))
 	}
-	for _, state := range [][]byte{
-		nil, {1, 2, 3}, make([]byte, 100), part, whole[:40], whole[:len(whole)-1], append(slices.Clone(whole), 0),
-		flipped(whole, 0), flipped(whole, 17), flipped(whole, 60), flipped(whole, len(whole)-1),
+	for _, bad := range [][]byte{
+		nil, {1, 2, 3}, make([]byte, 39), make([]byte, 100), state[:40], state[:len(state)/2], state[:len(state)-1], append(slices.Clone(state), 0),
+		flipped(state, 0), flipped(state, 8), flipped(state, 17), flipped(state, 60), flipped(state, len(state)-1),
 	} {
-		require.ErrorIs(t, c.SetState(state), llama.ErrState)
-		intact()
-	}
-	for _, state := range [][]byte{nil, whole, part[:len(part)/2], flipped(part, 50), make([]byte, 39)} {
-		require.ErrorIs(t, c.SetSequenceState(state, 1), llama.ErrState)
+		require.ErrorIs(t, c.SetSequenceState(bad, 1), llama.ErrState)
 		intact()
 	}
 	require.NoError(t, c.Close())
 
 	// Sound states that do not fit.
 	other := small(t, llamatest.Small(t, "llama"))
-	require.ErrorContains(t, other.SetState(whole), "another model")
+	require.ErrorContains(t, other.SetSequenceState(state, 0), "another model")
 	seed := randmodel.Small("llama")
 	seed.Seed = 2
 	twin := small(t, llamatest.Open(t, llamatest.Write(t, seed)))
-	foreign, err := twin.State()
+	foreign, err := twin.SequenceState(0)
 	require.NoError(t, err)
-	require.ErrorContains(t, other.SetState(foreign), "another model", "same shape, other weights")
+	require.ErrorContains(t, other.SetSequenceState(foreign, 0), "another model", "same shape, other weights")
 	for name, opts := range map[string]llama.ContextOptions{
 		"one sequence": {NCtx: 512, Threads: 1},
 		"too small":    {NCtx: 8, Threads: 1, NBatch: 8},
@@ -486,7 +440,7 @@ func TestStateRefuses(t *testing.T) {
 			c := llamatest.Context(t, m, &opts)
 			before := decode(t, c, prompt(3), 0, none)
 			var err error
-			require.Empty(t, llamatest.Printed(t, func() { err = c.SetState(whole) }))
+			require.Empty(t, llamatest.Printed(t, func() { err = c.SetSequenceState(state, 0) }))
 			if err != nil {
 				require.ErrorIs(t, err, llama.ErrState)
 				c.Clear()
@@ -496,12 +450,6 @@ func TestStateRefuses(t *testing.T) {
 				c.Clear()
 			}
 			requireSameBits(t, before, decode(t, c, prompt(3), 0, none), "the context must be usable")
-			c.Clear()
-			if c.SetSequenceState(part, 0) == nil {
-				if _, last := c.Positions(0); last == 199 {
-					requireClose(t, want, decode(t, c, prompt(201)[200:], 200, mask))
-				}
-			}
 		})
 	}
 }

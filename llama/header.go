@@ -16,5 +16,5 @@ const (
 	headerNoToken   = C.LLAMA_TOKEN_NULL
 )
 
-// headerAlone are the header's names for the values of [Alone], in order.
-var headerAlone = [...]Alone{C.LAYERSKIP_TOGETHER, C.LAYERSKIP_ATTENTION_ALONE, C.LAYERSKIP_PRODUCTS_UNTILED, C.LAYERSKIP_PRODUCTS_ALONE}
+// headerIsolation are the header's names for the values of [Isolation], in order.
+var headerIsolation = [...]Isolation{C.LAYERSKIP_TOGETHER, C.LAYERSKIP_ATTENTION_ALONE, C.LAYERSKIP_PRODUCTS_UNTILED, C.LAYERSKIP_PRODUCTS_ALONE}

@@ -23,6 +23,6 @@ func TestHeaderAgrees(t *testing.T) {
 	want[headerShortlist] = 1024
 	require.Equal(t, want, skip.Mask{}.WithShortlist(1024))
 
-	require.Equal(t, [...]Alone{Together, AttendAlone, MultiplyUntiled, MultiplyAlone}, headerAlone)
+	require.Equal(t, [...]Isolation{Shared, AttentionAlone, ProductsUntiled, AllAlone}, headerIsolation)
 	require.EqualValues(t, NoToken, headerNoToken)
 }

@@ -7,7 +7,6 @@ package llama
 import "C"
 
 import (
-	"fmt"
 	"math"
 )
 
@@ -37,11 +36,11 @@ func (c *Context) Influence() (attention, feedForward, layer []float64) {
 		return nil, nil, nil
 	}
 	in := c.own.influence
-	return c.turns(&in.attention), c.turns(&in.feed_forward), c.turns(&in.whole)
+	return c.angles(&in.attention), c.angles(&in.feed_forward), c.angles(&in.whole)
 }
 
-// turns gives the mean of each layer.
-func (c *Context) turns(sums *[C.LAYERSKIP_MAX_LAYERS]C.struct_gallop_turn) []float64 {
+// angles gives the mean of each layer.
+func (c *Context) angles(sums *[C.LAYERSKIP_MAX_LAYERS]C.struct_gallop_angle_sum) []float64 {
 	means := make([]float64, c.Model.NLayer)
 	for l := range means {
 		means[l] = math.NaN()
@@ -57,34 +56,4 @@ func (c *Context) ResetInfluence() {
 	if c.ptr != nil && c.own.influence != nil {
 		C.gallop_reset_influence(c.own.influence)
 	}
-}
-
-// MeanEmbedding writes the mean of the last batch's final hidden states, over
-// all of its tokens, to dst (nEmbd,), in a context made with Embeddings. Under a
-// mask that skips the layers from k on these are the states after the first k
-// layers. The model's output norm is applied to each before the mean is taken,
-// as in [Context.Embedding]. It does not allocate.
-//
-// Errors: [ErrOption] for a dst of another length, [ErrNoOutput], [ErrClosed].
-func (c *Context) MeanEmbedding(dst []float32) error {
-	if len(dst) != c.Model.NEmbd {
-		return fmt.Errorf("mean embedding: %w: room for %d numbers, the model has %d", ErrOption, len(dst), c.Model.NEmbd)
-	}
-	clear(dst)
-	if _, err := c.output(-1); err != nil {
-		return err
-	}
-	for i := range c.nOut {
-		row, err := c.Embedding(i)
-		if err != nil {
-			return err
-		}
-		for k, v := range row {
-			dst[k] += v
-		}
-	}
-	for k := range dst {
-		dst[k] /= float32(c.nOut)
-	}
-	return nil
 }

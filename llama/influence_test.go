@@ -170,7 +170,7 @@ func TestInfluenceChangesNoResult(t *testing.T) {
 }
 
 // TestInfluenceOfUnmaskedDecodesOnly switches masks, with graphs that are built
-// anew, used again and left behind by a shift of the cache.
+// anew, used again and left behind by a cut of the cache.
 func TestInfluenceOfUnmaskedDecodesOnly(t *testing.T) {
 	llamatest.Library(t)
 	m := llamatest.Small(t, "llama")
@@ -187,8 +187,7 @@ func TestInfluenceOfUnmaskedDecodesOnly(t *testing.T) {
 
 	c.Clear()
 	decode(t, c, prompt(9), 0, none)
-	require.NoError(t, c.Remove(0, 2, 5))
-	require.NoError(t, c.Shift(0, 5, -1, -3))
+	require.NoError(t, c.Remove(0, 6, -1))
 	for pos := 6; pos < 10; pos++ {
 		step(c, pos, none)
 	}
@@ -296,42 +295,6 @@ func TestHiddenStateOfFirstLayers(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestHiddenMean compares with a plain mean, for outputs and other tokens alike.
-func TestHiddenMean(t *testing.T) {
-	llamatest.Library(t)
-	m := llamatest.Small(t, "qwen3")
-	c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 256, Threads: 1, Embeddings: true, NUBatch: 8})
-	mask := from(2, m.NLayer)
-	dst := make([]float32, m.NEmbd)
-	require.ErrorIs(t, c.MeanEmbedding(dst), llama.ErrNoOutput)
-	decode(t, c, prompt(promptTokens), 0, mask)
-	require.ErrorIs(t, c.MeanEmbedding(dst[1:]), llama.ErrOption)
-
-	want := make([]float64, m.NEmbd)
-	for i := range promptTokens {
-		row, err := c.Embedding(i)
-		require.NoError(t, err)
-		for k, v := range row {
-			want[k] += float64(v) / promptTokens
-		}
-	}
-	require.NoError(t, c.MeanEmbedding(dst))
-	for k := range want {
-		require.InDelta(t, want[k], dst[k], 1e-5) // a sum of 21 numbers of order one in float32
-	}
-	require.Zero(t, testing.AllocsPerRun(10, func() {
-		if err := c.MeanEmbedding(dst); err != nil {
-			t.Fatal(err)
-		}
-	}))
-
-	plain := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 256, Threads: 1})
-	decode(t, plain, prompt(3), 0, none)
-	require.ErrorIs(t, plain.MeanEmbedding(dst), llama.ErrNoOutput)
-	require.NoError(t, plain.Close())
-	require.ErrorIs(t, plain.MeanEmbedding(dst), llama.ErrClosed)
 }
 
 // BenchmarkInfluence compares decodes with and without the measurement, of a

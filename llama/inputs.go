@@ -29,7 +29,7 @@ func (c *Context) ReadLayerInputs(on bool) {
 // is C's memory, valid until the next Decode or Close.
 //
 // The error wraps [ErrOption] for a layer out of range, or [ErrNoOutput]: nothing
-// was read, or some architecture's or batch's tokens could not be told apart.
+// was recorded, or rows could not be matched to tokens for this architecture or batch.
 func (c *Context) LayerInput(layer, i int) ([]float32, error) {
 	if layer < 1 || layer >= c.Model.NLayer {
 		return nil, fmt.Errorf("layer input: %w: layer %d, want 1 to %d", ErrOption, layer, c.Model.NLayer-1)

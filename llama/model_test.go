@@ -199,13 +199,11 @@ func TestCloseInAnyOrder(t *testing.T) {
 	require.ErrorIs(t, err, llama.ErrClosed)
 	_, err = c.Embedding(0)
 	require.ErrorIs(t, err, llama.ErrClosed)
-	_, err = c.State()
-	require.ErrorIs(t, err, llama.ErrClosed)
 	_, err = c.SequenceState(0)
 	require.ErrorIs(t, err, llama.ErrClosed)
 	for _, err := range []error{
-		c.SetState(nil), c.SetSequenceState(nil, 0), c.Remove(0, 0, -1), c.Shift(0, 0, -1, 1),
-		c.Copy(0, 0, 0, -1), c.Keep(0), c.SetThreads(1, 1), c.SetLoRA(),
+		c.SetSequenceState(nil, 0), c.Remove(0, 0, -1),
+		c.Copy(0, 0, 0, -1), c.SetThreads(1, 1), c.SetLoRA(),
 	} {
 		require.ErrorIs(t, err, llama.ErrClosed)
 	}

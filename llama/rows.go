@@ -25,7 +25,7 @@ type ownMask struct {
 //
 // A decode under different masks computes every sublayer that some sequence keeps. Each
 // sequence's results are those of the sequence alone under its mask, up to the rounding by
-// which any batch differs from its parts: to the bit on CPU with [Batch].Alone. A shortlist
+// which any batch differs from its parts: to the bit on CPU with [Batch].Isolation. A shortlist
 // counts only where every sequence's mask has one; otherwise all get exact logits.
 // Decode refuses with [ErrMask] what cannot be exact: a context without KVUnified, more than NUBatch
 // tokens, a sequence whose tokens do not stand side by side, and models that llama.cpp

@@ -58,7 +58,7 @@ func rowMasks(nLayer int, random *rand.Rand) []skip.Mask {
 type rowRun [rowSequences][][]float32
 
 // runRows goes through the schedule: all sequences in one decode, or each in decodes of its own.
-func runRows(t *testing.T, m *llama.Model, opts llama.ContextOptions, masks []skip.Mask, alone llama.Alone, together bool) (out rowRun, stats llama.Stats) {
+func runRows(t *testing.T, m *llama.Model, opts llama.ContextOptions, masks []skip.Mask, alone llama.Isolation, together bool) (out rowRun, stats llama.Stats) {
 	t.Helper()
 	c, err := m.NewContext(&opts)
 	require.NoError(t, err)
@@ -66,7 +66,7 @@ func runRows(t *testing.T, m *llama.Model, opts llama.ContextOptions, masks []sk
 	b, err := llama.NewBatch(64, nil)
 	require.NoError(t, err)
 	defer b.Close()
-	b.Alone = alone
+	b.Isolation = alone
 	var pos [rowSequences]int
 	var owners []int // the sequence of each token, -1 = no output
 	collect := func(mask skip.Mask) {
@@ -148,10 +148,10 @@ func TestRowMasks(t *testing.T) {
 			} {
 				masks := rowMasks(m.NLayer, random)
 				none := make([]skip.Mask, rowSequences)
-				whole, _ := runRows(t, m, v.opts, none, llama.Together, true)
-				wholeSingles, _ := runRows(t, m, v.opts, none, llama.Together, false)
-				got, stats := runRows(t, m, v.opts, masks, llama.Together, true)
-				want, _ := runRows(t, m, v.opts, masks, llama.Together, false)
+				whole, _ := runRows(t, m, v.opts, none, llama.Shared, true)
+				wholeSingles, _ := runRows(t, m, v.opts, none, llama.Shared, false)
+				got, stats := runRows(t, m, v.opts, masks, llama.Shared, true)
+				want, _ := runRows(t, m, v.opts, masks, llama.Shared, false)
 				require.Positive(t, stats.SublayersGated)
 				stock, gated := apart(whole, wholeSingles), apart(got, want)
 				effect := math.Inf(1)
@@ -167,8 +167,8 @@ func TestRowMasks(t *testing.T) {
 				require.Less(t, gated, 3*max(stock, 1.0/2048))
 				require.Greater(t, effect, 50*gated)
 				if v.opts.Flash == llama.FlashOn && !gpuRun() {
-					got, _ = runRows(t, m, v.opts, masks, llama.MultiplyAlone, true)
-					want, _ = runRows(t, m, v.opts, masks, llama.MultiplyAlone, false)
+					got, _ = runRows(t, m, v.opts, masks, llama.AllAlone, true)
+					want, _ = runRows(t, m, v.opts, masks, llama.AllAlone, false)
 					require.Zero(t, apart(got, want), "computed as if alone")
 				}
 			}
@@ -322,7 +322,7 @@ func TestRowMasksShortlist(t *testing.T) {
 		c := llamatest.Context(t, m, opts)
 		require.NoError(t, c.SetShortlist(list))
 		b := llamatest.Batch(t, prompt(3), 0, 0, 1, 2)
-		b.Alone = llama.MultiplyAlone
+		b.Isolation = llama.AllAlone
 		if together {
 			for s, mask := range masks {
 				require.NoError(t, b.SetMask(s, mask))
@@ -332,7 +332,7 @@ func TestRowMasksShortlist(t *testing.T) {
 		for s, mask := range masks {
 			if !together {
 				own := llamatest.Batch(t, prompt(3), 0, s)
-				own.Alone = llama.MultiplyAlone
+				own.Isolation = llama.AllAlone
 				require.NoError(t, c.Decode(own, mask))
 				rows = append(rows, last(t, c))
 				continue
@@ -423,7 +423,7 @@ func testRowMasksSwitch(t *testing.T, m *llama.Model, random *rand.Rand) {
 	b, err := llama.NewBatch(32, nil)
 	require.NoError(t, err)
 	defer b.Close()
-	b.Alone = llama.MultiplyAlone
+	b.Isolation = llama.AllAlone
 	list := masks(m.NLayer, 17)
 	add := func(s, n int, all bool) {
 		for i := range n {

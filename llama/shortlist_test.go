@@ -234,7 +234,7 @@ func TestShortlistIsTheSameForAllThreads(t *testing.T) {
 			for i, token := range prompt(6)[from : from+at] {
 				require.NoError(t, b.Add(token, from+i, true, 0))
 			}
-			b.Alone = llama.MultiplyAlone
+			b.Isolation = llama.AllAlone
 			require.NoError(t, c.Decode(b, skip.Mask{}.WithShortlist(size)))
 			for i := range at {
 				logits, err := c.Logits(i)

@@ -16,7 +16,7 @@ import (
 // of ours that is checked first:
 //
 //	8 bytes   stateMagic
-//	1 byte    kind: stateWhole or stateSequence
+//	1 byte    stateSequence
 //	7 bytes   0
 //	8 bytes   fingerprint of the model
 //	8 bytes   length of the rest
@@ -25,17 +25,16 @@ const (
 	stateMagic  = "gallopS1"
 	stateHeader = 40
 
-	stateWhole    = 'w'
-	stateSequence = 's'
+	stateSequence = 's' // a sequence's part of the cache
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // seal fills in the header of state, whose rest is llama.cpp's.
-func (c *Context) seal(kind byte, state []byte) []byte {
+func (c *Context) seal(state []byte) []byte {
 	rest := state[stateHeader:]
 	copy(state, stateMagic)
-	state[8] = kind
+	state[8] = stateSequence
 	binary.LittleEndian.PutUint64(state[16:], c.Model.fingerprint)
 	binary.LittleEndian.PutUint64(state[24:], uint64(len(rest)))
 	binary.LittleEndian.PutUint64(state[32:], uint64(crc32.Checksum(rest, castagnoli)))
@@ -43,15 +42,13 @@ func (c *Context) seal(kind byte, state []byte) []byte {
 }
 
 // unseal checks the header and returns llama.cpp's part.
-func (c *Context) unseal(kind byte, state []byte) ([]byte, error) {
+func (c *Context) unseal(state []byte) ([]byte, error) {
 	if len(state) < stateHeader || string(state[:8]) != stateMagic {
 		return nil, fmt.Errorf("%w: these %d bytes are no saved state", ErrState, len(state))
 	}
 	rest := state[stateHeader:]
 	switch {
-	case state[8] != kind && kind == stateWhole:
-		return nil, fmt.Errorf("%w: it is of a single sequence", ErrState)
-	case state[8] != kind:
+	case state[8] != stateSequence:
 		return nil, fmt.Errorf("%w: it is not of a single sequence", ErrState)
 	case binary.LittleEndian.Uint64(state[16:]) != c.Model.fingerprint:
 		return nil, fmt.Errorf("%w: another model wrote it, not %s", ErrState, c.Model.Path)
@@ -60,41 +57,6 @@ func (c *Context) unseal(kind byte, state []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%w: it is damaged", ErrState)
 	}
 	return rest, nil
-}
-
-// State copies the whole KV cache into memory.
-func (c *Context) State() ([]byte, error) {
-	if c.ptr == nil {
-		return nil, fmt.Errorf("state: %w", ErrClosed)
-	}
-	buf := make([]byte, stateHeader+int(C.llama_state_get_size(c.ptr)))
-	rest := buf[stateHeader:]
-	n := C.llama_state_get_data(c.ptr, (*C.uint8_t)(unsafe.SliceData(rest)), C.size_t(len(rest)))
-	if n == 0 {
-		return nil, fmt.Errorf("%w: llama.cpp cannot save it", ErrState)
-	}
-	return c.seal(stateWhole, buf[:stateHeader+int(n)]), nil
-}
-
-// SetState restores what State gave, into a context of the same model and
-// options. There is nothing to read from [Context.Logits] until the next decode.
-// After an error the cache is empty, or as it was if the state was refused
-// before llama.cpp saw it. The error wraps [ErrState].
-func (c *Context) SetState(state []byte) error {
-	if c.ptr == nil {
-		return fmt.Errorf("set state: %w", ErrClosed)
-	}
-	rest, err := c.unseal(stateWhole, state)
-	if err != nil {
-		return err
-	}
-	c.nOut = 0
-	n := C.llama_state_set_data(c.ptr, (*C.uint8_t)(unsafe.SliceData(rest)), C.size_t(len(rest)))
-	if int(n) != len(rest) {
-		c.Clear()
-		return fmt.Errorf("%w: a context with other options wrote it", ErrState)
-	}
-	return nil
 }
 
 // SequenceState copies one sequence's part of the KV cache into memory.
@@ -111,7 +73,7 @@ func (c *Context) SequenceState(seq int) ([]byte, error) {
 	if n == 0 {
 		return nil, fmt.Errorf("%w: llama.cpp cannot save it", ErrState)
 	}
-	return c.seal(stateSequence, buf[:stateHeader+int(n)]), nil
+	return c.seal(buf[:stateHeader+int(n)]), nil
 }
 
 // SetSequenceState restores what SequenceState gave into sequence seq, in place
@@ -125,7 +87,7 @@ func (c *Context) SetSequenceState(state []byte, seq int) error {
 	if err := c.checkSequences(seq); err != nil {
 		return err
 	}
-	rest, err := c.unseal(stateSequence, state)
+	rest, err := c.unseal(state)
 	if err != nil {
 		return err
 	}

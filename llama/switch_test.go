@@ -284,15 +284,14 @@ func TestSwitchAfter(t *testing.T) {
 	first, second := skip.Layers(1), none.With(2, skip.FeedForward)
 	for name, event := range map[string]func(t *testing.T, c *llama.Context){
 		"nothing": func(*testing.T, *llama.Context) {},
-		"a shift of the cache": func(t *testing.T, c *llama.Context) {
-			require.NoError(t, c.Remove(0, 2, 4))
-			require.NoError(t, c.Shift(0, 4, -1, -2))
+		"a cut of the cache": func(t *testing.T, c *llama.Context) {
+			require.NoError(t, c.Remove(0, 5, -1))
 		},
 		"a restored state": func(t *testing.T, c *llama.Context) {
-			state, err := c.State()
+			state, err := c.SequenceState(0)
 			require.NoError(t, err)
 			c.Clear()
-			require.NoError(t, c.SetState(state))
+			require.NoError(t, c.SetSequenceState(state, 0))
 		},
 		"a failed decode": func(t *testing.T, c *llama.Context) {
 			require.Error(t, c.Decode(llamatest.Batch(t, prompt(1), 100), first))

@@ -3,8 +3,8 @@
 // # Basics
 //
 // [Features] turn a [Prompt] into a vector, as a [FeatureSpec] says: hashed
-// n-grams of its text, the mean of its tokens' embeddings read from the model
-// file, a hidden state. A [Router], trained by [Train], predicts from it how
+// n-grams of its text, and the mean of its tokens' embeddings, read from the model
+// file. A [Predictor], trained by [Train], predicts from it how
 // much each [Candidate] mask raises the task loss over the whole model.
 // [Novelty] tells how unlike the calibration prompts a prompt is. A [Profile]
 // holds all that for one model, with the omission sets themselves, and
@@ -17,8 +17,9 @@
 //
 // # Caveats
 //
-// A Profile, a Router, Features and a Novelty belong to one goroutine: they
-// reuse their memory from prompt to prompt.
+// Once a Profile is open, any number of goroutines may choose by it: a Predictor,
+// Features and a Novelty are only read, and the rows of the embedding table that are
+// kept have a lock.
 //
 // Only the first and the last 512 tokens and 4 KB of text of a prompt count.
 //

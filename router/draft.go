@@ -22,26 +22,20 @@ func (p *Profile) PredictDrafts(x Prompt) ([]Draft, error) {
 	if p.Drafter == nil || len(drafts) == 0 {
 		return drafts, nil
 	}
-	if err := p.vector(x); err != nil {
+	if p.Features == nil {
+		return nil, fmt.Errorf("%w: the profile's features are not open; call Open first", ErrFeatures)
+	}
+	features := borrow(p.Features.Dim())
+	defer scratch.Put(features)
+	if err := p.Features.Vector(*features, x); err != nil {
 		return nil, err
 	}
 	wrong := make([]float64, p.Drafter.Out)
-	p.Drafter.Predict(wrong, p.features)
+	p.Drafter.Predict(wrong, *features)
 	for i := range drafts {
 		drafts[i].Acceptance = min(max(1-wrong[i+1], 0), 1)
 	}
 	return drafts, nil
-}
-
-// vector fills p.features with a prompt's.
-func (p *Profile) vector(x Prompt) error {
-	if p.Features == nil {
-		return fmt.Errorf("%w: the profile's features are not open; call Open first", ErrFeatures)
-	}
-	if p.features == nil {
-		p.features = make([]float32, p.Features.Dim())
-	}
-	return p.Features.Vector(p.features, x)
 }
 
 // Names of the drafts' lists in a profile's file.

@@ -31,7 +31,6 @@ func NewPrompt(m *llama.Model, text string) (Prompt, error) {
 const (
 	Ngrams    = "ngram"     // hashed n-grams of words and characters: needs the text alone
 	Embedding = "embedding" // the model's token embeddings, pooled: needs the model file
-	Hidden    = "hidden"    // the hidden state after the first layers: needs a decode
 )
 
 // What of a long prompt counts. The beginning says what is wanted and the end
@@ -51,7 +50,7 @@ const (
 // router works with the very features that it was trained on. The zero value
 // means n-grams and token embeddings with the default sizes.
 type FeatureSpec struct {
-	Kind    string // [Ngrams], [Embedding], [Hidden], or several joined by "+"; "" = "ngram+embedding"
+	Kind    string // [Ngrams], [Embedding], or both joined by "+"; "" = "ngram+embedding"
 	Buckets int    // hash buckets of the n-grams; 0 = 2048
 	Width   int    // pooled vectors that are wider are projected to this width; 0 = 256
 	Seed    uint64 // of that projection
@@ -75,8 +74,8 @@ func (s FeatureSpec) withDefaults() (FeatureSpec, error) {
 	}
 	var seen []string
 	for kind := range strings.SplitSeq(s.Kind, "+") {
-		if kind != Ngrams && kind != Embedding && kind != Hidden {
-			return s, fmt.Errorf("%w: kind %q in %q, want ngram, embedding or hidden, joined by +", ErrFeatures, kind, s.Kind)
+		if kind != Ngrams && kind != Embedding {
+			return s, fmt.Errorf("%w: kind %q in %q, want ngram or embedding, or both joined by +", ErrFeatures, kind, s.Kind)
 		}
 		if slices.Contains(seen, kind) {
 			return s, fmt.Errorf("%w: kind %q is twice in %q", ErrFeatures, kind, s.Kind)
@@ -97,13 +96,8 @@ func (s FeatureSpec) Has(kind string) bool {
 
 // Sources are what features are made of besides the prompt.
 type Sources struct {
-	// Model is the path of the model's GGUF file, for [Embedding] and [Hidden].
+	// Model is the path of the model's GGUF file, for [Embedding].
 	Model string
-
-	// Hidden gives the pooled hidden state of a prompt after the first layers,
-	// (n_embd,), for the kind [Hidden]. It is given the tokens that count: the
-	// first and the last 512 at most.
-	Hidden func(tokens []llama.Token) ([]float32, error)
 
 	file *gguf.File // Model, open already: the features close it if they need it; nil = is opened
 }
@@ -114,16 +108,13 @@ type part struct {
 	from, to int
 }
 
-// Features turns prompts into vectors of fixed length. One goroutine owns it.
-// Close it after use.
+// Features turns prompts into vectors of fixed length. Any number of goroutines may
+// use it, but for Fit and Close. Close it after use.
 type Features struct {
-	spec   FeatureSpec
-	parts  []part
-	dim    int
-	table  *table // nil without Embedding
-	hidden func([]llama.Token) ([]float32, error)
-	nEmbd  int // of the model; 0 = not known
-	tokens []llama.Token
+	spec  FeatureSpec
+	parts []part
+	dim   int
+	table *table // nil without Embedding
 }
 
 // NewFeatures makes what turns prompts into vectors. from may be nil for
@@ -136,18 +127,14 @@ func NewFeatures(spec FeatureSpec, from *Sources) (*Features, error) {
 	if from == nil {
 		from = &Sources{}
 	}
-	f := &Features{spec: spec, hidden: from.Hidden}
-	if spec.Has(Hidden) && from.Hidden == nil {
-		return nil, fmt.Errorf("%w: kind %q needs a function that gives hidden states", ErrFeatures, spec.Kind)
-	}
-	if spec.Has(Embedding) || spec.Has(Hidden) {
+	f := &Features{spec: spec}
+	if spec.Has(Embedding) {
 		if from.Model == "" {
 			return nil, fmt.Errorf("%w: kind %q needs the model's file", ErrFeatures, spec.Kind)
 		}
 		if f.table, err = openTable(from, spec.Width, spec.Seed); err != nil {
 			return nil, err
 		}
-		f.nEmbd = f.table.nEmbd
 	}
 	add := func(kind string, n int) {
 		f.parts = append(f.parts, part{kind, f.dim, f.dim + n})
@@ -158,8 +145,6 @@ func NewFeatures(spec FeatureSpec, from *Sources) (*Features, error) {
 		case Ngrams:
 			add(kind, spec.Buckets)
 		case Embedding:
-			add(kind, f.table.width)
-		case Hidden:
 			add(kind, f.table.width)
 		}
 	}
@@ -281,8 +266,7 @@ func (f *Features) raw(dst []float32, p Prompt) error {
 	head, tail := ends(p.Text)
 	tokens := p.Tokens
 	if len(tokens) > 2*endTokens {
-		f.tokens = append(append(f.tokens[:0], tokens[:endTokens]...), tokens[len(tokens)-endTokens:]...)
-		tokens = f.tokens
+		tokens = slices.Concat(tokens[:endTokens], tokens[len(tokens)-endTokens:])
 	}
 	for _, part := range f.parts {
 		x := dst[part.from:part.to]
@@ -299,18 +283,6 @@ func (f *Features) raw(dst []float32, p Prompt) error {
 			if err := f.table.pool(x, tokens); err != nil {
 				return err
 			}
-		case Hidden:
-			if len(tokens) == 0 {
-				continue
-			}
-			h, err := f.hidden(tokens)
-			if err != nil {
-				return fmt.Errorf("hidden state for routing: %w", err)
-			}
-			if len(h) != f.nEmbd {
-				return fmt.Errorf("%w: %d values of hidden state, the model has %d", ErrFeatures, len(h), f.nEmbd)
-			}
-			f.table.project(x, h)
 		default:
 			scalars(x, p.Text, head, tail)
 		}

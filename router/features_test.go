@@ -74,18 +74,15 @@ func TestNgramsAllocateNothing(t *testing.T) {
 func TestFeaturesRefuse(t *testing.T) {
 	model := filepath.Join(t.TempDir(), "iq4_nl.gguf")
 	writeTable(t, model, gguf.IQ4NL, 32, 2)
-	hidden := func([]llama.Token) ([]float32, error) { return nil, nil }
 	for name, c := range map[string]struct {
 		spec FeatureSpec
 		from *Sources
 		want string
 	}{
-		"unknown kind": {FeatureSpec{Kind: "bert"}, nil, "want ngram, embedding or hidden"},
+		"unknown kind": {FeatureSpec{Kind: "bert"}, nil, "want ngram or embedding"},
 		"twice":        {FeatureSpec{Kind: "ngram+ngram"}, nil, "twice"},
 		"no model":     {FeatureSpec{}, nil, "model's file"},
-		"no function":  {FeatureSpec{Kind: Hidden}, &Sources{Model: model}, "hidden states"},
 		"type":         {FeatureSpec{Kind: Embedding}, &Sources{Model: model}, "IQ4_NL, read are F32"},
-		"hidden type":  {FeatureSpec{Kind: Hidden}, &Sources{Model: model, Hidden: hidden}, "IQ4_NL"},
 		"size":         {FeatureSpec{Kind: Ngrams, Buckets: -1}, nil, "buckets"},
 		"fit":          {FeatureSpec{Kind: Ngrams, Scale: make([]float32, 3)}, nil, "fitted"},
 	} {
@@ -251,32 +248,6 @@ func TestEmbeddingPoolsTheMean(t *testing.T) {
 	require.ErrorIs(t, f.Vector(raw[1:], Prompt{}), ErrFeatures)
 	require.NoError(t, f.Vector(raw, Prompt{}), "a prompt without tokens is a zero vector")
 	require.Zero(t, raw[0])
-}
-
-func TestHiddenState(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "m.gguf")
-	writeTable(t, path, gguf.F32, 512, 4)
-	var got []llama.Token
-	width := 512
-	f, err := NewFeatures(FeatureSpec{Kind: "ngram+hidden"}, &Sources{Model: path, Hidden: func(tokens []llama.Token) ([]float32, error) {
-		got = append(got[:0], tokens...)
-		h := make([]float32, width)
-		h[0] = 3
-		return h, nil
-	}})
-	require.NoError(t, err)
-	defer f.Close()
-	require.Equal(t, defaultBuckets+defaultWidth+nScalars, f.Dim())
-	tokens := make([]llama.Token, 5000)
-	for i := range tokens {
-		tokens[i] = llama.Token(i)
-	}
-	x := vector(t, f, Prompt{Text: "hi", Tokens: tokens})
-	require.Len(t, got, 2*endTokens)
-	require.Equal(t, llama.Token(4999), got[2*endTokens-1])
-	require.InDelta(t, 1, dot32(x[defaultBuckets:defaultBuckets+defaultWidth], x[defaultBuckets:defaultBuckets+defaultWidth]), 1e-6)
-	width = 3
-	require.ErrorIs(t, f.Vector(x, Prompt{Tokens: tokens}), ErrFeatures)
 }
 
 func TestFit(t *testing.T) {

@@ -10,7 +10,7 @@ import (
 	"gonum.org/v1/gonum/blas/blas32"
 )
 
-// Router predicts, from a prompt's features, how much each candidate mask
+// Predictor predicts, from a prompt's features, how much each candidate mask
 // raises the task loss over the empty mask.
 //
 // It follows PuDDing (Wee, Park, Lee: Prompt-based Depth Pruning of Large
@@ -21,7 +21,7 @@ import (
 // because a prompt's own difficulty says nothing about which mask to take; and
 // the loss increases, spread over four powers of ten, are squeezed by an
 // inverse hyperbolic sine before they are standardised.
-type Router struct {
+type Predictor struct {
 	In, Hidden, Out int // features, hidden units of all nets together, candidates
 
 	// An ensemble of nets with one hidden layer is one wider net: their hidden
@@ -38,10 +38,8 @@ type Router struct {
 
 	// Residuals of the validation prompts, squeezed, truth less prediction, of
 	// each candidate in ascending order: (Out, nValidation). What
-	// [Router.Bound] adds comes from them.
+	// [Predictor.Bound] adds comes from them.
 	Residuals [][]float32
-
-	hidden []float32 // (Hidden,) room for Predict
 }
 
 // TrainOptions says how a router is trained. nil and zero fields are the defaults.
@@ -145,7 +143,7 @@ func (o *TrainOptions) withDefaults(n, candidates int) (TrainOptions, error) {
 // increase over the empty mask in nats, candidate 0 being the empty mask. x is
 // (len(x), nFeatures). The same data, options and machine give the same bits.
 // The error wraps [ErrTraining].
-func Train(x [][]float32, losses [][]float64, o *TrainOptions) (*Router, Report, error) {
+func Train(x [][]float32, losses [][]float64, o *TrainOptions) (*Predictor, Report, error) {
 	if err := checkData(x, losses); err != nil {
 		return nil, Report{}, err
 	}
@@ -154,7 +152,7 @@ func Train(x [][]float32, losses [][]float64, o *TrainOptions) (*Router, Report,
 		return nil, Report{}, err
 	}
 	in, out := len(x[0]), len(losses[0])
-	r := &Router{
+	r := &Predictor{
 		In: in, Hidden: opts.Hidden * opts.Nets, Out: out,
 		W1: make([]float32, in*opts.Hidden*opts.Nets), B1: make([]float32, opts.Hidden*opts.Nets),
 		W2: make([]float32, out*opts.Hidden*opts.Nets), B2: make([]float32, out),
@@ -181,7 +179,6 @@ func Train(x [][]float32, losses [][]float64, o *TrainOptions) (*Router, Report,
 		report.Train += loss / float64(opts.Nets)
 		r.take(n, k, opts)
 	}
-	r.init()
 	r.measure(&report, x, y, losses, train, valid, opts)
 	return r, report, nil
 }
@@ -215,7 +212,7 @@ func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
 // targets squeezes and standardises the losses: (n, Out), by mean and spread of
 // the training prompts.
-func (r *Router) targets(losses [][]float64, train []int) [][]float32 {
+func (r *Predictor) targets(losses [][]float64, train []int) [][]float32 {
 	y := make([][]float32, len(losses))
 	for i := range y {
 		y[i] = make([]float32, r.Out)
@@ -429,7 +426,7 @@ func squaredError(a, b []float32) float64 {
 }
 
 // take puts net k's hidden units beside those of the others.
-func (r *Router) take(n *net, k int, o TrainOptions) {
+func (r *Predictor) take(n *net, k int, o TrainOptions) {
 	w1, b1, w2, b2 := n.split(n.params)
 	at, share := k*n.hidden, 1/float32(o.Nets)
 	for i := range n.in {
@@ -442,21 +439,20 @@ func (r *Router) take(n *net, k int, o TrainOptions) {
 	}
 }
 
-// init makes the room that Predict works in.
-func (r *Router) init() { r.hidden = make([]float32, r.Hidden) }
-
 // squeezed writes the predictions before they are stretched back to nats.
-func (r *Router) squeezed(dst []float64, x []float32) {
-	hiddenLayer(r.hidden, r.W1, r.B1, x)
+func (r *Predictor) squeezed(dst []float64, x []float32) {
+	hidden := borrow(r.Hidden)
+	defer scratch.Put(hidden)
+	hiddenLayer(*hidden, r.W1, r.B1, x)
 	for c := range dst {
-		y := r.B2[c] + dot32(r.W2[c*r.Hidden:][:r.Hidden], r.hidden)
+		y := r.B2[c] + dot32(r.W2[c*r.Hidden:][:r.Hidden], *hidden)
 		dst[c] = float64(y)*float64(r.Std[c]) + float64(r.Mean[c])
 	}
 }
 
 // Predict writes each candidate's predicted loss increase in nats to dst,
-// (Out,), for the features x, (In,). One goroutine at a time.
-func (r *Router) Predict(dst []float64, x []float32) {
+// (Out,), for the features x, (In,).
+func (r *Predictor) Predict(dst []float64, x []float32) {
 	r.squeezed(dst, x)
 	for c, v := range dst {
 		dst[c] = math.Sinh(v) * r.Squeeze
@@ -469,7 +465,7 @@ func (r *Router) Predict(dst []float64, x []float32) {
 // prompts like the calibration's, a little optimistically, since the same
 // prompts decided when training stopped. With too few of them for the
 // confidence asked for it is +Inf. A confidence of 0 gives the prediction itself.
-func (r *Router) Bound(dst []float64, x []float32, confidence float64) {
+func (r *Predictor) Bound(dst []float64, x []float32, confidence float64) {
 	r.squeezed(dst, x)
 	for c, v := range dst {
 		if confidence > 0 && r.Std[c] > 0 {
@@ -486,7 +482,7 @@ func (r *Router) Bound(dst []float64, x []float32, confidence float64) {
 }
 
 // measure fills in the residuals and the report's figures.
-func (r *Router) measure(report *Report, x, y [][]float32, losses [][]float64, train, valid []int, o TrainOptions) {
+func (r *Predictor) measure(report *Report, x, y [][]float32, losses [][]float64, train, valid []int, o TrainOptions) {
 	predicted := make([][]float64, len(valid)) // squeezed
 	r.Residuals = make([][]float32, r.Out)
 	report.Candidates = make([]Calibration, r.Out)

@@ -120,8 +120,7 @@ func TestEnsembleIsTheMeanOfItsNets(t *testing.T) {
 	x, losses, _ := synthetic(60, 3, 10, 1)
 	opts, err := (&TrainOptions{Nets: 2, Hidden: 5, Epochs: 3}).withDefaults(len(x), len(losses[0]))
 	require.NoError(t, err)
-	r := &Router{In: 10, Hidden: 10, Out: 4, W1: make([]float32, 100), B1: make([]float32, 10), W2: make([]float32, 40), B2: make([]float32, 4), Mean: make([]float32, 4), Std: []float32{1, 1, 1, 1}, Squeeze: 1}
-	r.init()
+	r := &Predictor{In: 10, Hidden: 10, Out: 4, W1: make([]float32, 100), B1: make([]float32, 10), W2: make([]float32, 40), B2: make([]float32, 4), Mean: make([]float32, 4), Std: []float32{1, 1, 1, 1}, Squeeze: 1}
 	want := make([]float64, 4)
 	for k := range 2 {
 		n := newNet(10, 5, 4, x, rand.New(rand.NewPCG(9, uint64(k))))
@@ -245,8 +244,7 @@ func BenchmarkPredict(b *testing.B) {
 	for name, hidden := range map[string]int{"1net": 64, "3nets": 192} {
 		b.Run(name, func(b *testing.B) {
 			const in, out = 2048, 40
-			r := &Router{In: in, Hidden: hidden, Out: out, W1: make([]float32, in*hidden), B1: make([]float32, hidden), W2: make([]float32, out*hidden), B2: make([]float32, out), Mean: make([]float32, out), Std: make([]float32, out), Squeeze: 1}
-			r.init()
+			r := &Predictor{In: in, Hidden: hidden, Out: out, W1: make([]float32, in*hidden), B1: make([]float32, hidden), W2: make([]float32, out*hidden), B2: make([]float32, out), Mean: make([]float32, out), Std: make([]float32, out), Squeeze: 1}
 			x, dst := make([]float32, in), make([]float64, out)
 			for i := range x {
 				x[i] = 0.02

@@ -43,8 +43,6 @@ type Novelty struct {
 	Unit    float32   // the distance that counts as 1
 
 	vectors []float32 // (n, Dim) unpacked
-	folded  []float32 // (Dim,) room
-	white   []float32 // (Dim,) room
 }
 
 // NewNovelty learns the metric from the calibration prompts' features,
@@ -62,11 +60,11 @@ func NewNovelty(x [][]float32, task []int) (*Novelty, error) {
 		x, task = some, tasks
 	}
 	d := &Novelty{Dim: min(noveltyDim, len(x[0])), Task: slices.Clone(task)}
-	d.init()
+	room := make([]float32, d.Dim)
 	folded := mat.NewDense(len(x), d.Dim, nil)
 	for i, v := range x {
-		d.fold(v)
-		for j, f := range d.folded {
+		d.fold(room, v)
+		for j, f := range room {
 			folded.Set(i, j, float64(f))
 		}
 	}
@@ -74,23 +72,20 @@ func NewNovelty(x [][]float32, task []int) (*Novelty, error) {
 		return nil, err
 	}
 	for _, v := range x {
-		d.whiten(v)
-		d.append(d.white)
+		d.whiten(room, v)
+		d.append(room)
 	}
 	d.unpack()
 	d.learnRadii()
 	return d, nil
 }
 
-// init makes the room that Distance works in.
-func (d *Novelty) init() { d.folded, d.white = make([]float32, d.Dim), make([]float32, d.Dim) }
-
-// fold adds neighbouring features up to Dim sums. Hash buckets may be joined
+// fold adds neighbouring features up to the sums of dst, (Dim,). Hash buckets may be joined
 // like that; the others lose what a random projection would lose too.
-func (d *Novelty) fold(x []float32) {
-	clear(d.folded)
+func (d *Novelty) fold(dst, x []float32) {
+	clear(dst)
 	for i, v := range x {
-		d.folded[i*d.Dim/len(x)] += v
+		dst[i*d.Dim/len(x)] += v
 	}
 }
 
@@ -147,15 +142,17 @@ func (d *Novelty) learnMetric(folded *mat.Dense) error {
 	return nil
 }
 
-// whiten writes the whitened features of x, of length 1, to d.white.
-func (d *Novelty) whiten(x []float32) {
-	d.fold(x)
+// whiten writes the whitened features of x, of length 1, to dst, (Dim,).
+func (d *Novelty) whiten(dst, x []float32) {
+	folded := borrow(d.Dim)
+	defer scratch.Put(folded)
+	d.fold(*folded, x)
 	row := d.Whiten
-	for i := range d.white {
-		d.white[i] = dot32(row[:i+1], d.folded[:i+1])
+	for i := range dst {
+		dst[i] = dot32(row[:i+1], (*folded)[:i+1])
 		row = row[i+1:]
 	}
-	normalise(d.white)
+	normalise(dst)
 }
 
 // append packs a vector.
@@ -235,10 +232,12 @@ func quantile(x []float64, q float64) float64 {
 // to one, 1 = as unlike its neighbours as 97 % of the calibration prompts are at
 // most, above 1 = unlike.
 func (d *Novelty) Distance(x []float32) float64 {
-	d.whiten(x)
+	white := borrow(d.Dim)
+	defer scratch.Put(white)
+	d.whiten(*white, x)
 	nearest := float32(math.Inf(1))
 	for i, t := range d.Task {
-		c := max(0, 1-dot32(d.vector(i), d.white))
+		c := max(0, 1-dot32(d.vector(i), *white))
 		nearest = min(nearest, c/d.Radius[t])
 	}
 	return float64(nearest / d.Unit)

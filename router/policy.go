@@ -13,18 +13,34 @@ import (
 type Candidate struct {
 	Mask  skip.Mask
 	Depth float64 // layers' worth of weight bytes that Mask skips
-	Task  string  // whose omission set it is, several joined by [TaskSeparator]; "" for the empty mask
+	Task  string  // whose omission set it is, several joined by " + "; "" for the empty mask
 }
 
-// TaskSeparator stands between the tasks of a candidate.
-const TaskSeparator = " + "
+// taskSeparator stands between the tasks of a candidate.
+const taskSeparator = " + "
 
 // At tells whether the candidate counts as one of this depth.
 func (c Candidate) At(depth float64) bool { return math.Abs(c.Depth-depth) <= DepthTolerance }
 
 // For tells whether the candidate is a task's omission set.
 func (c Candidate) For(task string) bool {
-	return slices.Contains(strings.Split(c.Task, TaskSeparator), task)
+	return slices.Contains(strings.Split(c.Task, taskSeparator), task)
+}
+
+// AddTask makes the candidate another task's omission set too.
+func (c *Candidate) AddTask(task string) {
+	switch {
+	case c.Task == "":
+		c.Task = task
+	case !c.For(task):
+		c.Task += taskSeparator + task
+	}
+}
+
+// DropTask ends that the candidate is a task's omission set.
+func (c *Candidate) DropTask(task string) {
+	tasks := strings.Split(c.Task, taskSeparator)
+	c.Task = strings.Join(slices.DeleteFunc(tasks, func(t string) bool { return t == task }), taskSeparator)
 }
 
 // Policy says how deep to skip. The zero value is the profile's own policy.
@@ -106,10 +122,12 @@ func (p *Profile) Choose(x Prompt, pol Policy) (Decision, error) {
 	if n := len(p.Candidates); p.Features.Dim() != p.Router.In || p.Router.Out != n {
 		return Decision{}, fmt.Errorf("%w: its router takes %d features and knows %d candidates, there are %d and %d", ErrProfile, p.Router.In, p.Router.Out, p.Features.Dim(), n)
 	}
-	if err := p.vector(x); err != nil {
+	features := borrow(p.Features.Dim())
+	defer scratch.Put(features)
+	if err := p.Features.Vector(*features, x); err != nil {
 		return Decision{}, err
 	}
-	return p.ChooseBy(p.features, pol)
+	return p.ChooseBy(*features, pol)
 }
 
 // ChooseBy is [Profile.Choose] for a prompt's features (Router.In,), which a
@@ -173,9 +191,9 @@ func (p *Profile) Depths() (depths []float64) {
 	return slices.Compact(depths)
 }
 
-// KVComplete tells whether all candidates are, as [skip.Mask.KVComplete] says.
-func (p *Profile) KVComplete() bool {
-	return !slices.ContainsFunc(p.Candidates, func(c Candidate) bool { return !c.Mask.KVComplete() })
+// KeepsAttention tells whether all candidates do, as [skip.Mask.KeepsAttention] says.
+func (p *Profile) KeepsAttention() bool {
+	return !slices.ContainsFunc(p.Candidates, func(c Candidate) bool { return !c.Mask.KeepsAttention() })
 }
 
 // NeverKept is what every mask skips that a policy can choose: nothing when the

@@ -83,15 +83,15 @@ func TestDepthsAreNotMixed(t *testing.T) {
 	require.Equal(t, []int{0}, p.atDepth(0.3))
 }
 
-func TestCascade(t *testing.T) {
+func TestEscalation(t *testing.T) {
 	low, high := Escalation{Quality: 0.9, Threshold: 0.5, Depth: 4, Cost: 0.7}, Escalation{Quality: 0.99, Threshold: 0.9, Depth: 3, Cost: 0.8}
 	d := Defaults{Escalate: []Escalation{low, high}}
 	for quality, want := range map[float64]Escalation{0.8: low, 0.9: low, 0.95: high} {
-		got, ok := d.Cascade(quality)
+		got, ok := d.EscalationFor(quality)
 		require.True(t, ok)
 		require.Equal(t, want, got)
 	}
-	_, ok := d.Cascade(1)
+	_, ok := d.EscalationFor(1)
 	require.False(t, ok)
 }
 

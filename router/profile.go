@@ -12,9 +12,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/gallop-llm/gallop/gguf"
-	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
 
@@ -39,7 +39,7 @@ type Defaults struct {
 	Escalate []Escalation
 }
 
-// Escalation is how the confidence cascade keeps a quality at the lowest cost.
+// Escalation is how escalation keeps a quality at the lowest cost.
 type Escalation struct {
 	Quality   float64 // 0 to 1
 	Threshold float64 // probability of the likeliest token, 0 to 1
@@ -56,36 +56,35 @@ const (
 	BaselineStatic     = "best candidate"   // the candidate of the lowest mean loss on all calibration data
 )
 
-// Fact is one line of a profile's provenance.
-type Fact struct{ Key, Value string }
+// Note is one line of a profile's provenance.
+type Note struct{ Key, Value string }
 
 // Profile is what calibration found out about a model: its candidate masks, the
 // router that chooses among them, and where all that comes from. [Profile.Write]
-// and [Read] keep it in a GGUF file beside the model. One goroutine owns it.
+// and [Read] keep it in a GGUF file beside the model. Once open, any number of
+// goroutines may choose by it.
 type Profile struct {
 	Model      Fingerprint
 	Candidates []Candidate // the empty mask first
 	Baselines  []Candidate // sets that serve every prompt, for comparison; Task is the method
-	Router     *Router     // nil = fixed depths only
+	Router     *Predictor  // nil = fixed depths only
 	Spec       FeatureSpec // of the features that Router was trained on
 	Novelty    *Novelty    // nil = no prompt counts as unlike
 	Drafts     []Draft     // masks to draft under for lossless answers; may be empty
-	Drafter    *Router     // predicts, for a prompt, the share of tokens that each of Drafts gets wrong; nil without Drafts; output 0 is none of them
+	Drafter    *Predictor  // predicts, for a prompt, the share of tokens that each of Drafts gets wrong; nil without Drafts; output 0 is none of them
 	Defaults   Defaults
 	Tasks      []string
 	Units      [][]float64 // (nTasks, 2 Model.Layers) loss increase in nats of each sublayer skipped alone, attention and feed-forward of a layer side by side; nil = not measured
-	Provenance []Fact      // in order; keys unique
+	Provenance []Note      // in order; keys unique
 
 	// Features turn prompts into what Router takes; set by [Profile.Open].
 	Features *Features
-
-	features []float32 // (Dim,) room for Choose
 }
 
 // Open makes the profile ready to choose for the model file at modelPath: it
 // checks that the profile belongs to it ([Profile.Check]) and opens the
-// features' sources. hidden is needed for the kind [Hidden] alone.
-func (p *Profile) Open(modelPath string, hidden func(tokens []llama.Token) ([]float32, error)) error {
+// features' sources.
+func (p *Profile) Open(modelPath string) error {
 	file, err := gguf.Open(modelPath)
 	if err != nil {
 		return err
@@ -106,14 +105,14 @@ func (p *Profile) Open(modelPath string, hidden func(tokens []llama.Token) ([]fl
 	if p.Router == nil {
 		return nil
 	}
-	if f, err = NewFeatures(p.Spec, &Sources{Model: modelPath, Hidden: hidden, file: file}); err != nil {
+	if f, err = NewFeatures(p.Spec, &Sources{Model: modelPath, file: file}); err != nil {
 		return err
 	}
 	if f.Dim() != p.Router.In {
 		f.Close()
 		return fmt.Errorf("%w: the router takes %d features, this model gives %d", ErrProfile, p.Router.In, f.Dim())
 	}
-	p.Features, p.features = f, nil
+	p.Features = f
 	return nil
 }
 
@@ -125,13 +124,15 @@ func (p *Profile) Close() error {
 	return p.Features.Close()
 }
 
-// Check finds out whether the profile belongs to a model. The error wraps
-// [ErrForeign] and says what differs.
+// Check finds out whether the profile belongs to a model, in this quantisation or
+// another ([Profile.Travelled]). The error wraps [ErrForeign] and says what differs.
 func (p *Profile) Check(model Fingerprint) error {
 	differs := func(what string, profile, model any) error {
 		return fmt.Errorf("%w: it was made for %v %s, the model has %v; calibrate this model", ErrForeign, profile, what, model)
 	}
 	switch {
+	case p.Model.SameModel(model):
+		return nil
 	case p.Model.Architecture != model.Architecture:
 		return fmt.Errorf("%w: it was made for the architecture %q, the model is %q; calibrate this model", ErrForeign, p.Model.Architecture, model.Architecture)
 	case p.Model.Layers != model.Layers:
@@ -146,9 +147,15 @@ func (p *Profile) Check(model Fingerprint) error {
 	return nil
 }
 
-// Cascade gives what the cascade does for a quality: the entry of the lowest
+// Travelled tells whether the profile was made on another quantisation of the model
+// than this: its masks serve, but thresholds and speed were measured there.
+func (p *Profile) Travelled(model Fingerprint) bool {
+	return p.Model.SameModel(model) && (p.Model.Hash != model.Hash || p.Model.Size != model.Size)
+}
+
+// EscalationFor gives what escalation does for a quality: the entry of the lowest
 // quality listed that is no lower. ok is false where there is none.
-func (d Defaults) Cascade(quality float64) (e Escalation, ok bool) {
+func (d Defaults) EscalationFor(quality float64) (e Escalation, ok bool) {
 	for _, e := range d.Escalate {
 		if e.Quality >= quality {
 			return e, true
@@ -176,8 +183,9 @@ func CachePath(model Fingerprint) (string, error) {
 	return filepath.Join(cache, "gallop", "profiles", filepath.Base(model.String())+suffix), nil
 }
 
-// Find gives the path of a model's profile: beside the model, else in the
-// user's cache folder. It does not look into the file.
+// Find gives the path of a model's profile: beside the model, else in the user's
+// cache folder, else that of another quantisation of the model, in these places. It
+// does not look into a file that has the model's own name.
 func Find(modelPath string) (path string, ok bool) {
 	if path := DefaultPath(modelPath); isFile(path) {
 		return path, true
@@ -186,11 +194,34 @@ func Find(modelPath string) (path string, ok bool) {
 	if err != nil {
 		return "", false
 	}
-	path, err = CachePath(model)
-	if err != nil || !isFile(path) {
-		return "", false
+	cached, err := CachePath(model)
+	if err == nil && isFile(cached) {
+		return cached, true
 	}
-	return path, true
+	beside, _ := filepath.Glob(filepath.Join(escapeGlob(filepath.Dir(modelPath)), "*"+suffix))
+	others, _ := filepath.Glob(filepath.Join(escapeGlob(filepath.Dir(cached)), fmt.Sprintf("%s-%d-*%s", escapeGlob(model.Architecture), model.Layers, suffix)))
+	for _, path := range slices.Concat(beside, others) {
+		if of, err := modelOf(path); err == nil && of.SameModel(model) {
+			return path, true
+		}
+	}
+	return "", false
+}
+
+// escapeGlob is a path that a pattern takes as it is.
+func escapeGlob(path string) string {
+	return strings.NewReplacer("[", "[[]", "*", "[*]", "?", "[?]", `\`, `[\\]`).Replace(path)
+}
+
+// modelOf reads which model a profile was made for.
+func modelOf(path string) (Fingerprint, error) {
+	f, err := gguf.Open(path)
+	if err != nil {
+		return Fingerprint{}, err
+	}
+	defer f.Close()
+	r := reader{file: f}
+	return r.model(), r.err
 }
 
 func isFile(path string) bool {
@@ -224,6 +255,7 @@ func (p *Profile) Write(path string) error {
 		{Key: keyModel + "parameters", Value: p.Model.Params},
 		{Key: keyModel + "bytes", Value: p.Model.Size},
 		{Key: keyModel + "hash", Value: p.Model.Hash},
+		{Key: keyModel + "norms", Value: p.Model.Norms},
 		{Key: keyDefault + "prefill", Value: p.Defaults.Prefill.String()},
 		{Key: keyDefault + "depth", Value: p.Defaults.Depth},
 		{Key: keyDefault + "quality", Value: p.Defaults.Quality},
@@ -320,7 +352,7 @@ func (l *tensorList) add(name string, data []float32, shape ...int) {
 }
 
 // addRouter adds a router's tensors under a name, and gives what stands beside them.
-func (l *tensorList) addRouter(name string, r *Router) gguf.KV {
+func (l *tensorList) addRouter(name string, r *Predictor) gguf.KV {
 	l.add(name+".w1", r.W1, r.Hidden, r.In)
 	l.add(name+".b1", r.B1, r.Hidden)
 	l.add(name+".w2", r.W2, r.Hidden, r.Out)
@@ -454,10 +486,7 @@ func (r *reader) profile() *Profile {
 		r.fail("its version is %d, read is %d; calibrate again", v, version)
 	}
 	p := &Profile{
-		Model: Fingerprint{
-			Architecture: r.string(keyModel + "architecture"), Layers: r.small(keyModel + "layers"),
-			Params: r.uint(keyModel + "parameters"), Size: r.uint(keyModel + "bytes"), Hash: r.uint(keyModel + "hash"),
-		},
+		Model: r.model(),
 		Defaults: Defaults{
 			Depth: r.float(keyDefault + "depth"), Quality: r.float(keyDefault + "quality"), Confidence: r.float(keyDefault + "confidence"),
 		},
@@ -483,7 +512,7 @@ func (r *reader) profile() *Profile {
 		p.Defaults.Escalate = append(p.Defaults.Escalate, Escalation{Quality: e[0], Threshold: e[1], Depth: e[2], Cost: e[3]})
 	}
 	for i := 0; i < len(facts); i += 2 {
-		p.Provenance = append(p.Provenance, Fact{facts[i], facts[i+1]})
+		p.Provenance = append(p.Provenance, Note{facts[i], facts[i+1]})
 	}
 	if r.has("gallop.units") {
 		units, shape := tensor[float32](r, "gallop.units", gguf.F32, 2)
@@ -509,6 +538,18 @@ func (r *reader) profile() *Profile {
 	return p
 }
 
+// model reads which model the profile was made for.
+func (r *reader) model() Fingerprint {
+	f := Fingerprint{
+		Architecture: r.string(keyModel + "architecture"), Layers: r.small(keyModel + "layers"),
+		Params: r.uint(keyModel + "parameters"), Size: r.uint(keyModel + "bytes"), Hash: r.uint(keyModel + "hash"),
+	}
+	if _, ok := r.file.Metadata.Lookup(keyModel + "norms"); ok { // older profiles lack it
+		f.Norms = r.uint(keyModel + "norms")
+	}
+	return f
+}
+
 func (r *reader) features(p *Profile) {
 	p.Spec = FeatureSpec{
 		Kind: r.string(keyFeature + "kind"), Buckets: r.small(keyFeature + "buckets"),
@@ -521,8 +562,8 @@ func (r *reader) features(p *Profile) {
 }
 
 // router reads what addRouter wrote; nil after an error.
-func (r *reader) router(name string) *Router {
-	m := &Router{Squeeze: r.float("gallop." + name + ".squeeze")}
+func (r *reader) router(name string) *Predictor {
+	m := &Predictor{Squeeze: r.float("gallop." + name + ".squeeze")}
 	var w1, w2, residuals []int
 	var values []float32
 	m.W1, w1 = tensor[float32](r, name+".w1", gguf.F32, 2)
@@ -543,7 +584,6 @@ func (r *reader) router(name string) *Router {
 		r.fail("the router's layers do not fit: %v and %v", w1, w2)
 		return nil
 	}
-	m.init()
 	return m
 }
 
@@ -569,7 +609,6 @@ func (r *reader) novelty(p *Profile) {
 		r.fail("the parts of the distance test do not fit")
 		return
 	}
-	n.init()
 	n.unpack()
 	p.Novelty = n
 }
@@ -640,7 +679,7 @@ func (p *Profile) validateRouter() error {
 }
 
 // fits tells whether the router's parts fit each other and give so many values.
-func (r *Router) fits(out int) bool {
+func (r *Predictor) fits(out int) bool {
 	fits := r.In > 0 && r.Hidden > 0 && r.Out == out && r.Squeeze > 0 && finite(r.Squeeze) &&
 		len(r.W1) == r.In*r.Hidden && len(r.B1) == r.Hidden && len(r.W2) == r.Out*r.Hidden && len(r.B2) == r.Out &&
 		len(r.Mean) == r.Out && len(r.Std) == r.Out && len(r.Residuals) == r.Out

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"math/rand/v2"
+	"sync"
 
 	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/llama"
@@ -34,8 +35,9 @@ type table struct {
 	target []uint32  // (nEmbd,)
 	sign   []float32 // (nEmbd,)
 
-	bytes []byte    // one row as stored
-	row   []float32 // (nEmbd,) one row unpacked
+	mu    sync.Mutex // of what follows
+	bytes []byte     // one row as stored
+	row   []float32  // (nEmbd,) one row unpacked
 
 	slot   map[llama.Token]int32 // where in cached a token's row is
 	cached []float32             // (rows so far, width)
@@ -125,6 +127,8 @@ func (t *table) lookup(token llama.Token) ([]float32, error) {
 
 // pool writes the mean of the tokens' rows, (width,), to dst.
 func (t *table) pool(dst []float32, tokens []llama.Token) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	for _, token := range tokens {
 		row, err := t.lookup(token)
 		if err != nil {

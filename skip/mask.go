@@ -60,13 +60,6 @@ func (m Mask) With(layer int, half Half) Mask {
 	return m
 }
 
-// Without returns the mask that keeps half of layer.
-func (m Mask) Without(layer int, half Half) Mask {
-	w, shift := place(layer)
-	m[:shortlistWord][w] &^= uint64(half) << shift
-	return m
-}
-
 // Skipped tells which halves of layer the mask skips: 0, one or [Whole].
 func (m Mask) Skipped(layer int) Half {
 	w, shift := place(layer)
@@ -121,8 +114,8 @@ func (m Mask) Minus(other Mask) Mask {
 // IsEmpty reports whether the mask skips nothing.
 func (m Mask) IsEmpty() bool { return m == Mask{} }
 
-// Sublayers is how many sublayers the mask skips; a whole layer counts two.
-func (m Mask) Sublayers() int {
+// Len is how many sublayers the mask skips; a whole layer counts two.
+func (m Mask) Len() int {
 	n := 0
 	for _, w := range m[:shortlistWord] {
 		n += bits.OnesCount64(w)
@@ -130,11 +123,11 @@ func (m Mask) Sublayers() int {
 	return n
 }
 
-// KVComplete reports whether the mask keeps every attention sublayer. A KV cache
+// KeepsAttention reports whether the mask keeps every attention sublayer. A KV cache
 // filled under such masks has all keys and values at every position, so it
 // serves any mask: the mask may change from token to token.
-func (m Mask) KVComplete() bool {
-	for l := 0; l <= m.Last(); l++ {
+func (m Mask) KeepsAttention() bool {
+	for l := 0; l <= m.Highest(); l++ {
 		if m.Skipped(l)&Attention != 0 {
 			return false
 		}
@@ -142,8 +135,8 @@ func (m Mask) KVComplete() bool {
 	return true
 }
 
-// First is the lowest layer that the mask names, -1 when it names none.
-func (m Mask) First() int {
+// Lowest is the lowest layer that the mask names, -1 when it names none.
+func (m Mask) Lowest() int {
 	for w := range shortlistWord {
 		if m[w] != 0 {
 			return (w*wordBits + bits.TrailingZeros64(m[w])) / 2
@@ -152,8 +145,8 @@ func (m Mask) First() int {
 	return -1
 }
 
-// Last is the highest layer that the mask names, -1 when it names none.
-func (m Mask) Last() int {
+// Highest is the highest layer that the mask names, -1 when it names none.
+func (m Mask) Highest() int {
 	for w := shortlistWord - 1; w >= 0; w-- {
 		if m[w] != 0 {
 			return (w*wordBits + bits.Len64(m[w]) - 1) / 2
@@ -166,7 +159,7 @@ func (m Mask) Last() int {
 // false when it skips single sublayers too, or has a shortlist.
 func (m Mask) WholeLayers() (layers []int, only bool) {
 	only = m.Shortlist() == 0
-	for l := 0; l <= m.Last(); l++ {
+	for l := 0; l <= m.Highest(); l++ {
 		switch m.Skipped(l) {
 		case Whole:
 			layers = append(layers, l)
@@ -180,10 +173,10 @@ func (m Mask) WholeLayers() (layers []int, only bool) {
 // Check finds out whether the mask fits a model of nLayer layers: it names no
 // other layers, and keeps at least one sublayer. The error wraps [ErrMask].
 func (m Mask) Check(nLayer int) error {
-	if last := m.Last(); last >= nLayer {
+	if last := m.Highest(); last >= nLayer {
 		return fmt.Errorf("%w for this model: it names layer %d, the layers are 0 to %d", ErrMask, last, nLayer-1)
 	}
-	if m.Sublayers() == 2*nLayer {
+	if m.Len() == 2*nLayer {
 		return fmt.Errorf("%w for this model: it skips all %d layers, keep at least one", ErrMask, nLayer)
 	}
 	return nil
@@ -197,12 +190,12 @@ func (m Mask) String() string {
 		prefix string
 		half   Half
 	}{{"", Whole}, {"a", Attention}, {"f", FeedForward}} {
-		for l := 0; l <= m.Last(); l++ {
+		for l := 0; l <= m.Highest(); l++ {
 			if m.Skipped(l) != kind.half {
 				continue
 			}
 			end := l
-			for end < m.Last() && m.Skipped(end+1) == kind.half {
+			for end < m.Highest() && m.Skipped(end+1) == kind.half {
 				end++
 			}
 			switch end - l {

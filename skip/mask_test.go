@@ -20,7 +20,7 @@ func ExampleParse() {
 	layers, only := mask.WholeLayers()
 	fmt.Println(mask)
 	fmt.Println("whole layers", layers, "nothing else:", only)
-	fmt.Println(mask.Sublayers(), "sublayers, the last in layer", mask.Last())
+	fmt.Println(mask.Len(), "sublayers, the last in layer", mask.Highest())
 	fmt.Println(mask.Check(8))
 	// Output:
 	// 4,6,9-11,a5,f7
@@ -32,7 +32,7 @@ func ExampleParse() {
 func ExampleMask() {
 	mask := skip.Layers(2, 3).With(5, skip.Attention)
 	fmt.Println(mask, mask == skip.Layers(3, 2).With(5, skip.Attention))
-	fmt.Println(mask.Without(2, skip.FeedForward))
+	fmt.Println(mask.Minus(skip.Mask{}.With(2, skip.FeedForward)))
 	fmt.Println(mask.Union(skip.Layers(5)))
 	// Output:
 	// 2,3,a5 true
@@ -142,12 +142,12 @@ func TestShortlistInMasks(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 1024, m.Shortlist())
 	require.Equal(t, "2,f7,v1024", m.String())
-	require.Equal(t, 3, m.Sublayers(), "the shortlist is no sublayer")
+	require.Equal(t, 3, m.Len(), "the shortlist is no sublayer")
 	_, only := skip.Layers(2).WithShortlist(64).WholeLayers()
 	require.False(t, only, "no file can have a shortlist")
-	require.Equal(t, 7, m.Last())
+	require.Equal(t, 7, m.Highest())
 	require.False(t, skip.Mask{}.WithShortlist(64).IsEmpty())
-	require.True(t, skip.Mask{}.WithShortlist(64).KVComplete())
+	require.True(t, skip.Mask{}.WithShortlist(64).KeepsAttention())
 	a, b, none := skip.Mask{}.WithShortlist(64), skip.Mask{}.WithShortlist(128), skip.Mask{}
 	for _, c := range []struct{ union, intersection, minus, want skip.Mask }{
 		{a.Union(b), b.Union(a), a.Union(none), a},
@@ -175,7 +175,7 @@ func TestMaskOperations(t *testing.T) {
 			if r.IntN(3) > 0 {
 				m, halves[l] = m.With(l, half), halves[l]|half
 			} else {
-				m, halves[l] = m.Without(l, half), halves[l]&^half
+				m, halves[l] = m.Minus(skip.Mask{}.With(l, half)), halves[l]&^half
 			}
 			other, others[l] = other.With(l, half), others[l]|half
 		}
@@ -198,8 +198,8 @@ func TestMaskOperations(t *testing.T) {
 		layers, gotOnly := m.WholeLayers()
 		require.Equal(t, whole, layers)
 		require.Equal(t, only, gotOnly)
-		require.Equal(t, sublayers, m.Sublayers())
-		require.Equal(t, last, m.Last())
+		require.Equal(t, sublayers, m.Len())
+		require.Equal(t, last, m.Highest())
 		require.Equal(t, last < 0, m.IsEmpty())
 	}
 	for _, bad := range []int{-1, skip.MaxLayers} {
@@ -217,10 +217,10 @@ func TestCheck(t *testing.T) {
 	require.ErrorContains(t, err, "it skips all 4 layers, keep at least one")
 }
 
-func TestKVComplete(t *testing.T) {
+func TestKeepsAttention(t *testing.T) {
 	for text, want := range map[string]bool{"": true, "f0": true, "f0,f5-9": true, "a3": false, "3": false, "f1,a200": false} {
 		m, err := skip.Parse(text)
 		require.NoError(t, err)
-		require.Equal(t, want, m.KVComplete(), text)
+		require.Equal(t, want, m.KeepsAttention(), text)
 	}
 }

@@ -334,11 +334,10 @@ func (j job) measure(ctx context.Context, cmd *cobra.Command, f *benchmark, o be
 	}
 	defer m.Close()
 	if j.profile != nil {
-		closeProfile, err := openProfile(j.profile, m)
-		if err != nil {
+		if err := j.profile.Open(m.Path); err != nil {
 			return nil, err
 		}
-		defer closeProfile()
+		defer j.profile.Close()
 		o.Route = func(prompt string) error {
 			x, err := router.NewPrompt(m, prompt)
 			if err == nil {

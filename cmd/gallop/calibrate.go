@@ -66,7 +66,7 @@ A run that was stopped goes on where it was when it is started again.`,
 	flags.BoolVar(&f.skipBad, "skip-bad", false, "leave out lines that cannot be used instead of stopping at them")
 	flags.StringVarP(&f.out, "output", "o", "", "profile to write (default: model.gallop.gguf beside the model, or in the cache folder where it cannot be there)")
 	flags.BoolVar(&f.quick, "quick", false, "look at less: within 5 minutes for a model of a billion parameters on two cores")
-	flags.StringVar(&f.unit, "unit", string(calibrate.FeedForwards), "what is skipped at once: layer, sublayer, or feed-forward (halves only, which allows the cascade)")
+	flags.StringVar(&f.unit, "unit", string(calibrate.FeedForwards), "what is skipped at once: layer, sublayer, or feed-forward (halves only, which allows escalation)")
 	flags.StringVar(&f.prefill, "prefill", skip.FullPrefill.String(), "how prompts are decoded: masked or full")
 	flags.StringVar(&f.depths, "depths", "", "depths to find sets for, in layers, as in 2,3,4 (default: a twelfth to a third of the layers)")
 	flags.StringVar(&f.features, "features", "", "what the router sees: ngram, embedding, or both joined by + (default: both)")

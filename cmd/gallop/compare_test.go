@@ -42,7 +42,7 @@ func TestCompareTheDemoModel(t *testing.T) {
 	s := r.Ways[1].Summary
 	require.Less(t, s.LayersUsed, 12.0)
 	require.Less(t, *s.Cost, 1.0)
-	require.GreaterOrEqual(t, *s.Agreement, 0.95) // docs/method.md: the cascade costs 0.2 points of right answers
+	require.GreaterOrEqual(t, *s.Agreement, 0.95) // docs/method.md: escalation costs 0.2 points of right answers
 	require.NotEmpty(t, r.Settings.Fingerprint)
 	require.Contains(t, r.Settings.Command, "gallop compare --json="+figures+" --output="+page+" --threads=1")
 

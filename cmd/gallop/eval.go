@@ -63,7 +63,7 @@ a masked prefill.`,
 	flags.StringVar(&f.depths, "depths", "", "depths to compare at, in layers (default: those of the profile)")
 	flags.StringVar(&f.prefills, "prefill", "", "masked, full, or both joined by a comma (default: the profile's)")
 	flags.Float64SliceVar(&f.qualities, "quality", nil, "also measure the router under these quality budgets")
-	flags.Float64SliceVar(&f.thresholds, "escalate", nil, "also generate with the confidence cascade at these thresholds; 0 = without it")
+	flags.Float64SliceVar(&f.thresholds, "escalate", nil, "also generate with escalation at these thresholds; 0 = without it")
 	flags.StringVar(&f.shortlist, "shortlist", "off", "score all but the whole model with a vocabulary shortlist of this many tokens; auto: as many as were found best")
 	flags.StringVarP(&f.out, "output", "o", "", "folder for eval.json and pictures (default: none are written)")
 	flags.BoolVar(&f.asJSON, "json", false, "print JSON instead of the table")
@@ -175,11 +175,10 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 		rows = append(rows, alone)
 	}
 	for _, p := range profiles {
-		closeProfile, err := openProfile(p.Profile, m)
-		if err != nil {
+		if err := p.Open(m.Path); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
-		defer closeProfile()
+		defer p.Close()
 		prefills := []skip.Prefill{p.Defaults.Prefill}
 		if f.prefills != "" {
 			prefills = nil
@@ -200,8 +199,8 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 				}
 				rows = append(rows, more...)
 				for _, threshold := range f.thresholds {
-					if threshold > 0 && (prefill != skip.FullPrefill || !p.KVComplete()) {
-						continue // the cascade cannot be had there
+					if threshold > 0 && (prefill != skip.FullPrefill || !p.KeepsAttention()) {
+						continue // escalation cannot be had there
 					}
 					row, err := t.Generated(ctx, p.Profile, p.name, prefill, depth, threshold)
 					if err != nil {
@@ -342,7 +341,7 @@ func nameProfile(entry string) (name, file string) {
 }
 
 // drawEval draws accuracy against depth and against cost: of all the rows those
-// that tell the story, the best set without a router, the router, and the cascade.
+// that tell the story, the best set without a router, the router, and escalation.
 func drawEval(folder string, rows []report.Row) error {
 	const percent = 100
 	if rows[0].Accuracy == nil {
@@ -350,13 +349,13 @@ func drawEval(folder string, rows []report.Row) error {
 	}
 	byDepth, byCost := newCurves(), newCurves()
 	for _, r := range rows {
-		name, cascade := r.Method, false
+		name, escalated := r.Method, false
 		switch {
 		case r.Method == rows[0].Method, r.Method == router.BaselineGreedy, r.Method == table.Routed:
 		case strings.HasPrefix(r.Method, table.Adaptive):
 			name = table.Adaptive
-		case strings.HasPrefix(r.Method, table.Cascade):
-			name, cascade = fmt.Sprintf("%s from %g", table.Cascade, *r.Depth), true
+		case strings.HasPrefix(r.Method, table.Escalation):
+			name, escalated = fmt.Sprintf("%s from %g", table.Escalation, *r.Depth), true
 		default:
 			continue
 		}
@@ -364,7 +363,7 @@ func drawEval(folder string, rows []report.Row) error {
 			name += ": " + r.Unit + ", " + r.Prefill
 		}
 		byCost.add(name, *r.Cost, percent**r.Accuracy)
-		if !cascade {
+		if !escalated {
 			byDepth.add(name, *r.MeanDepth, percent**r.Accuracy)
 		}
 	}

@@ -81,7 +81,7 @@ func (g *generation) addOthers(cmd *cobra.Command) {
 	f.BoolVar(&g.noMmap, "no-mmap", false, "read the model into memory instead of mapping it")
 	f.BoolVar(&g.mlock, "mlock", false, "keep the model from being swapped out")
 	f.BoolVar(&g.noRepack, "no-repack", false, "leave the weights as they are in the file: slower, but released ones come back sooner")
-	f.BoolVar(&g.releaseSkipped, "release-skipped", false, "give the memory of skipped weights back to the system; turns the calibrated cascade off")
+	f.BoolVar(&g.releaseSkipped, "release-skipped", false, "give the memory of skipped weights back to the system; turns the calibrated escalation off")
 	f.StringArrayVar(&g.lora, "lora", nil, "LoRA adapter (GGUF), with its scale behind a colon if that is not 1; repeatable")
 	f.Float32Var(&g.temp, "temp", d.Temp, "temperature; 0 = always the likeliest token (default: the model's own advice, else this)")
 	f.IntVar(&g.topK, "top-k", d.TopK, "keep the k likeliest tokens; 0 or less = all")
@@ -111,6 +111,9 @@ func (g *generation) open(ctx context.Context, cmd *cobra.Command) (e *gallop.En
 	opts, err := g.options(cmd, m)
 	if err == nil {
 		request, err = g.request(cmd, m)
+	}
+	if err == nil && opts.Profile == "" {
+		err = settleProfile(ctx, cmd, m, opts.Context.Threads)
 	}
 	if err == nil {
 		e, err = gallop.New(m, opts)

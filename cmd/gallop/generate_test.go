@@ -120,7 +120,7 @@ func TestGenerationMistakes(t *testing.T) {
 		{"an empty -p", []string{"run", "-p", ""}, exitUsage, "nothing to answer"},
 		{"blanks", []string{"run", " "}, exitUsage, "nothing to answer"},
 		{"release without a mapping", []string{"run", "-p", "x", "--release-skipped", "--no-mmap"}, exitUsage, "leave out --no-mmap"},
-		{"release and cascade", []string{"run", "-p", "x", "--release-skipped", "--escalate", "0.9"}, exitError, "leave out one of the two"},
+		{"release and escalation", []string{"run", "-p", "x", "--release-skipped", "--escalate", "0.9"}, exitError, "leave out one of the two"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			code, out, notes := invoke(t, "", append(c.args, "-t", "1")...)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -77,16 +76,15 @@ func runRoute(cmd *cobra.Command, model, profile, prompt string, policy router.P
 	}
 	ctx, stop := interruptible(cmd)
 	defer stop()
-	m, err := openModel(ctx, cmd, path, &llama.ModelOptions{VocabOnly: !p.Spec.Has(router.Hidden)})
+	m, err := openModel(ctx, cmd, path, &llama.ModelOptions{VocabOnly: true})
 	if err != nil {
 		return err
 	}
 	defer m.Close()
-	closeProfile, err := openProfile(p, m)
-	if err != nil {
+	if err := p.Open(m.Path); err != nil {
 		return err
 	}
-	defer closeProfile()
+	defer p.Close()
 	x, err := router.NewPrompt(m, prompt)
 	if err != nil {
 		return err
@@ -156,19 +154,4 @@ func readProfile(model, named string) (*router.Profile, error) {
 		named = found
 	}
 	return router.Read(named)
-}
-
-// openProfile makes a profile ready to route for a model.
-func openProfile(p *router.Profile, m *llama.Model) (closeAll func() error, err error) {
-	closeState := func() error { return nil }
-	var state func([]llama.Token) ([]float32, error)
-	if p.Router != nil && p.Spec.Has(router.Hidden) {
-		if state, closeState, err = router.HiddenState(m, 0); err != nil {
-			return nil, err
-		}
-	}
-	if err := p.Open(m.Path, state); err != nil {
-		return nil, errors.Join(err, closeState())
-	}
-	return func() error { return errors.Join(p.Close(), closeState()) }, nil
 }

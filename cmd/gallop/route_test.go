@@ -245,8 +245,8 @@ func TestRoutingMistakes(t *testing.T) {
 		{"depth and quality", []string{"run", "--depth", "2", "--quality", "0.9", "-p", "x"}, exitUsage, "exclude each other"},
 		{"skip and depth", []string{"run", "--skip", "2", "--depth", "2", "-p", "x"}, exitUsage, "by hand"},
 		{"a quality", []string{"run", "--quality", "2", "-p", "x"}, exitUsage, "--quality 2"},
-		{"a cascade over attention", []string{"run", "--skip", "2", "--prefill", "full", "--escalate", "0.5", "-p", "x"}, exitError, "skips attention"},
-		{"a cascade after a masked prompt", []string{"run", "--skip", "f2", "--prefill", "masked", "--escalate", "0.5", "-p", "x"}, exitError, "--prefill full"},
+		{"escalation over attention", []string{"run", "--skip", "2", "--prefill", "full", "--escalate", "0.5", "-p", "x"}, exitError, "skips attention"},
+		{"escalation after a masked prompt", []string{"run", "--skip", "f2", "--prefill", "masked", "--escalate", "0.5", "-p", "x"}, exitError, "--prefill full"},
 		{"a model as profile", []string{"run", "--profile", unrouted, "-p", "x"}, exitError, "no profile but a model"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -104,8 +104,11 @@ func (s *serving) run(cmd *cobra.Command) error {
 		return err
 	}
 	o := server.Options{
-		Models: list, Preload: len(s.models) > 0, Memory: uint64(s.memory) << 20, Keys: s.keys, Hosts: append(s.hosts, s.host), Origins: s.origins,
+		Models: list, Preload: len(s.models) > 0, Memory: uint64(s.memory) << 20, Keys: s.keys, Hosts: s.hosts, Origins: s.origins,
 		MaxTokens: max(s.predict, 0), Timeout: s.timeout, Grace: s.grace, Version: version, Logger: log,
+	}
+	if s.host != "" {
+		o.Hosts = append(o.Hosts, s.host)
 	}
 	if s.memory == 0 {
 		o.Memory = machineMemory() / 8 * 7

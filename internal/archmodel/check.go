@@ -276,7 +276,7 @@ func (c *checker) masks() (list []skip.Mask) {
 			}
 			m = with(m, b, half)
 		}
-		if !m.IsEmpty() && m.Check(c.model.NLayer) == nil {
+		if !m.IsEmpty() && m.Check(c.model.NLayer) == nil && !slices.Contains(list, m) {
 			list = append(list, m)
 		}
 	}
@@ -455,7 +455,7 @@ func (c *checker) sequences(opts llama.ContextOptions, masks []skip.Mask, togeth
 		return nil, err
 	}
 	defer b.Close()
-	b.Alone = llama.MultiplyAlone
+	b.Isolation = llama.AllAlone
 	logits := make([][]float32, len(masks))
 	var owners []int
 	flush := func(mask skip.Mask) error {

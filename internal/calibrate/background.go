@@ -143,7 +143,7 @@ func (b *Background) run() {
 		has = sentence
 		early := *p
 		early.Provenance = append(early.Provenance[:len(early.Provenance):len(early.Provenance)],
-			router.Fact{Key: unfinished, Value: "not done: chat --learn goes on"})
+			router.Note{Key: unfinished, Value: "not done: chat --learn goes on"})
 		return b.keep(&early, has, false)
 	}
 	p, err := Run(b.ctx, b.model, b.o)

@@ -171,7 +171,7 @@ func TestTime(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, p.Drafts)
 		require.NotEmpty(t, p.Candidates[1:])
-		examples := p.Provenance[slices.IndexFunc(p.Provenance, func(f router.Fact) bool { return f.Key == "examples" })].Value
+		examples := p.Provenance[slices.IndexFunc(p.Provenance, func(f router.Note) bool { return f.Key == "examples" })].Value
 		if limit == time.Hour {
 			require.Equal(t, "80", examples)
 			require.Equal(t, 2, told, "for the tasks too")
@@ -194,7 +194,7 @@ func TestUnits(t *testing.T) {
 			_, whole := c.Mask.WholeLayers()
 			require.InDelta(t, 1, c.Depth, 0.5, unit)
 			require.True(t, whole || unit != calibrate.Layers)
-			require.True(t, c.Mask.KVComplete() || unit != calibrate.FeedForwards)
+			require.True(t, c.Mask.KeepsAttention() || unit != calibrate.FeedForwards)
 			require.Zero(t, c.Mask.Skipped(0)|c.Mask.Skipped(m.NLayer-1), "first and last layer stay")
 		}
 		parsed, err := calibrate.ParseUnit(string(unit))

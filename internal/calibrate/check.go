@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/internal/stats"
@@ -104,11 +103,8 @@ func (r *run) keepBetter() {
 				}
 			}
 			if best != own {
-				tasks := strings.Split(r.candidates[own].Task, router.TaskSeparator)
-				r.candidates[own].Task = strings.Join(slices.DeleteFunc(tasks, func(t string) bool { return t == task }), router.TaskSeparator)
-				if !r.candidates[best].For(task) {
-					r.candidates[best].Task += router.TaskSeparator + task
-				}
+				r.candidates[own].DropTask(task)
+				r.candidates[best].AddTask(task)
 			}
 		}
 	}
@@ -150,7 +146,7 @@ type saving struct {
 // them, on these cases.
 func (r *run) savingOf(ctx context.Context, p *router.Profile, cases []int) (s saving, err error) {
 	policy, twice := router.Policy{}, 0.0 // twice: share of the tokens that the whole model decides again
-	if e, ok := p.Defaults.Cascade(p.Defaults.Quality); ok && p.Defaults.Prefill == skip.FullPrefill {
+	if e, ok := p.Defaults.EscalationFor(p.Defaults.Quality); ok && p.Defaults.Prefill == skip.FullPrefill {
 		policy = router.Policy{Depth: e.Depth, Guard: true}
 		twice = e.Cost - (1 - e.Depth/float64(r.model.NLayer))
 	}

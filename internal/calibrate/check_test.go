@@ -28,7 +28,7 @@ func TestKeepBetter(t *testing.T) {
 		candidates: []router.Candidate{
 			{}, {Mask: skip.Layers(1), Depth: 1, Task: general}, {Mask: skip.Layers(2), Depth: 1, Task: "better"},
 			{Mask: skip.Layers(3), Depth: 1, Task: "worse"}, {Mask: skip.Layers(4), Depth: 1, Task: "few"},
-			{Mask: skip.Layers(5, 6), Depth: 2, Task: general}, {Mask: skip.Layers(6, 7), Depth: 2, Task: "worse" + router.TaskSeparator + "better"},
+			{Mask: skip.Layers(5, 6), Depth: 2, Task: general}, {Mask: skip.Layers(6, 7), Depth: 2, Task: "worse + better"},
 		},
 	}
 	for i := range 3 * leastUnseen {

@@ -18,7 +18,7 @@ import (
 const drafting = "drafting"
 
 // draftShares are how much of the inner layers drafts skip: which depth is best
-// hangs on the machine, so each of them is kept. Deeper masks than for answers
+// depends on the machine, so each of them is kept. Deeper masks than for answers
 // pay, because the whole model verifies.
 var draftShares = []float64{0.3, 0.45, 0.6, 0.75, 0.9}
 

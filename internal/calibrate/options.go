@@ -17,7 +17,7 @@ type Unit string
 const (
 	Layers       Unit = "layer"        // whole layers, as in PuDDing
 	Sublayers    Unit = "sublayer"     // attention and feed-forward halves
-	FeedForwards Unit = "feed-forward" // feed-forward halves alone: masks that allow the confidence cascade
+	FeedForwards Unit = "feed-forward" // feed-forward halves alone: masks that allow escalation
 )
 
 // ParseUnit reads the name of a unit.

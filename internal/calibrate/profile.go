@@ -20,7 +20,7 @@ const confidence = 0.9
 func (r *run) profile(ctx context.Context) (*router.Profile, error) {
 	p := &router.Profile{
 		Model:      r.id,
-		Candidates: slices.Clone(r.candidates), Baselines: r.baselines, Spec: r.features.Spec(), Tasks: r.tasks, Units: r.heat,
+		Candidates: slices.Clone(r.candidates), Baselines: r.baselines, Spec: r.features.Spec(), Tasks: r.tasks, Units: r.unitLosses,
 		Defaults: router.Defaults{Prefill: r.Prefill, Quality: r.Quality, Confidence: confidence},
 	}
 	var err error
@@ -42,7 +42,7 @@ func (r *run) profile(ctx context.Context) (*router.Profile, error) {
 	}
 	p.Baselines = slices.Concat(p.Baselines, r.static())
 	if r.Prefill == skip.FullPrefill {
-		if err := r.cascade(ctx, p); err != nil {
+		if err := r.escalation(ctx, p); err != nil {
 			return nil, err
 		}
 	}
@@ -50,7 +50,7 @@ func (r *run) profile(ctx context.Context) (*router.Profile, error) {
 		return nil, err
 	}
 	p.Defaults.Speed, p.Defaults.Off = r.saving.speed, r.saving.speed < leastSpeedup
-	p.Provenance = []router.Fact{
+	p.Provenance = []router.Note{
 		{Key: "data", Value: dataset.Hash(r.Examples)},
 		{Key: "examples", Value: fmt.Sprint(len(r.cases))},
 		{Key: "unit", Value: string(r.Unit)},
@@ -90,40 +90,50 @@ func (r *run) static() (sets []router.Candidate) {
 	return sets
 }
 
-// Thresholds and qualities that the cascade is calibrated for.
+// Thresholds and qualities that escalation is calibrated for.
 var (
 	thresholds = []float64{0, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999}
 	qualities  = []float64{0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999}
 )
 
-// cascadeCases is how many cases the cascade is calibrated on at most.
-const cascadeCases = 256
+// escalationCases is how many cases escalation is calibrated on at most.
+const escalationCases = 256
 
-// cascade finds, for each quality, the depth and the threshold of the lowest
+// escalating lists the candidates of a depth that escalation can go with.
+func (r *run) escalating(depth float64) (group []int) {
+	for c, candidate := range r.candidates {
+		if c > 0 && candidate.Mask.KeepsAttention() && candidate.At(depth) {
+			group = append(group, c)
+		}
+	}
+	return group
+}
+
+// routed is which candidate of a group the router chooses for a case.
+func (r *run) routed(p *router.Profile, group []int, i int) int {
+	predicted := make([]float64, len(r.candidates))
+	p.Router.Predict(predicted, r.vectors[i])
+	return slices.MinFunc(group, func(a, b int) int { return cmp.Compare(predicted[a], predicted[b]) })
+}
+
+// escalation finds, for each quality, the depth and the threshold of the lowest
 // cost: routed masks of that depth decode each token, and the whole model again
 // those whose probability is below the threshold. It looks at the answers'
 // tokens given the ones before (generation differs where an answer does), on
 // cases that no search has seen, if there are any.
-func (r *run) cascade(ctx context.Context, p *router.Profile) error {
+func (r *run) escalation(ctx context.Context, p *router.Profile) error {
 	type point struct{ depth, threshold, cost, loss float64 }
 	var points []point
-	predicted := make([]float64, len(r.candidates))
 	for _, depth := range r.Depths {
-		var group []int
-		for c, candidate := range r.candidates {
-			if c > 0 && candidate.Mask.KVComplete() && candidate.At(depth) {
-				group = append(group, c)
-			}
-		}
+		group := r.escalating(depth)
 		if len(group) == 0 {
 			continue
 		}
 		curve := make([]point, len(thresholds))
 		tokens, decoded := 0, 0
 		for n, i := range r.sample {
-			r.Progress("calibrating the cascade", n, len(r.sample))
-			p.Router.Predict(predicted, r.vectors[i])
-			best := slices.MinFunc(group, func(a, b int) int { return cmp.Compare(predicted[a], predicted[b]) })
+			r.Progress("calibrating escalation", n, len(r.sample))
+			best := r.routed(p, group, i)
 			whole, err := r.tokensOf(ctx, i, skip.Mask{})
 			if err != nil {
 				return err

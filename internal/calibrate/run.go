@@ -37,13 +37,13 @@ type run struct {
 	byTask map[string][]score.Case // what the searches look at
 
 	unsearched []int                         // the other cases
-	sample     []int                         // cases that the cascade is calibrated on, ascending
+	sample     []int                         // cases that escalation is calibrated on, ascending
 	tokens     map[scored][]score.TokenScore // of the sample
 
-	turned *llama.Context // has measured block influence; nil = not yet
+	influenceCtx *llama.Context // has measured block influence; nil = not yet
 
-	held    []score.Case // whose prompts the scorer's cache holds, or whose references it has; nil = none for sure
-	heldFor skip.Prefill
+	heldCases []score.Case // whose prompts the scorer's cache holds, or whose references it has; nil = none for sure
+	heldFor   skip.Prefill
 
 	features *router.Features
 	vectors  [][]float32 // (len(cases), features)
@@ -53,7 +53,7 @@ type run struct {
 	saving     saving             // of the last profile
 	searched   time.Duration      // that the search for all prompts took
 	measured   time.Duration      // that the candidates took to be measured
-	heat       [][]float64        // (len(tasks), 2 layers) loss increase of each sublayer skipped alone; NaN = not searched
+	unitLosses [][]float64        // (len(tasks), 2 layers) loss increase of each sublayer skipped alone; NaN = not searched
 	losses     [][]float64        // (len(cases), len(candidates)) loss increase over the empty mask
 }
 
@@ -81,8 +81,8 @@ func Run(ctx context.Context, m *llama.Model, o Options) (*router.Profile, error
 		}
 	}()
 	defer func() {
-		if r.turned != nil {
-			r.turned.Close()
+		if r.influenceCtx != nil {
+			r.influenceCtx.Close()
 		}
 	}()
 	if r.log, err = search.OpenLog(filepath.Join(r.Folder, LogFile), r.key()); errors.Is(err, search.ErrLogKey) || errors.Is(err, search.ErrLog) { // other settings, or an older version's
@@ -92,16 +92,8 @@ func Run(ctx context.Context, m *llama.Model, o Options) (*router.Profile, error
 		return nil, err
 	}
 	defer r.log.Close()
-	spec, sources := router.FeatureSpec{Kind: r.Features, Seed: r.Seed}, &router.Sources{Model: m.Path}
-	if spec.Has(router.Hidden) {
-		state, closeState, err := router.HiddenState(m, r.Threads)
-		if err != nil {
-			return nil, err
-		}
-		defer closeState()
-		sources.Hidden = state
-	}
-	if r.features, err = router.NewFeatures(spec, sources); err != nil {
+	spec := router.FeatureSpec{Kind: r.Features, Seed: r.Seed}
+	if r.features, err = router.NewFeatures(spec, &router.Sources{Model: m.Path}); err != nil {
 		return nil, err
 	}
 	defer r.features.Close()
@@ -202,7 +194,7 @@ func (r *run) defaults() error {
 	return nil
 }
 
-// key names what the measurements hang on: the model, the data, and which of
+// key names what the measurements depend on: the model, the data, and which of
 // the data are in which task.
 func (r *run) key() string {
 	return fmt.Sprintf("%v data %s prefill %s, first token with the prompt, answers of %d, %d a task, %d searched, %d clusters by %q, seed %d, threads %d, own answers by divergence",

@@ -70,13 +70,13 @@ func (t *timing) decode(tokens []llama.Token, mask skip.Mask) error {
 	return nil
 }
 
-// next decodes one token, and looks at its probability as the cascade does.
-func (t *timing) next(mask skip.Mask, cascade bool) (took time.Duration, err error) {
+// next decodes one token, and looks at its probability as escalation does.
+func (t *timing) next(mask skip.Mask, escalate bool) (took time.Duration, err error) {
 	start := time.Now()
 	if err := t.decode(t.prompt[len(t.prompt)-1:], mask); err != nil {
 		return 0, err
 	}
-	if cascade {
+	if escalate {
 		logits, err := t.c.Logits(-1)
 		if err != nil {
 			return 0, err
@@ -87,9 +87,9 @@ func (t *timing) next(mask skip.Mask, cascade bool) (took time.Duration, err err
 }
 
 // run decodes tokens in a row and adds their times to those known.
-func (t *timing) run(times []time.Duration, mask skip.Mask, cascade bool) ([]time.Duration, error) {
+func (t *timing) run(times []time.Duration, mask skip.Mask, escalate bool) ([]time.Duration, error) {
 	for i := range timedRun {
-		took, err := t.next(mask, cascade)
+		took, err := t.next(mask, escalate)
 		if err != nil {
 			return nil, err
 		}

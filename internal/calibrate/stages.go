@@ -16,6 +16,7 @@ import (
 
 	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/internal/batch"
+	"github.com/gallop-llm/gallop/internal/dataset"
 	"github.com/gallop-llm/gallop/internal/files"
 	"github.com/gallop-llm/gallop/internal/score"
 	"github.com/gallop-llm/gallop/internal/search"
@@ -30,19 +31,27 @@ func (r *run) encode(context.Context) (err error) {
 	if r.cases, err = score.Encode(r.model, r.Examples); err != nil {
 		return err
 	}
-	var prompts []router.Prompt
-	for _, e := range r.Examples {
-		p, err := router.NewPrompt(r.model, e.Prompt)
-		if err != nil {
-			return fmt.Errorf("%s: %w", e.Where, err)
-		}
-		prompts = append(prompts, p)
+	prompts, err := r.prompts(r.Examples)
+	if err != nil {
+		return err
 	}
 	if err := r.features.Fit(prompts); err != nil {
 		return err
 	}
 	r.vectors, err = r.features.Vectors(prompts)
 	return err
+}
+
+// prompts are what the router sees of examples.
+func (r *run) prompts(examples []dataset.Example) (prompts []router.Prompt, err error) {
+	for _, e := range examples {
+		p, err := router.NewPrompt(r.model, e.Prompt)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", e.Where, err)
+		}
+		prompts = append(prompts, p)
+	}
+	return prompts, nil
 }
 
 // group finds the tasks. Prompts that came without an answer are bare: their
@@ -157,22 +166,13 @@ func (r *run) answer(ctx context.Context) error {
 	for len(k.Answers) < min(most, len(open)) {
 		r.Progress("answering", len(k.Answers), len(open))
 		start := r.elapsed()
-		var requests []gallop.Request
-		for _, i := range open[len(k.Answers):min(len(k.Answers)+answerChunk, len(open))] {
-			requests = append(requests, gallop.Request{Tokens: r.cases[i].Prompt, Skip: gallop.Nothing(), Sampling: &llama.Sampling{}, MaxTokens: r.Answer})
-		}
-		generated, err := batch.Answer(ctx, e, requests)
+		own, err := r.answers(ctx, e, open[len(k.Answers):min(len(k.Answers)+answerChunk, len(open))])
 		if err != nil {
 			return err
 		}
-		for _, a := range generated {
-			if n := len(a.Tokens) - 1; r.model.Vocab.IsEnd(a.Tokens[n]) { // of which there may be several
-				a.Tokens[n] = score.End(r.model)
-			}
-			k.Answers = append(k.Answers, a.Tokens)
-		}
+		k.Answers = append(k.Answers, own...)
 		if k.Most == 0 && r.Time > 0 {
-			each := (r.elapsed() - start) / time.Duration(len(requests))
+			each := (r.elapsed() - start) / time.Duration(len(own))
 			k.Most = max(leastPrompts, int(promptShare/promptReads*float64(r.Time)/float64(each)))
 			most = k.Most
 		}
@@ -189,6 +189,25 @@ func (r *run) answer(ctx context.Context) error {
 	}
 	r.keep(slices.DeleteFunc(search.All(len(r.cases)), func(i int) bool { return len(r.cases[i].Answers) == 0 }))
 	return nil
+}
+
+// answers gives the whole model's own answers to some of the cases' prompts.
+func (r *run) answers(ctx context.Context, e *gallop.Engine, some []int) (own [][]llama.Token, err error) {
+	var requests []gallop.Request
+	for _, i := range some {
+		requests = append(requests, gallop.Request{Tokens: r.cases[i].Prompt, Skip: gallop.Nothing(), Sampling: &llama.Sampling{}, MaxTokens: r.Answer})
+	}
+	generated, err := batch.Answer(ctx, e, requests)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range generated {
+		if n := len(a.Tokens) - 1; r.model.Vocab.IsEnd(a.Tokens[n]) { // of which there may be several
+			a.Tokens[n] = score.End(r.model)
+		}
+		own = append(own, a.Tokens)
+	}
+	return own, nil
 }
 
 // atOnce is how many prompts are answered at once.
@@ -233,7 +252,7 @@ func (r *run) split(context.Context) error {
 	if len(r.sample) == 0 {
 		r.sample = search.All(len(r.cases))
 	}
-	if n, most := len(r.sample), min(cascadeCases, r.PerTask*len(r.tasks)); n > most { // an even choice: cases may come task by task
+	if n, most := len(r.sample), min(escalationCases, r.PerTask*len(r.tasks)); n > most { // an even choice: cases may come task by task
 		even := make([]int, most)
 		for k := range even {
 			even[k] = r.sample[k*n/most]
@@ -265,7 +284,7 @@ func loss(s score.Score) float64 {
 // valuesOf gives a value of the scores of cases under masks, likewise.
 func (r *run) valuesOf(name string, cases []score.Case, prefill skip.Prefill, value func(score.Score) float64) search.Losses {
 	return r.log.Wrap(name, func(ctx context.Context, mask skip.Mask, examples []int) ([]float64, error) {
-		if err := r.settle(ctx, cases, prefill); err != nil {
+		if err := r.holdPrompts(ctx, cases, prefill); err != nil {
 			return nil, err
 		}
 		part := make([]score.Case, len(examples))
@@ -281,24 +300,24 @@ func (r *run) valuesOf(name string, cases []score.Case, prefill skip.Prefill, va
 	})
 }
 
-// settle makes what is scored next hang on cases alone, and not on what was
+// holdPrompts makes what is scored next depend on cases alone, and not on what was
 // scored before: a token's logits depend in their last digits on where in the
 // cache its keys lie, and a run that was killed has to come to the same result.
-func (r *run) settle(ctx context.Context, cases []score.Case, prefill skip.Prefill) error {
-	if len(cases) > 0 && len(r.held) == len(cases) && &r.held[0] == &cases[0] && r.heldFor == prefill {
+func (r *run) holdPrompts(ctx context.Context, cases []score.Case, prefill skip.Prefill) error {
+	if len(cases) > 0 && len(r.heldCases) == len(cases) && &r.heldCases[0] == &cases[0] && r.heldFor == prefill {
 		return nil
 	}
-	r.held, r.heldFor = nil, prefill
+	r.heldCases, r.heldFor = nil, prefill
 	if prefill != skip.FullPrefill {
 		if err := r.scorer.Refer(ctx, cases); err != nil {
 			return err
 		}
-		r.held = cases
+		r.heldCases = cases
 		return nil
 	}
 	held, err := r.scorer.Hold(ctx, cases)
 	if held {
-		r.held = cases
+		r.heldCases = cases
 	}
 	return err
 }
@@ -309,7 +328,7 @@ func Units(u Unit, sizes search.Sizes) []search.Unit {
 	case Layers:
 		return search.LayerUnits(sizes)
 	case FeedForwards:
-		return slices.DeleteFunc(search.SublayerUnits(sizes), func(u search.Unit) bool { return !u.Mask.KVComplete() })
+		return slices.DeleteFunc(search.SublayerUnits(sizes), func(u search.Unit) bool { return !u.Mask.KeepsAttention() })
 	}
 	return search.SublayerUnits(sizes)
 }
@@ -404,7 +423,7 @@ func (r *run) searchTasks(ctx context.Context) (more bool, err error) {
 		if r.Time > 0 {
 			continue
 		}
-		if err := r.heatOf(ctx, task, units); err != nil {
+		if err := r.unitLossesOf(ctx, task, units); err != nil {
 			return false, err
 		}
 	}
@@ -414,8 +433,8 @@ func (r *run) searchTasks(ctx context.Context) (more bool, err error) {
 	return true, nil
 }
 
-// heatOf measures what each unit skipped alone costs a task.
-func (r *run) heatOf(ctx context.Context, task string, units []search.Unit) error {
+// unitLossesOf measures what each unit skipped alone costs a task.
+func (r *run) unitLossesOf(ctx context.Context, task string, units []search.Unit) error {
 	cases := r.byTask[task]
 	whole, err := r.lossesOf(task, cases, false)(ctx, skip.Mask{}, search.All(len(cases)))
 	if err != nil {
@@ -427,7 +446,7 @@ func (r *run) heatOf(ctx context.Context, task string, units []search.Unit) erro
 	}
 	row := slices.Repeat([]float64{math.NaN()}, 2*r.model.NLayer)
 	for i, u := range units {
-		l := u.Mask.Last()
+		l := u.Mask.Highest()
 		if u.Mask.Skipped(l)&skip.Attention != 0 {
 			row[2*l] = alone[i] - stats.Mean(whole)
 		}
@@ -435,7 +454,7 @@ func (r *run) heatOf(ctx context.Context, task string, units []search.Unit) erro
 			row[2*l+1] = alone[i] - stats.Mean(whole)
 		}
 	}
-	r.heat = append(r.heat, row)
+	r.unitLosses = append(r.unitLosses, row)
 	return nil
 }
 
@@ -461,12 +480,12 @@ const (
 
 // influence gives ShortGPT's block influence of every unit. It is measured once.
 func (r *run) influence(ctx context.Context, units []search.Unit) ([]float64, error) {
-	if r.turned == nil {
+	if r.influenceCtx == nil {
 		if err := r.measureInfluence(ctx); err != nil {
 			return nil, err
 		}
 	}
-	return search.Influences(units, r.turned), nil
+	return search.Influences(units, r.influenceCtx), nil
 }
 
 func (r *run) measureInfluence(ctx context.Context) error {
@@ -480,7 +499,7 @@ func (r *run) measureInfluence(ctx context.Context) error {
 		return err
 	}
 	c.PauseWith(r.Pause)
-	r.turned = c // Run closes it
+	r.influenceCtx = c // Run closes it
 	defer c.AbortOn(ctx)()
 	b, err := llama.NewBatch(longest, nil)
 	if err != nil {
@@ -523,7 +542,7 @@ func (r *run) take(task string, path []search.Step) {
 		if at := slices.IndexFunc(r.candidates, func(have router.Candidate) bool { return have.Mask == c.Mask }); at < 0 {
 			r.candidates = append(r.candidates, c)
 		} else {
-			r.candidates[at].Task += router.TaskSeparator + task
+			r.candidates[at].AddTask(task)
 		}
 		if task == general {
 			c.Task = router.BaselineGreedy
@@ -592,7 +611,7 @@ func (r *run) chunkOf(n int) (from, to int) {
 }
 
 // lossesFrom gives the losses of a chunk of cases under masks. It keeps what the
-// cascade needs of them.
+// escalation needs of them.
 func (r *run) lossesFrom(from int) search.Losses {
 	to := r.chunkFrom(from)
 	return r.log.Wrap(fmt.Sprint("candidates from ", from), func(ctx context.Context, mask skip.Mask, examples []int) ([]float64, error) {
@@ -612,7 +631,7 @@ func (r *run) lossesFrom(from int) search.Losses {
 
 // scoreChunk scores some of a chunk of cases.
 func (r *run) scoreChunk(ctx context.Context, chunk []score.Case, mask skip.Mask, examples []int) ([]score.Score, error) {
-	if err := r.settle(ctx, chunk, r.Prefill); err != nil {
+	if err := r.holdPrompts(ctx, chunk, r.Prefill); err != nil {
 		return nil, err
 	}
 	part := make([]score.Case, len(examples))

@@ -24,11 +24,11 @@ type File struct {
 
 // Batches is what was found out about decoding several tokens of an answer at once.
 type Batches struct {
-	Alone    llama.Alone     `json:"alone"`    // how batches come out as one token at a time
-	Compared uint            `json:"compared"` // bit n: a batch of n tokens was compared with its tokens alone
-	Rounding float64         `json:"rounding"` // of logits, at most
-	Graph    float64         `json:"graph"`    // cost of a new graph, in the time of a token decoded alone
-	Costs    map[int]float64 `json:"costs"`    // of batches, by their tokens, likewise
+	Isolation llama.Isolation `json:"alone"`    // how batches come out as one token at a time
+	Compared  uint            `json:"compared"` // bit n: a batch of n tokens was compared with its tokens alone
+	Rounding  float64         `json:"rounding"` // of logits, at most
+	Graph     float64         `json:"graph"`    // cost of a new graph, in the time of a token decoded alone
+	Costs     map[int]float64 `json:"costs"`    // of batches, by their tokens, likewise
 }
 
 // MostRows is the longest batch of an answer's tokens: the longest draft, the last token
@@ -37,7 +37,7 @@ const MostRows = 18
 
 // New is a file of which nothing is known yet.
 func New() *File {
-	return &File{Version: fileVersion, Batches: Batches{Alone: llama.AttendAlone}}
+	return &File{Version: fileVersion, Batches: Batches{Isolation: llama.AttentionAlone}}
 }
 
 // fileVersion changes with the meaning of what is kept.
@@ -45,7 +45,7 @@ const fileVersion = 1
 
 // valid tells whether what a file says can be.
 func (l *File) valid() bool {
-	ok := l.Version == fileVersion && l.Alone >= llama.AttendAlone && l.Alone <= llama.MultiplyAlone &&
+	ok := l.Version == fileVersion && l.Isolation >= llama.AttentionAlone && l.Isolation <= llama.AllAlone &&
 		l.Compared < 1<<(MostRows+1) && l.Rounding >= 0 && l.Graph >= 0
 	for n, cost := range l.Costs {
 		ok = ok && n > 1 && n <= MostRows && cost > 0

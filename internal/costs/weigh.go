@@ -11,8 +11,8 @@ import (
 // on with the whole model where it is not: the better answer for the same time.
 //
 // A mask's tokens cost 1/speed of the whole model's, and those in doubt are decided
-// again. How much faster a token is under the mask hangs on the machine; how many are in
-// doubt hangs on the text. Both are measured on the answer's own tokens. To compare, now
+// again. How much faster a token is under the mask depends on the machine; how many are in
+// doubt depends on the text. Both are measured on the answer's own tokens. To compare, now
 // and then a few tokens in a row are decoded the other way: by the whole model while the
 // mask is in use, under the mask while it is not. What that costs is bounded by [LossShare].
 type Weigher struct {

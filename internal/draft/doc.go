@@ -26,15 +26,15 @@ var ErrLossless = errors.New("cannot answer losslessly")
 type Sequence interface {
 	// Decode appends tokens under mask; the last outputs of them have logits.
 	Decode(tokens []llama.Token, mask skip.Mask, outputs int) error
-	Forget(n int)              // drops the positions from n on
-	Len() int                  // tokens that it holds
-	Tokens() []llama.Token     // these; valid until the next Decode
-	Room() int                 // tokens that still fit
-	Most() int                 // tokens that one Decode takes with logits for each
-	Row(i int) int             // place of output i of the last Decode in the context, -1 for the last one
-	Context() *llama.Context   // to read outputs from
-	Alone() bool               // no other answer took part in the last Decode
-	Isolate(alone llama.Alone) // how exactly tokens come out as if each were decoded alone, from now on
+	Forget(n int)                // drops the positions from n on
+	Len() int                    // tokens that it holds
+	Tokens() []llama.Token       // these; valid until the next Decode
+	Room() int                   // tokens that still fit
+	Most() int                   // tokens that one Decode takes with logits for each
+	Row(i int) int               // place of output i of the last Decode in the context, -1 for the last one
+	Context() *llama.Context     // to read outputs from
+	Alone() bool                 // no other answer took part in the last Decode
+	Isolate(how llama.Isolation) // how exactly tokens come out as if each were decoded alone, from now on
 }
 
 // Answer is the text in the making.

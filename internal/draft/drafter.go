@@ -56,9 +56,9 @@ type Stats struct {
 	Masks    map[skip.Mask]int // drafted tokens by mask
 	Plain    time.Duration     // what generating would have taken one token at a time: their number times the time of one
 
-	// Possible is the speed-up that the cost model expects where the source that
-	// drafted most has something to draft, with drafts of the best length, at the
-	// acceptance that was seen, and none elsewhere; 0 = nothing was drafted.
+	// Possible is the speed-up that the cost model predicts, given the acceptance rate
+	// of this answer and the best length of drafts, where the source that drafted most
+	// has something to draft; 0 = nothing was drafted.
 	Possible float64
 
 	// Rounding is how far a token's logits are apart at most when it is decoded
@@ -110,11 +110,11 @@ func (o *Options) Check(m *llama.Model) error {
 
 // source is where drafts come from: a mask, or looking up.
 type source struct {
-	mask   skip.Mask
-	lookup bool
-	cost   draftCost
-	odds   odds
-	prior  float64 // chance of acceptance that was believed before anything was tried
+	mask       skip.Mask
+	lookup     bool
+	cost       draftCost
+	acceptance acceptance
+	prior      float64 // chance of acceptance that was believed before anything was tried
 }
 
 // Beliefs of before anything was tried. Low ones would keep a good source from
@@ -127,21 +127,21 @@ const (
 // Drafter makes drafts and has them verified, for one session. What it learns of
 // the machine and of the masks stays from answer to answer.
 type Drafter struct {
-	model   *llama.Model
-	seq     Sequence       // of this answer
-	answer  Answer         // likewise
-	sampler *llama.Sampler // likewise; not closed here
-	stats   *Stats
-	alone   llama.Alone // what of a verification is computed token by token
-	company bool        // other answers took part in a decode of this step: its time tells nothing
-	most    int         // tokens in a draft
-	fixed   bool
-	pace    pace
-	listed  []Mask
-	known   map[skip.Mask]*source
-	masks   []*source // to draft under now
-	lookup  *source   // nil = nothing is looked up
-	judge   judge
+	model     *llama.Model
+	seq       Sequence       // of this answer
+	answer    Answer         // likewise
+	sampler   *llama.Sampler // likewise; not closed here
+	stats     *Stats
+	isolation llama.Isolation // what of a verification is computed token by token
+	company   bool            // other answers took part in a decode of this step: its time tells nothing
+	most      int             // tokens in a draft
+	fixed     bool
+	costs     costModel
+	listed    []Mask
+	known     map[skip.Mask]*source
+	masks     []*source // to draft under now
+	lookup    *source   // nil = nothing is looked up
+	reject    rejectionSampler
 
 	drawing *llama.Sampler // the draft's sampler, which follows the answer's; nil before the first answer
 	text    lookup         // of the conversation
@@ -152,10 +152,10 @@ type Drafter struct {
 	batch   []llama.Token      // (γ+1,) scratch
 	took    []float64          // (γ,) scratch: tokens' time of each token of a draft
 
-	mean, sure, hope [MaxDraft]float64 // (γ,) scratch: chances of a draft's tokens: likely, at least, at most
+	mean, lower, upper [MaxDraft]float64 // (γ,) scratch: chances of a draft's tokens: likely, at least, at most
 
-	drafted map[*source]*judged // in this answer
-	bare    int                 // tokens of this answer for which no source had a draft
+	drafted map[*source]*decided // in this answer
+	bare    int                  // tokens of this answer for which no source had a draft
 
 	same      compared
 	reference []float32 // (nVocab,) logits that pending was sampled from
@@ -171,7 +171,7 @@ type Drafter struct {
 	switched time.Duration // time of the first of them, which has a graph to build; 0 = booked
 	turned   bool          // the next single token follows another graph because of a draft
 	trying   bool          // the draft is made to find out what its source is worth
-	judged   *source       // whose one token is held against the one that the whole model chooses alone; nil = none
+	trial    *source       // whose one token is held against the one that the whole model chooses alone; nil = none
 	rounds   int
 	emitted  time.Duration // in which a draft's tokens were given to the caller
 
@@ -184,11 +184,11 @@ func New(m *llama.Model, o *Options, known *costs.Batches) (*Drafter, error) {
 	if err := o.Check(m); err != nil {
 		return nil, err
 	}
-	d := &Drafter{model: m, known: map[skip.Mask]*source{}, alone: llama.AttendAlone}
+	d := &Drafter{model: m, known: map[skip.Mask]*source{}, isolation: llama.AttentionAlone}
 	d.set(o)
-	d.judge.excess = make([]float32, m.Vocab.Size)
-	if d.recall(known); d.alone == llama.AttendAlone {
-		d.pace.apart = apart(m)
+	d.reject.excess = make([]float32, m.Vocab.Size)
+	if d.recall(known); d.isolation == llama.AttentionAlone {
+		d.costs.apart = apart(m)
 	}
 	return d, nil
 }
@@ -217,8 +217,8 @@ func (d *Drafter) recall(b *costs.Batches) {
 	if b == nil || b.Compared == 0 && len(b.Costs) == 0 {
 		return
 	}
-	d.alone, d.same = b.Alone, compared{sizes: b.Compared, most: b.Rounding, anyway: b.Rounding > 0}
-	d.pace.recall(b.Graph, b.Costs)
+	d.isolation, d.same = b.Isolation, compared{sizes: b.Compared, most: b.Rounding, anyway: b.Rounding > 0}
+	d.costs.recall(b.Graph, b.Costs)
 }
 
 // Learned is what was learnt of batches; nil = nothing new.
@@ -227,9 +227,9 @@ func (d *Drafter) Learned() *costs.Batches {
 		return nil
 	}
 	d.learned = false
-	b := &costs.Batches{Alone: d.alone, Compared: d.same.sizes, Rounding: d.same.most, Graph: d.pace.graph, Costs: map[int]float64{}}
-	for n, cost := range d.pace.cost {
-		if d.pace.seen[n].N() >= trusted {
+	b := &costs.Batches{Isolation: d.isolation, Compared: d.same.sizes, Rounding: d.same.most, Graph: d.costs.graph, Costs: map[int]float64{}}
+	for n, cost := range d.costs.cost {
+		if d.costs.seen[n].N() >= trusted {
 			b.Costs[n] = cost
 		}
 	}
@@ -237,7 +237,7 @@ func (d *Drafter) Learned() *costs.Batches {
 }
 
 // Isolation is how exactly an answer's tokens must come out as if each were decoded alone.
-func (d *Drafter) Isolation() llama.Alone { return d.alone }
+func (d *Drafter) Isolation() llama.Isolation { return d.isolation }
 
 // decode is the sequence's, and notes whether other answers took part.
 func (d *Drafter) decode(tokens []llama.Token, mask skip.Mask, outputs int) error {
@@ -266,7 +266,7 @@ func (d *Drafter) List(drafts []router.Draft) {
 	d.listed = nil
 	for _, draft := range drafts {
 		m := Mask{Mask: draft.Mask, Cost: 1 - draft.Depth/float64(d.model.NLayer), Acceptance: draft.Acceptance}
-		d.source(m).prior = min(max(m.Acceptance, leastPrior), mostOdds)
+		d.source(m).prior = min(max(m.Acceptance, leastPrior), mostAcceptance)
 		d.listed = append(d.listed, m)
 	}
 }
@@ -281,7 +281,7 @@ func (d *Drafter) source(m Mask) *source {
 	}
 	src := &source{mask: m.Mask, prior: priorMask}
 	if m.Acceptance > 0 {
-		src.prior = min(m.Acceptance, mostOdds)
+		src.prior = min(m.Acceptance, mostAcceptance)
 	}
 	if src.cost.each = m.Cost; m.Cost == 0 {
 		src.cost.each = 1 - skippedShare(d.model, m.Mask)
@@ -309,25 +309,25 @@ func (d *Drafter) Close() error {
 // sampled yet. seed is of the choices over drafts.
 func (d *Drafter) Begin(seq Sequence, answer Answer, sampler *llama.Sampler, prompt []llama.Token, seed uint32) {
 	d.seq, d.answer, d.sampler, d.stats = seq, answer, sampler, &Stats{Masks: map[skip.Mask]int{}}
-	d.drafted, d.bare = map[*source]*judged{}, 0
+	d.drafted, d.bare = map[*source]*decided{}, 0
 	d.ahead = min(d.ahead, wonBefore)
 	d.singles, d.switched, d.turned, d.row, d.first, d.match = 0, 0, false, -1, d.seq.Len(), 0
 	if seed == llama.RandomSeed {
 		seed = rand.Uint32()
 	}
-	d.judge.random = rand.New(rand.NewPCG(uint64(seed), 0))
+	d.reject.random = rand.New(rand.NewPCG(uint64(seed), 0))
 	if d.lookup != nil {
 		d.text.reset(prompt)
 	}
 }
 
-// SawPrompt takes in how long n tokens of a prompt took, decoded with nothing beside them.
-func (d *Drafter) SawPrompt(n int, took time.Duration) { d.pace.sawPrompt(n, took) }
+// AddPrompt takes in how long n tokens of a prompt took, decoded with nothing beside them.
+func (d *Drafter) AddPrompt(n int, took time.Duration) { d.costs.addPrompt(n, took) }
 
 // End sums up what drafts brought for the answer of so many tokens.
 func (d *Drafter) End(tokens int) *Stats {
 	s := d.stats
-	s.Plain = time.Duration(float64(tokens-1) * d.pace.one * float64(time.Second))
+	s.Plain = time.Duration(float64(tokens-1) * d.costs.one * float64(time.Second))
 	s.Possible, s.Rounding = d.possible(tokens), d.same.most
 	d.seq, d.answer, d.sampler = nil, nil, nil
 	return s
@@ -361,7 +361,7 @@ func (d *Drafter) remember(t llama.Token) {
 		return
 	}
 	if d.match > 0 {
-		d.lookup.odds.count(matchClass(d.match), t == d.expected)
+		d.lookup.acceptance.count(matchClass(d.match), t == d.expected)
 	}
 	d.text.add(t)
 	var next [1]llama.Token
@@ -383,14 +383,14 @@ func (d *Drafter) try(src *source, pending llama.Token) (next llama.Token, err e
 	d.seq.Forget(base)
 	d.turn()
 	if !d.company {
-		d.ahead -= min(d.pace.tokens(time.Since(began)), d.pace.graph+src.dearest())
+		d.ahead -= min(d.costs.tokens(time.Since(began)), d.costs.graph+src.dearest())
 	}
 	if len(d.tokens) == 0 { // a grammar's dead end
 		return d.single(pending)
 	}
-	d.judged = src
+	d.trial = src
 	next, err = d.single(pending)
-	d.judged = nil
+	d.trial = nil
 	return next, err
 }
 
@@ -398,21 +398,21 @@ func (d *Drafter) try(src *source, pending llama.Token) (next llama.Token, err e
 func (d *Drafter) turn() { d.singles, d.turned = 0, true }
 
 // sample chooses the token that follows one decoded alone. Where that was drafted
-// for a try, it is judged like any draft.
+// for a try, it is accepted or rejected like any draft.
 func (d *Drafter) sample() (next llama.Token, err error) {
-	if d.judged == nil {
+	if d.trial == nil {
 		return d.sampler.Sample(d.seq.Context(), d.seq.Row(-1))
 	}
 	if err := d.sampler.Distribution(d.seq.Context(), d.seq.Row(-1), &d.p); err != nil {
 		return llama.NoToken, err
 	}
 	next = d.tokens[0]
-	kept := d.judge.accepts(&d.p, &d.q[0], next)
+	kept := d.reject.accepts(&d.p, &d.q[0], next)
 	if !kept {
-		next = d.judge.instead(&d.p, &d.q[0])
+		next = d.reject.instead(&d.p, &d.q[0])
 	}
 	d.sampler.Take(next)
-	d.judged.odds.count(d.class[0], kept)
+	d.trial.acceptance.count(d.class[0], kept)
 	return next, nil
 }
 
@@ -437,16 +437,16 @@ func (d *Drafter) single(pending llama.Token) (next llama.Token, err error) {
 	case d.singles == 1: // it has a graph to build
 		d.switched = took
 		if d.turned {
-			d.ahead -= min(max(d.pace.tokens(took)-1, 0), d.pace.graph)
+			d.ahead -= min(max(d.costs.tokens(took)-1, 0), d.costs.graph)
 			d.turned = false
 		}
 		return next, nil
 	case d.switched > 0:
-		d.pace.saw(1, took)
-		d.pace.sawGraph(d.switched)
+		d.costs.addBatch(1, took)
+		d.costs.addGraph(d.switched)
 		d.switched = 0
 	default:
-		d.pace.saw(1, took)
+		d.costs.addBatch(1, took)
 	}
 	d.steps = 0
 	return next, nil
@@ -494,7 +494,7 @@ func (d *Drafter) choose(room int) (src *source, length int) {
 	if !d.seq.Alone() { // what a draft costs beside other answers is not known
 		return nil, 0
 	}
-	if since < leastLead || d.pace.one == 0 || d.steps >= remeasure {
+	if since < leastLead || d.costs.one == 0 || d.steps >= remeasure {
 		return nil, 0
 	}
 	if len(d.masks) == 0 && d.match == 0 {
@@ -508,8 +508,8 @@ func (d *Drafter) choose(room int) (src *source, length int) {
 	consider := func(s *source) {
 		cost := d.costOf(s)
 		d.setChances(s, most)
-		longest := d.pace.dear.affordable(&cost, d.sure[:most], risk, d.extra)
-		if n, r := d.pace.best(&cost, d.mean[:longest]); r > rate {
+		longest := d.costs.cautious.affordable(&cost, d.lower[:most], risk, d.extra)
+		if n, r := d.costs.best(&cost, d.mean[:longest]); r > rate {
 			best, bestLength, rate = s, n, r
 			if !s.lookup {
 				bestLength = longest // it ends where the next token would not pay
@@ -519,14 +519,14 @@ func (d *Drafter) choose(room int) (src *source, length int) {
 		if s.lookup {
 			try = longest
 		}
-		n, r := d.pace.hoped.best(&cost, d.hope[:try])
+		n, r := d.costs.optimistic.best(&cost, d.upper[:try])
 		if r > promise {
 			promising, promisingLength, promise = s, n, r
 		}
-		if tried, _ := s.odds.sums(); s.lookup || tried >= tryTokens || d.ahead < cost.each+2*d.pace.graph {
+		if tried, _ := s.acceptance.sums(); s.lookup || tried >= tryTokens || d.ahead < cost.each+2*d.costs.graph {
 			return
 		}
-		if _, r := d.pace.hoped.best(&cost, d.hope[:most]); r > wish { // if batches are cheap
+		if _, r := d.costs.optimistic.best(&cost, d.upper[:most]); r > wish { // if batches are cheap
 			hopeful, wish = s, r
 		}
 	}
@@ -560,26 +560,26 @@ func (d *Drafter) extra(n int) int {
 func (d *Drafter) costOf(s *source) draftCost {
 	cost := draftCost{once: s.cost.once, each: s.cost.each}
 	if s.cost.first.N() < trusted {
-		cost.once = d.pace.graph
+		cost.once = d.costs.graph
 	}
 	return cost
 }
 
 // setChances works out with what chances the tokens of a source's next draft are
 // accepted. How often what is looked up is right is counted without drafts, so
-// nothing is hoped for there.
+// its upper bound is its mean.
 func (d *Drafter) setChances(s *source, most int) {
-	mean, hope := s.odds.mean(s.prior), s.odds.hope(s.prior)
-	tried, kept := s.odds.sums()
-	sure := kept / (tried + 1)
+	mean, upper := s.acceptance.mean(s.prior), s.acceptance.upper(s.prior)
+	tried, kept := s.acceptance.sums()
+	lower := kept / (tried + 1)
 	for i := range most {
 		if s.lookup {
 			class := matchClass(d.match + i)
-			sure = s.odds.sure(class)
-			mean = max(s.odds.of(class, s.prior), sure)
-			hope = mean
+			lower = s.acceptance.lower(class)
+			mean = max(s.acceptance.of(class, s.prior), lower)
+			upper = mean
 		}
-		d.mean[i], d.sure[i], d.hope[i] = min(mean, mostOdds), min(sure, mostOdds), min(hope, mostOdds)
+		d.mean[i], d.lower[i], d.upper[i] = min(mean, mostAcceptance), min(lower, mostAcceptance), min(upper, mostAcceptance)
 	}
 }
 
@@ -623,15 +623,15 @@ func (d *Drafter) round(src *source, length int, pending llama.Token) (next llam
 	accepted, next, more, err := d.verify(lead)
 	d.seq.Forget(base + 1 + accepted)
 	d.row = lead + accepted
-	d.saw(len(d.batch), time.Since(verifying)-d.emitted)
+	d.addBatch(len(d.batch), time.Since(verifying)-d.emitted)
 	if !src.lookup { // what is looked up is counted when it is remembered
 		for i, class := range d.class[:min(accepted+1, len(d.tokens))] {
-			src.odds.count(class, i < accepted)
+			src.acceptance.count(class, i < accepted)
 		}
 	}
 	d.stats.count(src, len(d.tokens), accepted)
 	if d.drafted[src] == nil {
-		d.drafted[src] = &judged{}
+		d.drafted[src] = &decided{}
 	}
 	d.drafted[src].accepted += accepted
 	d.drafted[src].decided += min(accepted+1, len(d.tokens))
@@ -642,9 +642,9 @@ func (d *Drafter) round(src *source, length int, pending llama.Token) (next llam
 	return next, more, err
 }
 
-// judged counts drafted tokens that were accepted, and those that were decided
+// decided counts drafted tokens that were accepted, and those that were decided
 // over: what comes behind one that was not accepted is not.
-type judged struct{ accepted, decided int }
+type decided struct{ accepted, decided int }
 
 // possible is [Stats].Possible for an answer of so many tokens.
 func (d *Drafter) possible(tokens int) float64 {
@@ -659,17 +659,17 @@ func (d *Drafter) possible(tokens int) float64 {
 	}
 	j := d.drafted[most]
 	cost := d.costOf(most)
-	_, rate := d.pace.best(&cost, fill(d.mean[:d.most], float64(j.accepted)/float64(j.decided)))
+	_, rate := d.costs.best(&cost, fill(d.mean[:d.most], float64(j.accepted)/float64(j.decided)))
 	return float64(tokens) / (float64(d.bare) + float64(tokens-d.bare)/max(rate, 1))
 }
 
-// saw takes in the time of a batch.
-func (d *Drafter) saw(n int, took time.Duration) {
+// addBatch takes in the time of a batch.
+func (d *Drafter) addBatch(n int, took time.Duration) {
 	if d.company {
 		return
 	}
-	d.pace.saw(n, took)
-	d.learned = d.learned || d.pace.seen[n].N() <= trusted
+	d.costs.addBatch(n, took)
+	d.learned = d.learned || d.costs.seen[n].N() <= trusted
 }
 
 // account books what a step with a batch of n tokens won over one token at a
@@ -679,8 +679,8 @@ func (d *Drafter) account(src *source, n, tokens int, took time.Duration) {
 	if d.company {
 		return
 	}
-	most := d.costOf(src).once + float64(len(d.took))*src.dearest() + max(d.pace.dear.of(n), d.pace.cost[n])
-	d.ahead += float64(tokens)*(1+costs.LossShare) - min(d.pace.tokens(took), most)
+	most := d.costOf(src).once + float64(len(d.took))*src.dearest() + max(d.costs.cautious.of(n), d.costs.cost[n])
+	d.ahead += float64(tokens)*(1+costs.LossShare) - min(d.costs.tokens(took), most)
 }
 
 // dearest is what a drafted token costs at most.
@@ -698,8 +698,8 @@ func (d *Drafter) verify(lead int) (accepted int, next llama.Token, more bool, e
 		if err := d.sampler.Distribution(d.seq.Context(), d.seq.Row(lead+i), &d.p); err != nil {
 			return i, llama.NoToken, false, err
 		}
-		if !d.judge.accepts(&d.p, &d.q[i], t) {
-			next = d.judge.instead(&d.p, &d.q[i])
+		if !d.reject.accepts(&d.p, &d.q[i], t) {
+			next = d.reject.instead(&d.p, &d.q[i])
 			d.sampler.Take(next)
 			return i, next, true, nil
 		}
@@ -741,9 +741,9 @@ func (d *Drafter) draft(src *source, most int, pending llama.Token) error {
 			src.cost.learn(d.took)
 		}
 	}()
-	always, mean := d.fixed || d.trying, min(src.odds.mean(src.prior), mostOdds)
+	always, mean := d.fixed || d.trying, min(src.acceptance.mean(src.prior), mostAcceptance)
 	cost := d.costOf(src)
-	_, rate := d.pace.best(&cost, fill(d.mean[:most], mean))
+	_, rate := d.costs.best(&cost, fill(d.mean[:most], mean))
 	rate = max(rate, 1) // that the time could bring otherwise
 	reach := 1.0        // chance that all tokens so far are accepted
 	for token := pending; len(d.tokens) < most; {
@@ -758,18 +758,18 @@ func (d *Drafter) draft(src *source, most int, pending llama.Token) error {
 		} else if err != nil {
 			return err
 		}
-		token = d.judge.draw(q)
+		token = d.reject.draw(q)
 		d.drawing.Take(token)
 		sure, err := d.sureOf(q)
 		if err != nil {
 			return err
 		}
-		d.took = append(d.took, d.pace.tokens(time.Since(began)))
+		d.took = append(d.took, d.costs.tokens(time.Since(began)))
 		class := probabilityClass(sure)
-		chance := min(src.odds.of(class, src.prior), mostOdds)
+		chance := min(src.acceptance.of(class, src.prior), mostAcceptance)
 		ends := d.model.Vocab.IsEnd(token)
-		goOn := !ends && (always || d.pace.goOn(n+1, reach*chance, &cost, mean, rate, most))
-		if !goOn && !ends && !always && reach*chance < rate*(d.pace.of(n+2)-d.pace.of(n+1)) {
+		goOn := !ends && (always || d.costs.goOn(n+1, reach*chance, &cost, mean, rate, most))
+		if !goOn && !ends && !always && reach*chance < rate*(d.costs.of(n+2)-d.costs.of(n+1)) {
 			return nil // not even this token is worth being verified
 		}
 		d.tokens, d.class = append(d.tokens, token), append(d.class, class)

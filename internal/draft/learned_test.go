@@ -20,20 +20,20 @@ func TestLearnedIsKept(t *testing.T) {
 	first, err := New(m, &o, nil)
 	require.NoError(t, err)
 	require.Nil(t, first.Learned(), "nothing was learnt")
-	require.Equal(t, llama.AttendAlone, first.Isolation())
+	require.Equal(t, llama.AttentionAlone, first.Isolation())
 
-	first.pace.saw(1, 10*time.Millisecond)
-	first.pace.sawGraph(11 * time.Millisecond)
+	first.costs.addBatch(1, 10*time.Millisecond)
+	first.costs.addGraph(11 * time.Millisecond)
 	for range trusted {
-		first.saw(4, 30*time.Millisecond)
+		first.addBatch(4, 30*time.Millisecond)
 	}
-	first.saw(8, 40*time.Millisecond) // once is not enough
+	first.addBatch(8, 40*time.Millisecond) // once is not enough
 	first.company = true
 	for range trusted { // nor are times of decodes that others took part in
-		first.saw(12, 40*time.Millisecond)
+		first.addBatch(12, 40*time.Millisecond)
 	}
 	first.same.add(4, []float32{1, 2}, []float32{1, 2.5})
-	first.alone = llama.MultiplyUntiled
+	first.isolation = llama.ProductsUntiled
 	batches := first.Learned()
 	require.NotNil(t, batches)
 	require.Nil(t, first.Learned(), "it is told once")
@@ -43,40 +43,40 @@ func TestLearnedIsKept(t *testing.T) {
 	second, err := New(m, &o, batches)
 	require.NoError(t, err)
 	defer second.Close()
-	second.pace.saw(1, 20*time.Millisecond)
+	second.costs.addBatch(1, 20*time.Millisecond)
 	const tolerance = 1e-9 // of decimals in the file
-	require.InDelta(t, 3, second.pace.of(4), tolerance)
-	require.InDelta(t, 3, second.pace.dear.of(4), tolerance)
-	require.InDelta(t, 0.1, second.pace.graph, tolerance)
-	require.Zero(t, second.pace.seen[8].N())
-	require.Zero(t, second.pace.seen[12].N())
+	require.InDelta(t, 3, second.costs.of(4), tolerance)
+	require.InDelta(t, 3, second.costs.cautious.of(4), tolerance)
+	require.InDelta(t, 0.1, second.costs.graph, tolerance)
+	require.Zero(t, second.costs.seen[8].N())
+	require.Zero(t, second.costs.seen[12].N())
 	require.True(t, second.same.known(4))
 	require.False(t, second.same.known(8))
 	require.InDelta(t, 0.5, second.same.most, tolerance)
-	require.Equal(t, llama.MultiplyUntiled, second.Isolation())
+	require.Equal(t, llama.ProductsUntiled, second.Isolation())
 
 	third, err := New(m, &o, &costs.New().Batches)
 	require.NoError(t, err)
 	defer third.Close()
-	require.Zero(t, third.pace.after.N(), "the file of masks alone says nothing of batches")
+	require.Zero(t, third.costs.after.N(), "the file of masks alone says nothing of batches")
 }
 
 // TestNothingIsTriedBeyondItsShare looks at what may be drafted at the end of an
 // answer of 100 tokens, when nothing is known of batches.
 func TestNothingIsTriedBeyondItsShare(t *testing.T) {
 	d := &Drafter{most: MaxDraft, lookup: &source{lookup: true, prior: priorLookup}}
-	d.pace.saw(1, 10*time.Millisecond)
+	d.costs.addBatch(1, 10*time.Millisecond)
 	budget := min(100*costs.LossShare+wonBefore, mostRisk)
 	d.match = 20
 	d.setChances(d.lookup, MaxDraft)
 	cost := d.costOf(d.lookup)
-	require.Zero(t, d.pace.dear.affordable(&cost, d.sure[:], budget, d.extra), "nothing is known of what is looked up")
+	require.Zero(t, d.costs.cautious.affordable(&cost, d.lower[:], budget, d.extra), "nothing is known of what is looked up")
 	for range 40 {
-		d.lookup.odds.count(matchClass(d.match), true)
+		d.lookup.acceptance.count(matchClass(d.match), true)
 	}
 	d.setChances(d.lookup, MaxDraft)
-	require.GreaterOrEqual(t, d.pace.dear.affordable(&cost, d.sure[:], budget, d.extra), 6, "looking up was right 40 times, without a draft")
-	require.Zero(t, d.pace.dear.affordable(&cost, d.sure[:3], budget, d.extra), "a short draft can hardly win where batches are dear")
+	require.GreaterOrEqual(t, d.costs.cautious.affordable(&cost, d.lower[:], budget, d.extra), 6, "looking up was right 40 times, without a draft")
+	require.Zero(t, d.costs.cautious.affordable(&cost, d.lower[:3], budget, d.extra), "a short draft can hardly win where batches are dear")
 }
 
 func TestOptions(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 const probeTokens = 256
 
 // probeShares are how much of the inner layers the masks of [Probe] skip.
-// Which depth is best hangs on the machine and the text; it shows while drafting.
+// Which depth is best depends on the machine and the text; it shows while drafting.
 var probeShares = []float64{0.5, 0.7, 0.3, 0.85}
 
 // Probe gives masks to draft under for a model of which nothing is known:

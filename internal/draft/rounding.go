@@ -106,18 +106,18 @@ func (d *Drafter) verifiable(pending llama.Token, base, lead int) error {
 		if d.same.add(len(d.batch), logits, d.reference); d.same.most == 0 || d.same.anyway {
 			return nil
 		}
-		switch d.alone { // and what was learnt of batches is of no use
-		case llama.AttendAlone:
-			d.alone = llama.MultiplyUntiled
-		case llama.MultiplyUntiled:
-			d.alone = llama.MultiplyAlone
+		switch d.isolation { // and what was learnt of batches is of no use
+		case llama.AttentionAlone:
+			d.isolation = llama.ProductsUntiled
+		case llama.ProductsUntiled:
+			d.isolation = llama.AllAlone
 		default: // such as on a GPU: these steps only cost time
-			d.alone = llama.AttendAlone
+			d.isolation = llama.AttentionAlone
 		}
-		d.seq.Isolate(d.alone)
-		d.same = compared{anyway: d.alone == llama.AttendAlone}
-		d.pace.apart = 0
-		d.pace.forgetBatches()
+		d.seq.Isolate(d.isolation)
+		d.same = compared{anyway: d.isolation == llama.AttentionAlone}
+		d.costs.apart = 0
+		d.costs.forgetBatches()
 	}
 }
 

@@ -20,7 +20,7 @@ const (
 )
 
 // findIsolation finds the cheapest way to decode several sequences' tokens so that each comes
-// out as if it were decoded alone, by trying: which one it is hangs on the processor and on
+// out as if it were decoded alone, by trying: which one it is depends on the processor and on
 // the weights' types. Where none does, as on a GPU, tokens are decoded together.
 func (l *Loop) findIsolation() error {
 	rows := min(probeRows, l.opts.Parallel)
@@ -49,14 +49,14 @@ func (l *Loop) findIsolation() error {
 		}
 		alone = append(alone, slices.Clone(logits))
 	}
-	for _, l.exactly = range []llama.Alone{llama.AttendAlone, llama.MultiplyUntiled, llama.MultiplyAlone} {
+	for _, l.exactly = range []llama.Isolation{llama.AttentionAlone, llama.ProductsUntiled, llama.AllAlone} {
 		for _, seq := range all {
 			if err := l.ctx.Remove(seq, probeLen, -1); err != nil {
-				l.exactly = llama.Together
+				l.exactly = llama.Shared
 				return nil // a recurrent model computes its sequences one by one
 			}
 		}
-		l.batch.Alone = l.exactly
+		l.batch.Isolation = l.exactly
 		if err := decode(all, probeLen, true); err != nil {
 			return err
 		}
@@ -72,7 +72,7 @@ func (l *Loop) findIsolation() error {
 			return nil
 		}
 	}
-	l.exactly = llama.Together
+	l.exactly = llama.Shared
 	return nil
 }
 

@@ -47,14 +47,14 @@ type Loop struct {
 	ctx      *llama.Context
 	batch    *llama.Batch
 	ledger   *kv.Ledger
-	pacer    *pacer      // chooses the number of threads; nil = it is fixed
-	released skip.Mask   // whose weights were given back last
-	apart    bool        // the model refuses rows under different masks in one decode
-	rowCost  float64     // of one more row in a decode, in the time of reading the weights
-	masks    maskGroup   // of the batch that is being built
-	parts    []part      // of it; reused
-	prompts  []*Seat     // scratch of choose
-	exactly  llama.Alone // what makes tokens come out as if each were decoded alone, with Isolate
+	pacer    *pacer          // chooses the number of threads; nil = it is fixed
+	released skip.Mask       // whose weights were given back last
+	apart    bool            // the model refuses rows under different masks in one decode
+	rowCost  float64         // of one more row in a decode, in the time of reading the weights
+	masks    maskGroup       // of the batch that is being built
+	parts    []part          // of it; reused
+	prompts  []*Seat         // scratch of choose
+	exactly  llama.Isolation // what makes tokens come out as if each were decoded alone, with Isolate
 
 	mu       sync.Mutex
 	wake     sync.Cond // of mu: there may be something to do
@@ -92,7 +92,7 @@ func New(m *llama.Model, o Options) (*Loop, error) {
 			co.NCtx = m.NCtxTrain
 		}
 		sequences, co.NCtx, co.KVUnified = min(o.Parallel+idleSequences, mostSequences), co.NCtx*o.Parallel, true
-		if o.Isolate { // in one buffer for all, where a token's cells lie, and so in which order they are added up, hangs on the others
+		if o.Isolate { // in one buffer for all, where a token's cells lie, and so in which order they are added up, depends on the others
 			sequences, co.KVUnified = o.Parallel, false
 		}
 		co.NSeqMax = sequences

@@ -21,7 +21,7 @@ type Seat struct {
 
 	// Isolation says how exactly tokens must come out as if each were decoded alone, where
 	// several share a decode.
-	Isolation llama.Alone
+	Isolation llama.Isolation
 
 	loop    *Loop
 	ctx     context.Context

@@ -81,7 +81,7 @@ func (l *Loop) compute(mask skip.Mask, parts []part, steps bool) error {
 	exact := l.opts.Isolate
 	longest := 0
 	for _, part := range parts {
-		exact = exact || part.seat.Isolation != llama.Together
+		exact = exact || part.seat.Isolation != llama.Shared
 		longest = max(longest, part.seat.n+part.n)
 	}
 	switch {

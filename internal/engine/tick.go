@@ -153,7 +153,7 @@ func (s *Seat) step() bool { return len(s.tokens) <= mostRows && s.n >= len(s.pr
 
 // exact tells whether a seat's tokens must come out as if each were decoded alone.
 func (l *Loop) exact(s *Seat) bool {
-	return l.opts.Isolate || s.Isolation != llama.Together
+	return l.opts.Isolate || s.Isolation != llama.Shared
 }
 
 // joins tells whether s may be decoded together with first, and should.
@@ -195,7 +195,7 @@ func (l *Loop) cut(s *Seat) error {
 // before.
 func (l *Loop) decode(parts []part) error {
 	l.batch.Clear()
-	l.batch.Alone = llama.Together
+	l.batch.Isolation = llama.Shared
 	var mask skip.Mask
 	steps := true
 	for i, p := range parts {
@@ -220,7 +220,7 @@ func (l *Loop) decode(parts []part) error {
 		}
 	}
 	if steps && l.batch.Len() > 1 {
-		l.batch.Alone = l.isolation(parts)
+		l.batch.Isolation = l.isolation(parts)
 	}
 	for _, seq := range l.ledger.MakeRoom(l.batch.Len()) {
 		if err := l.ctx.Remove(seq, 0, -1); err != nil {
@@ -259,12 +259,12 @@ func (l *Loop) decode(parts []part) error {
 }
 
 // isolation is the strictest that a seat of a batch of steps asks for.
-func (l *Loop) isolation(parts []part) llama.Alone {
-	alone := l.exactly
+func (l *Loop) isolation(parts []part) llama.Isolation {
+	isolation := l.exactly
 	for _, p := range parts {
-		alone = max(alone, p.seat.Isolation)
+		isolation = max(isolation, p.seat.Isolation)
 	}
-	return alone
+	return isolation
 }
 
 // giveBack gives the weights back to the system that no seat needs for now. A decode under

@@ -101,7 +101,7 @@ var tokenizers = map[string]string{
 	"plamo2": "Aho-Corasick", "gemma4": "SentencePiece-style BPE", "none": "no text",
 }
 
-// readMetadata fills in what does not hang on the layers.
+// readMetadata fills in what does not depend on the layers.
 func (m *Model) readMetadata(meta gguf.Metadata) {
 	m.Name = text(meta, "general.name")
 	m.Architecture = text(meta, gguf.KeyArchitecture)

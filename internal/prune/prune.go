@@ -55,7 +55,7 @@ type Options struct {
 // each layer is shortened; all else is copied byte for byte. [KeyPruned] records
 // what is gone.
 //
-// Where the kind of a layer hangs on its number (every sixth has full attention,
+// Where the kind of a layer depends on its number (every sixth has full attention,
 // say), the layers behind a gap would change their kind. Layers refuses such
 // models, and all that it does not know for certain to be free of this, with
 // [ErrUnprunable].

@@ -23,7 +23,7 @@ func CacheFolder() (string, error) {
 // names it, with weights of type typ; see [Spec.Type]. What the inner layers add
 // to the residual stream is scaled by faint, 1 for a usual model, little for one
 // whose inner layers hardly matter; with ends, the first and the last layer too,
-// so that each token hangs on the one before and texts soon repeat. It is made,
+// so that each token depends on the one before and texts soon repeat. It is made,
 // into [CacheFolder], unless it is there whole. ctx and progress are as in
 // [WriteContext].
 func Cached(ctx context.Context, shape string, typ gguf.Type, faint float64, ends bool, progress func(done, total int64)) (string, error) {

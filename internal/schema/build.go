@@ -11,6 +11,17 @@ type Notation struct {
 	// Quote stands before and behind a string, whose characters are written as they
 	// are, and names of properties have nothing around them; "" = as in JSON.
 	Quote string
+
+	// Python writes True, False and None.
+	Python bool
+}
+
+// words are true, false and null in the notation.
+func (n Notation) words() (yes, no, none string) {
+	if n.Python {
+		return "True", "False", "None"
+	}
+	return "true", "false", "null"
 }
 
 // converter turns the schemas of one builder into rules.
@@ -65,6 +76,7 @@ func (c *converter) flat(f *flat) (alts []seq) {
 		return alts
 	}
 	k := f.kinds()
+	yes, no, none := c.notation.words()
 	if k&objects != 0 {
 		alts = append(alts, seq{one(c.object(f, nil))})
 	}
@@ -78,10 +90,10 @@ func (c *converter) flat(f *flat) (alts []seq) {
 		alts = append(alts, c.number(f)...)
 	}
 	if k&boolean != 0 {
-		alts = append(alts, seq{text("true")}, seq{text("false")})
+		alts = append(alts, seq{text(yes)}, seq{text(no)})
 	}
 	if k&null != 0 {
-		alts = append(alts, seq{text("null")})
+		alts = append(alts, seq{text(none)})
 	}
 	return alts
 }
@@ -110,7 +122,7 @@ func (c *converter) writable(v any, mark string) {
 
 // nameWritable fails where a property's name would end too early.
 func (c *converter) nameWritable(name string, tags *Tags) {
-	if tags != nil && strings.ContainsAny(name, "<>\n") || c.notation.Quote != "" && (name == "" || strings.ContainsAny(name, ":,{}[]<> \n")) {
+	if tags != nil && strings.ContainsAny(name, "<>=\n") || c.notation.Quote != "" && (name == "" || strings.ContainsAny(name, ":,{}[]<> \n")) {
 		fail(c.at, "properties", "the model's notation cannot write the name %s", quote(name))
 	}
 }
@@ -315,9 +327,10 @@ func never(conj []*node) bool {
 }
 
 // Tags are how an object is written whose properties have tags around them, without
-// braces or commas: Open NAME Named VALUE Close. A string stands there as it is,
-// other values as JSON.
-type Tags struct{ Open, Named, Close string }
+// braces: Open NAME Named VALUE Close, and Between between two of them. A string
+// stands before Close as it is, other values as ever; where there is no Close, so do
+// strings.
+type Tags struct{ Open, Named, Close, Between string }
 
 // tagged is the rule for a value behind which a tag closes.
 func (c *converter) tagged(conj []*node, end string) *rule {
@@ -376,7 +389,7 @@ func (c *converter) object(f *flat, tags *Tags) *rule {
 		if conj := f.named(name); never(conj) || !c.nameable(name, f) {
 			values[i] = c.rule(nil, true)
 		} else {
-			if usable++; tags != nil {
+			if usable++; tags != nil && tags.Close != "" {
 				values[i] = c.tagged(conj, tags.Close)
 			} else {
 				values[i] = c.value(conj)
@@ -405,6 +418,9 @@ func (c *converter) object(f *flat, tags *Tags) *rule {
 	title := func(name string) seq { return seq{text(c.notation.name(name) + ":"), space} }
 	if tags != nil {
 		begin, comma, end = nil, nil, nil
+		if tags.Between != "" {
+			comma = seq{text(tags.Between)}
+		}
 		title = func(name string) seq { return seq{text(tags.Open + name + tags.Named)} }
 	}
 	lastMust := -1

@@ -90,14 +90,15 @@ func (n Notation) name(s string) string {
 
 // encode writes a value without white space, numbers as they came.
 func (n Notation) encode(v any) string {
+	yes, no, none := n.words()
 	switch v := v.(type) {
 	case nil:
-		return "null"
+		return none
 	case bool:
 		if v {
-			return "true"
+			return yes
 		}
-		return "false"
+		return no
 	case json.Number:
 		return v.String()
 	case string:

@@ -80,7 +80,7 @@ func (s *Scorer) work(ctx context.Context, jobs []job, mask skip.Mask, p skip.Pr
 		return err
 	}
 	defer s.ctx.AbortOn(ctx)()
-	defer func() { err = s.settle(ctx, err) }()
+	defer func() { err = s.cleanUp(ctx, err) }()
 	if p == skip.MaskedPrefill {
 		if err := s.forget(); err != nil {
 			return err
@@ -122,8 +122,8 @@ func (s *Scorer) work(ctx context.Context, jobs []job, mask skip.Mask, p skip.Pr
 	return nil
 }
 
-// settle ends a piece of work: after an error nothing in the cache is trusted.
-func (s *Scorer) settle(ctx context.Context, err error) error {
+// cleanUp ends a piece of work: after an error nothing in the cache is trusted.
+func (s *Scorer) cleanUp(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -160,7 +160,7 @@ func (s *Scorer) pass(group []job, mask skip.Mask, p skip.Prefill, from int, rea
 				return err
 			}
 		}
-		if err := s.ask(place{job: j, answer: -1}, s.batch, 0, under, first); err != nil {
+		if err := s.addOutput(place{job: j, answer: -1}, s.batch, 0, under, first); err != nil {
 			return err
 		}
 		j.prefix.filled = true
@@ -185,7 +185,7 @@ func (s *Scorer) pass(group []job, mask skip.Mask, p skip.Prefill, from int, rea
 		for a, answer := range where.job.answers {
 			for k := range answer[:len(answer)-1] {
 				where.answer, where.token = a, k+1
-				if err := s.ask(where, batch, from, mask, read); err != nil {
+				if err := s.addOutput(where, batch, from, mask, read); err != nil {
 					return err
 				}
 				where.row++
@@ -223,9 +223,9 @@ func (s *Scorer) add(t llama.Token, pos int, seqs []int, mask skip.Mask, read fu
 	return s.batch.Add(t, pos, false, seqs...)
 }
 
-// ask appends the token that p's output comes from, or what goes into layer from
+// addOutput appends the token that p's output comes from, or what goes into layer from
 // there, if that is > 0.
-func (s *Scorer) ask(p place, batch *llama.Batch, from int, mask skip.Mask, read func(place, []float32)) error {
+func (s *Scorer) addOutput(p place, batch *llama.Batch, from int, mask skip.Mask, read func(place, []float32)) error {
 	if batch.Len() == s.most(batch, mask) || len(s.places) == s.rows {
 		if err := s.flush(batch, mask, read); err != nil {
 			return err
@@ -279,7 +279,7 @@ func (s *Scorer) flush(batch *llama.Batch, mask skip.Mask, read func(place, []fl
 		}
 		read(p, logits)
 		if s.keeping && p.answer >= 0 {
-			s.keep(p)
+			s.saveInputs(p)
 		}
 	}
 	return nil

@@ -44,8 +44,8 @@ func (s *Scorer) fit(jobs []job) bool {
 
 // admit finds room for a job, the group's first or not, and tells whether there
 // is any beside those at work. Prompts that were not used for the longest time
-// make room; with spare, those of this call do not. None does for a job whose own
-// prompt is kept and that can wait for the group's end.
+// make room; with spare, those of this call do not. If the job's own prompt is in the
+// cache, nothing is evicted for it: it waits until the current group is done.
 func (s *Scorer) admit(j *job, first, spare bool) (bool, error) {
 	known := s.find(j)
 	seqs, cells := len(j.answers)-1, j.cells
@@ -71,13 +71,13 @@ func (s *Scorer) admit(j *job, first, spare bool) (bool, error) {
 	}
 	s.cells += cells
 	if known == nil {
-		known = &prefix{tokens: slices.Clone(j.prompt), key: string(s.key), seq: s.take(), busy: true, call: s.call}
+		known = &prefix{tokens: slices.Clone(j.prompt), key: string(s.key), seq: s.takeSequence(), busy: true, call: s.call}
 		s.prompts[known.key] = known
 		s.kept = append(s.kept, known)
 	}
 	j.prefix, j.seqs = known, append(make([]int, 0, len(j.answers)), known.seq)
 	for len(j.seqs) < len(j.answers) {
-		seq := s.take()
+		seq := s.takeSequence()
 		j.seqs = append(j.seqs, seq)
 		if known.filled {
 			if err := s.ctx.Copy(known.seq, seq, 0, -1); err != nil {
@@ -98,7 +98,7 @@ func (s *Scorer) evict(spare bool) (bool, error) {
 		s.kept = slices.Delete(s.kept, i, i+1)
 		delete(s.prompts, p.key)
 		s.cells -= len(p.tokens)
-		return true, s.give(p.seq)
+		return true, s.giveSequence(p.seq)
 	}
 	return false, nil
 }
@@ -142,7 +142,7 @@ func (s *Scorer) release(group []job, p skip.Prefill) error {
 		j := &group[i]
 		s.cells -= j.cells
 		for _, seq := range j.seqs[1:] {
-			if err := s.give(seq); err != nil {
+			if err := s.giveSequence(seq); err != nil {
 				return err
 			}
 		}
@@ -154,15 +154,15 @@ func (s *Scorer) release(group []job, p skip.Prefill) error {
 	return nil
 }
 
-// take is a free sequence.
-func (s *Scorer) take() int {
+// takeSequence is a free sequence.
+func (s *Scorer) takeSequence() int {
 	seq := s.free[len(s.free)-1]
 	s.free = s.free[:len(s.free)-1]
 	return seq
 }
 
-// give empties a sequence and makes it free.
-func (s *Scorer) give(seq int) error {
+// giveSequence empties a sequence and makes it free.
+func (s *Scorer) giveSequence(seq int) error {
 	s.free = append(s.free, seq)
 	return s.ctx.Remove(seq, 0, -1)
 }

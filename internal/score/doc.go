@@ -1,12 +1,12 @@
 // Package score measures what a mask does to a model: the loss of answers, the
-// distance to the full model, and perplexity.
+// distance to the whole model, and perplexity.
 //
 // # Basics
 //
 // A [Case] is an example in tokens: a prompt with one answer, or several to
 // choose from. A [Scorer] owns one context of many sequences and puts many cases
 // through each decode: [Scorer.Score] gives the task loss, [Scorer.Compare] the
-// distance to the full model too.
+// distance to the whole model too.
 // [Accuracy], [Perplexity], [Mean], [Bootstrap] and [BootstrapPaired] sum up.
 //
 // Losses and log-likelihoods are in nats. An answer's tokens are those after the

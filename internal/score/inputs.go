@@ -13,7 +13,7 @@ import (
 
 // Hold empties the cache and fills it with the prompts of cases, decoded by the
 // whole model. What [Scorer.Score] then gives for parts of these cases, with a
-// full prefill, hangs on nothing that was scored before, to the last bit. held is
+// full prefill, depends on nothing that was scored before, to the last bit. held is
 // false, and the cache just empty, if the prompts do not fit together. In both
 // cases it does what [Scorer.Refer] does.
 //
@@ -39,7 +39,7 @@ func (s *Scorer) Hold(ctx context.Context, cases []Case) (held bool, err error) 
 		want, err := s.scoreFrom(cases, group, 0, s.refer)
 		s.keeping = false
 		tells := slices.ContainsFunc(group, func(j job) bool { return j.inputs != nil })
-		if err != nil || s.tried || !tells || !known(group) {
+		if err != nil || s.tried || !tells || !haveInputs(group) {
 			return err
 		}
 		s.starts, err = s.inputsFit(cases, group, want)
@@ -100,8 +100,8 @@ func (s *Scorer) input(p place, layer int) []float32 {
 	return p.job.inputs[(p.row*(s.model.NLayer-1)+layer-1)*n:][:n]
 }
 
-// keep copies what went into the layers at a place, if there is room for its job.
-func (s *Scorer) keep(p place) {
+// saveInputs copies what went into the layers at a place, if there is room for its job.
+func (s *Scorer) saveInputs(p place) {
 	j := p.job
 	if p.row == 0 {
 		n := j.cells * (s.model.NLayer - 1) * s.model.NEmbd
@@ -121,31 +121,31 @@ func (s *Scorer) keep(p place) {
 		copy(s.input(p, l), row)
 	}
 	if p.row == j.cells-1 {
-		s.inputs[s.name(j)] = j.inputs
+		s.inputs[s.inputsKey(j)] = j.inputs
 	}
 }
 
-// look finds the layer inputs of jobs.
-func (s *Scorer) look(group []job) {
+// loadInputs finds the layer inputs of jobs.
+func (s *Scorer) loadInputs(group []job) {
 	for i := range group {
-		group[i].inputs = s.inputs[s.name(&group[i])]
+		group[i].inputs = s.inputs[s.inputsKey(&group[i])]
 	}
 }
 
-// known tells whether the layer inputs of all jobs were found, or none are needed.
-func known(group []job) bool {
+// haveInputs tells whether the layer inputs of all jobs were found, or none are needed.
+func haveInputs(group []job) bool {
 	return !slices.ContainsFunc(group, func(j job) bool { return j.inputs == nil && j.cells > 0 })
 }
 
-// start is the layer at which a pass can start, 0 = with the tokens.
-func (s *Scorer) start(group []job, mask skip.Mask, p skip.Prefill) int {
-	if len(s.inputs) == 0 || p != skip.FullPrefill || mask.First() == 0 {
+// firstLayer is the layer at which a pass can start, 0 = with the tokens.
+func (s *Scorer) firstLayer(group []job, mask skip.Mask, p skip.Prefill) int {
+	if len(s.inputs) == 0 || p != skip.FullPrefill || mask.Lowest() == 0 {
 		return 0
 	}
-	if s.look(group); !known(group) {
+	if s.loadInputs(group); !haveInputs(group) {
 		return 0
 	}
-	first := mask.First()
+	first := mask.Lowest()
 	if first < 0 { // it names none
 		first = s.model.NLayer
 	}
@@ -155,8 +155,8 @@ func (s *Scorer) start(group []job, mask skip.Mask, p skip.Prefill) int {
 	return first
 }
 
-// name is a job's tokens.
-func (s *Scorer) name(j *job) string {
+// inputsKey is the key of a job in inputs: its tokens.
+func (s *Scorer) inputsKey(j *job) string {
 	s.key = binary.LittleEndian.AppendUint32(s.key[:0], uint32(len(j.prompt)))
 	s.key = appendTokens(s.key, j.prompt)
 	for _, answer := range j.answers {

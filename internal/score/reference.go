@@ -91,7 +91,7 @@ func (s *Scorer) Refer(ctx context.Context, cases []Case) error {
 	s.inputs = nil
 	s.ctx.Clear()
 	s.reset()
-	if !slices.ContainsFunc(jobs, func(j job) bool { return s.references[s.name(&j)] == nil }) {
+	if !slices.ContainsFunc(jobs, func(j job) bool { return s.references[s.inputsKey(&j)] == nil }) {
 		return nil // as when the same cases are asked for again
 	}
 	s.references = map[string][]distribution{}
@@ -106,7 +106,7 @@ func (s *Scorer) Refer(ctx context.Context, cases []Case) error {
 // refer notes what the whole model expects at a place of its own answer.
 func (s *Scorer) refer(cases []Case, p place, logits []float32) {
 	if cases[p.job.number].Own {
-		name := s.name(p.job)
+		name := s.inputsKey(p.job)
 		if p.token == 0 {
 			s.references[name] = nil // of an equal case
 		}

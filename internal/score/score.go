@@ -106,12 +106,12 @@ func (s *Scorer) Score(ctx context.Context, cases []Case, mask skip.Mask, p skip
 	}
 	if len(s.references) > 0 {
 		for i := range jobs {
-			jobs[i].references = s.references[s.name(&jobs[i])]
+			jobs[i].references = s.references[s.inputsKey(&jobs[i])]
 		}
 	}
 	scores := newScores(cases)
 	err = s.work(ctx, jobs, mask, p, s.ctx.NCtx(), func(group []job) error {
-		return s.pass(group, mask, p, s.start(group, mask, p), func(p place, logits []float32) { note(cases, scores, p, logits) })
+		return s.pass(group, mask, p, s.firstLayer(group, mask, p), func(p place, logits []float32) { note(cases, scores, p, logits) })
 	})
 	if err != nil {
 		return nil, err

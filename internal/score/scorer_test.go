@@ -530,14 +530,14 @@ func TestHold(t *testing.T) {
 			for _, mask := range append(masks, last, skip.Layers(0, 3)) {
 				jobs, err := s.jobs(cases[2:7])
 				require.NoError(t, err)
-				want := mask.First()
+				want := mask.Lowest()
 				if mask == last {
 					want-- // something has to run
 				}
 				if mask.IsEmpty() {
 					want = m.NLayer - 1
 				}
-				require.Equal(t, want, s.start(jobs, mask, skip.FullPrefill))
+				require.Equal(t, want, s.firstLayer(jobs, mask, skip.FullPrefill))
 				requireScores(t, r, s, cases[2:7], mask, skip.FullPrefill)
 				requireScores(t, r, s, cases[2:7], mask, skip.MaskedPrefill)
 				_, err = s.Hold(t.Context(), cases)
@@ -611,7 +611,7 @@ func TestHeldInputsAreChecked(t *testing.T) {
 		jobs, err := s.jobs(cases)
 		require.NoError(t, err)
 		require.NoError(t, s.work(t.Context(), jobs, skip.Mask{}, skip.FullPrefill, s.ctx.NCtx(), func(group []job) error {
-			s.look(group)
+			s.loadInputs(group)
 			want, err := s.scoreFrom(cases, group, 0, nil)
 			require.NoError(t, err)
 			fits, err := s.inputsFit(cases, group, want)
@@ -635,7 +635,7 @@ func TestHeldInputsHaveTheirRoom(t *testing.T) {
 	s.keeping = false
 	require.NoError(t, err)
 	require.Len(t, s.inputs, 2)
-	require.Equal(t, 3, s.start(jobs[:2], skip.Layers(3), skip.FullPrefill))
-	require.Zero(t, s.start(jobs[:3], skip.Layers(3), skip.FullPrefill))
+	require.Equal(t, 3, s.firstLayer(jobs[:2], skip.Layers(3), skip.FullPrefill))
+	require.Zero(t, s.firstLayer(jobs[:3], skip.Layers(3), skip.FullPrefill))
 	requireScores(t, newReference(t, m), s, cases, masks[1], skip.FullPrefill)
 }

@@ -88,7 +88,7 @@ func Influences(units []Unit, c *llama.Context) []float64 {
 	attention, feedForward, layer := c.Influence()
 	values := make([]float64, len(units))
 	for i, u := range units {
-		l := u.Mask.Last()
+		l := u.Mask.Highest()
 		switch u.Mask.Skipped(l) {
 		case skip.Attention:
 			values[i] = attention[l]
@@ -139,7 +139,7 @@ func orInf(x float64) float64 {
 // mask skips, counted in the order of computation: 2L and 2L+1 in layer L; -1 when
 // it skips none.
 func firstSublayer(m skip.Mask) int {
-	l := m.First()
+	l := m.Lowest()
 	if l >= 0 && m.Skipped(l)&skip.Attention == 0 {
 		return 2*l + 1
 	}
@@ -147,7 +147,7 @@ func firstSublayer(m skip.Mask) int {
 }
 
 func lastSublayer(m skip.Mask) int {
-	l := m.Last()
+	l := m.Highest()
 	if l >= 0 && m.Skipped(l)&skip.FeedForward != 0 {
 		return 2*l + 1
 	}

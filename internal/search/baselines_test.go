@@ -20,7 +20,7 @@ func TestContiguous(t *testing.T) {
 		run, err := search.Contiguous(ctx, units, 4, toyLosses, depth)
 		require.NoError(t, err)
 		require.Equal(t, want, run.Mask, depth)
-		require.InDelta(t, float64(want.Sublayers())/2, run.Depth, 1e-9)
+		require.InDelta(t, float64(want.Len())/2, run.Depth, 1e-9)
 		require.InDelta(t, 6-run.Depth+1, run.Evaluations, 1e-9)
 	}
 	gap := append(append([]search.Unit{}, units[:1]...), units[2:]...) // no layer 2

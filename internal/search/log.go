@@ -69,7 +69,7 @@ const logVersion = 2
 const lossHex = 16
 
 // OpenLog opens the log at path, or makes it. key stands for everything that
-// losses hang on besides task, mask and example: model, data, settings. A log
+// losses depend on besides task, mask and example: model, data, settings. A log
 // with another key is refused with [ErrLogKey], any other file with [ErrLog];
 // [CreateLog] starts anew.
 func OpenLog(path, key string) (*Log, error) {

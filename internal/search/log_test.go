@@ -55,7 +55,7 @@ func (r *recorder) losses(_ context.Context, m skip.Mask, examples []int) ([]flo
 	r.asked = append(r.asked, fmt.Sprint(m, examples))
 	var out []float64
 	for _, i := range examples {
-		out = append(out, float64(m.Last())+float64(i)/1000)
+		out = append(out, float64(m.Highest())+float64(i)/1000)
 	}
 	return out, nil
 }

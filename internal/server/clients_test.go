@@ -16,7 +16,7 @@ func TestClients(t *testing.T) {
 		t.Skip("set GALLOP_LONG=1 to fetch the clients and run them")
 	}
 	env := os.Environ() // before the test has a cache of its own
-	h := serveDemo(t, "key")
+	h := serveDemo(t, false, "key")
 	build, err := filepath.Abs("../../build/clients")
 	require.NoError(t, err)
 	require.NoError(t, os.MkdirAll(build, 0o755))

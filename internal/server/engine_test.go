@@ -4,8 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -16,15 +19,15 @@ import (
 	"github.com/gallop-llm/gallop/llama"
 )
 
-// serveDemo serves the demo model.
-func serveDemo(t *testing.T, keys ...string) *httptest.Server {
+// serveDemo serves the demo model. isolate lets no answer depend on others.
+func serveDemo(t *testing.T, isolate bool, keys ...string) *httptest.Server {
 	t.Helper()
 	llamatest.Library(t)
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	path, err := demo.Path()
 	require.NoError(t, err)
 	s, err := New(Options{Keys: keys, Models: []Model{{Name: "demo", Open: func(ctx context.Context) (Engine, error) {
-		e, err := gallop.Open(ctx, path, &gallop.Options{Parallel: 4, Context: llama.ContextOptions{NCtx: 512, Threads: 1, ThreadsBatch: 1}})
+		e, err := gallop.Open(ctx, path, &gallop.Options{Parallel: 4, Isolate: isolate, Context: llama.ContextOptions{NCtx: 512, Threads: 1, ThreadsBatch: 1}})
 		if err != nil {
 			return nil, err
 		}
@@ -41,7 +44,7 @@ func serveDemo(t *testing.T, keys ...string) *httptest.Server {
 
 // TestDemo asks the demo model in each dialect, and gets one answer from all.
 func TestDemo(t *testing.T) {
-	h := serveDemo(t)
+	h := serveDemo(t, false)
 	const ask = `"messages":[{"role":"user","content":"What is 12 plus 7?"}],"temperature":0,"max_tokens":20,"gallop":{"route":"off"}`
 	_, v := post(t, h, chatPath, `{`+ask+`}`)
 	want := at(t, v, "choices", 0, "message", "content").(string)
@@ -72,9 +75,22 @@ func TestDemo(t *testing.T) {
 	require.Greater(t, v["input_tokens"], 5.0)
 }
 
+// TestDemoReusesAgentsPrompts asks as coding agents do, which change the first line of their
+// system prompt each time.
+func TestDemoReusesAgentsPrompts(t *testing.T) {
+	h := serveDemo(t, false)
+	cached := 0.0
+	for i := range 2 {
+		_, v := post(t, h, "/v1/messages", fmt.Sprintf(`{"max_tokens":5,"system":[{"type":"text","text":"x-anthropic-billing-header: cc_version=2.1; cch=%05d;"},
+			{"type":"text","text":"You are an agent."}],"messages":[{"role":"user","content":"%s What is 12 plus 7?"}]}`, i, strings.Repeat("Be brief. ", 20)))
+		cached = at(t, v, "usage", "cache_read_input_tokens").(float64)
+	}
+	require.Greater(t, cached, 20.0)
+}
+
 // TestDemoScores gives the log-probabilities of choices, which sum up to what the tokens say.
 func TestDemoScores(t *testing.T) {
-	h := serveDemo(t)
+	h := serveDemo(t, false)
 	score := func(text string) float64 {
 		_, v := post(t, h, "/v1/completions", `{"prompt":`+fmt.Sprintf("%q", text)+`,"max_tokens":0,"echo":true,"logprobs":1,"temperature":0,"gallop":{"route":"off"}}`)
 		l := at(t, v, "choices", 0, "logprobs")
@@ -100,7 +116,7 @@ func TestDemoScores(t *testing.T) {
 
 // TestDemoFollowsGrammars constrains answers by a schema, and by a tool that must be called.
 func TestDemoFollowsGrammars(t *testing.T) {
-	h := serveDemo(t)
+	h := serveDemo(t, false)
 	status, v := post(t, h, chatPath, `{`+hi+`,"max_tokens":60,"response_format":{"type":"json_schema","json_schema":{"schema":{"type":"object","properties":{"a":{"enum":["x","y"]}},"required":["a"],"additionalProperties":false}}}}`)
 	require.Equal(t, 200, status, v)
 	var document struct{ A string }
@@ -124,7 +140,7 @@ func TestDemoFollowsGrammars(t *testing.T) {
 
 // TestControlTokens are text where a client writes them into a message.
 func TestControlTokens(t *testing.T) {
-	h := serveDemo(t)
+	h := serveDemo(t, false)
 	count := func(content string) float64 {
 		text, err := json.Marshal(content)
 		require.NoError(t, err)
@@ -139,4 +155,61 @@ func TestControlTokens(t *testing.T) {
 	asText := len(v["tokens"].([]any))
 	require.Greater(t, asText, 1)
 	require.GreaterOrEqual(t, count("x "+control)-count("x "), float64(asText)-1)
+}
+
+// TestDemoTogether gives many clients at once, half of which stream, what each gets alone; some
+// leave in the middle.
+func TestDemoTogether(t *testing.T) {
+	h := serveDemo(t, true)
+	body := func(i int, stream bool) string {
+		return fmt.Sprintf(`{"messages":[{"role":"user","content":"What is %d plus %d?"}],"temperature":0,"max_tokens":20,"stream":%t,"gallop":{"route":"off"}}`, i, i+3, stream)
+	}
+	const clients = 24
+	alone := make([]string, clients)
+	for i := range alone {
+		_, v := post(t, h, chatPath, body(i, false))
+		alone[i] = at(t, v, "choices", 0, "message", "content").(string)
+	}
+	together := make([]string, clients)
+	var all sync.WaitGroup
+	for i := range clients {
+		all.Go(func() {
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			r, err := http.NewRequestWithContext(ctx, http.MethodPost, h.URL+chatPath, strings.NewReader(body(i, i%2 == 0)))
+			if err != nil {
+				return
+			}
+			r.Header.Set("Content-Type", "application/json")
+			res, err := http.DefaultClient.Do(r)
+			if err != nil {
+				return
+			}
+			defer res.Body.Close()
+			if i%6 == 0 { // a stream
+				_, _ = io.ReadFull(res.Body, make([]byte, 300))
+				together[i] = alone[i]
+				return
+			}
+			data, err := io.ReadAll(res.Body)
+			if err == nil {
+				together[i] = contentOf(data)
+			}
+		})
+	}
+	all.Wait()
+	require.Equal(t, alone, together)
+}
+
+// contentOf is the text of a chat completion, streamed or not.
+func contentOf(data []byte) (text string) {
+	for line := range strings.Lines(string(data)) {
+		var v struct {
+			Choices []struct{ Message, Delta struct{ Content string } }
+		}
+		if json.Unmarshal([]byte(strings.TrimPrefix(line, "data: ")), &v) == nil && len(v.Choices) > 0 {
+			text += v.Choices[0].Message.Content + v.Choices[0].Delta.Content
+		}
+	}
+	return text
 }

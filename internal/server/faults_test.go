@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"strings"
 	"testing"
@@ -262,6 +263,26 @@ func TestEnd(t *testing.T) {
 		require.Contains(t, string(<-got), "the server is closing")
 		require.True(t, f.closed.Load())
 	})
+}
+
+func TestClosed(t *testing.T) {
+	s, err := New(Options{Models: []Model{model("fake", newFake())}})
+	require.NoError(t, err)
+	h := httptest.NewServer(s)
+	defer h.Close()
+	require.NoError(t, s.Close())
+	require.NoError(t, s.Close())
+	for _, path := range []string{"/health", "/v1/chat/completions"} {
+		var status int
+		var data []byte
+		if path == "/health" {
+			status, data = get(t, h, path)
+		} else {
+			status, data = postRaw(t, h, path, `{`+hi+`}`)
+		}
+		require.Equal(t, 503, status)
+		require.Contains(t, string(data), "the server is closing")
+	}
 }
 
 func TestLoading(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/gallop-llm/gallop"
@@ -34,7 +35,7 @@ func newMetrics(of *models) *metrics {
 			Help: "Time between two pieces of an answer, which are mostly a token each.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 14)}, []string{"model"}),
 	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(m.requests, m.first, m.gaps, m)
+	registry.MustRegister(m.requests, m.first, m.gaps, m, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.Handler = promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 	return m
 }

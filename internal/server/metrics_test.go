@@ -27,6 +27,7 @@ func TestMetrics(t *testing.T) {
 		}
 		return m.Counter.GetValue()
 	}
+	require.Positive(t, value("go_goroutines"))
 	for name, want := range map[string]float64{
 		"gallop_model_loaded": 1, "gallop_requests_total": 1, "gallop_requests_running": 0, "gallop_requests_waiting": 0,
 		"gallop_prompt_tokens_total": 100, "gallop_cached_tokens_total": 40, "gallop_generated_tokens_total": 50, "gallop_escalated_tokens_total": 5,

@@ -16,8 +16,9 @@ var ErrRequest = errors.New("invalid tools")
 
 // Function is one that a model may call.
 type Function struct {
-	Name       string          // 1 to 64 letters, digits, dots, dashes and underscores
-	Parameters json.RawMessage // JSON schema of an object; nil = any object
+	Name        string          // 1 to 64 letters, digits, dots, dashes and underscores
+	Parameters  json.RawMessage // JSON schema of an object; nil = any object
+	Description string          // for [Format.Instructions]
 }
 
 // Choice says whether a model calls a function.
@@ -50,13 +51,14 @@ const (
 	harmonyCalls               // gpt-oss's messages with a channel and a recipient
 	gemmaCalls                 // call:name{key:value}
 	taggedCalls                // a tag for each argument
+	pythonCalls                // [name(key=value)]
 )
 
 // tag is a pair of marks around a text.
 type tag struct{ open, close string }
 
 // Format is how a family of models writes calls and reasoning. Values are made by
-// [Recognise] and [ByName], and are not changed.
+// [Recognise], and are not changed.
 type Format struct {
 	Name string // such as "hermes"
 
@@ -96,6 +98,8 @@ const (
 	kimiCall         = "<|tool_call_begin|>"
 	kimiArgs         = "<|tool_call_argument_begin|>"
 	pythonTag        = "<|python_tag|>"
+	pythonStart      = "<|tool_call_start|>"
+	pythonEnd        = "<|tool_call_end|>"
 )
 
 // Places in the parts of a call.
@@ -156,6 +160,10 @@ var known = []Format{
 		triggers: []string{"<tool_call>"}, tags: schema.Tags{Open: "<arg_key>", Named: "</arg_key><arg_value>", Close: "</arg_value>"}},
 	{Name: "glm", layout: taggedCalls, has: []string{"<tool_call>", "<arg_key>"}, begin: "<tool_call>", named: "\n", end: "</tool_call>", between: "\n",
 		triggers: []string{"<tool_call>"}, tags: schema.Tags{Open: "<arg_key>", Named: "</arg_key>\n<arg_value>", Close: "</arg_value>\n"}},
+	{Name: "lfm2", layout: pythonCalls, has: []string{pythonStart}, open: pythonStart + "[", named: "(", end: ")", between: ", ", close: "]" + pythonEnd,
+		triggers: []string{pythonStart}, tags: schema.Tags{Named: "=", Between: ", "}},
+	{Name: "lfm2", layout: pythonCalls, has: []string{"<|tool_list_start|>"}, open: pythonStart + "[", named: "(", end: ")", between: ", ", close: "]" + pythonEnd,
+		triggers: []string{pythonStart}, tags: schema.Tags{Named: "=", Between: ", "}},
 	{Name: "functionary", layout: namedCalls, has: []string{"<function=", "</function>"}, begin: "<function=", named: ">", end: "</function>",
 		triggers: []string{"<function="}},
 	{Name: "hermes", layout: jsonCalls, has: []string{"<tool_call>"}, begin: "<tool_call>\n" + `{"name": "`, named: `", "arguments": `,
@@ -229,7 +237,7 @@ func (f *Format) Instructions(functions []Function) string {
 		if len(parameters) == 0 {
 			parameters = json.RawMessage(`{"type": "object"}`)
 		}
-		fmt.Fprintf(&b, `{"name": "%s", "parameters": %s}`+"\n", fn.Name, parameters)
+		fmt.Fprintf(&b, `{"name": "%s", "description": %s, "parameters": %s}`+"\n", fn.Name, quoted(fn.Description), parameters)
 	}
 	b.WriteString("To call one, answer with nothing but a JSON object: " + `{"name": "the function", "arguments": {…}}` + "\n")
 	return b.String()
@@ -255,11 +263,30 @@ func (b *builder) text(stop bool, ends ...schema.End) string {
 	return name
 }
 
-// Grammar is the GBNF that an answer follows: free text, reasoning and calls. It is
-// "" where nothing is to be forced: without functions, or where they must not be
-// called. The error wraps [ErrRequest], and [schema.ErrSchema] where a function's
-// parameters cannot be expressed.
-func (f *Format) Grammar(r Request) (string, error) {
+// Grammar is the GBNF that an answer follows: free text, reasoning and calls. With
+// [Auto], the text is free until a call begins. The grammar is "" where nothing is to
+// be forced: without functions, or where they must not be called. The error wraps
+// [ErrRequest], and [schema.ErrSchema] where a function's parameters cannot be
+// expressed.
+func (f *Format) Grammar(r Request) (string, error) { return f.grammar(r, false) }
+
+// Lazy is [Format.Grammar] with [Auto] for a caller that can begin with a grammar in
+// the middle of an answer, and so spares the free text the grammar's cost: behind
+// the trigger, which is mostly a token of its own, the answer follows the grammar.
+// Reasoning may hold the trigger too, and is no call. Both are "" where nothing is to
+// be forced, and where calls stand at the beginning or nowhere: then
+// there is [Format.Grammar]. The errors are the same.
+func (f *Format) Lazy(r Request) (trigger, grammar string, err error) {
+	if trigger = f.trigger(); trigger == "" || r.Choice != Auto {
+		return "", "", nil
+	}
+	if grammar, err = f.grammar(r, true); err != nil || grammar == "" {
+		trigger = ""
+	}
+	return trigger, grammar, err
+}
+
+func (f *Format) grammar(r Request, lazy bool) (string, error) {
 	if r.Choice == None || len(r.Functions) == 0 {
 		if r.Choice == Required {
 			return "", fmt.Errorf("%w: a call is required, and no function is given", ErrRequest)
@@ -270,6 +297,7 @@ func (f *Format) Grammar(r Request) (string, error) {
 	if f.layout == gemmaCalls {
 		notation.Quote = f.quote
 	}
+	notation.Python = f.layout == pythonCalls
 	b := &builder{Builder: schema.NewBuilder(notation), f: f}
 	var calls []string
 	seen := map[string]bool{}
@@ -283,7 +311,7 @@ func (f *Format) Grammar(r Request) (string, error) {
 		seen[fn.Name] = true
 		var arguments string
 		var err error
-		if f.layout == taggedCalls {
+		if f.layout == taggedCalls || f.layout == pythonCalls {
 			arguments, err = b.AddTagged(fn.Parameters, f.tags)
 		} else {
 			arguments, err = b.AddObject(fn.Parameters)
@@ -295,17 +323,16 @@ func (f *Format) Grammar(r Request) (string, error) {
 			calls = append(calls, schema.Literal("functions."+fn.Name+" <|constrain|>json<|message|>")+" "+arguments)
 			continue
 		}
-		call := gbnf(fn.Name+f.named) + arguments + " "
-		calls = append(calls, call+gbnf(f.end))
-		if f.ends != "" {
-			calls = append(calls, call+gbnf(f.ends))
-		}
+		calls = append(calls, gbnf(fn.Name+f.named)+arguments+" tool-end")
 	}
 	b.Define("tool-call", strings.Join(calls, " | "))
-	if f.layout == harmonyCalls {
+	switch {
+	case f.layout == harmonyCalls && lazy:
+		b.Define("root", "tool-call")
+	case f.layout == harmonyCalls:
 		b.harmony(r)
-	} else {
-		b.answer(r)
+	default:
+		b.answer(r, lazy)
 	}
 	if b.err != nil {
 		return "", b.err
@@ -315,7 +342,7 @@ func (f *Format) Grammar(r Request) (string, error) {
 
 // answer defines the rule root: reasoning if there is any, then calls, or free text
 // up to a call.
-func (b *builder) answer(r Request) {
+func (b *builder) answer(r Request, lazy bool) {
 	f := b.f
 	lead := f.open + f.begin
 	rest := "tool-call"
@@ -331,6 +358,16 @@ func (b *builder) answer(r Request) {
 		rest += " " + schema.Literal(f.close)
 	}
 	b.Define("tool-calls", rest)
+	end := schema.Literal(f.end)
+	if f.ends != "" {
+		end += " | " + gbnf(f.ends)
+	}
+	b.Define("tool-end", end)
+	mark := f.trigger()
+	if lazy {
+		b.Define("root", gbnf(strings.TrimPrefix(lead, mark))+"tool-calls")
+		return
+	}
 	b.Define("tool-space", `[ \n\t]{0,8}`)
 	if r.Choice == Required {
 		b.Define("tool-required", "tool-space "+gbnf(lead)+"tool-calls")
@@ -338,7 +375,7 @@ func (b *builder) answer(r Request) {
 		return
 	}
 	free := ""
-	if mark := b.trigger(); mark != "" {
+	if mark != "" {
 		b.Define("tool-rest", gbnf(strings.TrimPrefix(lead, mark))+"tool-calls")
 		free = b.text(true, schema.End{Text: mark, Then: "tool-rest"})
 	} else {
@@ -350,11 +387,13 @@ func (b *builder) answer(r Request) {
 	b.begin("tool-auto", r.Opened)
 }
 
-// trigger is the text at which free text goes over into calls.
-func (b *builder) trigger() string {
-	lead := b.f.open + b.f.begin
-	for _, mark := range b.f.triggers {
-		if strings.HasPrefix(lead, mark) {
+// trigger is the text at which free text goes over into calls, "" for none.
+func (f *Format) trigger() string {
+	if f.layout == harmonyCalls {
+		return harmonyChannel + "commentary to="
+	}
+	for _, mark := range f.triggers {
+		if strings.HasPrefix(f.open+f.begin, mark) {
 			return mark
 		}
 	}
@@ -399,7 +438,7 @@ const (
 
 // harmony defines root for messages with channels.
 func (b *builder) harmony(r Request) {
-	call := schema.Literal(harmonyChannel+"commentary to=") + " tool-call"
+	call := schema.Literal(b.f.trigger()) + " tool-call"
 	if r.Choice == Required {
 		b.harmonyBegin(call, "analysis")
 		return

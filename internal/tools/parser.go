@@ -314,6 +314,8 @@ func (s *scanner) called(mark string) bool {
 		return s.gemmaCall()
 	case taggedCalls:
 		return s.taggedCall(mark)
+	case pythonCalls:
+		return s.pythonList()
 	}
 	s.skipSpace()
 	if mark == pythonTag && s.peek() != '{' && s.peek() != '[' {
@@ -329,7 +331,8 @@ func (s *scanner) called(mark string) bool {
 // closing reads what may stand behind calls: their closing marks, and brackets too
 // many.
 func (s *scanner) closing() {
-	marks := []string{s.f.end, s.f.close, strings.TrimLeft(s.f.end, "} \n`"), strings.TrimLeft(s.f.close, "] \n")}
+	marks := []string{s.f.end, s.f.close, strings.TrimLeft(s.f.end, "} \n`"), strings.TrimLeft(s.f.close, "] \n"),
+		s.f.end[strings.LastIndexByte(s.f.end, '\n')+1:]}
 	for {
 		start := s.pos
 		for s.more() && (isSpace(s.in[s.pos]) || s.in[s.pos] == '}' || s.in[s.pos] == ']' || s.in[s.pos] == '`') {
@@ -767,6 +770,38 @@ func (s *scanner) pythonCall() bool {
 	}
 	s.whole(name, "{"+b.String()+"}")
 	return true
+}
+
+// pythonList reads [name(key=value, …), …] up to its end.
+func (s *scanner) pythonList() bool {
+	text, _, ok := s.until(0, pythonEnd)
+	if !ok {
+		return false
+	}
+	p := &python{in: strings.TrimSpace(text)}
+	var calls []Call
+	if !p.skip("[") {
+		return false
+	}
+	for !p.skip("]") {
+		if len(calls) > 0 && !p.skip(",") {
+			return false
+		}
+		p.space()
+		c, ok := p.call()
+		if !ok {
+			return false
+		}
+		calls = append(calls, c)
+		p.space()
+	}
+	if p.in != "" {
+		return false
+	}
+	for _, c := range calls {
+		s.whole(c.Name, c.Arguments)
+	}
+	return len(calls) > 0
 }
 
 func separator(n int) string {

@@ -15,8 +15,8 @@ import (
 
 // offered are the functions of the tests.
 var offered = []Function{
-	{"get_weather", json.RawMessage(`{"type":"object","properties":{"city":{"type":"string"},"days":{"type":"integer","minimum":1},"exact":{"type":"boolean"},"unit":{"enum":["C","F"]},"where":{"type":"object","properties":{"x":{"type":"array","items":{"type":"number"}}}}},"required":["city"]}`)},
-	{"noop", nil},
+	{Name: "get_weather", Parameters: json.RawMessage(`{"type":"object","properties":{"city":{"type":"string"},"days":{"type":"integer","minimum":1},"exact":{"type":"boolean"},"unit":{"enum":["C","F"]},"where":{"type":"object","properties":{"x":{"type":"array","items":{"type":"number"}}}}},"required":["city"]}`)},
+	{Name: "noop"},
 }
 
 // made are the calls of the tests.

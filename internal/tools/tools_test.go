@@ -154,13 +154,17 @@ func TestTags(t *testing.T) {
 			"<arg_key>unit</arg_key><arg_value>C</arg_value><arg_key>where</arg_key><arg_value>{\"x\": [1, 2.5]}</arg_value></tool_call><tool_call>noop</tool_call>",
 		`<tool_call>{name}\n<arg_key>k</arg_key>`: "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Oslo \"x\" <b>\n\n天気</arg_value>\n<arg_key>days</arg_key>\n<arg_value>2</arg_value>\n<arg_key>exact</arg_key>\n<arg_value>true</arg_value>\n" +
 			"<arg_key>unit</arg_key>\n<arg_value>C</arg_value>\n<arg_key>where</arg_key>\n<arg_value>{\"x\": [1, 2.5]}</arg_value>\n</tool_call>\n<tool_call>noop\n</tool_call>",
+		"<|tool_call_start|>": "<|tool_call_start|>[get_weather(city=\"Oslo \\\"x\\\" <b>\\n\\n天気\", days=2, exact=True, unit=\"C\", where={\"x\": [1, 2.5]}), noop()]<|tool_call_end|>",
 	} {
 		f := Recognise(template)
 		m := f.Parse(Request{Functions: offered}, "Let me see.\n"+answer)
 		require.True(t, sameCalls(t, want, m.Calls, f.Name), "%s: %+v", f.Name, m)
 		require.Equal(t, "Let me see.", m.Content)
 		everySplit(t, f, Request{Functions: offered}, answer)
-		followed(t, f, strings.Replace(answer, "True", "true", 1))
+		if f.layout == taggedCalls {
+			answer = strings.Replace(answer, "True", "true", 1)
+		}
+		followed(t, f, answer)
 	}
 }
 
@@ -188,6 +192,7 @@ func TestOddAnswers(t *testing.T) {
 		{"<tool_call>", "<tool_call>{\"name\":\"noop\",\"arguments\":null}</tool_call> Done.", "Done.", []Call{{Name: "noop", Arguments: "{}"}}},
 		{"<tool_call>", "<tool_call>{\"name\":\"get_weather\",\"arguments\":{\"city\":\"Os\nlo\"}}</tool_call>", "", []Call{{Name: "get_weather", Arguments: `{"city":"Os\nlo"}`}}},
 		{"<tool_call>", "A <think> in the text.", "A <think> in the text.", nil},
+		{"<tool_call> <function= <parameter=", "<tool_call>\n{\"name\":\"get_weather\",\"arguments\":{\"city\":\"Oslo\"}}\n</tool_call>", "", city},
 		{"[TOOL_CALLS]", "[TOOL_CALLS] [{\"name\":\"get_weather\",\"arguments\":{\"city\":\"Oslo\"},\"id\":\"abcdefghi\"}]", "", city},
 		{"[TOOL_CALLS] [ARGS]", "[TOOL_CALLS][{\"name\":\"get_weather\",\"arguments\":{\"city\":\"Oslo\"}}]", "", city},
 		{"[TOOL_CALLS]", "[TOOL_CALLS] none", "[TOOL_CALLS] none", nil},
@@ -212,6 +217,9 @@ func TestOddAnswers(t *testing.T) {
 		require.True(t, sameCalls(t, c.calls, m.Calls, c.answer), "%q gives %+v", c.answer, m)
 		everySplit(t, f, Request{Functions: offered}, c.answer)
 	}
+	for _, answer := range []string{"<|tool_call_start|>[noop()] x<|tool_call_end|>", "<|tool_call_start|>[]<|tool_call_end|>", "<|tool_call_start|>[noop(", "<|tool_call_start|>[noop(a)]<|tool_call_end|>"} {
+		require.Equal(t, Message{Content: answer}, Recognise("<|tool_call_start|>").Parse(Request{Functions: offered}, answer))
+	}
 	// Reasoning that never ends, and reasoning that the prompt began.
 	f := Recognise("<think>")
 	m := f.Parse(Request{Functions: offered}, "<think>\nhm <tool_call>")
@@ -225,6 +233,7 @@ func TestLiterals(t *testing.T) {
 	for word, want := range map[string]string{
 		"1": "1", "-2.5e3": "-2.5e3", "true": "true", "True": "true", "None": "null", "x": `"x"`, "it's": `"it's"`, `{"a": 1}`: `{"a": 1}`,
 		`{'a': [1, True, None, 'it\'s', "b\"\\\n"], 'é': {}}`: `{"a": [1, true, null, "it's", "b\"\\\n"], "é": {}}`,
+		`'\x41\u00e9\ud83d\ude00\/'`:                          `"Aé😀/"`, `'\u12'`: `"'\\u12'"`,
 		"{'a': b}": `"{'a': b}"`, "[1, 2": `"[1, 2"`, "'x' y": `"'x' y"`, "{'a'}": `"{'a'}"`,
 	} {
 		require.Equal(t, want, literal(word))
@@ -354,6 +363,22 @@ func TestGrammars(t *testing.T) {
 			}
 		}
 	}
+	for _, d := range dialects {
+		f := Recognise(d.template)
+		trigger, grammar, err := f.Lazy(Request{Functions: offered, Parallel: true})
+		require.NoError(t, err)
+		if d.name == "llama" || d.name == "json" {
+			require.Empty(t, trigger+grammar)
+			continue
+		}
+		rest, ok := strings.CutPrefix(d.answer(d.calls()), trigger)
+		require.True(t, ok)
+		require.True(t, r.Accepts(t, grammar, rest), "%q by\n%s", rest, grammar)
+		require.False(t, r.Accepts(t, grammar, "text"))
+		trigger, grammar, err = f.Lazy(Request{Functions: offered, Choice: None})
+		require.NoError(t, err)
+		require.Empty(t, trigger+grammar)
+	}
 	_, err := Recognise("").Grammar(Request{Choice: Required})
 	require.ErrorIs(t, err, ErrRequest)
 	_, err = Recognise("").Grammar(Request{Functions: []Function{{Name: "a b"}}})
@@ -372,7 +397,7 @@ func TestGrammars(t *testing.T) {
 // TestForcedCalls writes random answers by the grammars: each has calls, whose
 // arguments are valid by the functions' schemas.
 func TestForcedCalls(t *testing.T) {
-	functions := append(offered[:2:2], Function{"book", json.RawMessage(`{"type":"object","properties":{
+	functions := append(offered[:2:2], Function{Name: "book", Parameters: json.RawMessage(`{"type":"object","properties":{
 		"when":{"type":"string","format":"date-time"},"code":{"type":"string","pattern":"^[A-Z<|\\]{1,4}[0-9]?$"},"note":{"type":["string","null"],"maxLength":6},
 		"unit":{"enum":["a\"b","c\\d",1,null]},"guests":{"type":"array","minItems":1,"maxItems":3,"items":{"type":"object","properties":{"name":{"type":"string","minLength":1},"age":{"type":"integer","maximum":130}},"required":["name"]}},
 		"price":{"type":"number","exclusiveMinimum":0},"deep":{"$ref":"#/$defs/deep"}},"required":["code","guests"],"$defs":{"deep":{"type":"object","properties":{"next":{"$ref":"#/$defs/deep"}}}}}`)})
@@ -390,7 +415,7 @@ func TestForcedCalls(t *testing.T) {
 		compiled[fn.Name], err = c.Compile("schema:" + fn.Name)
 		require.NoError(t, err)
 	}
-	templates := []string{`<tool_call>\n<function=x>\n<parameter=y>`, `<seed:tool_call>\n<function=x>\n<parameter=y>`, `<tool_call>{name}\n<arg_key>k</arg_key>`}
+	templates := []string{"<|tool_call_start|>", `<tool_call>\n<function=x>\n<parameter=y>`, `<seed:tool_call>\n<function=x>\n<parameter=y>`, `<tool_call>{name}\n<arg_key>k</arg_key>`}
 	for _, d := range dialects {
 		templates = append(templates, d.template)
 	}
@@ -401,7 +426,7 @@ func TestForcedCalls(t *testing.T) {
 			grammar, err := f.Grammar(request)
 			require.NoError(t, err)
 			g, r := gbnftest.Read(t, grammar), rand.New(rand.NewPCG(1, 2))
-			for range 40 {
+			for range 20 {
 				answer := g.Document(r)
 				m := f.Parse(request, answer)
 				require.True(t, choice == Auto || len(m.Calls) > 0, "%s: %q gives %+v", f.Name, answer, m)
@@ -445,7 +470,7 @@ func TestRespond(t *testing.T) {
 // and arguments go on validly.
 func FuzzSplit(f *testing.F) {
 	for i, d := range dialects {
-		for seed := range uint64(60) {
+		for seed := range uint64(12) {
 			f.Add(d.answer(d.calls()), seed, i+2, false)
 		}
 		f.Add("<think>x</think> y "+d.answer(d.calls())+" z", uint64(i), i+2, true)
@@ -454,7 +479,7 @@ func FuzzSplit(f *testing.F) {
 		if len(answer) > 1<<12 {
 			return
 		}
-		templates := []string{`<tool_call>\n<function=x>\n<parameter=y>`, `<tool_call>{name}\n<arg_key>k</arg_key>`}
+		templates := []string{"<|tool_call_start|>", `<tool_call>\n<function=x>\n<parameter=y>`, `<tool_call>{name}\n<arg_key>k</arg_key>`}
 		for _, d := range dialects {
 			templates = append(templates, d.template)
 		}

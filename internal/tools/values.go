@@ -3,7 +3,9 @@ package tools
 import (
 	"encoding/json"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode/utf16"
 )
 
 // gemmaCall reads call:name{key:value,…} behind its mark.
@@ -166,10 +168,36 @@ func (p *python) value(depth int) (string, bool) {
 			b.WriteString(value)
 		}
 	}
-	n := strings.IndexAny(p.in+",", ",]} \n")
+	n := strings.IndexAny(p.in+",", ",]}) \n")
 	word := p.in[:n]
 	p.in = p.in[n:]
 	return word, json.Valid([]byte(word))
+}
+
+// call reads name(key=value, …).
+func (p *python) call() (c Call, ok bool) {
+	if c.Name, p.in, ok = strings.Cut(p.in, "("); !ok || !functionName.MatchString(c.Name) {
+		return c, false
+	}
+	var b strings.Builder
+	for n := 0; ; n++ {
+		if p.space(); p.skip(")") {
+			c.Arguments = "{" + b.String() + "}"
+			return c, true
+		}
+		if n > 0 && !p.skip(",") {
+			return c, false
+		}
+		p.space()
+		key, rest, found := strings.Cut(p.in, "=")
+		p.in = rest
+		p.space()
+		value, ok := p.value(0)
+		if !found || !ok {
+			return c, false
+		}
+		b.WriteString(separator(n) + quoted(strings.TrimSpace(key)) + ": " + value)
+	}
 }
 
 // string reads a text in quotes of either kind.
@@ -179,17 +207,34 @@ func (p *python) string() (string, bool) {
 	}
 	quote := rune(p.in[0])
 	var b strings.Builder
-	escaped := false
+	escaped, skip, half := false, 0, rune(0)
 	for i, r := range p.in[1:] {
 		switch {
+		case skip > 0:
+			skip--
 		case escaped:
-			if at := strings.IndexRune("ntr", r); at >= 0 {
-				r = rune("\n\t\r"[at])
-			} else if !strings.ContainsRune(`\'"`, r) {
+			escaped = false
+			if at := strings.IndexRune("ntrbf", r); at >= 0 {
+				r = rune("\n\t\r\b\f"[at])
+			} else if width := map[rune]int{'x': 2, 'u': 4, 'U': 8}[r]; width > 0 {
+				code, err := strconv.ParseUint(p.in[min(i+2, len(p.in)):min(i+2+width, len(p.in))], 16, 32)
+				if err != nil {
+					return "", false
+				}
+				r, skip = rune(code), width
+				if utf16.IsSurrogate(r) { // the halves of a pair come one behind the other
+					if half != 0 {
+						r = utf16.DecodeRune(half, r)
+						half = 0
+					} else {
+						half = r
+						continue
+					}
+				}
+			} else if !strings.ContainsRune(`\'"/`, r) {
 				b.WriteRune('\\')
 			}
 			b.WriteRune(r)
-			escaped = false
 		case r == '\\':
 			escaped = true
 		case r == quote:
@@ -206,6 +251,13 @@ func (p *python) string() (string, bool) {
 func (s *scanner) taggedCall(mark string) bool {
 	tags := s.f.tags
 	s.skipSpace()
+	if s.peek() == '{' || s.peek() == '[' { // as models of older formats do
+		if !s.list(false) {
+			return false
+		}
+		s.closing()
+		return true
+	}
 	ends := []string{"\n", tags.Open, s.f.end}
 	if strings.Contains(s.f.begin, "<function=") {
 		if mark != "<function=" && !s.skip("<function=") {

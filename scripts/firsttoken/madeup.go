@@ -58,7 +58,7 @@ func madeUp(m *llama.Model, path string) error {
 	units := search.SublayerUnits(search.SizesOf(m.Tensors, m.NLayer))
 	var halves []search.Unit
 	for _, u := range units {
-		if u.Mask.KVComplete() {
+		if u.Mask.KeepsAttention() {
 			halves = append(halves, u)
 		}
 	}
@@ -78,7 +78,7 @@ func madeUp(m *llama.Model, path string) error {
 		return list
 	}
 	out := len(p.Candidates)
-	p.Router = &router.Router{
+	p.Router = &router.Predictor{
 		In: features.Dim(), Hidden: madeUpHidden, Out: out,
 		W1: weights(features.Dim() * madeUpHidden), B1: weights(madeUpHidden), W2: weights(out * madeUpHidden), B2: weights(out),
 		Squeeze: 1, Mean: weights(out), Std: make([]float32, out), Residuals: make([][]float32, out),

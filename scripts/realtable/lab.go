@@ -282,7 +282,7 @@ func (l *lab) turn(ctx context.Context, units []search.Unit) (values []float64, 
 func (l *lab) profile(ctx context.Context) (*router.Profile, error) {
 	path := filepath.Join(l.folder, l.name+".gallop.gguf")
 	if p, err := router.Read(path); err == nil {
-		return p, p.Open(l.model.Path, nil)
+		return p, p.Open(l.model.Path)
 	}
 	l.progress("calibrating halves as gallop calibrate --quick does")
 	start := time.Now()
@@ -300,5 +300,5 @@ func (l *lab) profile(ctx context.Context) (*router.Profile, error) {
 	if err := errors.Join(p.Write(path), l.keep()); err != nil {
 		return nil, err
 	}
-	return p, p.Open(l.model.Path, nil)
+	return p, p.Open(l.model.Path)
 }

@@ -166,7 +166,7 @@ func (p *plan) ofLayers(ctx context.Context) error {
 // ofHalves are the methods that skip halves of layers for the answer alone, without a profile.
 func (p *plan) ofHalves(ctx context.Context) error {
 	halves := search.SublayerUnits(p.sizes)
-	feedForwards := slices.DeleteFunc(slices.Clone(halves), func(u search.Unit) bool { return !u.Mask.KVComplete() })
+	feedForwards := slices.DeleteFunc(slices.Clone(halves), func(u search.Unit) bool { return !u.Mask.KeepsAttention() })
 	drawn, err := p.random(feedForwards)
 	if err == nil {
 		err = p.add(randomHalves, skip.FullPrefill, inTurn(drawn))
@@ -307,7 +307,7 @@ const coldShare = 1. / 8
 func (l *lab) ffnSkip(ctx context.Context, units []search.Unit) ([][]skip.Mask, error) {
 	cold := int(coldShare * float64(l.model.NLayer))
 	units = slices.DeleteFunc(slices.Clone(units), func(u search.Unit) bool {
-		return u.Mask.First() < cold || u.Mask.First() >= l.model.NLayer-cold
+		return u.Mask.Lowest() < cold || u.Mask.Lowest() >= l.model.NLayer-cold
 	})
 	var names, open []string
 	var prompts [][]llama.Token
@@ -340,7 +340,7 @@ func (l *lab) ffnSkip(ctx context.Context, units []search.Unit) ([][]skip.Mask, 
 		for _, name := range names {
 			turns := make([]float64, len(units))
 			for i, u := range units {
-				turns[i] = l.Turns[name][u.Mask.First()]
+				turns[i] = l.Turns[name][u.Mask.Lowest()]
 			}
 			mask, err := search.ByInfluence(units, turns, depth)
 			if err != nil {

@@ -48,7 +48,7 @@ type result struct {
 	Features []string            `json:"features"` // instruction sets, as llama.cpp names them
 	Passed   int                 `json:"passed"`   // tests, without their parts
 	Failed   []string            `json:"failed"`
-	Alone    map[string][]string `json:"alone"` // by weights' type: how far logits are apart in each step of llama.Alone
+	Alone    map[string][]string `json:"alone"` // by weights' type: how far logits are apart in each step of llama.Isolation
 }
 
 type options struct {
@@ -323,7 +323,7 @@ func (r *result) read(out string) {
 // types are the columns of the table.
 var types = []string{"F32", "F16", "Q4_0", "Q8_0", "Q4_K", "IQ2_XXS"}
 
-// step names the first step of llama.Alone whose logits are those of single tokens.
+// step names the first step of llama.Isolation whose logits are those of single tokens.
 func (r *result) step(typ string) string {
 	apart, ok := r.Alone[typ]
 	if !ok {

@@ -378,6 +378,9 @@ static bool rewire(struct graph *g) {
     return true;
 }
 
+/* In place of the halves that a cache is of: it is written whatever is skipped. */
+enum { ALWAYS_WRITTEN = 4 };
+
 /* True if a cache is of skipped halves alone. Where no weights tell of which, as with the last tokens that RWKV
  * keeps for both, it goes with the last of them. */
 static bool is_skipped_cache(const struct graph *g, int layer, int kind, const uint64_t *mask) {
@@ -403,7 +406,7 @@ static bool keep_needed(struct graph *g, const uint64_t *mask) {
                 return refuse("a kept layer reads the KV cache of layer %d, so layer %d cannot be skipped", n->cache, n->cache);
             }
             /* Norms of the stream, for which no weights of a half were needed: they are written as ever. */
-            g->written[n->cache][n->kind] = KEPT_CACHE;
+            g->written[n->cache][n->kind] = ALWAYS_WRITTEN;
             i = g->n;
             continue;
         }
@@ -532,8 +535,8 @@ static bool edit_graph(struct ggml_cgraph *cgraph, struct graph *g, const uint64
     r->layers_removed = r->sublayers_removed = r->sublayers_gated = 0;
     survey(cgraph, g);
     if (layers && !find_layers(g)) {
-        return !job.refused && (!is_model_pass(g) || refuse("this architecture's layers do not add to one residual stream from the "
-                                                            "embeddings to the logits, so nothing can be skipped", 0, 0));
+        return !job.refused && (!is_model_pass(g) || refuse("the layers of this architecture do not add to one residual stream "
+                                                            "from the embeddings to the logits, so nothing can be skipped", 0, 0));
     }
     if (!layers) {
         if (!is_model_pass(g)) {

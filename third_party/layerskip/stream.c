@@ -24,7 +24,7 @@
  */
 
 /* Which halves of a layer; the first two as in a mask. */
-enum { ATTENTION = 1, FEED_FORWARD = 2, WHOLE = 3, UNKNOWN_PART = 4, KEPT_CACHE = 4 };
+enum { ATTENTION = 1, FEED_FORWARD = 2, WHOLE = 3, UNKNOWN_PART = 4 };
 
 /* Caches of a layer, by the letter in their name: keys, values, what a recurrent mixer keeps of the last tokens, its state. */
 static const char cache_letters[] = "kvrs";
@@ -99,16 +99,18 @@ static bool begins(const char *name, const char *with) { return strncmp(name, wi
 
 /* Which halves a weight belongs to, by what is behind "blk.N." in its name. */
 static int halves_of_weight(const char *name) {
+    if (strstr(name, "norm") != NULL) {
+        return 0;
+    }
     if (begins(name, "ffn_") || begins(name, "channel_mix_") || begins(name, "exp_probs_")) {
-        return strstr(name, "norm") != NULL ? 0 : FEED_FORWARD;
+        return FEED_FORWARD;
     }
     if (begins(name, "attn_") || begins(name, "ssm_") || begins(name, "time_mix_") || begins(name, "shortconv.") ||
         begins(name, "indexer.")) {
-        return strstr(name, "norm") != NULL ? 0 : ATTENTION;
+        return ATTENTION;
     }
-    const bool of_neither = begins(name, "inp_gate.") || begins(name, "proj.") || begins(name, "layer_output_scale.") ||
-                            strstr(name, "norm") != NULL;
-    return of_neither ? 0 : UNKNOWN_PART;
+    /* An embedding for each layer, and what scales the stream. */
+    return begins(name, "inp_gate.") || begins(name, "proj.") || begins(name, "layer_output_scale.") ? 0 : UNKNOWN_PART;
 }
 
 /* Tells which layer's cache t is or views ("cache_k_l7"). False: none's. */
@@ -121,6 +123,15 @@ static bool is_cache(const struct ggml_tensor *t, int *layer, int *kind) {
     *kind = letter != NULL ? (int)(letter - cache_letters) : CACHE_OTHER;
     *layer = read_number(&number);
     return *layer >= 0;
+}
+
+static void use_block(struct node *n, int block, int halves) {
+    if (block > n->block) {
+        n->block = (int16_t)block;
+        n->halves = (uint8_t)halves;
+    } else if (block == n->block) {
+        n->halves |= (uint8_t)halves;
+    }
 }
 
 static void use_cache(struct node *n, int layer) {
@@ -145,9 +156,7 @@ static void use_leaf(struct node *n, const struct ggml_tensor *leaf) {
         n->touched = true;
         name += 4;
         const int block = read_number(&name);
-        const int halves = *name == '.' ? halves_of_weight(name + 1) : UNKNOWN_PART;
-        n->halves = block > n->block ? halves : block == n->block ? n->halves | halves : n->halves;
-        n->block = block > n->block ? block : n->block;
+        use_block(n, block, *name == '.' ? halves_of_weight(name + 1) : UNKNOWN_PART);
     } else if (begins(name, "cache_")) {
         n->touched = true;
         if (is_cache(leaf, &layer, &kind)) {
@@ -162,8 +171,7 @@ static void use_leaf(struct node *n, const struct ggml_tensor *leaf) {
 
 /* Adds to n what is known of a node that it reads. */
 static void use_node(struct node *n, const struct node *from) {
-    n->halves = from->block > n->block ? from->halves : from->block == n->block ? n->halves | from->halves : n->halves;
-    n->block = from->block > n->block ? from->block : n->block;
+    use_block(n, from->block, from->halves);
     if (from->first_cache >= 0) {
         use_cache(n, from->first_cache);
         use_cache(n, from->last_cache);
@@ -305,7 +313,7 @@ static bool find_layers(struct graph *g) {
 static struct ggml_tensor *stream_before(const struct graph *g, int i) {
     const struct node *n = &g->nodes[i];
     struct ggml_tensor *x = n->t->src[1 - n->addend];
-    while (position(x) >= 0 && x->op == op.get_rows && g->nodes[position(x)].touched) {
+    while (x->op == op.get_rows && !is_weight(x->src[0])) {
         x = x->src[0];
     }
     return x;

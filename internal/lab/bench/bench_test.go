@@ -88,7 +88,7 @@ func TestSpread(t *testing.T) {
 		for n := 1; n <= layers-2; n++ {
 			mask, err := Spread(layers, n)
 			require.NoError(t, err)
-			require.Equal(t, 2*n, mask.Sublayers())
+			require.Equal(t, 2*n, mask.Len())
 			require.Zero(t, mask.Skipped(0)|mask.Skipped(layers-1))
 		}
 	}

@@ -113,7 +113,7 @@ func TestRun(t *testing.T) {
 }
 
 // TestAgreementFollowsTheAnswers checks what is measured token by token against
-// what is said: without a cascade, an answer is stock's exactly if all its tokens agree.
+// what is said: without escalation, an answer is stock's exactly if all its tokens agree.
 func TestAgreementFollowsTheAnswers(t *testing.T) {
 	llamatest.Library(t)
 	path, err := demo.Path()

@@ -14,7 +14,7 @@
 // answer of a conversation, and the ways take turns in going first.
 //
 // Agreement and divergence are measured at the tokens of stock's answer, each
-// given those before it. Under a confidence cascade a token that the way would leave to
+// given those before it. Under escalation a token that the way would leave to
 // the whole model counts as agreed; that the whole model's keys and values then
 // take the place of the way's is not followed there. It is in the answers.
 package compare

@@ -297,7 +297,7 @@ func shortlistOf(ways []Way) *llama.Shortlist {
 	return nil
 }
 
-// differ notes a difference at stock's answer. Tokens that the cascade leaves to
+// differ notes a difference at stock's answer. Tokens that escalation leaves to
 // the whole model do not differ.
 func (a *Answer) differ(d score.Difference, escalate float64) {
 	n := float64(len(d.Tokens))

@@ -19,7 +19,7 @@ type Row struct {
 	Prefill string `json:"prefill,omitempty"` // "masked" or "full"
 
 	Depth        *float64 `json:"depth,omitempty"`         // layers' worth of weight bytes that may be skipped; rows of one depth compare
-	Cost         *float64 `json:"cost,omitempty"`          // weight bytes read for each token, as a share of the full model's
+	Cost         *float64 `json:"cost,omitempty"`          // weight bytes read for each token, as a share of the whole model's
 	Accuracy     *float64 `json:"accuracy,omitempty"`      // share of right answers, 0 to 1
 	AccuracyLow  *float64 `json:"accuracy_low,omitempty"`  // lower end of its 95 % confidence interval
 	AccuracyHigh *float64 `json:"accuracy_high,omitempty"` // upper end
@@ -27,12 +27,12 @@ type Row struct {
 	AccNorm      *float64 `json:"acc_norm,omitempty"`      // the same by the log-likelihood per byte of the choice
 	Perplexity   *float64 `json:"perplexity,omitempty"`    // of plain text, e to the loss per token
 	Loss         *float64 `json:"loss,omitempty"`          // nats for each token of the right answer
-	KL           *float64 `json:"kl,omitempty"`            // divergence from the full model, nats for each token
-	Agreement    *float64 `json:"agreement,omitempty"`     // share of tokens whose likeliest choice is the full model's, 0 to 1
+	KL           *float64 `json:"kl,omitempty"`            // divergence from the whole model, nats for each token
+	Agreement    *float64 `json:"agreement,omitempty"`     // share of tokens whose likeliest choice is the whole model's, 0 to 1
 	MeanDepth    *float64 `json:"mean_depth,omitempty"`    // what was skipped in fact, over the examples
-	Speedup      *float64 `json:"speedup,omitempty"`       // decode speed, as a multiple of the full model's
+	Speedup      *float64 `json:"speedup,omitempty"`       // decode speed, as a multiple of the whole model's
 	TTFT         *float64 `json:"ttft_ms,omitempty"`       // time to the first token of a prompt of median length in milliseconds: the prefill, and where that is masked, routing before it
-	Escalated    *float64 `json:"escalated,omitempty"`     // share of tokens that the full model decided, 0 to 1
+	Escalated    *float64 `json:"escalated,omitempty"`     // share of tokens that the whole model decided, 0 to 1
 }
 
 // Figure is what a [Row] holds for x: nil when x is NaN or infinite.

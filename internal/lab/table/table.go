@@ -42,7 +42,7 @@ type Table struct {
 	speed map[skip.Mask]timing
 }
 
-// measured is what losses hang on.
+// measured is what losses depend on.
 type measured struct {
 	mask    skip.Mask
 	prefill skip.Prefill
@@ -50,7 +50,7 @@ type measured struct {
 
 // under is the key of a mask's losses: nothing skipped is the same with either prefill.
 func under(mask skip.Mask, prefill skip.Prefill) measured {
-	if mask.Sublayers() == 0 {
+	if mask.Len() == 0 {
 		prefill = skip.MaskedPrefill
 	}
 	return measured{mask, prefill}
@@ -90,9 +90,9 @@ const caseChunk = 64
 
 // What rows are called, and how the names of rows with a setting begin.
 const (
-	Routed   = "routed"
-	Adaptive = "adaptive"
-	Cascade  = "routed, cascade"
+	Routed     = "routed"
+	Adaptive   = "adaptive"
+	Escalation = "routed, escalation"
 )
 
 // Whole is the row of the whole model.
@@ -211,7 +211,7 @@ func (t *Table) Adaptive(ctx context.Context, p *router.Profile, unit string, pr
 
 // Generated is the row of routed masks of one depth with answers that are
 // generated, not teacher-forced, so it has no losses. A threshold above 0 adds
-// the confidence cascade.
+// escalation.
 func (t *Table) Generated(ctx context.Context, p *router.Profile, unit string, prefill skip.Prefill, depth, threshold float64) (report.Row, error) {
 	masks, routing, err := t.choose(p, router.Policy{Depth: depth})
 	if err != nil {
@@ -268,7 +268,7 @@ func (t *Table) Generated(ctx context.Context, p *router.Profile, unit string, p
 		Cost: report.Figure(cost / float64(steps)), Escalated: report.Figure(float64(escalated) / float64(steps)),
 	}
 	if threshold > 0 {
-		row.Method = fmt.Sprintf("%s %g", Cascade, threshold)
+		row.Method = fmt.Sprintf("%s %g", Escalation, threshold)
 	}
 	low, high := stats.Bootstrap(hits, t.Seed)
 	row.AccuracyLow, row.AccuracyHigh = &low, &high

@@ -89,9 +89,10 @@ def errors():
 
 def messages():
     c = anthropic.Anthropic(base_url=URL, api_key=KEY, max_retries=0)
-    whole = c.messages.create(model=MODEL, messages=USER, max_tokens=30, temperature=0)
+    greedy = {"temperature": 0}  # a parameter of older versions of this client
+    whole = c.messages.create(model=MODEL, messages=USER, max_tokens=30, extra_body=greedy)
     assert "19" in whole.content[0].text and whole.stop_reason == "end_turn", whole
-    with c.messages.stream(model=MODEL, messages=USER, max_tokens=30, temperature=0) as stream:
+    with c.messages.stream(model=MODEL, messages=USER, max_tokens=30, extra_body=greedy) as stream:
         assert "".join(stream.text_stream) == whole.content[0].text
         assert stream.get_final_message().usage.output_tokens == whole.usage.output_tokens
     assert c.messages.count_tokens(model=MODEL, messages=USER).input_tokens == whole.usage.input_tokens + whole.usage.cache_read_input_tokens

@@ -328,15 +328,9 @@ struct llama_sampler_chain_params {
     R(void, llama_memory_clear, (struct llama_memory_i * m, bool data), (m, data))                                                  \
     R(bool, llama_memory_seq_rm, (struct llama_memory_i * m, llama_seq_id s, llama_pos p0, llama_pos p1), (m, s, p0, p1))           \
     R(void, llama_memory_seq_cp, (struct llama_memory_i * m, llama_seq_id a, llama_seq_id b, llama_pos p0, llama_pos p1), (m, a, b, p0, p1)) \
-    R(void, llama_memory_seq_keep, (struct llama_memory_i * m, llama_seq_id s), (m, s))                                             \
-    R(void, llama_memory_seq_add, (struct llama_memory_i * m, llama_seq_id s, llama_pos p0, llama_pos p1, llama_pos d), (m, s, p0, p1, d)) \
     R(llama_pos, llama_memory_seq_pos_min, (struct llama_memory_i * m, llama_seq_id s), (m, s))                                     \
     R(llama_pos, llama_memory_seq_pos_max, (struct llama_memory_i * m, llama_seq_id s), (m, s))                                     \
-    R(bool, llama_memory_can_shift, (struct llama_memory_i * m), (m))                                                               \
     /* state */                                                                                                                     \
-    R(size_t, llama_state_get_size, (struct llama_context * c), (c))                                                                \
-    R(size_t, llama_state_get_data, (struct llama_context * c, uint8_t *dst, size_t n), (c, dst, n))                                \
-    R(size_t, llama_state_set_data, (struct llama_context * c, const uint8_t *src, size_t n), (c, src, n))                          \
     R(size_t, llama_state_seq_get_size, (struct llama_context * c, llama_seq_id s), (c, s))                                         \
     R(size_t, llama_state_seq_get_data, (struct llama_context * c, uint8_t *dst, size_t n, llama_seq_id s), (c, dst, n, s))         \
     R(size_t, llama_state_seq_set_data, (struct llama_context * c, const uint8_t *src, size_t n, llama_seq_id s), (c, src, n, s))   \

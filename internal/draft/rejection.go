@@ -6,7 +6,7 @@ import (
 	"github.com/gallop-llm/gallop/llama"
 )
 
-// judge decides over drafted tokens by rejection sampling, which leaves the
+// rejectionSampler decides over drafted tokens by rejection sampling, which leaves the
 // distribution of the answer as it is without drafts (Leviathan, Kalman, Matias:
 // Fast Inference from Transformers via Speculative Decoding, arXiv 2211.17192;
 // Chen et al., arXiv 2302.01318): a token drawn from the draft's distribution q
@@ -14,19 +14,19 @@ import (
 // one that is not, a token is drawn from what p exceeds q by. A token that was
 // not drawn but looked up has q = 1. Greedily p and q are single tokens, and
 // what is accepted is what is equal.
-type judge struct {
+type rejectionSampler struct {
 	random *rand.Rand
 	excess []float32 // (nVocab,) scratch, zeros between calls
 }
 
 // accepts tells whether the token, drawn from q, stands in for one drawn from p.
-func (j *judge) accepts(p, q *llama.Distribution, t llama.Token) bool {
+func (j *rejectionSampler) accepts(p, q *llama.Distribution, t llama.Token) bool {
 	pt, qt := p.Of(t), q.Of(t)
 	return pt >= qt || j.random.Float32()*qt < pt
 }
 
 // instead draws the token that takes the place of one that was not accepted.
-func (j *judge) instead(p, q *llama.Distribution) llama.Token {
+func (j *rejectionSampler) instead(p, q *llama.Distribution) llama.Token {
 	for i, t := range q.Tokens {
 		j.excess[t] = q.P[i]
 	}
@@ -54,7 +54,7 @@ func (j *judge) instead(p, q *llama.Distribution) llama.Token {
 }
 
 // draw takes a token from a distribution.
-func (j *judge) draw(p *llama.Distribution) llama.Token {
+func (j *rejectionSampler) draw(p *llama.Distribution) llama.Token {
 	if len(p.Tokens) == 1 {
 		return p.Tokens[0]
 	}

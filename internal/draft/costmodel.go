@@ -8,16 +8,16 @@ import (
 	"github.com/gallop-llm/gallop/internal/costs"
 )
 
-// pace is what decodes cost on this machine: the whole model's time for n tokens
+// costModel is what decodes cost on this machine: the whole model's time for n tokens
 // in one batch, verification of drafts included. On a GPU it hardly grows with n;
 // on a CPU it does, in steps, because matrices are multiplied by several columns
 // at a time. Costs are in the time of a token decoded alone, which they grow and
 // shrink with: the longer the context, the longer both take, and a machine that
 // has just begun to read a model, or is busy, is slow at both.
-type pace struct {
-	curve       // measured, or on the line between the neighbours that were, or beyond the last of them on its own
-	hoped curve // what was measured so far does not rule out: where that is little, batches may be as cheap as usual
-	dear  curve // what they cost where they are dear: where little was measured, nearly as much as their tokens alone
+type costModel struct {
+	curve            // measured costs; sizes without a measurement are interpolated, or extrapolated beyond the largest
+	optimistic curve // for sizes with fewer than trusted measurements the usual cost, if that is lower
+	cautious   curve // for sizes with few measurements nearly the cost of the tokens decoded alone
 
 	one   float64     // seconds of a token decoded alone; 0 = not measured
 	alone costs.Times // what one follows from
@@ -55,33 +55,33 @@ func batchSize(n int) int {
 // columns is what sizes of batches are multiples of, beyond two.
 const columns = 4
 
-// saw takes in the time of a batch of n tokens; before that of a single one is
+// addBatch takes in the time of a batch of n tokens; before that of a single one is
 // known, nothing.
-func (p *pace) saw(n int, took time.Duration) {
+func (p *costModel) addBatch(n int, took time.Duration) {
 	if n == 1 {
 		p.one = p.alone.Add(took.Seconds())
 		if p.alone.N() <= costs.Recent {
-			p.draw()
+			p.recompute()
 		}
 		return
 	}
 	if p.one > 0 {
 		p.cost[n] = p.seen[n].Add(p.tokens(took))
-		p.draw()
+		p.recompute()
 	}
 }
 
-// sawGraph takes in the time of a single token that followed another kind of batch.
-func (p *pace) sawGraph(took time.Duration) {
+// addGraph takes in the time of a single token that followed another kind of batch.
+func (p *costModel) addGraph(took time.Duration) {
 	p.graph = max(p.after.Add(p.tokens(took))-1, 0)
-	p.draw()
+	p.recompute()
 }
 
-// sawPrompt takes in the time of a prompt of n tokens.
-func (p *pace) sawPrompt(n int, took time.Duration) {
+// addPrompt takes in the time of a prompt of n tokens.
+func (p *costModel) addPrompt(n int, took time.Duration) {
 	if n >= leastPrompt {
 		p.prompt = took.Seconds() / float64(n)
-		p.draw()
+		p.recompute()
 	}
 }
 
@@ -91,7 +91,7 @@ const leastPrompt = 8
 // together is what a batch of n tokens costs by what a prompt's tokens did: the
 // weights are read once, and each token is multiplied with them. Logits for all are
 // more work than for the last one.
-func (p *pace) together(n int) float64 {
+func (p *costModel) together(n int) float64 {
 	if p.prompt == 0 || p.one == 0 || p.apart == 0 {
 		return math.Inf(1)
 	}
@@ -99,14 +99,14 @@ func (p *pace) together(n int) float64 {
 }
 
 // forgetBatches forgets what batches cost: they are computed in another way now.
-func (p *pace) forgetBatches() {
+func (p *costModel) forgetBatches() {
 	p.cost, p.seen = [mostRows + 1]float64{}, [mostRows + 1]costs.Times{}
-	p.draw()
+	p.recompute()
 }
 
 // recall takes in costs that were measured earlier, as often as it takes to trust
 // them; new measurements take their place.
-func (p *pace) recall(graph float64, costs map[int]float64) {
+func (p *costModel) recall(graph float64, costs map[int]float64) {
 	p.graph = graph
 	for range trusted {
 		p.after.Add(1 + graph)
@@ -114,44 +114,44 @@ func (p *pace) recall(graph float64, costs map[int]float64) {
 			p.cost[n] = p.seen[n].Add(cost)
 		}
 	}
-	p.draw()
+	p.recompute()
 }
 
-// draw works out the curves.
-func (p *pace) draw() {
+// recompute works out the curves.
+func (p *costModel) recompute() {
 	for n := range p.curve {
 		p.curve[n] = p.estimate(n)
-		p.hoped[n] = p.curve[n]
+		p.optimistic[n] = p.curve[n]
 		if n > 1 && p.seen[n].N() < trusted { // one time may be twice too long
-			p.hoped[n] = min(p.curve[n], max(1+p.graph+unknownSlope*float64(n-1), p.cost[n]/2))
+			p.optimistic[n] = min(p.curve[n], max(1+p.graph+unknownSlope*float64(n-1), p.cost[n]/2))
 		}
 	}
-	p.dear[0], p.dear[1] = 1, 1
-	for n := 2; n < len(p.dear); n++ {
-		p.dear[n] = dearOnce + p.graph + dearSlope*float64(n)
+	p.cautious[0], p.cautious[1] = 1, 1
+	for n := 2; n < len(p.cautious); n++ {
+		p.cautious[n] = dearOnce + p.graph + dearSlope*float64(n)
 		if n == 2 {
-			p.dear[n] = dearPair + p.graph
+			p.cautious[n] = dearPair + p.graph
 		}
-		p.dear[n] = min(p.dear[n], p.together(n))
-		if below := p.dear[n-1]; n > 2 && p.seen[n-1].N() > 0 {
-			p.dear[n] = min(p.dear[n], below+dearSlope)
+		p.cautious[n] = min(p.cautious[n], p.together(n))
+		if below := p.cautious[n-1]; n > 2 && p.seen[n-1].N() > 0 {
+			p.cautious[n] = min(p.cautious[n], below+dearSlope)
 		}
 		if p.seen[n].N() >= trusted {
-			p.dear[n] = p.cost[n]
+			p.cautious[n] = p.cost[n]
 		} else if p.seen[n].N() > 0 {
-			p.dear[n] = min(p.dear[n], p.cost[n])
+			p.cautious[n] = min(p.cautious[n], p.cost[n])
 		}
 	}
-	for n := len(p.dear) - 2; n > 1; n-- { // a shorter batch costs no more
+	for n := len(p.cautious) - 2; n > 1; n-- { // a shorter batch costs no more
 		if p.seen[n].N() < trusted {
-			p.dear[n] = min(p.dear[n], p.dear[n+1])
+			p.cautious[n] = min(p.cautious[n], p.cautious[n+1])
 		}
 	}
 }
 
 // tokens is how many tokens could have been decoded alone in a time; 0 while
 // that of one is not known.
-func (p *pace) tokens(took time.Duration) float64 {
+func (p *costModel) tokens(took time.Duration) float64 {
 	if p.one == 0 {
 		return 0
 	}
@@ -177,20 +177,20 @@ const (
 const trusted = 3
 
 // estimate is what measurements say of a batch of n tokens.
-func (p *pace) estimate(n int) float64 {
+func (p *costModel) estimate(n int) float64 {
 	switch {
 	case n <= 1:
 		return 1
 	case p.seen[n].N() == 0:
-		return p.between(n)
+		return p.interpolate(n)
 	case p.seen[n].N() < trusted:
-		return min(p.cost[n], p.between(n))
+		return min(p.cost[n], p.interpolate(n))
 	}
 	return p.cost[n]
 }
 
-// between is what the neighbours of n say of it.
-func (p *pace) between(n int) float64 {
+// interpolate is what the neighbours of n say of it.
+func (p *costModel) interpolate(n int) float64 {
 	below, above := n-1, n+1
 	for below > 1 && p.cost[below] == 0 {
 		below--
@@ -209,9 +209,9 @@ func (p *pace) between(n int) float64 {
 	return cost + slope*float64(n-below)
 }
 
-// odds are the chances that a drafted token is accepted, by how sure the draft
+// acceptance is the chances that a drafted token is accepted, by how sure the draft
 // was of it. Counts fade, so that they follow the text.
-type odds struct {
+type acceptance struct {
 	tried, kept [sureness]float64
 }
 
@@ -226,7 +226,7 @@ const priorTries = 4
 const fade = 0.98
 
 // count takes in what became of a token.
-func (o *odds) count(class int, kept bool) {
+func (o *acceptance) count(class int, kept bool) {
 	o.tried[class] = fade*o.tried[class] + 1
 	o.kept[class] *= fade
 	if kept {
@@ -235,23 +235,23 @@ func (o *odds) count(class int, kept bool) {
 }
 
 // mean is the chance over all classes; prior is what was believed before.
-func (o *odds) mean(prior float64) float64 {
+func (o *acceptance) mean(prior float64) float64 {
 	tried, kept := o.sums()
 	return (kept + priorTries*prior) / (tried + priorTries)
 }
 
-// hope is the chance that the tries so far do not rule out: one standard
+// upper is the chance that the tries so far do not rule out: one standard
 // deviation above the mean.
-func (o *odds) hope(prior float64) float64 {
+func (o *acceptance) upper(prior float64) float64 {
 	tried, _ := o.sums()
 	p := o.mean(prior)
-	return min(p+math.Sqrt(p*(1-p)/(tried+1)), mostOdds)
+	return min(p+math.Sqrt(p*(1-p)/(tried+1)), mostAcceptance)
 }
 
-// mostOdds bounds hope: certain acceptance would make drafts without end look free.
-const mostOdds = 0.99
+// mostAcceptance bounds it: certain acceptance would make drafts without end look free.
+const mostAcceptance = 0.99
 
-func (o *odds) sums() (tried, kept float64) {
+func (o *acceptance) sums() (tried, kept float64) {
 	for c := range o.tried {
 		tried += o.tried[c]
 		kept += o.kept[c]
@@ -260,14 +260,14 @@ func (o *odds) sums() (tried, kept float64) {
 }
 
 // of is the chance of a class.
-func (o *odds) of(class int, prior float64) float64 {
+func (o *acceptance) of(class int, prior float64) float64 {
 	mean := o.mean(prior)
 	return (o.kept[class] + priorTries*mean) / (o.tried[class] + priorTries)
 }
 
-// sure is the chance of a class that tries show, whatever was believed: as if one
+// lower is the chance of a class that tries show, whatever was believed: as if one
 // more had failed. Classes below it count where that makes it surer.
-func (o *odds) sure(class int) (chance float64) {
+func (o *acceptance) lower(class int) (chance float64) {
 	tried, kept := 1.0, 0.0
 	for c := class; c >= 0; c-- {
 		tried, kept = tried+o.tried[c], kept+o.kept[c]
@@ -362,10 +362,10 @@ func fill(dst []float64, x float64) []float64 {
 // goOn decides whether a draft of n tokens, all of which are accepted with the
 // chance reach, should get longer: whether some longer draft brings more tokens
 // than the time that it takes would bring at rate.
-func (c *curve) goOn(n int, reach float64, cost *draftCost, odds, rate float64, most int) bool {
+func (c *curve) goOn(n int, reach float64, cost *draftCost, chance, rate float64, most int) bool {
 	tokens := 0.0
 	for m := n + 1; m <= most; m++ {
-		reach *= odds
+		reach *= chance
 		tokens += reach
 		if tokens > rate*(float64(m-n)*cost.each+c.of(m+1)-c.of(n+1)) {
 			return true

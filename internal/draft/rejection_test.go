@@ -33,7 +33,7 @@ var samplings = map[string]llama.Sampling{
 	"nearly no skipping": {Temp: 0.3, TopK: 3},
 }
 
-// TestSamplingIsTheWholeModels draws 100,000 tokens by draft and judgement, and as
+// TestSamplingIsTheWholeModels draws 100,000 tokens by draft and rejection sampling, and as
 // many directly, from the same context, and compares both with the distribution.
 func TestSamplingIsTheWholeModels(t *testing.T) {
 	llamatest.Library(t)
@@ -56,7 +56,7 @@ func TestSamplingIsTheWholeModels(t *testing.T) {
 			require.NoError(t, base.Distribution(whole, -1, &p))
 			require.NoError(t, base.Distribution(masked, -1, &q))
 			const draws = 100_000
-			j := judge{random: rand.New(rand.NewPCG(1, 2)), excess: make([]float32, m.Vocab.Size)}
+			j := rejectionSampler{random: rand.New(rand.NewPCG(1, 2)), excess: make([]float32, m.Vocab.Size)}
 			drafted := map[llama.Token]int{}
 			accepted := 0
 			for range draws {

@@ -12,12 +12,12 @@ import (
 
 // laptop is the curve of a model of LLaMA-3.2-1B's shape in Q4_0 on two cores: 1,
 // 4 and 8 tokens at once take 15.1, 29.3 and 48.5 ms.
-func laptop() *pace {
-	var p pace
+func laptop() *costModel {
+	var p costModel
 	for range trusted {
-		p.saw(1, 15100*time.Microsecond)
-		p.saw(4, 29300*time.Microsecond)
-		p.saw(8, 48500*time.Microsecond)
+		p.addBatch(1, 15100*time.Microsecond)
+		p.addBatch(4, 29300*time.Microsecond)
+		p.addBatch(8, 48500*time.Microsecond)
 	}
 	return &p
 }
@@ -28,26 +28,26 @@ func TestPaceFillsGaps(t *testing.T) {
 	for n, ms := range map[int]float64{1: 15.1, 2: 19.8333333, 3: 29.3, 4: 29.3, 6: 48.5, 8: 48.5, 15: 86.6714286} {
 		require.InDelta(t, ms, p.of(n)*15.1, tolerance, "%d tokens", n)
 	}
-	var unknown pace
-	unknown.saw(1, 10*time.Millisecond)
+	var unknown costModel
+	unknown.addBatch(1, 10*time.Millisecond)
 	require.InDelta(t, 1.9, unknown.of(3), tolerance)
-	require.InDelta(t, 4.8, unknown.dear.of(3), tolerance)
-	unknown.saw(4, time.Second)
+	require.InDelta(t, 4.8, unknown.cautious.of(3), tolerance)
+	unknown.addBatch(4, time.Second)
 	require.InDelta(t, 1.9, unknown.of(3), tolerance, "one measurement may have been interrupted")
-	unknown.saw(4, 15*time.Millisecond)
+	unknown.addBatch(4, 15*time.Millisecond)
 	require.InDelta(t, 1.5, unknown.of(3), tolerance)
-	require.InDelta(t, 1.5, unknown.dear.of(3), tolerance)
+	require.InDelta(t, 1.5, unknown.cautious.of(3), tolerance)
 
 	for range costs.Recent - 1 {
-		p.saw(4, 30*time.Millisecond)
+		p.addBatch(4, 30*time.Millisecond)
 	}
 	for range costs.Recent - 2 { // interruptions
-		p.saw(4, time.Second)
+		p.addBatch(4, time.Second)
 	}
 	require.InDelta(t, 30, p.of(4)*15.1, tolerance)
 
 	for range costs.Recent {
-		p.saw(1, 30200*time.Microsecond) // the context has grown, and so have batches
+		p.addBatch(1, 30200*time.Microsecond) // the context has grown, and so have batches
 	}
 	require.InDelta(t, 30, p.of(4)*15.1, tolerance)
 }
@@ -56,16 +56,16 @@ func TestPaceFillsGaps(t *testing.T) {
 func TestBestDraft(t *testing.T) {
 	p := laptop()
 	random := rand.New(rand.NewPCG(1, 1))
-	for _, odds := range []float64{0.1, 0.5, 0.8, 0.95} {
+	for _, chance := range []float64{0.1, 0.5, 0.8, 0.95} {
 		cost := &draftCost{once: 0.07, each: 0.27}
-		length, rate := p.best(cost, fill(make([]float64, MaxDraft), odds))
+		length, rate := p.best(cost, fill(make([]float64, MaxDraft), chance))
 		bestPlayed, played := 0, 0.0
 		for n := 1; n <= MaxDraft; n++ {
 			tokens := 0
 			const rounds = 20_000
 			for range rounds {
 				tokens++
-				for i := 0; i < n && random.Float64() < odds; i++ {
+				for i := 0; i < n && random.Float64() < chance; i++ {
 					tokens++
 				}
 			}
@@ -108,14 +108,14 @@ func TestDraftsAreAffordable(t *testing.T) {
 }
 
 func TestHopeEndsWithMeasurements(t *testing.T) {
-	var p pace
-	p.saw(1, 10*time.Millisecond)
-	p.saw(4, 90*time.Millisecond) // interrupted, perhaps
-	require.Less(t, p.hoped.of(4), 2.0)
+	var p costModel
+	p.addBatch(1, 10*time.Millisecond)
+	p.addBatch(4, 90*time.Millisecond) // interrupted, perhaps
+	require.Less(t, p.optimistic.of(4), 2.0)
 	for range trusted {
-		p.saw(4, 90*time.Millisecond)
+		p.addBatch(4, 90*time.Millisecond)
 	}
-	require.InDelta(t, 9, p.hoped.of(4), 1e-9)
+	require.InDelta(t, 9, p.optimistic.of(4), 1e-9)
 }
 
 func TestDraftsLearnWhatTheyCost(t *testing.T) {
@@ -132,7 +132,7 @@ func TestDraftsLearnWhatTheyCost(t *testing.T) {
 }
 
 func TestOddsFollowTheText(t *testing.T) {
-	var o odds
+	var o acceptance
 	require.InDelta(t, 0.7, o.mean(0.7), 1e-9, "what was believed")
 	for range 200 {
 		o.count(6, true)
@@ -140,7 +140,7 @@ func TestOddsFollowTheText(t *testing.T) {
 	}
 	require.Greater(t, o.of(6, 0.7), 0.9)
 	require.Less(t, o.of(1, 0.7), 0.15)
-	require.Greater(t, o.hope(0.7), o.mean(0.7))
+	require.Greater(t, o.upper(0.7), o.mean(0.7))
 	for range 300 {
 		o.count(6, false)
 	}
@@ -152,20 +152,20 @@ func TestOddsFollowTheText(t *testing.T) {
 
 // TestAPromptTellsWhatBatchesCost has a prompt whose tokens took a fifth of one alone.
 func TestAPromptTellsWhatBatchesCost(t *testing.T) {
-	var p pace
+	var p costModel
 	p.apart = 1.5
-	p.sawPrompt(leastPrompt-1, time.Millisecond)
-	p.saw(1, 10*time.Millisecond)
-	unknown := p.dear.of(8)
-	p.sawPrompt(40, 80*time.Millisecond)
-	require.InDelta(t, 1+8*0.2*1.5, p.dear.of(8), 1e-9)
-	require.Less(t, p.dear.of(8), unknown)
-	p.saw(8, 50*time.Millisecond)
-	p.saw(8, 50*time.Millisecond)
-	p.saw(8, 50*time.Millisecond)
-	require.InDelta(t, 5, p.dear.of(8), 1e-9, "what was measured counts for more")
-	p = pace{}
-	p.saw(1, 10*time.Millisecond)
-	p.sawPrompt(40, 80*time.Millisecond)
-	require.InDelta(t, unknown, p.dear.of(8), 1e-9, "where products are not computed together, a prompt tells nothing")
+	p.addPrompt(leastPrompt-1, time.Millisecond)
+	p.addBatch(1, 10*time.Millisecond)
+	unknown := p.cautious.of(8)
+	p.addPrompt(40, 80*time.Millisecond)
+	require.InDelta(t, 1+8*0.2*1.5, p.cautious.of(8), 1e-9)
+	require.Less(t, p.cautious.of(8), unknown)
+	p.addBatch(8, 50*time.Millisecond)
+	p.addBatch(8, 50*time.Millisecond)
+	p.addBatch(8, 50*time.Millisecond)
+	require.InDelta(t, 5, p.cautious.of(8), 1e-9, "what was measured counts for more")
+	p = costModel{}
+	p.addBatch(1, 10*time.Millisecond)
+	p.addPrompt(40, 80*time.Millisecond)
+	require.InDelta(t, unknown, p.cautious.of(8), 1e-9, "where products are not computed together, a prompt tells nothing")
 }
