@@ -16,9 +16,9 @@ const (
 	maxKeyBytes      = 1<<16 - 1 // the specification's limit for keys
 	maxNesting       = 8         // arrays in arrays; real files have none
 	maxTensorBytes   = 1<<63 - 1
-	maxHeaderBytes   = 256 << 20 // the largest vocabularies take some 30 MB
-	defaultAlignment = 32        // when general.alignment is missing
-	maxAlignment     = 16 << 20  // padding is written for real; files have 32 to some thousand
+	maxHeaderBytes   = 96 << 20 // the largest vocabularies take some 30 MB
+	defaultAlignment = 32       // when general.alignment is missing
+	maxAlignment     = 16 << 20 // padding is written for real; files have 32 to some thousand
 	oldestVersion    = 2
 	newestVersion    = 3
 )

@@ -424,7 +424,7 @@ func TestOpenHugeHeader(t *testing.T) {
 	require.NoError(t, os.Truncate(path, 1<<40))
 	_, err := Open(path)
 	require.ErrorIs(t, err, ErrCorrupt)
-	require.ErrorContains(t, err, "256 MiB")
+	require.ErrorContains(t, err, "96 MiB")
 }
 
 func TestOpenVersion2(t *testing.T) {

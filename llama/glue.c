@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "glue.h"
+#include "faults.h"
 #include "lanes.h"
 #include "shortlist.h"
 
@@ -60,6 +61,8 @@ static const char *check_defaults(void) {
     return NULL;
 }
 
+static void catch_uncaught(void *lib);
+
 bool gallop_open(const char *path, struct gallop_text *err) {
     void *lib = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (lib == NULL) {
@@ -90,6 +93,8 @@ bool gallop_open(const char *path, struct gallop_text *err) {
     if (missing != NULL) {
         return sentence(err, "it has no function ", missing, "");
     }
+    catch_uncaught(lib);
+    gallop_catch_faults();
     return true; /* lib stays open for the life of the process */
 }
 
@@ -109,9 +114,41 @@ static void log_callback(int level, const char *text, void *user_data) {
     gallopLog(level, (char *)text);
 }
 
+/* Does what may end in one of the handlers below, which then end the call alone, with their reason as the
+ * error. They jump over llama.cpp's frames, so what the call had allocated is lost: our own checks are to
+ * find first what leads here. Not for what computes, as other threads would wait for this one. What the call
+ * assigns to is volatile. */
+#define GUARDED(call)                   \
+    do {                                \
+        jmp_buf here;                   \
+        if (setjmp(here) == 0) {        \
+            gallop_guard = &here;       \
+            call;                       \
+        }                               \
+        gallop_guard = NULL;            \
+    } while (0)
+
+_Thread_local jmp_buf *gallop_guard;
+static atomic_int escapes;
+
+int gallop_escapes(void) { return atomic_load(&escapes); }
+
+_Noreturn void gallop_leave(const char *why) {
+    atomic_fetch_add(&escapes, 1);
+    if (first_error[0] == '\0') {
+        snprintf(first_error, sizeof first_error, "%s", why);
+    }
+    longjmp(*gallop_guard, 1);
+}
+
 /* llama.cpp has met what it does not go on from, such as a GPU's error. A process that aborts would
  * print the state of all its threads instead of the reason. */
 static void on_abort_of_library(const char *message) {
+    const char *source = strrchr(message, '/'); /* the folder is that of whoever built it */
+    message = source != NULL ? source + 1 : message;
+    if (gallop_guard != NULL) {
+        gallop_leave(message);
+    }
     const char *why = first_error[0] != '\0' ? first_error : message;
     fprintf(stderr, "gallop: llama.cpp cannot go on: %.*s%s\n", (int)strcspn(why, "\n"), why,
             strstr(why, "unsupported toolchain") != NULL
@@ -119,6 +156,20 @@ static void on_abort_of_library(const char *message) {
             : strstr(why, "CUDA") != NULL || strstr(why, "vk::") != NULL ? " (--ngl 0 does without the GPU)"
                                                                        : "");
     _exit(1);
+}
+
+/* llama.cpp has thrown what nobody catches. */
+static void on_uncaught(void) {
+    on_abort_of_library("an exception that it does not catch");
+}
+
+/* The C++ library's std::set_terminate. */
+static void catch_uncaught(void *lib) {
+    typedef void handler(void);
+    handler *(*set_terminate)(handler *) = (handler * (*)(handler *))(uintptr_t)dlsym(lib, "_ZSt13set_terminatePFvvE");
+    if (set_terminate != NULL) {
+        set_terminate(on_uncaught);
+    }
 }
 
 void gallop_log_to_go(void) {
@@ -155,7 +206,8 @@ struct llama_model *gallop_load_model(const char *path, struct llama_model_param
     p.progress_callback = on_progress;
     p.progress_callback_user_data = watch;
     first_error[0] = '\0';
-    struct llama_model *m = gallop_api.llama_model_load_from_file(path, p);
+    struct llama_model *volatile m = NULL;
+    GUARDED(m = gallop_api.llama_model_load_from_file(path, p));
     take_error(err);
     return m;
 }
@@ -165,16 +217,27 @@ struct llama_context *gallop_new_context(struct llama_model *m, struct llama_con
     p.abort_callback = on_abort;
     p.abort_callback_data = watch;
     first_error[0] = '\0';
-    struct llama_context *c = gallop_api.llama_init_from_model(m, p);
+    struct llama_context *volatile c = NULL;
+    GUARDED(c = gallop_api.llama_init_from_model(m, p));
     take_error(err);
     return c;
 }
 
 struct llama_adapter_lora *gallop_load_lora(struct llama_model *m, const char *path, struct gallop_text *err) {
     first_error[0] = '\0';
-    struct llama_adapter_lora *a = gallop_api.llama_adapter_lora_init(m, path);
+    struct llama_adapter_lora *volatile a = NULL;
+    GUARDED(a = gallop_api.llama_adapter_lora_init(m, path));
     take_error(err);
     return a;
+}
+
+int32_t gallop_tokenize(const struct llama_vocab *v, const char *text, int32_t len, llama_token *out, int32_t max,
+                        bool add_special, bool parse_special, struct gallop_text *err) {
+    first_error[0] = '\0';
+    volatile int32_t n = GALLOP_ESCAPED;
+    GUARDED(n = gallop_api.llama_tokenize(v, text, len, out, max, add_special, parse_special));
+    take_error(err);
+    return n;
 }
 
 /* ---- memory ---- */
@@ -244,7 +307,8 @@ static void capture_end(struct capture *c, struct gallop_text *err) {
 struct llama_sampler *gallop_new_grammar(const struct llama_vocab *v, const char *grammar, struct gallop_text *err) {
     first_error[0] = '\0';
     struct capture c = capture_begin();
-    struct llama_sampler *s = gallop_api.llama_sampler_init_grammar(v, grammar, "root");
+    struct llama_sampler *volatile s = NULL;
+    GUARDED(s = gallop_api.llama_sampler_init_grammar(v, grammar, "root"));
     take_error(err);
     capture_end(&c, s == NULL ? err : NULL);
     return s;
@@ -573,7 +637,11 @@ static struct llama_token_data_array leave(const struct gallop_steps *s, const f
     struct llama_token_data_array a = {
         .data = items, .size = candidates(s, logits, items, n_vocab), .selected = -1, .sorted = false};
     if (s->grammar != NULL) {
-        gallop_api.llama_sampler_apply(s->grammar, &a);
+        volatile bool applied = false;
+        GUARDED(gallop_api.llama_sampler_apply(s->grammar, &a); applied = true);
+        if (!applied) {
+            a.size = 0; /* what is left may be forbidden */
+        }
     }
     gallop_api.llama_sampler_apply(s->chain, &a);
     return a;
@@ -587,6 +655,12 @@ static int64_t likeliest(const struct llama_token_data_array *a) {
         }
     }
     return best;
+}
+
+void gallop_follow(const struct gallop_steps *s, llama_token t) {
+    if (s->grammar != NULL) {
+        GUARDED(gallop_api.llama_sampler_accept(s->grammar, t));
+    }
 }
 
 llama_token gallop_sample(const struct gallop_steps *s, const float *logits, struct llama_token_data *items, int32_t n_vocab) {

@@ -69,6 +69,14 @@ struct llama_context *gallop_new_context(struct llama_model *m, struct llama_con
 struct llama_adapter_lora *gallop_load_lora(struct llama_model *m, const char *path, struct gallop_text *err);
 struct llama_sampler *gallop_new_grammar(const struct llama_vocab *v, const char *grammar, struct gallop_text *err);
 
+/* As llama_tokenize, but GALLOP_ESCAPED where llama.cpp fails over the text; err says why. */
+enum { GALLOP_ESCAPED = INT32_MIN };
+int32_t gallop_tokenize(const struct llama_vocab *v, const char *text, int32_t len, llama_token *out, int32_t max,
+                        bool add_special, bool parse_special, struct gallop_text *err);
+
+/* How often a call into llama.cpp had to be left in its middle, as it would have ended the process. */
+int gallop_escapes(void);
+
 /* Rows of the residual stream, copied to main memory. */
 struct gallop_rows {
     float *data;  /* (n, width) owned; NULL = none yet */
@@ -153,6 +161,9 @@ struct gallop_steps {
     struct llama_sampler *draw;    /* owned; chooses by chance; NULL = the likeliest token */
     int32_t top_k;                 /* the first of all steps keeps so many of the largest logits; 0 = it is another one */
 };
+
+/* Has the grammar, if there is one, go on behind t, which was among what it left. */
+void gallop_follow(const struct gallop_steps *s, llama_token t);
 
 /* Chooses from a row of logits (n_vocab,). items (n_vocab,) is scratch; NULL means that grammar,
  * chain and draw do nothing, so that the likeliest token is wanted. Returns LLAMA_TOKEN_NULL when no

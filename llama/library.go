@@ -256,6 +256,10 @@ func cause(kind error, why *C.struct_gallop_text) error {
 	return fmt.Errorf("%w: %s", kind, text)
 }
 
+// escapes is how often a call into llama.cpp was left in its middle, as it would have
+// ended the process: 0 unless our own checks miss something.
+func escapes() int { return int(C.gallop_escapes()) }
+
 // trimLog takes C functions' names, the line end and the spaces of tables off a
 // line of llama.cpp's log.
 func trimLog(line string) string {

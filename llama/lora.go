@@ -8,6 +8,9 @@ import "C"
 
 import (
 	"fmt"
+	"math"
+	"slices"
+	"strings"
 	"unsafe"
 
 	"github.com/gallop-llm/gallop/gguf"
@@ -19,13 +22,12 @@ type LoRA struct {
 	ptr *C.struct_llama_adapter_lora // owned; nil once closed and unused
 }
 
-// LoadLoRA loads an adapter that was made for this model.
+// LoadLoRA loads an adapter that was made for this model. The error wraps one of
+// package gguf's, or [ErrModel].
 func (m *Model) LoadLoRA(path string) (*LoRA, error) {
-	f, err := gguf.Open(path) // for a clear word on what is no GGUF file
-	if err != nil {
+	if err := m.checkLoRA(path); err != nil {
 		return nil, err
 	}
-	f.Close()
 	if err := m.retain(); err != nil {
 		return nil, err
 	}
@@ -47,6 +49,58 @@ func (m *Model) LoadLoRA(path string) (*LoRA, error) {
 		l.ptr = nil
 	})
 	return l, nil
+}
+
+// checkLoRA finds in an adapter's file what llama.cpp would end the process over,
+// as it looks at no type before it takes a value, and what makes no adapter.
+func (m *Model) checkLoRA(path string) error {
+	f, err := gguf.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	refuse := func(format string, args ...any) error {
+		return fmt.Errorf("adapter %s: %w: %s", path, ErrModel, fmt.Sprintf(format, args...))
+	}
+	for key, want := range map[string]string{"general.type": "adapter", "adapter.type": "lora", gguf.KeyArchitecture: m.Architecture} {
+		value, ok := f.Metadata.Lookup(key)
+		switch text, isText := value.(string); {
+		case !ok || !isText:
+			return refuse("it is no LoRA adapter: %q is to be %q", key, want)
+		case text != want && key == gguf.KeyArchitecture:
+			return refuse("it was made for %q, the model is %q", text, want)
+		case text != want:
+			return refuse("it is no LoRA adapter: %q is %.40q, not %q", key, text, want)
+		}
+	}
+	if value, ok := f.Metadata.Lookup("adapter.lora.alpha"); ok {
+		if alpha, isFloat := value.(float32); !isFloat || math.IsNaN(float64(alpha)) || math.IsInf(float64(alpha), 0) {
+			return refuse("its alpha is %v, of the type %[1]T, and is to be a float32", value)
+		}
+	}
+	if value, ok := f.Metadata.Lookup("adapter.alora.invocation_tokens"); ok && !isOne[[]uint32](value) {
+		return refuse("its invocation tokens are of the type %T, and are to be uint32", value)
+	}
+	weights := map[string]bool{}
+	for _, t := range m.Tensors {
+		weights[t.Name] = true
+	}
+	for _, t := range f.Tensors {
+		name, half := t.Name, ""
+		if at := strings.LastIndex(name, ".lora_"); at >= 0 {
+			name, half = name[:at], name[at+1:]
+		}
+		if half != "lora_a" && half != "lora_b" {
+			continue // llama.cpp leaves it out, or says so
+		}
+		if !weights[name] {
+			return refuse("it changes %q, which the model does not have", name)
+		}
+		if slices.Contains(uncomputed, t.Type) {
+			return refuse("%q is %s, which nothing computes with", t.Name, t.Type)
+		}
+	}
+	return nil
 }
 
 // ScaledLoRA is an adapter and its weight in the sum, usually 1.

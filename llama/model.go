@@ -89,6 +89,7 @@ type Model struct {
 	gpuLayers   int    // as asked for; see [ModelOptions]
 	repacks     bool   // weights are rearranged for the CPU
 	fingerprint uint64 // of the file
+	byteless    *byteless
 
 	paths    []string     // the file, or the parts of a split model
 	places   []place      // (len(Tensors),)
@@ -225,6 +226,9 @@ func newWatch() *C.struct_gallop_watch {
 	return (*C.struct_gallop_watch)(C.calloc(1, C.sizeof_struct_gallop_watch))
 }
 
+// What looks at a file before llama.cpp does. Tests of what is behind leave it out.
+var checkFile, checkBytes = precheck, readByteless
+
 // readFile takes from the file what llama.cpp's API does not give.
 func (m *Model) readFile(forText bool) error {
 	f, err := gguf.Open(m.Path)
@@ -246,6 +250,10 @@ func (m *Model) readFile(forText bool) error {
 	if err := m.readShape(f.Metadata); err != nil {
 		return err
 	}
+	if err := checkFile(f, m.vocabOnly); err != nil {
+		return fmt.Errorf("%s: %w", m.Path, err)
+	}
+	m.byteless = checkBytes(f.Metadata)
 	causal, err := f.Metadata.Bool(f.Metadata.ArchKey("attention.causal"))
 	m.causal = err != nil || causal // causal unless the file says otherwise
 	m.sampling = readSampling(f.Metadata)

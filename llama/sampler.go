@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 	"unsafe"
 
 	"github.com/gallop-llm/gallop/gguf"
@@ -223,12 +222,8 @@ func newItems(nVocab C.int32_t) *C.struct_llama_token_data {
 // become infinite.
 const minTemp = 1e-6
 
-// maxGrammarDepth bounds the parentheses of a grammar: llama.cpp parses them by
-// recursion.
-const maxGrammarDepth = 1000
-
 // Check finds values that llama.cpp would take as something else in silence, or
-// end the process over. Its errors wrap [ErrOption] and [ErrGrammar]. Only
+// end the process over, and grammars that it could not get done with. Its errors wrap [ErrOption] and [ErrGrammar]. Only
 // [Model.NewSampler] knows which tokens and grammars there can be.
 func (s *Sampling) Check() error {
 	for t, bias := range s.LogitBias {
@@ -236,11 +231,10 @@ func (s *Sampling) Check() error {
 			return fmt.Errorf("%w: the logit bias of token %d is no number", ErrOption, t)
 		}
 	}
-	if strings.ContainsRune(s.Grammar, 0) {
-		return fmt.Errorf("%w: it has a zero byte", ErrGrammar)
-	}
-	if strings.Count(s.Grammar, "(") > maxGrammarDepth {
-		return fmt.Errorf("%w: it has over %d parentheses", ErrGrammar, maxGrammarDepth)
+	if s.Grammar != "" {
+		if err := checkGrammar(s.Grammar); err != nil {
+			return err
+		}
 	}
 	outside := func(name string, v, low, high float32) error {
 		if v >= low && v <= high { // false for NaN too
@@ -326,9 +320,7 @@ func (p *Sampler) logits(c *Context, i int) ([]float32, error) {
 // Take remembers the answer's next token, which must be one of those that
 // [Sampler.Distribution] gave last.
 func (p *Sampler) Take(t Token) {
-	if p.steps.grammar != nil {
-		C.llama_sampler_accept(p.steps.grammar, C.llama_token(t))
-	}
+	C.gallop_follow(&p.steps, C.llama_token(t))
 	p.Accept(t)
 }
 

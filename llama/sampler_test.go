@@ -269,18 +269,19 @@ func TestGrammar(t *testing.T) {
 func TestGrammarRefuses(t *testing.T) {
 	r := newSampleRig(t)
 	for grammar, says := range map[string]string{
-		`root ::= "a`:            "unexpected end of input",
-		`x ::= "a"`:              "'root'",
-		`root ::= root "a"`:      "left recursion",
-		`root ::= foo`:           "Undefined rule identifier 'foo'",
-		`root ::= [a`:            "unexpected end of input",
-		`::=`:                    "expecting name",
-		`root ::= ("a"`:          "expecting ')'",
-		`root ::= "a"{1000000}`:  "repetitions",
-		"root ::= \"\xff\"":      "",
-		"root ::= \"a\x00\"":     "zero byte",
-		strings.Repeat("(", 1e6): "parentheses",
-		"root ::= " + strings.Repeat("(", 999) + `"a"`: "",
+		`root ::= "a`:                          "unexpected end of input",
+		`x ::= "a"`:                            "no rule 'root'",
+		`root ::= root "a"`:                    "left recursion",
+		`root ::= foo`:                         `rule "foo" is used and nowhere defined`,
+		`root ::= [a`:                          "unexpected end of input",
+		`::=`:                                  "want the name of a rule",
+		`root ::= ("a"`:                        "want ')'",
+		`root ::= "a"{1000000}`:                "repetitions are too many",
+		`root ::= <nothing-such>`:              "", // only the vocabulary knows
+		"root ::= \"\xff\"":                    "not UTF-8",
+		"root ::= \"a\x00\"":                   "zero byte",
+		"root ::= " + strings.Repeat("(", 1e6): "parentheses",
+		"root ::= " + strings.Repeat("(", 999) + `"a"`: "want ')'",
 	} {
 		live := llama.Live()
 		var err error

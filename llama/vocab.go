@@ -96,17 +96,26 @@ func (v *Vocab) tokenize(text string, special, add bool) ([]Token, error) {
 	if v.bare {
 		return nil, fmt.Errorf("%w: %s has no vocabulary", ErrTokenize, v.model.Path)
 	}
+	if err := v.model.byteless.check(text, special); err != nil {
+		return nil, err
+	}
 	// One token a byte is the most there can be, plus BOS and EOS.
 	tokens := make([]Token, len(text)+2)
-	n := C.llama_tokenize(v.ptr, charPtr(text), C.int32_t(len(text)),
-		(*C.llama_token)(&tokens[0]), C.int32_t(len(tokens)), C.bool(add), C.bool(special))
-	if n < 0 {
+	var why C.struct_gallop_text
+	once := func() C.int32_t {
+		return C.gallop_tokenize(v.ptr, charPtr(text), C.int32_t(len(text)),
+			(*C.llama_token)(&tokens[0]), C.int32_t(len(tokens)), C.bool(add), C.bool(special), &why)
+	}
+	n := once()
+	if n < 0 && n != C.GALLOP_ESCAPED {
 		// A tokenizer that adds more than two tokens of its own says how many it needs.
 		tokens = make([]Token, -n)
-		n = C.llama_tokenize(v.ptr, charPtr(text), C.int32_t(len(text)),
-			(*C.llama_token)(&tokens[0]), C.int32_t(len(tokens)), C.bool(add), C.bool(special))
+		n = once()
 	}
-	if n < 0 {
+	switch {
+	case n == C.GALLOP_ESCAPED:
+		return nil, cause(fmt.Errorf("%w a text of %d bytes", ErrTokenize, len(text)), &why)
+	case n < 0:
 		return nil, fmt.Errorf("%w a text of %d bytes", ErrTokenize, len(text))
 	}
 	return tokens[:n], nil

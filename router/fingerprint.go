@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"strings"
 
 	"github.com/gallop-llm/gallop/gguf"
 )
@@ -16,6 +17,17 @@ type Fingerprint struct {
 	Params       uint64 // elements of all tensors
 	Size         uint64 // bytes of all tensors
 	Hash         uint64
+
+	// Norms is a hash of the norms' weights, which quantising leaves as they are: all
+	// quantisations of a model have the same. 0 = not known, as in profiles of earlier
+	// versions.
+	Norms uint64
+}
+
+// SameModel tells whether both are quantisations of one model.
+func (f Fingerprint) SameModel(other Fingerprint) bool {
+	return f.Norms != 0 && f.Norms == other.Norms && f.Architecture == other.Architecture &&
+		f.Layers == other.Layers && f.Params == other.Params
 }
 
 // String is what profiles in the cache folder are named by.
@@ -46,7 +58,8 @@ func fingerprintOf(f *gguf.File) (p Fingerprint, err error) {
 	if err != nil {
 		return p, fmt.Errorf("%s is no language model: %w", f.Path, err)
 	}
-	sum := fnv.New64a()
+	sum, norms := fnv.New64a(), fnv.New64a()
+	known := false // a norm
 	for _, t := range f.Tensors {
 		p.Params += t.Elements()
 		p.Size += t.Size
@@ -55,7 +68,17 @@ func fingerprintOf(f *gguf.File) (p Fingerprint, err error) {
 		if _, err := io.Copy(sum, io.NewSectionReader(f.Reader(t), int64((t.Size-n)/2), int64(n))); err != nil {
 			return p, fmt.Errorf("read %s: %w", f.Path, err)
 		}
+		if !strings.Contains(t.Name, "norm") || t.Type != gguf.F32 {
+			continue
+		}
+		known = true
+		fmt.Fprintln(norms, t.Name, t.Shape)
+		if _, err := io.Copy(norms, f.Reader(t)); err != nil {
+			return p, fmt.Errorf("read %s: %w", f.Path, err)
+		}
 	}
-	p.Hash = sum.Sum64()
+	if p.Hash = sum.Sum64(); known {
+		p.Norms = norms.Sum64()
+	}
 	return p, nil
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/skip"
@@ -123,13 +124,15 @@ func (p *Profile) Close() error {
 	return p.Features.Close()
 }
 
-// Check finds out whether the profile belongs to a model. The error wraps
-// [ErrForeign] and says what differs.
+// Check finds out whether the profile belongs to a model, in this quantisation or
+// another ([Profile.Travelled]). The error wraps [ErrForeign] and says what differs.
 func (p *Profile) Check(model Fingerprint) error {
 	differs := func(what string, profile, model any) error {
 		return fmt.Errorf("%w: it was made for %v %s, the model has %v; calibrate this model", ErrForeign, profile, what, model)
 	}
 	switch {
+	case p.Model.SameModel(model):
+		return nil
 	case p.Model.Architecture != model.Architecture:
 		return fmt.Errorf("%w: it was made for the architecture %q, the model is %q; calibrate this model", ErrForeign, p.Model.Architecture, model.Architecture)
 	case p.Model.Layers != model.Layers:
@@ -142,6 +145,12 @@ func (p *Profile) Check(model Fingerprint) error {
 		return fmt.Errorf("%w: same shape, other weights (%016x, the profile was made for %016x); calibrate this model", ErrForeign, model.Hash, p.Model.Hash)
 	}
 	return nil
+}
+
+// Travelled tells whether the profile was made on another quantisation of the model
+// than this: its masks serve, but thresholds and speed were measured there.
+func (p *Profile) Travelled(model Fingerprint) bool {
+	return p.Model.SameModel(model) && (p.Model.Hash != model.Hash || p.Model.Size != model.Size)
 }
 
 // EscalationFor gives what escalation does for a quality: the entry of the lowest
@@ -174,8 +183,9 @@ func CachePath(model Fingerprint) (string, error) {
 	return filepath.Join(cache, "gallop", "profiles", filepath.Base(model.String())+suffix), nil
 }
 
-// Find gives the path of a model's profile: beside the model, else in the
-// user's cache folder. It does not look into the file.
+// Find gives the path of a model's profile: beside the model, else in the user's
+// cache folder, else that of another quantisation of the model, in these places. It
+// does not look into a file that has the model's own name.
 func Find(modelPath string) (path string, ok bool) {
 	if path := DefaultPath(modelPath); isFile(path) {
 		return path, true
@@ -184,11 +194,34 @@ func Find(modelPath string) (path string, ok bool) {
 	if err != nil {
 		return "", false
 	}
-	path, err = CachePath(model)
-	if err != nil || !isFile(path) {
-		return "", false
+	cached, err := CachePath(model)
+	if err == nil && isFile(cached) {
+		return cached, true
 	}
-	return path, true
+	beside, _ := filepath.Glob(filepath.Join(escapeGlob(filepath.Dir(modelPath)), "*"+suffix))
+	others, _ := filepath.Glob(filepath.Join(escapeGlob(filepath.Dir(cached)), fmt.Sprintf("%s-%d-*%s", escapeGlob(model.Architecture), model.Layers, suffix)))
+	for _, path := range slices.Concat(beside, others) {
+		if of, err := modelOf(path); err == nil && of.SameModel(model) {
+			return path, true
+		}
+	}
+	return "", false
+}
+
+// escapeGlob is a path that a pattern takes as it is.
+func escapeGlob(path string) string {
+	return strings.NewReplacer("[", "[[]", "*", "[*]", "?", "[?]", `\`, `[\\]`).Replace(path)
+}
+
+// modelOf reads which model a profile was made for.
+func modelOf(path string) (Fingerprint, error) {
+	f, err := gguf.Open(path)
+	if err != nil {
+		return Fingerprint{}, err
+	}
+	defer f.Close()
+	r := reader{file: f}
+	return r.model(), r.err
 }
 
 func isFile(path string) bool {
@@ -222,6 +255,7 @@ func (p *Profile) Write(path string) error {
 		{Key: keyModel + "parameters", Value: p.Model.Params},
 		{Key: keyModel + "bytes", Value: p.Model.Size},
 		{Key: keyModel + "hash", Value: p.Model.Hash},
+		{Key: keyModel + "norms", Value: p.Model.Norms},
 		{Key: keyDefault + "prefill", Value: p.Defaults.Prefill.String()},
 		{Key: keyDefault + "depth", Value: p.Defaults.Depth},
 		{Key: keyDefault + "quality", Value: p.Defaults.Quality},
@@ -452,10 +486,7 @@ func (r *reader) profile() *Profile {
 		r.fail("its version is %d, read is %d; calibrate again", v, version)
 	}
 	p := &Profile{
-		Model: Fingerprint{
-			Architecture: r.string(keyModel + "architecture"), Layers: r.small(keyModel + "layers"),
-			Params: r.uint(keyModel + "parameters"), Size: r.uint(keyModel + "bytes"), Hash: r.uint(keyModel + "hash"),
-		},
+		Model: r.model(),
 		Defaults: Defaults{
 			Depth: r.float(keyDefault + "depth"), Quality: r.float(keyDefault + "quality"), Confidence: r.float(keyDefault + "confidence"),
 		},
@@ -505,6 +536,18 @@ func (r *reader) profile() *Profile {
 		r.novelty(p)
 	}
 	return p
+}
+
+// model reads which model the profile was made for.
+func (r *reader) model() Fingerprint {
+	f := Fingerprint{
+		Architecture: r.string(keyModel + "architecture"), Layers: r.small(keyModel + "layers"),
+		Params: r.uint(keyModel + "parameters"), Size: r.uint(keyModel + "bytes"), Hash: r.uint(keyModel + "hash"),
+	}
+	if _, ok := r.file.Metadata.Lookup(keyModel + "norms"); ok { // older profiles lack it
+		f.Norms = r.uint(keyModel + "norms")
+	}
+	return f
 }
 
 func (r *reader) features(p *Profile) {

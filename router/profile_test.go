@@ -48,7 +48,7 @@ func made(t testing.TB, modelPath string) *Profile {
 	novelty, err := NewNovelty(x, task)
 	require.NoError(t, err)
 	p := &Profile{
-		Model:      Fingerprint{"llama", 8, 1, 2, 3},
+		Model:      Fingerprint{"llama", 8, 1, 2, 3, 4},
 		Candidates: candidates, Router: r, Spec: f.Spec(), Novelty: novelty, Features: f,
 		Baselines:  []Candidate{{skip.Layers(2), 1, BaselineGreedy}},
 		Defaults:   Defaults{Prefill: skip.FullPrefill, Quality: 0.95, Confidence: 0.5, Speed: 1.01, Off: true, Escalate: []Escalation{{0.9, 0.5, 4, 0.7}, {0.99, 0.9, 3, 0.8}}},
@@ -179,6 +179,7 @@ func TestForeignAndStaleProfilesAreRefused(t *testing.T) {
 		"bytes":        func(f *Fingerprint) { f.Size++ },
 	} {
 		f := p.Model
+		f.Norms = 0
 		change(&f)
 		err := p.Check(f)
 		require.ErrorIs(t, err, ErrForeign)
@@ -186,6 +187,65 @@ func TestForeignAndStaleProfilesAreRefused(t *testing.T) {
 	}
 	_, err = FingerprintOf(filepath.Join(t.TempDir(), "none"))
 	require.ErrorIs(t, err, fs.ErrNotExist)
+}
+
+// TestProfileTravels takes a profile to another quantisation of its model, and only
+// there.
+func TestProfileTravels(t *testing.T) {
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	spec := randmodel.Small("llama")
+	spec.Type = gguf.Q8_0
+	dir := t.TempDir()
+	file := func(name string) string {
+		path := filepath.Join(dir, name)
+		require.NoError(t, randmodel.Write(path, spec))
+		return path
+	}
+	first := file("m-q8_0.gguf")
+	p := made(t, first)
+	require.False(t, p.Travelled(p.Model))
+	require.NoError(t, p.Write(DefaultPath(first)))
+
+	spec.Type = gguf.Q4_0
+	second := file("m-q4_0.gguf")
+	model, err := FingerprintOf(second)
+	require.NoError(t, err)
+	require.True(t, p.Travelled(model))
+	found, ok := Find(second)
+	require.True(t, ok)
+	require.Equal(t, DefaultPath(first), found)
+	p, err = Read(found)
+	require.NoError(t, err)
+	require.NoError(t, p.Open(second))
+	_, err = p.Choose(Prompt{Text: "Tell me about a fox."}, Policy{Quality: 0.9})
+	require.NoError(t, err)
+	require.NoError(t, p.Close())
+
+	// In the cache folder too.
+	cached, err := CachePath(p.Model)
+	require.NoError(t, err)
+	require.NoError(t, p.Write(cached))
+	require.NoError(t, os.Remove(DefaultPath(first)))
+	found, ok = Find(second)
+	require.True(t, ok)
+	require.Equal(t, cached, found)
+
+	spec.Seed++ // another training
+	third := file("other.gguf")
+	_, ok = Find(third)
+	require.False(t, ok)
+	require.ErrorIs(t, p.Open(third), ErrForeign)
+
+	// A profile of an earlier version knows no norms, and serves its own model alone.
+	old := filepath.Join(dir, "old"+suffix)
+	require.NoError(t, p.Write(old))
+	old = llamatest.Rewrite(t, old, func(meta *gguf.Metadata) { meta.Delete(keyModel + "norms") })
+	p, err = Read(old)
+	require.NoError(t, err)
+	require.Zero(t, p.Model.Norms)
+	require.NoError(t, p.Open(first))
+	require.NoError(t, p.Close())
+	require.ErrorIs(t, p.Open(second), ErrForeign)
 }
 
 func TestReadRefuses(t *testing.T) {

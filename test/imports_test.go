@@ -30,7 +30,7 @@ var floors = [][]string{
 	{"libs", "router", "internal/kv", "internal/dataset", "internal/search", "internal/preload", "internal/archmodel"},
 	{"internal/costs"},
 	{"internal/draft", "internal/score", "internal/shortlist", "internal/train", "internal/inspect", "internal/llamatest"},
-	{"internal/gbnftest", "internal/engine"},
+	{"internal/engine", "internal/gbnftest"},
 	{"."},
 	{"internal/batch"},
 	{"server", "internal/server", "calibrate", "internal/calibrate", "internal/lab", "internal/doctor"},

@@ -112,6 +112,9 @@ func (g *generation) open(ctx context.Context, cmd *cobra.Command) (e *gallop.En
 	if err == nil {
 		request, err = g.request(cmd, m)
 	}
+	if err == nil && opts.Profile == "" {
+		err = settleProfile(ctx, cmd, m, opts.Context.Threads)
+	}
 	if err == nil {
 		e, err = gallop.New(m, opts)
 	}

@@ -62,7 +62,7 @@ func runInspect(out io.Writer, path string, asJSON, template bool) error {
 	case asJSON:
 		return writeJSON(out, m)
 	}
-	return m.WriteText(out, &inspect.TextOptions{Color: isTerminal(out) && os.Getenv("NO_COLOR") == ""})
+	return m.WriteText(out, &inspect.TextOptions{Color: isTerminal(out) && os.Getenv("NO_COLOR") == "" && !isDumb()})
 }
 
 // profileResult is what --profile --json prints.
@@ -88,6 +88,11 @@ func inspectProfile(out io.Writer, model, named string, asJSON bool) error {
 	if err := p.Check(fingerprint); err != nil {
 		return err
 	}
+	return showProfile(out, p, asJSON)
+}
+
+// showProfile writes what a profile knows.
+func showProfile(out io.Writer, p *router.Profile, asJSON bool) error {
 	if asJSON {
 		result := profileResult{Tasks: p.Tasks, Provenance: map[string]string{}, Cascade: p.Defaults.Escalate}
 		for _, row := range p.Units {

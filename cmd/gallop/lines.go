@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
+	"sync"
+	"syscall"
 
 	"golang.org/x/term"
 
@@ -52,8 +55,9 @@ func (p pipe) Next() (string, error) {
 // editor is a line editor on a terminal, which is in raw mode only while a line
 // is typed: during an answer Ctrl-C must be a signal.
 type editor struct {
-	file *os.File
-	term *term.Terminal
+	file   *os.File
+	term   *term.Terminal
+	pastes bool // the terminal can tell pasted lines from typed ones
 }
 
 func newEditor(f *os.File, out io.Writer) *editor {
@@ -61,7 +65,33 @@ func newEditor(f *os.File, out io.Writer) *editor {
 		io.Reader
 		io.Writer
 	}{ctrlCClearsLine{f}, out}
-	return &editor{file: f, term: term.NewTerminal(screen, "> ")}
+	return &editor{file: f, term: term.NewTerminal(screen, "> "), pastes: !isDumb()}
+}
+
+// isDumb tells whether the terminal is one that shows escape sequences as they are.
+func isDumb() bool { return os.Getenv("TERM") == "dumb" }
+
+// restoreOnSignal calls restore before a signal ends the process: the shell would find
+// the terminal in raw mode otherwise. stop ends that.
+func restoreOnSignal(restore func()) (stop func()) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGHUP)
+	done := make(chan struct{})
+	go func() {
+		select {
+		case s := <-signals:
+			restore()
+			signal.Reset(s)
+			if self, err := os.FindProcess(os.Getpid()); err == nil {
+				_ = self.Signal(s) // to end as it would have
+			}
+		case <-done:
+		}
+	}()
+	return func() {
+		signal.Stop(signals)
+		close(done)
+	}
 }
 
 // Next reads a line; lines pasted together come as one.
@@ -70,12 +100,20 @@ func (e *editor) Next() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer term.Restore(int(e.file.Fd()), state)
+	restore := sync.OnceFunc(func() {
+		if e.pastes {
+			e.term.SetBracketedPasteMode(false)
+		}
+		term.Restore(int(e.file.Fd()), state)
+	})
+	defer restore()
+	defer restoreOnSignal(restore)()
 	if width, height, err := term.GetSize(int(e.file.Fd())); err == nil && width > 0 && height > 0 { // 0 = not known
 		e.term.SetSize(width, height)
 	}
-	e.term.SetBracketedPasteMode(true)
-	defer e.term.SetBracketedPasteMode(false)
+	if e.pastes {
+		e.term.SetBracketedPasteMode(true)
+	}
 	var pasted []string
 	for {
 		line, err := e.term.ReadLine()

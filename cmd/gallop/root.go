@@ -161,9 +161,18 @@ environment before the file; an empty variable counts as unset.`,
 	root.PersistentFlags().StringVar(&config, "config", "", "configuration file (default "+configPath()+")")
 	root.AddCommand(newChatCommand(), newRunCommand(), newInspectCommand(), newPruneCommand(), newDoctorCommand(&settings),
 		newSetupCommand(), newExecCommand(), newCalibrateCommand(), newRouteCommand(), newEvalCommand(), newCompareCommand(),
-		newBenchCommand(), newModelsCommand(), newServeCommand())
+		newBenchCommand(), newModelsCommand(), newProfileCommand(), newServeCommand())
 	addHub(root)
-	for _, cmd := range append(root.Commands(), root) {
+	root.InitDefaultCompletionCmd()
+	if completion, _, err := root.Find([]string{"completion"}); err == nil {
+		completion.Args = noArgument // and not any word, with the help and exit code 0
+		completion.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	}
+	all := append(root.Commands(), root)
+	for _, cmd := range root.Commands() {
+		all = append(all, cmd.Commands()...)
+	}
+	for _, cmd := range all {
 		if check := cmd.Args; check != nil {
 			cmd.Args = func(cmd *cobra.Command, args []string) error { return asUsageError(check(cmd, args)) }
 		}

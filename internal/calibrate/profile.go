@@ -99,6 +99,23 @@ var (
 // escalationCases is how many cases escalation is calibrated on at most.
 const escalationCases = 256
 
+// escalating lists the candidates of a depth that escalation can go with.
+func (r *run) escalating(depth float64) (group []int) {
+	for c, candidate := range r.candidates {
+		if c > 0 && candidate.Mask.KeepsAttention() && candidate.At(depth) {
+			group = append(group, c)
+		}
+	}
+	return group
+}
+
+// routed is which candidate of a group the router chooses for a case.
+func (r *run) routed(p *router.Profile, group []int, i int) int {
+	predicted := make([]float64, len(r.candidates))
+	p.Router.Predict(predicted, r.vectors[i])
+	return slices.MinFunc(group, func(a, b int) int { return cmp.Compare(predicted[a], predicted[b]) })
+}
+
 // escalation finds, for each quality, the depth and the threshold of the lowest
 // cost: routed masks of that depth decode each token, and the whole model again
 // those whose probability is below the threshold. It looks at the answers'
@@ -107,14 +124,8 @@ const escalationCases = 256
 func (r *run) escalation(ctx context.Context, p *router.Profile) error {
 	type point struct{ depth, threshold, cost, loss float64 }
 	var points []point
-	predicted := make([]float64, len(r.candidates))
 	for _, depth := range r.Depths {
-		var group []int
-		for c, candidate := range r.candidates {
-			if c > 0 && candidate.Mask.KeepsAttention() && candidate.At(depth) {
-				group = append(group, c)
-			}
-		}
+		group := r.escalating(depth)
 		if len(group) == 0 {
 			continue
 		}
@@ -122,8 +133,7 @@ func (r *run) escalation(ctx context.Context, p *router.Profile) error {
 		tokens, decoded := 0, 0
 		for n, i := range r.sample {
 			r.Progress("calibrating escalation", n, len(r.sample))
-			p.Router.Predict(predicted, r.vectors[i])
-			best := slices.MinFunc(group, func(a, b int) int { return cmp.Compare(predicted[a], predicted[b]) })
+			best := r.routed(p, group, i)
 			whole, err := r.tokensOf(ctx, i, skip.Mask{})
 			if err != nil {
 				return err

@@ -16,6 +16,7 @@ import (
 
 	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/internal/batch"
+	"github.com/gallop-llm/gallop/internal/dataset"
 	"github.com/gallop-llm/gallop/internal/files"
 	"github.com/gallop-llm/gallop/internal/score"
 	"github.com/gallop-llm/gallop/internal/search"
@@ -30,19 +31,27 @@ func (r *run) encode(context.Context) (err error) {
 	if r.cases, err = score.Encode(r.model, r.Examples); err != nil {
 		return err
 	}
-	var prompts []router.Prompt
-	for _, e := range r.Examples {
-		p, err := router.NewPrompt(r.model, e.Prompt)
-		if err != nil {
-			return fmt.Errorf("%s: %w", e.Where, err)
-		}
-		prompts = append(prompts, p)
+	prompts, err := r.prompts(r.Examples)
+	if err != nil {
+		return err
 	}
 	if err := r.features.Fit(prompts); err != nil {
 		return err
 	}
 	r.vectors, err = r.features.Vectors(prompts)
 	return err
+}
+
+// prompts are what the router sees of examples.
+func (r *run) prompts(examples []dataset.Example) (prompts []router.Prompt, err error) {
+	for _, e := range examples {
+		p, err := router.NewPrompt(r.model, e.Prompt)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", e.Where, err)
+		}
+		prompts = append(prompts, p)
+	}
+	return prompts, nil
 }
 
 // group finds the tasks. Prompts that came without an answer are bare: their
@@ -157,22 +166,13 @@ func (r *run) answer(ctx context.Context) error {
 	for len(k.Answers) < min(most, len(open)) {
 		r.Progress("answering", len(k.Answers), len(open))
 		start := r.elapsed()
-		var requests []gallop.Request
-		for _, i := range open[len(k.Answers):min(len(k.Answers)+answerChunk, len(open))] {
-			requests = append(requests, gallop.Request{Tokens: r.cases[i].Prompt, Skip: gallop.Nothing(), Sampling: &llama.Sampling{}, MaxTokens: r.Answer})
-		}
-		generated, err := batch.Answer(ctx, e, requests)
+		own, err := r.answers(ctx, e, open[len(k.Answers):min(len(k.Answers)+answerChunk, len(open))])
 		if err != nil {
 			return err
 		}
-		for _, a := range generated {
-			if n := len(a.Tokens) - 1; r.model.Vocab.IsEnd(a.Tokens[n]) { // of which there may be several
-				a.Tokens[n] = score.End(r.model)
-			}
-			k.Answers = append(k.Answers, a.Tokens)
-		}
+		k.Answers = append(k.Answers, own...)
 		if k.Most == 0 && r.Time > 0 {
-			each := (r.elapsed() - start) / time.Duration(len(requests))
+			each := (r.elapsed() - start) / time.Duration(len(own))
 			k.Most = max(leastPrompts, int(promptShare/promptReads*float64(r.Time)/float64(each)))
 			most = k.Most
 		}
@@ -189,6 +189,25 @@ func (r *run) answer(ctx context.Context) error {
 	}
 	r.keep(slices.DeleteFunc(search.All(len(r.cases)), func(i int) bool { return len(r.cases[i].Answers) == 0 }))
 	return nil
+}
+
+// answers gives the whole model's own answers to some of the cases' prompts.
+func (r *run) answers(ctx context.Context, e *gallop.Engine, some []int) (own [][]llama.Token, err error) {
+	var requests []gallop.Request
+	for _, i := range some {
+		requests = append(requests, gallop.Request{Tokens: r.cases[i].Prompt, Skip: gallop.Nothing(), Sampling: &llama.Sampling{}, MaxTokens: r.Answer})
+	}
+	generated, err := batch.Answer(ctx, e, requests)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range generated {
+		if n := len(a.Tokens) - 1; r.model.Vocab.IsEnd(a.Tokens[n]) { // of which there may be several
+			a.Tokens[n] = score.End(r.model)
+		}
+		own = append(own, a.Tokens)
+	}
+	return own, nil
 }
 
 // atOnce is how many prompts are answered at once.

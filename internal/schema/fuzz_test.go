@@ -52,7 +52,7 @@ func FuzzGrammar(f *testing.F) {
 
 // FuzzSchema converts schemas made of random keywords.
 func FuzzSchema(f *testing.F) {
-	for seed := range uint64(80) {
+	for seed := range uint64(40) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, seed uint64) {

@@ -426,7 +426,7 @@ func TestForcedCalls(t *testing.T) {
 			grammar, err := f.Grammar(request)
 			require.NoError(t, err)
 			g, r := gbnftest.Read(t, grammar), rand.New(rand.NewPCG(1, 2))
-			for range 40 {
+			for range 20 {
 				answer := g.Document(r)
 				m := f.Parse(request, answer)
 				require.True(t, choice == Auto || len(m.Calls) > 0, "%s: %q gives %+v", f.Name, answer, m)
@@ -470,7 +470,7 @@ func TestRespond(t *testing.T) {
 // and arguments go on validly.
 func FuzzSplit(f *testing.F) {
 	for i, d := range dialects {
-		for seed := range uint64(60) {
+		for seed := range uint64(12) {
 			f.Add(d.answer(d.calls()), seed, i+2, false)
 		}
 		f.Add("<think>x</think> y "+d.answer(d.calls())+" z", uint64(i), i+2, true)

@@ -125,11 +125,12 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	work, err := filepath.Abs(filepath.Join(o.build, "architectures"))
+	build, err := filepath.Abs(o.build)
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(work, 0o777); err != nil {
+	work, err := os.MkdirTemp(build, "architectures-")
+	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(work)
@@ -170,8 +171,8 @@ func run(ctx context.Context, o options) error {
 			return err
 		}
 	}
-	if wrong+pairsWrong > 0 {
-		return fmt.Errorf("%d masks and %d pairs of masks gave wrong logits", wrong, pairsWrong)
+	if wrong+pairsWrong+unjudged > 0 {
+		return fmt.Errorf("%d masks and %d pairs of masks gave wrong logits, %d models could not be judged", wrong, pairsWrong, unjudged)
 	}
 	return nil
 }

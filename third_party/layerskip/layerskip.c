@@ -535,8 +535,8 @@ static bool edit_graph(struct ggml_cgraph *cgraph, struct graph *g, const uint64
     r->layers_removed = r->sublayers_removed = r->sublayers_gated = 0;
     survey(cgraph, g);
     if (layers && !find_layers(g)) {
-        return !job.refused && (!is_model_pass(g) || refuse("this architecture's layers do not add to one residual stream from the "
-                                                            "embeddings to the logits, so nothing can be skipped", 0, 0));
+        return !job.refused && (!is_model_pass(g) || refuse("the layers of this architecture do not add to one residual stream "
+                                                            "from the embeddings to the logits, so nothing can be skipped", 0, 0));
     }
     if (!layers) {
         if (!is_model_pass(g)) {

@@ -1,0 +1,93 @@
+package llama_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/gallop-llm/gallop/gguf"
+	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/internal/randmodel"
+	"github.com/gallop-llm/gallop/llama"
+)
+
+// TestVocabularyWithoutBytes takes the texts that such a vocabulary can express, and
+// refuses the others by the character at fault.
+func TestVocabularyWithoutBytes(t *testing.T) {
+	llamatest.Library(t)
+	m := llamatest.Open(t, llamatest.Rewrite(t, llamatest.Write(t, randmodel.Small("llama")), func(meta *gguf.Metadata) {
+		tokens, err := meta.Strings("tokenizer.ggml.tokens")
+		require.NoError(t, err)
+		own := append([]string{"<unk>", "<s>", "</s>", "▁", "a", "b", "ab", "é", "<0xE6>", "<0x97>", "<0xA5>"}, tokens[11:]...)
+		for i := range own[11:] {
+			own[11+i] = strings.Repeat("z", i+5) // none of one character
+		}
+		types := make([]int32, len(own))
+		for i := range types {
+			types[i] = 1
+		}
+		own[20], types[20] = "<|user|>", 4
+		own[21], types[21] = "<|end|>", 3
+		types[0], types[1], types[2] = 2, 3, 3
+		scores := make([]float32, len(own))
+		meta.Set("tokenizer.ggml.model", "llama")
+		meta.Set("tokenizer.ggml.tokens", own)
+		meta.Set("tokenizer.ggml.token_type", types)
+		meta.Set("tokenizer.ggml.scores", scores)
+		meta.Set("tokenizer.ggml.bos_token_id", uint32(1))
+		meta.Set("tokenizer.ggml.eos_token_id", uint32(2))
+	}))
+	before := llama.Escapes()
+	for _, text := range []string{"", "a", "ab ba", "é", "日", "<|user|>a<|user|>"} {
+		_, err := m.Vocab.Tokenize(text, false)
+		require.NoError(t, err, text)
+		_, err = m.Vocab.Tokenize(text+"<|end|>", true)
+		require.NoError(t, err, text)
+	}
+	for text, char := range map[string]string{"ac": `"c"`, "日本": `"本"`, "a\nb": `"\n"`, "\xff": `"\xff"`, "\xe6\x97": "", "<|end|>": `"<"`, "ab\xe6c\xa5": `"\xe6c\xa5"`} {
+		_, err := m.Vocab.Tokenize(text, false)
+		if char == "" {
+			require.NoError(t, err, "%q", text)
+			continue
+		}
+		require.ErrorIs(t, err, llama.ErrTokenize, "%q", text)
+		require.ErrorContains(t, err, char)
+	}
+	require.Equal(t, before, llama.Escapes())
+}
+
+// TestHostileLoRA has adapters refused that llama.cpp would end the process over.
+func TestHostileLoRA(t *testing.T) {
+	llamatest.Library(t)
+	spec := randmodel.Small("llama")
+	spec.Layers = 2
+	m := llamatest.Open(t, llamatest.Write(t, spec))
+	good := llamatest.OutputLoRA(t, spec)
+	l, err := m.LoadLoRA(good)
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	before := llama.Escapes()
+	for says, change := range map[string]func(meta *gguf.Metadata){
+		`"general.type" is to be "adapter"`:      func(meta *gguf.Metadata) { meta.Set("general.type", uint32(5)) },
+		`"adapter.type" is "other"`:              func(meta *gguf.Metadata) { meta.Set("adapter.type", "other") },
+		`"adapter.type" is to be "lora"`:         func(meta *gguf.Metadata) { meta.Delete("adapter.type") },
+		`it was made for "qwen3"`:                func(meta *gguf.Metadata) { meta.Set(gguf.KeyArchitecture, "qwen3") },
+		`"general.architecture" is to be`:        func(meta *gguf.Metadata) { meta.Set(gguf.KeyArchitecture, []string{"llama"}) },
+		"its alpha is 8, of the type string":     func(meta *gguf.Metadata) { meta.Set("adapter.lora.alpha", "8") },
+		"its alpha is 8, of the type uint32":     func(meta *gguf.Metadata) { meta.Set("adapter.lora.alpha", uint32(8)) },
+		"its alpha is 8, of the type float64":    func(meta *gguf.Metadata) { meta.Set("adapter.lora.alpha", 8.0) },
+		"its invocation tokens are of the type":  func(meta *gguf.Metadata) { meta.Set("adapter.alora.invocation_tokens", "1") },
+		"its invocation tokens are of the type ": func(meta *gguf.Metadata) { meta.Set("adapter.alora.invocation_tokens", []int32{1}) },
+	} {
+		_, err := m.LoadLoRA(llamatest.Rewrite(t, good, change))
+		require.ErrorIs(t, err, llama.ErrModel, says)
+		require.ErrorContains(t, err, says)
+	}
+	other := spec
+	other.Untied = false
+	tied := llamatest.Open(t, llamatest.Write(t, other))
+	_, err = tied.LoadLoRA(good)
+	require.ErrorContains(t, err, `it changes "output.weight", which the model does not have`)
+	require.Equal(t, before, llama.Escapes())
+}

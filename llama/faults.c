@@ -1,0 +1,80 @@
+#define _GNU_SOURCE
+#include "faults.h"
+
+#include <signal.h>
+#include <stdbool.h>
+#include <string.h>
+#include <unistd.h>
+
+#ifdef __linux__
+#include <dlfcn.h>
+#include <ucontext.h>
+
+enum { SIGNALS = 3 };
+static const int signals[SIGNALS] = {SIGSEGV, SIGBUS, SIGFPE};
+static struct sigaction before[SIGNALS]; /* Go's own */
+
+/* Where the thread was. */
+static void *place(const ucontext_t *c) {
+#if defined(__x86_64__)
+    return (void *)c->uc_mcontext.gregs[REG_RIP];
+#elif defined(__aarch64__)
+    return (void *)c->uc_mcontext.pc;
+#else
+    (void)c;
+    return NULL;
+#endif
+}
+
+/* A jump to nowhere is taken for llama.cpp's: Go looks at what it calls before. */
+static bool in_library(void *at) {
+    Dl_info info;
+    return at == NULL || (dladdr(at, &info) != 0 && (strstr(info.dli_fname, "libggml") != NULL || strstr(info.dli_fname, "libllama") != NULL));
+}
+
+static void say(const char *text) {
+    if (write(STDERR_FILENO, text, strlen(text)) < 0) {
+        _exit(1);
+    }
+}
+
+static void on_fault(int number, siginfo_t *info, void *context) {
+    if (gallop_guard != NULL) {
+        sigset_t own;
+        sigemptyset(&own);
+        sigaddset(&own, number);
+        pthread_sigmask(SIG_UNBLOCK, &own, NULL); /* as returning would */
+        gallop_leave(number == SIGFPE ? "it divides by zero" : "it reads what is not there");
+    }
+    /* A file that is shorter than it was has no bytes for its mapping's last pages. */
+    if (number == SIGBUS) {
+        say("gallop: the model's file was changed or cut short while it was in use; start again\n");
+        _exit(1);
+    }
+    if (in_library(place(context))) {
+        say("gallop: llama.cpp cannot go on with this model: its file may be damaged\n");
+        _exit(1);
+    }
+    for (int i = 0; i < SIGNALS; i++) {
+        if (signals[i] == number && (before[i].sa_flags & SA_SIGINFO) != 0) {
+            before[i].sa_sigaction(number, info, context);
+            return;
+        }
+    }
+    signal(number, SIG_DFL); /* and again */
+}
+
+void gallop_catch_faults(void) {
+    struct sigaction ours;
+    memset(&ours, 0, sizeof ours);
+    ours.sa_sigaction = on_fault;
+    for (int i = 0; i < SIGNALS; i++) {
+        sigaction(signals[i], NULL, &before[i]);
+        ours.sa_flags = before[i].sa_flags | SA_SIGINFO | SA_ONSTACK; /* on Go's own stacks */
+        ours.sa_mask = before[i].sa_mask;
+        sigaction(signals[i], &ours, NULL);
+    }
+}
+#else
+void gallop_catch_faults(void) {}
+#endif
