@@ -97,7 +97,7 @@ func TestGenerationMistakes(t *testing.T) {
 		{"a mask beyond the model", []string{"run", "-p", "x", "--skip", "40"}, exitError, "the layers are 0 to 11"},
 		{"every layer", []string{"run", "-p", "x", "--skip", "0-11"}, exitError, "keep at least one"},
 		{"a long prompt", []string{"run", "-c", "256", "-p", strings.Repeat("many words ", 500)}, exitError, "the context holds"},
-		{"no grammar", []string{"run", "-p", "x", "--grammar", "root ="}, exitError, "invalid grammar"},
+		{"no grammar", []string{"run", "-p", "x", "--grammar", "root ="}, exitUsage, "invalid grammar"},
 		{"a temperature", []string{"run", "-p", "x", "--temp", "-1"}, exitUsage, "temperature is -1"},
 		{"an unknown flag", []string{"run", "--nonsense"}, exitUsage, "unknown flag"},
 		{"a cache type", []string{"run", "-p", "x", "-ctk", "q9"}, exitUsage, "want one of"},

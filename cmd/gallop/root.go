@@ -32,11 +32,10 @@ var version = "dev"
 
 // run is the program: it parses args, runs a command and returns the exit code.
 func run(args []string, in io.Reader, out, errOut io.Writer) int {
-	root := newRootCommand()
+	stdout := &output{Writer: out}
+	root := newRootCommand(stdout)
 	root.SetArgs(longFlags(args))
 	root.SetIn(in)
-	stdout := &output{Writer: out}
-	root.SetOut(stdout)
 	root.SetErr(errOut)
 	err := root.Execute()
 	if err == nil && stdout.err != nil {
@@ -103,7 +102,7 @@ func longFlags(args []string) []string {
 	return args
 }
 
-func newRootCommand() *cobra.Command {
+func newRootCommand(out io.Writer) *cobra.Command {
 	var verbose bool
 	var config string
 	var settings error // what is wrong with them
@@ -163,6 +162,7 @@ environment before the file; an empty variable counts as unset.`,
 		newSetupCommand(), newExecCommand(), newCalibrateCommand(), newRouteCommand(), newEvalCommand(), newCompareCommand(),
 		newBenchCommand(), newModelsCommand(), newProfileCommand(), newServeCommand())
 	addHub(root)
+	root.SetOut(out) // the completion command keeps what is set when it is made
 	root.InitDefaultCompletionCmd()
 	if completion, _, err := root.Find([]string{"completion"}); err == nil {
 		completion.Args = noArgument // and not any word, with the help and exit code 0
