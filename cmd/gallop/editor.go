@@ -286,7 +286,7 @@ func (t *typing) draw() {
 		s.WriteString(" \b") // where a character was taken away
 	}
 	if t.at == len(t.line) {
-		cursorRow, cursorColumn = row, column
+		cursorRow = row
 	} else if !t.plain {
 		s.WriteString("\r")
 		if row > cursorRow {
