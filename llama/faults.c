@@ -3,6 +3,7 @@
 
 #include <signal.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -38,13 +39,41 @@ static void say(const char *text) {
     }
 }
 
+static _Noreturn void leave(int number) {
+    gallop_leave(number == SIGFPE ? "it divides by zero" : "it reads what is not there");
+}
+
+/* Between a guarded call's frame and the stack that its leaving runs on: more than the frame's own, less
+ * than any stack has. What lies there is given up, and where the stack is full there is room. */
+enum { BELOW = 16384 };
+
+/* Lets the thread go on at leave() when the handler returns. A jump out of the handler would lose what only
+ * returning restores: signal masks, and the configuration of AMX's tiles, which ggml loads once a thread. */
+static bool go_on_leaving(ucontext_t *c, int number) {
+    const uintptr_t stack = ((uintptr_t)gallop_guard - BELOW) & ~(uintptr_t)15;
+#if defined(__x86_64__)
+    enum { DIRECTION = 0x400 };
+    c->uc_mcontext.gregs[REG_RSP] = (greg_t)(stack - sizeof(void *)); /* as behind a call */
+    c->uc_mcontext.gregs[REG_RIP] = (greg_t)(uintptr_t)leave;
+    c->uc_mcontext.gregs[REG_RDI] = number;
+    c->uc_mcontext.gregs[REG_EFL] &= ~(greg_t)DIRECTION;
+    return true;
+#elif defined(__aarch64__)
+    c->uc_mcontext.sp = stack;
+    c->uc_mcontext.pc = (uintptr_t)leave;
+    c->uc_mcontext.regs[0] = (unsigned)number;
+    return true;
+#else
+    (void)c;
+    (void)stack;
+    (void)number;
+    return false;
+#endif
+}
+
 static void on_fault(int number, siginfo_t *info, void *context) {
-    if (gallop_guard != NULL) {
-        sigset_t own;
-        sigemptyset(&own);
-        sigaddset(&own, number);
-        pthread_sigmask(SIG_UNBLOCK, &own, NULL); /* as returning would */
-        gallop_leave(number == SIGFPE ? "it divides by zero" : "it reads what is not there");
+    if (gallop_guard != NULL && go_on_leaving(context, number)) {
+        return;
     }
     /* A file that is shorter than it was has no bytes for its mapping's last pages. */
     if (number == SIGBUS) {

@@ -25,10 +25,11 @@ type LoRA struct {
 // LoadLoRA loads an adapter that was made for this model. The error wraps one of
 // package gguf's, or [ErrModel].
 func (m *Model) LoadLoRA(path string) (*LoRA, error) {
-	if err := m.checkLoRA(path); err != nil {
+	if err := m.retain(); err != nil {
 		return nil, err
 	}
-	if err := m.retain(); err != nil {
+	if err := m.checkLoRA(path); err != nil {
+		m.release()
 		return nil, err
 	}
 	cpath := C.CString(path)
