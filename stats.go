@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-
-	"github.com/gallop-llm/gallop/llama"
 )
 
 // slots counts the requests.
@@ -133,7 +131,3 @@ func (e *Engine) Stats() Stats {
 
 // Threads tells how many threads decode now.
 func (e *Engine) Threads() Threads { return Threads(e.loop.Threads()) }
-
-// Leaked counts what of C's memory is held by this process's models, contexts, batches and
-// samplers: it is for tests that look for leaks.
-func Leaked() int { return llama.Live() }
