@@ -24,10 +24,9 @@ get-node := $(get-npm)
 get-git  := with `apt install git`
 get-python3 := with `apt install python3-pip`
 
-# What the race detector does not look at: tests whose time is another program's, and
-# packages that share nothing between goroutines.
-NO_RACE    := TestChatLearns|TestProfileTravels|TestInstall
-NO_RACE_IN := /test$$|/scripts/|/internal/(archmodel|preload|schema|template|tools|search|prune|lab/report|server/web)$$
+# What the race detector does not look at: packages that share nothing between goroutines, and
+# those whose arithmetic takes minutes with it, but for their own goroutines.
+NO_RACE := /test$$|/scripts/|/cmd/|/demo|/internal/(archmodel|calibrate|preload|schema|score|template|tools|search|prune|lab/.*|server/web)$$
 
 .DEFAULT_GOAL := help
 .PHONY: help demo build setup test test-long test-gpu test-cpus test-architectures lint preload bench bench-shapes bench-peers bench-engine bench-lossless bench-compare real-speed real-table templates eval profile install fuzz clean travel models page need-browser need-page
@@ -46,7 +45,8 @@ setup: build need-npm ## fetch llama.cpp's libraries into the user's cache folde
 
 test: build setup preload need-browser need-page ## run the tests, then once more with the race detector
 	go test -timeout 20m ./...
-	go test -timeout 20m -race -skip '$(NO_RACE)' $$(go list ./... | grep -vE '$(NO_RACE_IN)')
+	go test -timeout 20m -race $$(go list ./... | grep -vE '$(NO_RACE)')
+	go test -timeout 20m -race -run 'Background' ./internal/calibrate
 
 test-long: build setup preload need-node need-browser need-page ## run the tests that take long, with foreign programs among them
 	GALLOP_LONG=1 go test -timeout 2h ./...
