@@ -201,9 +201,9 @@ func (x *answering) generate() error {
 	x.text.Vocab, x.stop.stops = x.e.model.Vocab, x.r.Stop
 	if d := x.drafter; d != nil {
 		if x.seat.Alone() {
-			d.AddPrompt(len(x.prompt)-x.seat.Cached, x.a.Timing.Prefill)
+			d.AddPrompt(x.a.Usage.Prompt-x.a.Usage.Cached, x.a.Timing.Prefill)
 		}
-		d.Begin(sequence{x}, x, x.sampler, x.prompt, x.seed())
+		d.Begin(sequence{x}, x, x.sampler, x.prompt, x.e.sampling(&x.r).Seed)
 		defer func() {
 			stats := Drafts(*d.End(x.a.Usage.Generated))
 			x.a.Drafts = &stats
@@ -434,14 +434,6 @@ func (x *answering) weigh() {
 	}
 	x.weigher = &x.e.weigher
 	x.weigher.Begin(p.mask, p.mask.KeepsAttention(), 1/(1-x.e.skippedShare(p.mask)), x.list.size)
-}
-
-// seed is of the choices over drafts.
-func (x *answering) seed() uint32 {
-	if x.r.Sampling != nil {
-		return x.r.Sampling.Seed
-	}
-	return x.e.model.Sampling().Seed
 }
 
 // beginDrafts takes the engine's drafter for a lossless answer, unless another one uses it:

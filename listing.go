@@ -87,10 +87,7 @@ func (l *listing) begin(x *answering) {
 }
 
 func (l *listing) obstacle(x *answering) string {
-	o := x.e.model.Sampling()
-	if x.r.Sampling != nil {
-		o = *x.r.Sampling
-	}
+	o := x.e.sampling(&x.r)
 	switch {
 	case l.learner == nil || x.r.Shortlist < 0:
 		return "it is off"

@@ -269,7 +269,5 @@ func (e *Engine) spare(p *plan, mask skip.Mask) (skip.Mask, error) {
 	case !p.routes:
 		return mask, nil
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	return p.profile.NeverKept(p.policy)
 }

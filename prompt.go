@@ -178,12 +178,17 @@ func (e *Engine) answerRoom(r *Request) int {
 	return room
 }
 
+// sampling is how a request's tokens are chosen.
+func (e *Engine) sampling(r *Request) llama.Sampling {
+	if r.Sampling != nil {
+		return *r.Sampling
+	}
+	return e.model.Sampling()
+}
+
 // sampler makes the answer's sampler, which has seen what it looks back at of the prompt.
 func (e *Engine) sampler(r *Request, prompt []llama.Token) (*llama.Sampler, error) {
-	o := e.model.Sampling()
-	if r.Sampling != nil {
-		o = *r.Sampling
-	}
+	o := e.sampling(r)
 	if o.RepeatLastN < 0 { // the whole context
 		o.RepeatLastN = min(e.nCtx, llama.MostLastN)
 	}

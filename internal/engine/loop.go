@@ -50,7 +50,6 @@ type Loop struct {
 	pacer    *pacer          // chooses the number of threads; nil = it is fixed
 	released skip.Mask       // whose weights were given back last
 	apart    bool            // the model refuses rows under different masks in one decode
-	rowCost  float64         // of one more row in a decode, in the time of reading the weights
 	masks    maskGroup       // of the batch that is being built
 	parts    []part          // of it; reused
 	prompts  []*Seat         // scratch of choose
@@ -83,7 +82,7 @@ const idleSequences = 2
 
 // New starts a loop on a context of its own. The error is one of llama's.
 func New(m *llama.Model, o Options) (*Loop, error) {
-	l := &Loop{model: m, opts: o, ended: make(chan struct{}), rowCost: usualRowCost}
+	l := &Loop{model: m, opts: o, ended: make(chan struct{})}
 	l.wake.L = &l.mu
 	co := o.Context
 	sequences := 1
@@ -190,8 +189,7 @@ func (l *Loop) Enter(ctx context.Context, prompt []llama.Token, most int, under 
 	case l.closed:
 		l.mu.Unlock()
 		return nil, fmt.Errorf("engine: %w", llama.ErrClosed)
-	case len(l.entering) > 0 && len(l.entering)+len(l.seated) >= l.opts.Parallel+l.opts.Queue,
-		len(l.seated)+len(l.entering) >= l.opts.Parallel+l.opts.Queue:
+	case len(l.seated)+len(l.entering) >= l.opts.Parallel+l.opts.Queue:
 		n := len(l.entering)
 		l.mu.Unlock()
 		return nil, fmt.Errorf("%w: %d", ErrBusy, n)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
@@ -38,15 +37,12 @@ type Seat struct {
 	under     skip.Mask
 	outputs   int
 	ready     chan error
-	waiting   bool // for a decode
 	out       bool // Away
 	cancelled bool
 	read      bool // the prompt was decoded to its end
 	single    bool // to be decoded apart from others: together it failed
 	at        int  // place of the first of the last tokens' outputs in the batch
-	rows      int  // of the last piece that was decoded
 	alone     bool // no other answer's tokens were in these decodes
-	took      time.Duration
 }
 
 // granted ends the wait for a seat.
@@ -67,8 +63,7 @@ func (s *Seat) Decode(tokens []llama.Token, mask skip.Mask, outputs int) error {
 		l.mu.Unlock()
 		return fmt.Errorf("engine: %w", llama.ErrClosed)
 	}
-	s.tokens, s.under, s.outputs, s.alone, s.took = tokens, mask, outputs, true, 0
-	s.waiting = true
+	s.tokens, s.under, s.outputs, s.alone = tokens, mask, outputs, true
 	l.asks = append(l.asks, s)
 	if l.thinking--; l.thinking == 0 {
 		l.wake.Signal()
@@ -79,7 +74,6 @@ func (s *Seat) Decode(tokens []llama.Token, mask skip.Mask, outputs int) error {
 
 // answer ends a wait for a decode; the seat thinks again. The loop's mutex is held.
 func (l *Loop) answer(s *Seat, err error) {
-	s.waiting = false
 	l.thinking++
 	s.ready <- err
 }
@@ -97,9 +91,6 @@ func (s *Seat) Context() *llama.Context { return s.loop.ctx }
 
 // Alone tells whether no other answer took part in the last Decode.
 func (s *Seat) Alone() bool { return s.alone }
-
-// Took is how long llama.cpp computed for the last Decode.
-func (s *Seat) Took() time.Duration { return s.took }
 
 // Len is how many tokens the sequence holds.
 func (s *Seat) Len() int { return s.n }

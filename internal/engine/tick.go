@@ -3,7 +3,6 @@ package engine
 import (
 	"errors"
 	"slices"
-	"time"
 
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
@@ -13,15 +12,13 @@ import (
 // with a token in front. More are a piece of a prompt.
 const mostRows = 20
 
-// usualRowCost is what one more row in a decode costs before it was measured, in the time
-// that reading the weights takes: on a CPU a prompt's token takes about a quarter of a
-// single one's.
-const usualRowCost = 0.25
+// rowCost is what one more row in a decode costs, in the time that reading the weights
+// takes: on a CPU a prompt's token takes about a quarter of a single one's.
+const rowCost = 0.25
 
 // maskGroup is what the rows of a batch skip.
 type maskGroup struct {
 	common  skip.Mask // skipped by all
-	first   skip.Mask // of the batch's first seat
 	several bool      // the seats' masks differ
 	rows    int       // expected
 }
@@ -103,7 +100,7 @@ func (l *Loop) finish(s *Seat, err error) {
 func (l *Loop) choose() []part {
 	first, parts := l.asks[0], l.parts[:0]
 	room := min(l.batch.Cap(), l.ctx.NUBatch())
-	l.masks = maskGroup{common: first.under, first: first.under, rows: min(len(first.tokens), room)}
+	l.masks = maskGroup{common: first.under, rows: min(len(first.tokens), room)}
 	exact := l.exact(first)
 	add := func(s *Seat, most int) {
 		n := min(len(s.tokens), most)
@@ -112,7 +109,7 @@ func (l *Loop) choose() []part {
 		if s != first {
 			l.masks.rows += n
 		}
-		if s.under != l.masks.first {
+		if s.under != first.under {
 			l.masks.several = true
 		}
 		l.masks.common = l.masks.common.Intersection(s.under)
@@ -163,7 +160,7 @@ func (l *Loop) joins(s, first *Seat, exact bool) bool {
 		return false
 	case (exact || l.exact(s)) && !(s.step() && first.step()): // prompts' kernels are others
 		return false
-	case s.under.WithShortlist(0) == l.masks.first.WithShortlist(0) && !l.masks.several:
+	case s.under.WithShortlist(0) == first.under.WithShortlist(0) && !l.masks.several:
 		return true
 	case l.apart || !l.ctx.Unified():
 		return false
@@ -176,7 +173,7 @@ func (l *Loop) joins(s, first *Seat, exact bool) bool {
 
 // cost is what a decode of n rows takes under a mask, in the time of a token by the whole model.
 func (l *Loop) cost(mask skip.Mask, n int) float64 {
-	return l.opts.Cost(mask) * (1 + float64(n-1)*l.rowCost)
+	return l.opts.Cost(mask) * (1 + float64(n-1)*rowCost)
 }
 
 // cut takes what a seat has forgotten out of the cache.
@@ -196,23 +193,19 @@ func (l *Loop) cut(s *Seat) error {
 func (l *Loop) decode(parts []part) error {
 	l.batch.Clear()
 	l.batch.Isolation = llama.Shared
-	var mask skip.Mask
-	steps := true
-	for i, p := range parts {
+	mask, steps := parts[0].seat.under, true
+	for _, p := range parts {
 		s := p.seat
 		if err := l.cut(s); err != nil {
 			return err
 		}
-		if i == 0 {
-			mask = s.under
-		}
-		if l.masks.several || len(parts) > 1 && s.under != mask {
+		if l.masks.several {
 			if err := l.batch.SetMask(s.seq, s.under); err != nil {
 				return err
 			}
 		}
 		steps = steps && s.step()
-		s.rows = l.batch.Len()
+		s.at = l.batch.Len() + len(s.tokens) - s.outputs
 		for k, t := range s.tokens[:p.n] {
 			if err := l.batch.Add(t, s.n+k, k >= len(s.tokens)-s.outputs, s.seq); err != nil {
 				return err
@@ -230,9 +223,7 @@ func (l *Loop) decode(parts []part) error {
 	if err := l.giveBack(); err != nil {
 		return err
 	}
-	start := time.Now()
 	err := l.compute(mask, parts, steps)
-	took := time.Since(start)
 	l.decodes.Add(1)
 	l.cached.Store(int64(l.ledger.Used()))
 	if err != nil {
@@ -248,9 +239,7 @@ func (l *Loop) decode(parts []part) error {
 	for _, p := range parts {
 		s := p.seat
 		l.ledger.Append(s.seq, s.tokens[:p.n], s.under.WithShortlist(0))
-		s.at = s.rows + len(s.tokens) - s.outputs
 		s.alone = s.alone && len(parts) == 1
-		s.took += took
 		if len(s.tokens) == p.n && s.outputs > 0 {
 			l.ctx.Logits(s.at) // llama.cpp sorts outputs at the first look: several goroutines may look from here on
 		}
