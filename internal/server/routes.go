@@ -33,11 +33,7 @@ func (s *Server) answers(add handle) {
 		{"/completion", llamaserver.ParseCompletion, llamaserver.Error},
 	} {
 		add("POST "+e.path, e.fail, false, func(w *writer, r *http.Request) error {
-			body, err := s.readBody(w, r)
-			if err != nil {
-				return err
-			}
-			p, err := e.parse(body)
+			p, err := read(s, w, r, e.parse)
 			if err != nil {
 				return err
 			}
@@ -69,12 +65,17 @@ func (s *Server) natives(add handle) {
 	add("POST /apply-template", llamaserver.Error, false, s.applyTemplate)
 }
 
-func (s *Server) countTokens(w *writer, r *http.Request) error {
+// read reads a JSON body into what parse makes of it.
+func read[T any](s *Server, w http.ResponseWriter, r *http.Request, parse func([]byte) (T, error)) (parsed T, err error) {
 	body, err := s.readBody(w, r)
 	if err != nil {
-		return err
+		return parsed, err
 	}
-	p, err := anthropic.ParseCount(body)
+	return parse(body)
+}
+
+func (s *Server) countTokens(w *writer, r *http.Request) error {
+	p, err := read(s, w, r, anthropic.ParseCount)
 	if err != nil {
 		return err
 	}
@@ -91,11 +92,7 @@ func (s *Server) countTokens(w *writer, r *http.Request) error {
 }
 
 func (s *Server) embeddings(w *writer, r *http.Request) error {
-	body, err := s.readBody(w, r)
-	if err != nil {
-		return err
-	}
-	p, err := openai.ParseEmbedding(body)
+	p, err := read(s, w, r, openai.ParseEmbedding)
 	if err != nil {
 		return err
 	}
@@ -205,11 +202,7 @@ func free(slots []gallop.Slot) bool {
 }
 
 func (s *Server) tokenize(w *writer, r *http.Request) error {
-	body, err := s.readBody(w, r)
-	if err != nil {
-		return err
-	}
-	p, err := llamaserver.ParseTokenize(body)
+	p, err := read(s, w, r, llamaserver.ParseTokenize)
 	if err != nil {
 		return err
 	}
@@ -230,11 +223,7 @@ func (s *Server) tokenize(w *writer, r *http.Request) error {
 }
 
 func (s *Server) detokenize(w *writer, r *http.Request) error {
-	body, err := s.readBody(w, r)
-	if err != nil {
-		return err
-	}
-	p, err := llamaserver.ParseDetokenize(body)
+	p, err := read(s, w, r, llamaserver.ParseDetokenize)
 	if err != nil {
 		return err
 	}
@@ -253,11 +242,7 @@ func (s *Server) detokenize(w *writer, r *http.Request) error {
 }
 
 func (s *Server) applyTemplate(w *writer, r *http.Request) error {
-	body, err := s.readBody(w, r)
-	if err != nil {
-		return err
-	}
-	p, err := openai.ParseChat(body)
+	p, err := read(s, w, r, openai.ParseChat)
 	if err != nil {
 		return err
 	}

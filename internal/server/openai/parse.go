@@ -91,20 +91,9 @@ func ParseChat(body []byte) (*wire.Parsed, error) {
 	if p.Schema, err = parseFormat(r.ResponseFormat, "response_format"); err != nil {
 		return nil, err
 	}
-	tools := make([]wire.Tool, len(r.Tools))
-	for i, raw := range r.Tools {
-		if tools[i], err = parseTool(raw, fmt.Sprintf("tools[%d]", i)); err != nil {
-			return nil, err
-		}
-	}
-	choice, err := parseChoice(r.ToolChoice)
-	if err != nil {
+	if err := setTools(&p.Call, r.Tools, parseTool, r.ToolChoice, r.ParallelToolCalls); err != nil {
 		return nil, err
 	}
-	if err := p.SetTools(tools, choice); err != nil {
-		return nil, err
-	}
-	p.OneCall = r.ParallelToolCalls != nil && !*r.ParallelToolCalls
 	for name, value := range r.TemplateVariables {
 		p.SetVariable(name, value)
 	}
@@ -324,6 +313,25 @@ func parseContent(raw json.RawMessage, path string) (string, error) {
 		}
 	}
 	return strings.Join(texts, "\n"), nil
+}
+
+// setTools reads the functions that the model may call, each by parse, and which it is to.
+func setTools(p *wire.Call, raws []json.RawMessage, parse func(raw json.RawMessage, path string) (wire.Tool, error), asked json.RawMessage, parallel *bool) (err error) {
+	tools := make([]wire.Tool, len(raws))
+	for i, raw := range raws {
+		if tools[i], err = parse(raw, fmt.Sprintf("tools[%d]", i)); err != nil {
+			return err
+		}
+	}
+	choice, err := parseChoice(asked)
+	if err != nil {
+		return err
+	}
+	if err := p.SetTools(tools, choice); err != nil {
+		return err
+	}
+	p.OneCall = parallel != nil && !*parallel
+	return nil
 }
 
 func parseTool(raw json.RawMessage, path string) (wire.Tool, error) {

@@ -75,20 +75,9 @@ func ParseResponse(body []byte) (*wire.Parsed, error) {
 	if err := parseReasoning(&p.Call, r.Reasoning); err != nil {
 		return nil, err
 	}
-	tools := make([]wire.Tool, len(r.Tools))
-	for i, raw := range r.Tools {
-		if tools[i], err = parseResponseTool(raw, fmt.Sprintf("tools[%d]", i)); err != nil {
-			return nil, err
-		}
-	}
-	choice, err := parseChoice(r.ToolChoice)
-	if err != nil {
+	if err := setTools(&p.Call, r.Tools, parseResponseTool, r.ToolChoice, r.ParallelToolCalls); err != nil {
 		return nil, err
 	}
-	if err := p.SetTools(tools, choice); err != nil {
-		return nil, err
-	}
-	p.OneCall = r.ParallelToolCalls != nil && !*r.ParallelToolCalls
 	p.Reply = func(m wire.Meta) wire.Reply { return &responseReply{meta: m, request: &r, call: &p.Call} }
 	return p, nil
 }
