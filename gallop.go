@@ -57,14 +57,15 @@ type Engine struct {
 	idleCore bool // there is a core for the router beside a prompt's pass
 }
 
-// defaultParallel and defaultQueue are what [Options] stand for with 0, and defaultContext
-// bounds the context where none is named: many models claim 128k tokens, whose cache would
-// not fit into a laptop.
+// DefaultContext bounds the context, in tokens, where [Options] name none: many models claim
+// 128k tokens, whose cache would not fit into a laptop.
+const DefaultContext = 4096
+
+// defaultParallel and defaultQueue are what [Options] stand for with 0.
 const (
 	defaultParallel = 4
 	mostParallel    = 128
 	defaultQueue    = 64
-	defaultContext  = 4096
 )
 
 // Open loads llama.cpp's libraries, if that was not done before, and the model in a GGUF
@@ -130,7 +131,7 @@ func (e *Engine) setDefaults() error {
 		o.Queue = 0
 	}
 	if o.Context.NCtx == 0 {
-		o.Context.NCtx = min(e.model.NCtxTrain, defaultContext)
+		o.Context.NCtx = min(e.model.NCtxTrain, DefaultContext)
 	}
 	if e.log = o.Logger; e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)

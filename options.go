@@ -16,7 +16,7 @@ type Options struct {
 	Queue    int // requests that may wait for their turn; 0 = 64, -1 = none. More get [ErrBusy]
 
 	// Context is the working state of the model. Its NCtx is the tokens of one request: 0 =
-	// what the model was trained on, at most 4096. NSeqMax and KVUnified are the engine's own.
+	// what the model was trained on, at most [DefaultContext]. NSeqMax and KVUnified are the engine's own.
 	Context llama.ContextOptions
 
 	Model llama.ModelOptions // how the model is loaded

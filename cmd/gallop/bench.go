@@ -373,7 +373,7 @@ func (j job) measureLossless(ctx context.Context, cmd *cobra.Command, f *benchma
 	}
 	defer m.Close()
 	opts := gallop.Options{Parallel: 1, Profile: gallop.NoProfile, NoCosts: true, Shortlist: -1, Context: o.Context, Model: llama.ModelOptions{GPULayers: o.GPULayers}}
-	opts.Context.NCtx = min(m.NCtxTrain, o.Decode+defaultCtx)
+	opts.Context.NCtx = min(m.NCtxTrain, o.Decode+gallop.DefaultContext)
 	opts.Context.Threads = cmp.Or(o.Context.Threads, m.DefaultThreads())
 	size, listed := j.needsShortlist(f)
 	if listed {

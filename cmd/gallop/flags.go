@@ -15,6 +15,7 @@ import (
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"github.com/gallop-llm/gallop"
@@ -27,19 +28,19 @@ import (
 // generation holds the flags of the commands that generate: llama.cpp's names,
 // and its defaults.
 type generation struct {
-	model, system, template, mask, flash, cacheK, cacheV, grammar, grammarFile string
-	ctx, threads, threadsBatch, batch, ubatch, gpuLayers, predict              int
-	topK, repeatLastN                                                          int
-	seed                                                                       int64
-	temp, topP, minP, repeat, presence, frequency                              float32
-	noMmap, mlock, noRepack, releaseSkipped                                    bool
-	lora, logitBias                                                            []string
-	profile, route, prefill                                                    string
-	depth, quality, escalate                                                   float64
-	lossless                                                                   bool
-	draftMax                                                                   int
-	draftSource, shortlist                                                     string
-	stop                                                                       []string
+	engineFlags
+	model, system, template, mask, grammar, grammarFile string
+	predict, topK, repeatLastN                          int
+	seed                                                int64
+	temp, topP, minP, repeat, presence, frequency       float32
+	releaseSkipped                                      bool
+	lora, logitBias                                     []string
+	profile, route, prefill                             string
+	depth, quality, escalate                            float64
+	lossless                                            bool
+	draftMax                                            int
+	draftSource, shortlist                              string
+	stop                                                []string
 
 	chats bool // the flags are those of chat, which has time between questions
 	learn bool // of chat: calibrate in the background
@@ -69,18 +70,7 @@ func (g *generation) addOthers(cmd *cobra.Command) {
 	f.StringVar(&g.system, "sys", "", "system prompt")
 	addTemplate(f, &g.template)
 	f.IntVarP(&g.predict, "n-predict", "n", -1, "tokens in an answer at most; -1 = until the model ends it")
-	f.IntVarP(&g.ctx, "ctx-size", "c", 0, "context in tokens; 0 = what the model was trained on, at most "+strconv.Itoa(defaultCtx))
-	f.IntVarP(&g.threads, "threads", "t", -1, "threads for generation; -1 = as many as are fastest beside what else runs: up to the physical cores, fewer for a tiny model")
-	f.IntVar(&g.threadsBatch, "tb", -1, "threads for prompts; -1 = as -t, or the physical cores")
-	f.IntVarP(&g.batch, "batch-size", "b", 2048, "tokens decoded in one call at most")
-	f.IntVar(&g.ubatch, "ub", 512, "tokens computed at once")
-	f.IntVar(&g.gpuLayers, "ngl", -1, "layers on the GPU; -1 = all, 0 = none")
-	f.StringVar(&g.flash, "fa", "auto", "flash attention: on, off or auto")
-	f.StringVar(&g.cacheK, "ctk", "f16", "type of cached keys: f32, f16, bf16, q8_0, q4_0")
-	f.StringVar(&g.cacheV, "ctv", "f16", "type of cached values, likewise")
-	f.BoolVar(&g.noMmap, "no-mmap", false, "read the model into memory instead of mapping it")
-	f.BoolVar(&g.mlock, "mlock", false, "keep the model from being swapped out")
-	f.BoolVar(&g.noRepack, "no-repack", false, "leave the weights as they are in the file: slower, but released ones come back sooner")
+	g.engineFlags.add(f)
 	f.BoolVar(&g.releaseSkipped, "release-skipped", false, "give the memory of skipped weights back to the system; turns the calibrated escalation off")
 	f.StringArrayVar(&g.lora, "lora", nil, "LoRA adapter (GGUF), with its scale behind a colon if that is not 1; repeatable")
 	f.Float32Var(&g.temp, "temp", d.Temp, "temperature; 0 = always the likeliest token (default: the model's own advice, else this)")
@@ -96,10 +86,6 @@ func (g *generation) addOthers(cmd *cobra.Command) {
 	f.StringVar(&g.grammarFile, "grammar-file", "", "file with such a grammar")
 	f.StringArrayVarP(&g.logitBias, "logit-bias", "l", nil, "TOKEN+BIAS or TOKEN-BIAS, as in 15+1.5; repeatable")
 }
-
-// defaultCtx bounds the context where -c does not name one: many models claim
-// 128k tokens, whose cache would not fit into a laptop.
-const defaultCtx = 4096
 
 // open loads the library and the model and starts an engine that answers one request at a
 // time. request says how questions are answered. closeAll frees all of it.
@@ -162,11 +148,6 @@ func (g *generation) load(ctx context.Context, cmd *cobra.Command) (m *llama.Mod
 	return m, nil
 }
 
-// loading is how the model is loaded.
-func (g *generation) loading() *llama.ModelOptions {
-	return &llama.ModelOptions{GPULayers: gpuLayers(g.gpuLayers), NoMmap: g.noMmap, Mlock: g.mlock, NoRepack: g.noRepack}
-}
-
 // When layers are chosen.
 const (
 	routeTurn = "turn" // at every question
@@ -224,14 +205,12 @@ func (g *generation) escalating(s gallop.Skip) gallop.Skip {
 
 // options turns the flags into an engine's options.
 func (g *generation) options(cmd *cobra.Command, m *llama.Model) (*gallop.Options, error) {
-	if g.ctx < 0 || g.batch < 1 || g.ubatch < 1 {
-		return nil, usageError{fmt.Errorf("-c is %d, -b %d and -ub %d, want at least 0, 1 and 1", g.ctx, g.batch, g.ubatch)}
+	context, err := g.context()
+	if err != nil {
+		return nil, err
 	}
 	o := &gallop.Options{
-		Parallel: 1, Profile: g.profile, Model: *g.loading(), LoRA: g.adapters(), ReleaseSkipped: g.releaseSkipped, Learn: g.chats,
-		Context: llama.ContextOptions{
-			NCtx: g.ctx, NBatch: g.batch, NUBatch: g.ubatch, Threads: max(g.threads, 0), ThreadsBatch: max(g.threadsBatch, 0),
-		},
+		Parallel: 1, Profile: g.profile, Context: context, Model: *g.loading(), LoRA: g.adapters(), ReleaseSkipped: g.releaseSkipped, Learn: g.chats,
 		Logger: slog.New(notes{cmd.ErrOrStderr()}),
 	}
 	if g.mask != "" || g.route == routeOff && g.profile == "" {
@@ -244,7 +223,7 @@ func (g *generation) options(cmd *cobra.Command, m *llama.Model) (*gallop.Option
 	if size == 0 {
 		o.Shortlist = -1
 	}
-	return o, setCache(&o.Context, g.flash, g.cacheK, g.cacheV)
+	return o, nil
 }
 
 // request turns the flags into how questions are answered; sampling flags that were not
@@ -337,6 +316,43 @@ func gpuLayers(ngl int) int {
 		return llama.CPUOnly
 	}
 	return ngl
+}
+
+// engineFlags are those of a model's loading and of its engine's context.
+type engineFlags struct {
+	ctx, threads, threadsBatch, batch, ubatch, gpuLayers int
+	flash, cacheK, cacheV                                string
+	noMmap, mlock, noRepack                              bool
+}
+
+// add declares them.
+func (e *engineFlags) add(f *pflag.FlagSet) {
+	f.IntVarP(&e.ctx, "ctx-size", "c", 0, "context in tokens, of a prompt and its answer; 0 = what the model was trained on, at most "+strconv.Itoa(gallop.DefaultContext))
+	f.IntVarP(&e.threads, "threads", "t", -1, "threads for generation; -1 = as many as are fastest beside what else runs: up to the physical cores, fewer for a tiny model")
+	f.IntVar(&e.threadsBatch, "tb", -1, "threads for prompts; -1 = as -t, or the physical cores")
+	f.IntVarP(&e.batch, "batch-size", "b", 2048, "tokens decoded in one call at most")
+	f.IntVar(&e.ubatch, "ub", 512, "tokens computed at once")
+	f.IntVar(&e.gpuLayers, "ngl", -1, "layers on the GPU; -1 = all, 0 = none")
+	f.StringVar(&e.flash, "fa", "auto", "flash attention: on, off or auto")
+	f.StringVar(&e.cacheK, "ctk", "f16", "type of cached keys: f32, f16, bf16, q8_0, q4_0")
+	f.StringVar(&e.cacheV, "ctv", "f16", "type of cached values, likewise")
+	f.BoolVar(&e.noMmap, "no-mmap", false, "read the model into memory instead of mapping it")
+	f.BoolVar(&e.mlock, "mlock", false, "keep the model from being swapped out")
+	f.BoolVar(&e.noRepack, "no-repack", false, "leave the weights as they are in the file: slower, but released ones come back sooner")
+}
+
+// loading is how the model is loaded.
+func (e *engineFlags) loading() *llama.ModelOptions {
+	return &llama.ModelOptions{GPULayers: gpuLayers(e.gpuLayers), NoMmap: e.noMmap, Mlock: e.mlock, NoRepack: e.noRepack}
+}
+
+// context is how the engine's context is made.
+func (e *engineFlags) context() (llama.ContextOptions, error) {
+	if e.ctx < 0 || e.batch < 1 || e.ubatch < 1 {
+		return llama.ContextOptions{}, usageError{fmt.Errorf("-c is %d, -b %d and -ub %d, want at least 0, 1 and 1", e.ctx, e.batch, e.ubatch)}
+	}
+	o := llama.ContextOptions{NCtx: e.ctx, NBatch: e.batch, NUBatch: e.ubatch, Threads: max(e.threads, 0), ThreadsBatch: max(e.threadsBatch, 0)}
+	return o, setCache(&o, e.flash, e.cacheK, e.cacheV)
 }
 
 // setCache puts -fa, -ctk and -ctv into a context's options.

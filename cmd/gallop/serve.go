@@ -27,14 +27,14 @@ import (
 
 // serving holds the flags of `gallop serve`: llama-server's names, and its defaults.
 type serving struct {
-	models, aliases, keys, hosts, origins             []string
-	host, profile, skip, flash, cacheK, cacheV        string
-	port, ctx, parallel, queue, batch, ubatch         int
-	threads, threadsBatch, gpuLayers, predict, memory int
-	seed                                              int64
-	temp                                              float32
-	timeout, grace                                    time.Duration
-	noMmap, mlock, noRepack, learn, isolate, noPage   bool
+	engineFlags
+	models, aliases, keys, hosts, origins  []string
+	host, profile, skip                    string
+	port, parallel, queue, predict, memory int
+	seed                                   int64
+	temp                                   float32
+	timeout, grace                         time.Duration
+	learn, isolate, noPage                 bool
 }
 
 func newServeCommand() *cobra.Command {
@@ -62,23 +62,12 @@ send it write the model's name as in name@skip=4,6, name@quality=0.95 or name@wh
 	f.StringArrayVar(&s.origins, "allow-origin", nil, "origin of web pages that may use the server, as in https://example.org; repeatable")
 	f.StringVar(&s.skip, "skip", "", `what may be left out for requests that do not say, as in 4,6,f9, depth=3, quality=0.95, or off (default: as the profile recommends)`)
 	f.StringVar(&s.profile, "profile", "", "profile to route by, with one -m; off = none (default: the one beside each model or in the cache, if there is one)")
-	f.IntVarP(&s.ctx, "ctx-size", "c", 0, "tokens of a request and its answer; 0 = what the model was trained on, at most 4096")
+	s.engineFlags.add(f)
 	f.IntVar(&s.parallel, "parallel", 4, "requests that are answered at once")
 	f.IntVar(&s.queue, "queue", 64, "requests that may wait for their turn; more are refused")
 	f.IntVarP(&s.predict, "n-predict", "n", -1, "tokens in an answer at most, for requests that do not say; -1 = until the model ends it")
 	f.Float32Var(&s.temp, "temp", 0, "temperature for requests that do not say (default: the model's own advice)")
 	f.Int64Var(&s.seed, "seed", -1, "seed for requests that do not say; -1 = a new one each time")
-	f.IntVarP(&s.threads, "threads", "t", -1, "threads for generation; -1 = as many as are fastest beside what else runs")
-	f.IntVar(&s.threadsBatch, "tb", -1, "threads for prompts; -1 = as -t, or the physical cores")
-	f.IntVarP(&s.batch, "batch-size", "b", 2048, "tokens decoded in one call at most")
-	f.IntVar(&s.ubatch, "ub", 512, "tokens computed at once")
-	f.IntVar(&s.gpuLayers, "ngl", -1, "layers on the GPU; -1 = all, 0 = none")
-	f.StringVar(&s.flash, "fa", "auto", "flash attention: on, off or auto")
-	f.StringVar(&s.cacheK, "ctk", "f16", "type of cached keys: f32, f16, bf16, q8_0, q4_0")
-	f.StringVar(&s.cacheV, "ctv", "f16", "type of cached values, likewise")
-	f.BoolVar(&s.noMmap, "no-mmap", false, "read models into memory instead of mapping them")
-	f.BoolVar(&s.mlock, "mlock", false, "keep models from being swapped out")
-	f.BoolVar(&s.noRepack, "no-repack", false, "leave the weights as they are in the file")
 	f.BoolVar(&s.learn, "learn", false, "use idle time for what makes later answers faster")
 	f.BoolVar(&s.isolate, "isolate", false, "let no answer depend on which others are made at the same time, to the bit; slower")
 	f.IntVar(&s.memory, "models-memory", 0, "MiB that loaded models may need together; those that nobody uses make room (default: seven eighths of the machine's)")
@@ -133,9 +122,10 @@ func (s *serving) run(cmd *cobra.Command) error {
 
 // engineOptions turns the flags into how each model's engine is opened.
 func (s *serving) engineOptions() (*gallop.Options, error) {
+	context, err := s.context()
 	switch {
-	case s.ctx < 0 || s.batch < 1 || s.ubatch < 1:
-		return nil, usageError{fmt.Errorf("-c is %d, -b %d and -ub %d, want at least 0, 1 and 1", s.ctx, s.batch, s.ubatch)}
+	case err != nil:
+		return nil, err
 	case s.parallel < 1 || s.queue < 0:
 		return nil, usageError{fmt.Errorf("--parallel is %d and --queue %d, want at least 1 and 0", s.parallel, s.queue)}
 	case s.predict == 0 || s.predict < -1:
@@ -151,12 +141,10 @@ func (s *serving) engineOptions() (*gallop.Options, error) {
 	if err != nil {
 		return nil, usageError{fmt.Errorf("--skip: %w", err)}
 	}
-	o := &gallop.Options{
+	return &gallop.Options{
 		Profile: s.profile, Parallel: s.parallel, Queue: cmp.Or(s.queue, -1), Skip: skipped, Learn: s.learn, Isolate: s.isolate,
-		Context: llama.ContextOptions{NCtx: s.ctx, NBatch: s.batch, NUBatch: s.ubatch, Threads: max(s.threads, 0), ThreadsBatch: max(s.threadsBatch, 0)},
-		Model:   llama.ModelOptions{GPULayers: gpuLayers(s.gpuLayers), NoMmap: s.noMmap, Mlock: s.mlock, NoRepack: s.noRepack},
-	}
-	return o, setCache(&o.Context, s.flash, s.cacheK, s.cacheV)
+		Context: context, Model: *s.loading(),
+	}, nil
 }
 
 // list names the models. Only their files' headers are read.
@@ -225,7 +213,7 @@ func (s *serving) model(cmd *cobra.Command, name, path string, o *gallop.Options
 	profile, _ := router.Find(path)
 	info := gallop.Info{
 		Path: path, Name: file.Name, Architecture: file.Architecture, Layers: len(file.Layers), TrainContext: int(file.ContextLength),
-		Context: cmp.Or(s.ctx, min(int(file.ContextLength), defaultCtx)), Vocab: file.Vocabulary, Embd: int(file.EmbeddingWidth),
+		Context: cmp.Or(s.ctx, min(int(file.ContextLength), gallop.DefaultContext)), Vocab: file.Vocabulary, Embd: int(file.EmbeddingWidth),
 		Size: file.TensorBytes, Params: file.Parameters, Template: file.ChatTemplate, Profile: profile, Parallel: s.parallel,
 	}
 	open := func(ctx context.Context) (server.Engine, error) {
