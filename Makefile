@@ -25,7 +25,7 @@ get-git  := with `apt install git`
 get-python3 := with `apt install python3-pip`
 
 # What the race detector does not look at: packages that share nothing between goroutines, and
-# those whose arithmetic takes minutes with it, but for their own goroutines.
+# those whose arithmetic takes minutes with it; test-long has calibrate and the commands.
 NO_RACE := /test$$|/scripts/|/cmd/|/demo|/internal/(archmodel|calibrate|preload|schema|score|template|tools|search|prune|lab/.*|server/web)$$
 
 .DEFAULT_GOAL := help
@@ -46,10 +46,10 @@ setup: build need-npm ## fetch llama.cpp's libraries into the user's cache folde
 test: build setup preload need-browser need-page ## run the tests, then once more with the race detector
 	go test -timeout 20m ./...
 	go test -timeout 20m -race -skip 'TestMaskEquals|TestEveryMask|TestRowMasks|TestAlone' $$(go list ./... | grep -vE '$(NO_RACE)')
-	go test -timeout 20m -race -run 'Background' ./internal/calibrate
 
 test-long: build setup preload need-node need-browser need-page ## run the tests that take long, with foreign programs among them
 	GALLOP_LONG=1 go test -timeout 2h ./...
+	go test -timeout 2h -race ./internal/calibrate ./cmd/gallop
 
 test-gpu: build ## run the mask tests on a GPU: DEVICE=vulkan or cuda, whole models and NGL=5 of their layers
 	@$(BUILD)/gallop setup --device $(DEVICE)
