@@ -76,10 +76,6 @@ type task struct {
 	done chan struct{}
 }
 
-// idleSequences is how many conversations stay in the cache while all seats are taken. A token
-// looks through all of the cache for its own sequence, so each of them costs all others time.
-const idleSequences = 2
-
 // New starts a loop on a context of its own. The error is one of llama's.
 func New(m *llama.Model, o Options) (*Loop, error) {
 	l := &Loop{model: m, opts: o, ended: make(chan struct{})}
@@ -90,10 +86,12 @@ func New(m *llama.Model, o Options) (*Loop, error) {
 		if co.NCtx == 0 {
 			co.NCtx = m.NCtxTrain
 		}
-		sequences, co.NCtx, co.KVUnified = min(o.Parallel+idleSequences, mostSequences), co.NCtx*o.Parallel, true
-		if o.Isolate { // in one buffer for all, where a token's cells lie, and so in which order they are added up, depends on the others
-			sequences, co.KVUnified = o.Parallel, false
-		}
+		// No more sequences than seats: a token looks through all of the cache for its own sequence,
+		// so conversations that are kept for later cost all others time.
+		sequences, co.NCtx = o.Parallel, co.NCtx*o.Parallel
+		// In one buffer for all, where a token's cells lie, and so in which order they are added up,
+		// depends on the others.
+		co.KVUnified = !o.Isolate
 		co.NSeqMax = sequences
 	}
 	var err error
@@ -123,9 +121,6 @@ func New(m *llama.Model, o Options) (*Loop, error) {
 	go l.run()
 	return l, nil
 }
-
-// mostSequences is llama.cpp's limit.
-const mostSequences = 256
 
 // NCtx is the number of tokens that a prompt and its answer can have together.
 func (l *Loop) NCtx() int { return l.nCtx }
