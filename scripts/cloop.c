@@ -8,8 +8,8 @@
  * {"first_token_at": microseconds since 1970 when the prompt's next token was chosen,
  *  "prefill_seconds": ..., "decode_seconds": ..., "tokens": [DECODE_STEPS + 1 numbers]}.
  *
- * With SEQUENCES, does so for that many prompts at once, each step in one batch, once for every
- * line on the standard input, and prints {"prefill_seconds": ..., "decode_seconds": ...} each time.
+ * With SEQUENCES, does so for that many prompts at once, each step in one batch, as far as the lines
+ * of the standard input say, and prints seconds.
  */
 #define _GNU_SOURCE
 #include "llama_api.h"
@@ -112,34 +112,34 @@ static llama_token most_likely(struct llama_context *ctx, int n_vocab, int row) 
 
 enum { BATCH = 512 }; /* tokens in one decode, and computed at once */
 
-/* Decodes several prompts and their answers, for every line of the standard input. */
-static void batched(struct llama_context *ctx, int n_vocab, int n_prompt, int n_steps, int seed, int sequences) {
-    for (int c = getchar(); c != EOF; c = getchar()) {
-        if (c != '\n') {
-            continue;
-        }
-        llama_memory_clear(llama_get_memory(ctx), true);
-        llama_token prompt[n_prompt], next[sequences];
-        double start = seconds(CLOCK_MONOTONIC);
-        for (int s = 0; s < sequences; s++) {
-            for (int i = 0; i < n_prompt; i++) {
-                prompt[i] = (int)((37LL * i + seed + 1009LL * s) % n_vocab);
+/* Decodes several answers at once. A line of the standard input with 0 reads their prompts anew,
+ * one with n goes on by n tokens; each is answered with a line of the seconds that it took. */
+static void batched(struct llama_context *ctx, int n_vocab, int n_prompt, int seed, int sequences) {
+    llama_token prompt[n_prompt], next[sequences];
+    int position = 0;
+    for (int n; scanf("%d", &n) == 1;) {
+        const double start = seconds(CLOCK_MONOTONIC);
+        if (n == 0) {
+            llama_memory_clear(llama_get_memory(ctx), true);
+            for (int s = 0; s < sequences; s++) {
+                for (int i = 0; i < n_prompt; i++) {
+                    prompt[i] = (int)((37LL * i + seed + 1009LL * s) % n_vocab);
+                }
+                for (int i = 0; i < n_prompt; i += BATCH) {
+                    const int m = n_prompt - i < BATCH ? n_prompt - i : BATCH;
+                    decode(ctx, prompt + i, m, i, i + m == n_prompt, s, 1);
+                }
+                next[s] = most_likely(ctx, n_vocab, -1);
             }
-            for (int i = 0; i < n_prompt; i += BATCH) {
-                const int n = n_prompt - i < BATCH ? n_prompt - i : BATCH;
-                decode(ctx, prompt + i, n, i, i + n == n_prompt, s, 1);
-            }
-            next[s] = most_likely(ctx, n_vocab, -1);
+            position = n_prompt;
         }
-        const double prefill = seconds(CLOCK_MONOTONIC) - start;
-        start = seconds(CLOCK_MONOTONIC);
-        for (int i = 0; i < n_steps; i++) {
-            decode(ctx, next, sequences, n_prompt + i, true, 0, sequences);
+        for (int i = 0; i < n; i++) {
+            decode(ctx, next, sequences, position++, true, 0, sequences);
             for (int s = 0; s < sequences; s++) {
                 next[s] = most_likely(ctx, n_vocab, s);
             }
         }
-        printf("{\"prefill_seconds\": %.6f, \"decode_seconds\": %.6f}\n", prefill, seconds(CLOCK_MONOTONIC) - start);
+        printf("%.6f\n", seconds(CLOCK_MONOTONIC) - start);
         fflush(stdout);
     }
 }
@@ -172,7 +172,7 @@ int main(int argc, char **argv) {
     }
     const int n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(model));
     if (sequences > 1) {
-        batched(ctx, n_vocab, n_prompt, n_steps, seed, sequences);
+        batched(ctx, n_vocab, n_prompt, seed, sequences);
         free(tokens);
         llama_free(ctx);
         llama_model_free(model);

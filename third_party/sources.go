@@ -18,6 +18,8 @@ var (
 	_ string
 	//go:embed layerskip/barrier.c
 	_ string
+	//go:embed layerskip/pages.c
+	_ string
 	//go:embed llama.cpp/include/llama_api.h
 	_ string
 )

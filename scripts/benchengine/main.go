@@ -5,10 +5,8 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -18,7 +16,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"sync"
 	"text/tabwriter"
@@ -144,10 +141,11 @@ type lab struct {
 	r *result
 }
 
-func (l *lab) open(ctx context.Context, parallel, nCtx int) (*gallop.Engine, error) {
-	return gallop.Open(ctx, l.o.model, &gallop.Options{
+// options are of engines that do what is asked and nothing else.
+func (l *lab) options(parallel, nCtx int) *gallop.Options {
+	return &gallop.Options{
 		Parallel: parallel, Context: llama.ContextOptions{NCtx: nCtx, Threads: l.o.threads}, Shortlist: -1, NoCosts: true, Profile: gallop.NoProfile,
-	})
+	}
 }
 
 // tokens are a made-up prompt, as cloop's.
@@ -161,7 +159,7 @@ func tokens(n, seed, vocab int) []llama.Token {
 
 // masks gives masks that skip so much, each other sublayers, with a full prefill as chosen
 // by prompt.
-func masks(m *llama.Model, n int) (all []skip.Mask, ideal float64) {
+func masks(m *llama.Model, n int) (all []skip.Mask) {
 	sizes := search.SizesOf(m.Tensors, m.NLayer)
 	units := search.SublayerUnits(sizes)
 	read, _ := m.TokenBytes()
@@ -174,9 +172,14 @@ func masks(m *llama.Model, n int) (all []skip.Mask, ideal float64) {
 			}
 		}
 		all = append(all, mask)
-		ideal += 1 / (1 - float64(sizes.Bytes(mask))/float64(read)) / float64(n)
 	}
-	return all, ideal
+	return all
+}
+
+// ideal is how many times as fast as the whole model a mask can be by the bytes that a token reads.
+func ideal(m *llama.Model, mask skip.Mask) float64 {
+	read, _ := m.TokenBytes()
+	return 1 / (1 - float64(search.SizesOf(m.Tensors, m.NLayer).Bytes(mask))/float64(read))
 }
 
 // timed is when an answer's tokens came.
@@ -201,108 +204,6 @@ func answer(ctx context.Context, e *gallop.Engine, prompt []llama.Token, s gallo
 	return t
 }
 
-// errEnded is returned where the model ends an answer too early to be measured.
-var errEnded = errors.New("the model ends its answers early: choose another one")
-
-// tries is how far the prompts of one try are from the next one's.
-const tries = 4001
-
-// together asks requests at once and gives the aggregate speed while all of them generate, and
-// the times to their first tokens, in ms.
-func together(ctx context.Context, e *gallop.Engine, skips []gallop.Skip, seed int) (tps float64, ttft []float64, err error) {
-	all := make([]timed, len(skips))
-	var running sync.WaitGroup
-	for i, s := range skips {
-		running.Go(func() { all[i] = answer(ctx, e, tokens(prompt, seed+1009*i, e.Info().Vocab), s, steps+1) })
-	}
-	running.Wait()
-	var from, to time.Time
-	for _, t := range all {
-		if t.err != nil {
-			return 0, nil, t.err
-		}
-		if len(t.at) < steps+1 {
-			return 0, nil, errEnded
-		}
-		ttft = append(ttft, 1000*t.at[0].Sub(t.asked).Seconds())
-		if from.Before(t.at[0]) {
-			from = t.at[0]
-		}
-		if last := t.at[len(t.at)-1]; to.IsZero() || last.Before(to) {
-			to = last
-		}
-	}
-	for _, t := range all { // each one's own speed, as their tokens of one decode don't come at the same moment
-		first, last := 0, len(t.at)-1
-		for t.at[first].Before(from) {
-			first++
-		}
-		for t.at[last].After(to) {
-			last--
-		}
-		tps += float64(last-first) / t.at[last].Sub(t.at[first]).Seconds()
-	}
-	return tps, ttft, nil
-}
-
-// throughput measures the cases in turns.
-func (l *lab) throughput(ctx context.Context) error {
-	e, err := l.open(ctx, requests, 2*(prompt+steps+32))
-	if err != nil {
-		return err
-	}
-	defer e.Close()
-	c, err := l.startC(ctx)
-	if err != nil {
-		return err
-	}
-	defer c.stop()
-	different, ideal := masks(e.Model(), requests)
-	_, sameIdeal := masks(e.Model(), 1)
-	l.r.MaskSkips, l.r.IdealByByte = different[0].String(), sameIdeal
-	_ = ideal
-	skips := map[string][]gallop.Skip{"one": {gallop.Nothing()}}
-	for i := range requests {
-		skips["unmasked8"] = append(skips["unmasked8"], gallop.Nothing())
-		skips["same8"] = append(skips["same8"], gallop.Layers(different[0]).Prefill(skip.FullPrefill))
-		skips["different8"] = append(skips["different8"], gallop.Layers(different[i]).Prefill(skip.FullPrefill))
-	}
-	names := []string{"stock8", "unmasked8", "same8", "different8", "one"}
-	tps, ttft := map[string][]float64{}, map[string][]float64{}
-	for round := range l.o.rounds + 1 { // the first warms up
-		slices.Reverse(names) // a machine that gets slower or faster meanwhile favours nobody
-		for _, name := range names {
-			var speed float64
-			var first []float64
-			if name == "stock8" {
-				speed, first, err = c.round()
-			} else {
-				for try := range 10 { // random weights end an answer now and then
-					if speed, first, err = together(ctx, e, skips[name], 17*round+tries*try); !errors.Is(err, errEnded) {
-						break
-					}
-				}
-			}
-			if err != nil {
-				return fmt.Errorf("%s: %w", name, err)
-			}
-			fmt.Fprintf(os.Stderr, "round %d of %d: %-10s %.1f tokens/s\n", round, l.o.rounds, name, speed)
-			if round > 0 {
-				tps[name], ttft[name] = append(tps[name], speed), append(ttft[name], first...)
-			}
-		}
-	}
-	for _, name := range names {
-		slices.Sort(ttft[name])
-		at := func(q float64) float64 { return ttft[name][int(q*float64(len(ttft[name])-1))] }
-		l.r.Rows = append(l.r.Rows, row{name, stats.Median(tps[name]), at(0.5), at(0.95)})
-	}
-	l.r.UnmaskedStock = ratio(tps["unmasked8"], tps["stock8"])
-	l.r.SameIdeal = ratio(tps["same8"], tps["unmasked8"]) / sameIdeal
-	l.r.DifferentUnmasked = ratio(tps["different8"], tps["unmasked8"])
-	return nil
-}
-
 // ratio is the median of the rounds' ratios.
 func ratio(a, b []float64) float64 {
 	var all []float64
@@ -312,62 +213,10 @@ func ratio(a, b []float64) float64 {
 	return stats.Median(all)
 }
 
-// cloop is llama.cpp's own batched decode.
-type cloop struct {
-	cmd *exec.Cmd
-	in  io.WriteCloser
-	out *bufio.Scanner
-}
-
-func (l *lab) startC(ctx context.Context) (*cloop, error) {
-	library := filepath.Join(llama.Dir(), "libllama.so")
-	if matches, _ := filepath.Glob(filepath.Join(llama.Dir(), "libllama*.so*")); len(matches) > 0 {
-		library = matches[0]
-	}
-	c := &cloop{cmd: exec.CommandContext(ctx, filepath.Join(l.o.bin, "cloop"), library, l.o.model,
-		strconv.Itoa(prompt), strconv.Itoa(steps), strconv.Itoa(l.o.threads), "1", strconv.Itoa(requests))}
-	c.cmd.Stderr = os.Stderr
-	in, err := c.cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	out, err := c.cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	c.in, c.out = in, bufio.NewScanner(out)
-	return c, c.cmd.Start()
-}
-
-func (c *cloop) round() (tps float64, ttft []float64, err error) {
-	if _, err := io.WriteString(c.in, "\n"); err != nil {
-		return 0, nil, err
-	}
-	if !c.out.Scan() {
-		return 0, nil, errors.New("cloop ended")
-	}
-	var r struct {
-		Prefill float64 `json:"prefill_seconds"`
-		Decode  float64 `json:"decode_seconds"`
-	}
-	if err := json.Unmarshal(c.out.Bytes(), &r); err != nil {
-		return 0, nil, err
-	}
-	for i := range requests { // it reads one prompt after the other
-		ttft = append(ttft, 1000*r.Prefill*float64(i+1)/requests)
-	}
-	return requests * steps / r.Decode, ttft, nil
-}
-
-func (c *cloop) stop() {
-	c.in.Close()
-	c.cmd.Wait()
-}
-
 // gaps measures the pauses of running answers while a long prompt is read.
 func (l *lab) gaps(ctx context.Context) error {
 	const ubatch = 512
-	e, err := l.open(ctx, streaming+1, long+256)
+	e, err := gallop.Open(ctx, l.o.model, l.options(streaming+1, long+256))
 	if err != nil {
 		return err
 	}

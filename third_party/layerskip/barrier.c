@@ -19,12 +19,10 @@
 #define _GNU_SOURCE
 #include "layerskip.h"
 
-#include <dlfcn.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -82,18 +80,6 @@ static void relax(void) {
 
 typedef void barrier(struct ggml_threadpool *);
 
-/* The function of ggml's module that the call came from. */
-static barrier *real_barrier(const void *return_address) {
-    Dl_info caller;
-    void *module = dladdr(return_address, &caller) != 0 ? dlopen(caller.dli_fname, RTLD_LAZY | RTLD_NOLOAD) : NULL;
-    barrier *real = module != NULL ? (barrier *)dlsym(module, "ggml_barrier") : NULL;
-    if (real == NULL) {
-        abort(); /* cannot be: it is running */
-    }
-    dlclose(module);
-    return real;
-}
-
 /* Lets ggml's function be the last of two threads at the barrier. Whatever it takes for one of the
  * counters elsewhere holds 1, with which it comes to an end, too. */
 static bool fits(barrier *real) {
@@ -115,7 +101,7 @@ static barrier *replacement(const void *return_address) {
     static atomic_bool known;
     static barrier *_Atomic instead;
     if (!atomic_load_explicit(&known, memory_order_acquire)) {
-        barrier *real = real_barrier(return_address);
+        barrier *real = (barrier *)layerskip_real(return_address, "ggml_barrier");
         atomic_store(&instead, fits(real) ? NULL : real);
         atomic_store_explicit(&known, true, memory_order_release);
     }

@@ -163,7 +163,15 @@ bool llamafile_sgemm(const struct ggml_compute_params *params, int64_t m, int64_
 bool ggml_cpu_iqp_supports_mul_mat(const struct ggml_tensor *dst);
 bool ggml_cpu_iqp_supports_mul_mat_id(const struct ggml_tensor *dst);
 
-/* The same, taken over by barrier.c. */
+/* The function of this name in libggml-base, taken over by pages.c. */
+void *ggml_aligned_malloc(size_t size);
+
+/* The real function of a name that rows.c, barrier.c and pages.c take over, where return_address is in
+ * the library that called it: its own or that of a library it needs;
+ * NULL = they have none. */
+void *layerskip_real(const void *return_address, const char *name);
+
+/* In ggml's CPU module too, taken over by barrier.c. */
 struct ggml_threadpool;
 void ggml_barrier(struct ggml_threadpool *pool);
 

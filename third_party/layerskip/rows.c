@@ -62,24 +62,29 @@ static struct {
 /* Whether this thread multiplies for a marked operation. */
 static _Thread_local bool untiled;
 
-static void find_real(const void *return_address) {
-    if (atomic_load_explicit(&cpu.found, memory_order_acquire)) {
-        return;
-    }
+void *layerskip_real(const void *return_address, const char *name) {
     Dl_info caller;
     void *module = dladdr(return_address, &caller) != 0 ? dlopen(caller.dli_fname, RTLD_LAZY | RTLD_NOLOAD) : NULL;
     if (module == NULL) {
         abort(); /* cannot be: it is running */
     }
-    atomic_store(&cpu.attention, (attention *)dlsym(module, "ggml_compute_forward_flash_attn_ext"));
-    atomic_store(&cpu.product, (product *)dlsym(module, "ggml_cpu_extra_compute_forward"));
-    atomic_store(&cpu.plain_product, (plain_product *)dlsym(module, "ggml_compute_forward_mul_mat"));
-    atomic_store(&cpu.tiles, (tiles *)dlsym(module, "llamafile_sgemm"));
-    atomic_store(&cpu.iq_tiles, (supports *)dlsym(module, "ggml_cpu_iqp_supports_mul_mat"));
-    atomic_store(&cpu.iq_tiles_of_experts, (supports *)dlsym(module, "ggml_cpu_iqp_supports_mul_mat_id"));
-    atomic_store(&cpu.traits, (traits *)dlsym(module, "ggml_get_type_traits_cpu"));
-    atomic_store_explicit(&cpu.found, true, memory_order_release);
+    void *function = dlsym(module, name);
     dlclose(module);
+    return function;
+}
+
+static void find_real(const void *return_address) {
+    if (atomic_load_explicit(&cpu.found, memory_order_acquire)) {
+        return;
+    }
+    atomic_store(&cpu.attention, (attention *)layerskip_real(return_address, "ggml_compute_forward_flash_attn_ext"));
+    atomic_store(&cpu.product, (product *)layerskip_real(return_address, "ggml_cpu_extra_compute_forward"));
+    atomic_store(&cpu.plain_product, (plain_product *)layerskip_real(return_address, "ggml_compute_forward_mul_mat"));
+    atomic_store(&cpu.tiles, (tiles *)layerskip_real(return_address, "llamafile_sgemm"));
+    atomic_store(&cpu.iq_tiles, (supports *)layerskip_real(return_address, "ggml_cpu_iqp_supports_mul_mat"));
+    atomic_store(&cpu.iq_tiles_of_experts, (supports *)layerskip_real(return_address, "ggml_cpu_iqp_supports_mul_mat_id"));
+    atomic_store(&cpu.traits, (traits *)layerskip_real(return_address, "ggml_get_type_traits_cpu"));
+    atomic_store_explicit(&cpu.found, true, memory_order_release);
 }
 
 /* Whether the rows of an operation on so many are to be computed one by one. */
