@@ -2,4 +2,4 @@
 #include "../third_party/layerskip/layerskip.c"
 #include "../third_party/layerskip/rows.c"
 #include "../third_party/layerskip/barrier.c"
-#include "../third_party/layerskip/pages.c"
+#include "../third_party/layerskip/memory.c"

@@ -48,7 +48,7 @@ compile third_party/layerskip/layerskip.c
 compile -DLAYERSKIP_PRELOAD third_party/layerskip/layerskip.c
 compile third_party/layerskip/rows.c
 compile third_party/layerskip/barrier.c
-compile third_party/layerskip/pages.c
+compile third_party/layerskip/memory.c
 compile llama/glue.c
 compile llama/shortlist.c
 compile scripts/cloop.c

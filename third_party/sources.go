@@ -18,7 +18,7 @@ var (
 	_ string
 	//go:embed layerskip/barrier.c
 	_ string
-	//go:embed layerskip/pages.c
+	//go:embed layerskip/memory.c
 	_ string
 	//go:embed llama.cpp/include/llama_api.h
 	_ string

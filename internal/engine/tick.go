@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 
@@ -141,6 +142,8 @@ func (l *Loop) choose() []part {
 			add(s, share)
 		}
 	}
+	// Rows in the same order as before let llama.cpp use its graph again, gates and all.
+	slices.SortFunc(parts, func(a, b part) int { return cmp.Compare(a.seat.seq, b.seat.seq) })
 	l.parts = parts
 	return parts
 }

@@ -22,7 +22,7 @@ import (
 )
 
 // turn is how many tokens the answers of a case go on by, before it is the next case's turn.
-const turn = 4
+const turn = 8
 
 // answers is a case: answers that are generated at once, in turns with other cases.
 type answers interface {

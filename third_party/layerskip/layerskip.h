@@ -163,10 +163,12 @@ bool llamafile_sgemm(const struct ggml_compute_params *params, int64_t m, int64_
 bool ggml_cpu_iqp_supports_mul_mat(const struct ggml_tensor *dst);
 bool ggml_cpu_iqp_supports_mul_mat_id(const struct ggml_tensor *dst);
 
-/* The function of this name in libggml-base, taken over by pages.c. */
+/* The functions of these names in libggml-base, taken over by memory.c. */
 void *ggml_aligned_malloc(size_t size);
+struct ggml_backend_buffer_type;
+size_t ggml_backend_buft_get_alignment(struct ggml_backend_buffer_type *type);
 
-/* The real function of a name that rows.c, barrier.c and pages.c take over, where return_address is in
+/* The real function of a name that rows.c, barrier.c and memory.c take over, where return_address is in
  * the library that called it: its own or that of a library it needs;
  * NULL = they have none. */
 void *layerskip_real(const void *return_address, const char *name);
