@@ -114,6 +114,7 @@ func TestCancelledRequests(t *testing.T) {
 		n = 10000
 	}
 	all := requests(n, 11)
+	objects := llama.Live()
 	o := gallop.Options{Parallel: 4, Queue: n, Context: llama.ContextOptions{NCtx: 256, Threads: 1}, NoCosts: true, Shortlist: -1, Isolate: true}
 	kept := map[int][]llama.Token{}
 	for i := 0; i < n; i += n / 20 {
@@ -167,6 +168,8 @@ func TestCancelledRequests(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	require.LessOrEqual(t, runtime.NumGoroutine(), before, "goroutines are left")
+	require.NoError(t, e.Close())
+	require.Equal(t, objects, llama.Live(), "what C owns is left")
 	t.Logf("%d of %d cancelled", cancelled.Load(), n)
 }
 

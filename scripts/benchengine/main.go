@@ -36,12 +36,12 @@ import (
 // What is measured.
 const (
 	requests  = 8
-	prompt    = 64   // tokens
-	steps     = 64   // tokens of an answer behind its first one
-	share     = 0.25 // of the layers' weights that masks skip
-	long      = 4000 // tokens of the prompt that comes while answers stream
-	streaming = 4    // answers, meanwhile
-	cancelled = 1000 // requests
+	prompt    = 64     // tokens
+	steps     = 64     // tokens of an answer behind its first one
+	share     = 0.25   // of the layers' weights that masks skip
+	long      = 4000   // tokens of the prompt that comes while answers stream
+	streaming = 4      // answers, meanwhile
+	cancelled = 10_000 // requests
 )
 
 type options struct {
@@ -77,11 +77,13 @@ type result struct {
 	DifferentUnmasked float64 `json:"different_unmasked"` // of 8 under 8 masks over that of 8 without
 	OneBefore         float64 `json:"one_before"`         // of one alone over that by an earlier Gallop; 0 = not measured
 	GapOverUbatch     float64 `json:"gap_over_ubatch"`    // longest pause of a running answer while a long prompt is read, over a micro-batch's time
-	Leaked            leaked  `json:"leaked"`
+	Leaked            int     `json:"leaked"`             // sequences, goroutines and C objects that many cancelled requests left behind
+
+	LeftOver leftOver `json:"left_over"`
 }
 
-// leaked is what many cancelled requests have left behind.
-type leaked struct {
+// leftOver is what many cancelled requests have left behind.
+type leftOver struct {
 	Requests   int   `json:"requests"`
 	Sequences  int   `json:"sequences"`
 	Goroutines int   `json:"goroutines"`
@@ -321,11 +323,12 @@ func (l *lab) leaks(ctx context.Context) error {
 	running.Wait()
 	s := e.Stats()
 	time.Sleep(100 * time.Millisecond)
-	l.r.Leaked = leaked{Requests: cancelled, Sequences: s.Running + s.Waiting, Goroutines: max(runtime.NumGoroutine()-goroutines, 0), RSS: max(residentBytes()-half, 0)}
+	l.r.LeftOver = leftOver{Requests: cancelled, Sequences: s.Running + s.Waiting, Goroutines: max(runtime.NumGoroutine()-goroutines, 0), RSS: max(residentBytes()-half, 0)}
 	if err := e.Close(); err != nil {
 		return err
 	}
-	l.r.Leaked.Objects = llama.Live() - objects
+	l.r.LeftOver.Objects = llama.Live() - objects
+	l.r.Leaked = l.r.LeftOver.Sequences + l.r.LeftOver.Goroutines + l.r.LeftOver.Objects
 	return nil
 }
 
@@ -351,5 +354,5 @@ func (l *lab) print(w io.Writer) {
 	t.Flush()
 	r := l.r
 	fmt.Fprintf(w, "8 unmasked over llama.cpp's batched decode %.3f\n8 under one mask over the ideal by bytes (%.3f) %.3f\n8 under 8 masks over unmasked %.3f\none over before %.3f\npause over micro-batch %.2f\nleft over %+v\n",
-		r.UnmaskedStock, r.IdealByByte, r.SameIdeal, r.DifferentUnmasked, r.OneBefore, r.GapOverUbatch, r.Leaked)
+		r.UnmaskedStock, r.IdealByByte, r.SameIdeal, r.DifferentUnmasked, r.OneBefore, r.GapOverUbatch, r.LeftOver)
 }
