@@ -57,8 +57,8 @@ type ToolUse struct {
 
 // Splitter tells the parts of an answer apart while it streams.
 type Splitter interface {
-	// Add takes what is new of the answer's text.
-	Add(text string) []wire.Piece
+	// Add takes what is new of the answer's text, and the control tokens within it.
+	Add(text string, controls []gallop.Control) []wire.Piece
 	// End gives what was held back. It must be called, and may be called again.
 	End() []wire.Piece
 }
@@ -66,7 +66,7 @@ type Splitter interface {
 // plain is the splitter of answers that are text and nothing else.
 type plain struct{}
 
-func (plain) Add(text string) []wire.Piece {
+func (plain) Add(text string, _ []gallop.Control) []wire.Piece {
 	if text == "" {
 		return nil
 	}

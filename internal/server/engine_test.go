@@ -71,6 +71,11 @@ func TestDemo(t *testing.T) {
 	_, v = post(t, h, chatPath, `{`+strings.Replace(ask, `"route":"off"`, `"skip":"f2","detail":true`, 1)+`}`)
 	require.Equal(t, "f2", at(t, v, "gallop", "skip"))
 	require.NotEmpty(t, at(t, v, "gallop", "tokens"))
+	require.Less(t, at(t, v, "gallop", "weights_share"), 1.0)
+	require.Greater(t, at(t, v, "gallop", "weights_share"), 0.5)
+	begun, rest := want[:len(want)/2], want[len(want)/2:] // TestContinue has more
+	_, v = post(t, h, chatPath, `{"messages":[{"role":"user","content":"What is 12 plus 7?"},{"role":"assistant","content":`+fmt.Sprintf("%q", begun)+`}],"temperature":0,"max_tokens":20,"gallop":{"route":"off"}}`)
+	require.Equal(t, rest, at(t, v, "choices", 0, "message", "content"))
 	_, v = post(t, h, "/v1/messages/count_tokens", `{"messages":[{"role":"user","content":"What is 12 plus 7?"}]}`)
 	require.Greater(t, v["input_tokens"], 5.0)
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"encoding/json"
 
+	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/internal/server/wire"
 	"github.com/gallop-llm/gallop/internal/tools"
 )
@@ -44,11 +45,14 @@ func (f chatFormat) Split(u ToolUse) Splitter { return chatSplitter{f.Parser(req
 // chatSplitter is a parser of package tools.
 type chatSplitter struct{ *tools.Parser }
 
-func (s chatSplitter) Add(text string) []wire.Piece {
-	if text == "" {
-		return nil
+func (s chatSplitter) Add(text string, controls []gallop.Control) []wire.Piece {
+	var list []tools.Event
+	from := 0
+	for _, c := range controls {
+		list = append(append(list, s.Write(text[from:c.At])...), s.Control(c.Text)...)
+		from = c.At
 	}
-	return pieces(s.Write(text))
+	return pieces(append(list, s.Write(text[from:])...))
 }
 
 func (s chatSplitter) End() []wire.Piece { return pieces(s.Close()) }
