@@ -320,7 +320,7 @@ func (x *answering) decode(tokens []llama.Token, mask skip.Mask, outputs int) er
 	run := mask
 	single := len(tokens) == 1 && outputs == 1
 	if single && (!x.plan.lossless || !mask.IsEmpty()) { // lossless mode verifies with the whole matrix
-		run = x.list.mask(mask)
+		run = x.list.mask(x, mask)
 	}
 	err := x.seat.Decode(tokens, run, outputs)
 	if err != nil && run != mask && x.list.refused(err) {

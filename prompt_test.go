@@ -8,6 +8,7 @@ import (
 	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/skip"
 )
 
 // TestContinue goes on with an answer that was begun, in several formats, as with the same text
@@ -81,4 +82,45 @@ func TestReadsAPromptAlone(t *testing.T) {
 	a, err = e.Answer(t.Context(), r)
 	require.NoError(t, err)
 	require.Equal(t, a.Usage.Prompt-1, a.Usage.Cached)
+}
+
+// TestLazyGrammar has answers follow a grammar behind a trigger, in each way to sample.
+func TestLazyGrammar(t *testing.T) {
+	m := small(t)
+	e := engine(t, m, options(256))
+	the, err := m.Vocab.TokenizePart(" the", false)
+	require.NoError(t, err)
+	require.Len(t, the, 1)
+	for name, c := range map[string]struct {
+		trigger, grammar, want string
+		first                  llama.Token // that is as good as certain
+	}{
+		"a token":             {"x", "abc", "xabc", 'x'},
+		"a control token":     {"<|im_start|>", "abc", "abc", randmodel.TokenMessage},
+		"a token's beginning": {" t", "heabc", " theabc", the[0]},
+		"no trigger":          {"y", "abc", "xxxxxxxxxx", 'x'},
+		"goes on otherwise":   {" t", "abc", " the the the the the the the the the the", the[0]},
+	} {
+		for how, r := range map[string]gallop.Request{
+			"greedy":   greedy(10),
+			"sampled":  {Sampling: &llama.Sampling{Temp: 1, TopK: 5, Seed: 1}, MaxTokens: 10},
+			"lossless": lossless(10, fixed(skip.Layers(1), 3)),
+		} {
+			r.Messages = user("one")
+			s := *r.Sampling
+			s.Grammar, s.Lazy = `root ::= "`+c.grammar+`"`, &llama.Lazy{Trigger: c.trigger}
+			s.LogitBias = map[llama.Token]float32{c.first: 1000}
+			r.Sampling = &s
+			a, err := e.Answer(t.Context(), r)
+			require.NoError(t, err)
+			require.Equal(t, c.want, a.Text, "%s, %s", name, how)
+			if len(a.Tokens) < 10 {
+				require.Equal(t, gallop.FinishStop, a.Finish)
+			}
+		}
+	}
+	r := greedy(10)
+	r.Messages, r.Sampling = user("one"), &llama.Sampling{Grammar: `root ::= "a"`, Lazy: &llama.Lazy{}}
+	_, err = e.Answer(t.Context(), r)
+	require.ErrorIs(t, err, gallop.ErrRequest)
 }

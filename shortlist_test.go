@@ -79,6 +79,12 @@ func TestAnswersFromAShortlist(t *testing.T) {
 		}
 		return list
 	}
+	waits := ask(func(r *gallop.Request) {
+		forced(r)
+		r.Sampling = &llama.Sampling{Grammar: `root ::= "a"`, Lazy: &llama.Lazy{Trigger: "never said"}}
+	})
+	require.Equal(t, short.Tokens, waits.Tokens)
+	require.Equal(t, decoded(waits), waits.Shortlist.Rows, "a grammar that does not hold yet leaves it on")
 	require.InDeltaSlice(t, probabilities(func(r *gallop.Request) { r.Logprobs = -1 }), probabilities(forced), 0.5)
 
 	half := skip.Mask{}.With(2, skip.FeedForward)

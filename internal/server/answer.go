@@ -156,7 +156,7 @@ func (s *Server) constrain(j *job, r *gallop.Request, sampling *llama.Sampling) 
 			return schemaError(err)
 		}
 	case use.Tools != nil:
-		if sampling.Grammar, err = format.Calls(use); err != nil {
+		if sampling.Grammar, sampling.Lazy, err = format.Calls(use); err != nil {
 			return wire.BadRequest("tools", "tools: %v", err)
 		}
 	case sampling.Grammar != "":

@@ -10,6 +10,7 @@ import (
 
 	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/internal/server/wire"
+	"github.com/gallop-llm/gallop/llama"
 )
 
 // fakeFormat writes thoughts in round brackets and calls in square ones: (Hm) [name {arguments}].
@@ -25,15 +26,15 @@ func (fakeFormat) Instructions(tools []wire.Tool) string {
 	return ""
 }
 
-func (fakeFormat) Calls(u ToolUse) (string, error) {
+func (fakeFormat) Calls(u ToolUse) (string, *llama.Lazy, error) {
 	var names []string
 	for _, t := range u.Tools {
 		if t.Function.Name == "impossible" {
-			return "", fmt.Errorf("parameters of impossible: keyword not is not supported")
+			return "", nil, fmt.Errorf("parameters of impossible: keyword not is not supported")
 		}
 		names = append(names, t.Function.Name)
 	}
-	return fmt.Sprintf("%s required %t parallel %t opened %t", names, u.Required, u.Parallel, u.Opened), nil
+	return fmt.Sprintf("%s required %t parallel %t opened %t", names, u.Required, u.Parallel, u.Opened), nil, nil
 }
 
 func (fakeFormat) Document(schema json.RawMessage, opened bool) (string, error) {

@@ -38,8 +38,9 @@ type format interface {
 	Opens(prompt string) bool
 	// Instructions explain the tools to a model whose chat template does not; "" = it does.
 	Instructions(tools []wire.Tool) string
-	// Calls is the grammar of answers that may call tools.
-	Calls(u ToolUse) (grammar string, err error)
+	// Calls is the grammar of answers that may call tools. lazy says where in the answer it
+	// begins; nil = at once.
+	Calls(u ToolUse) (grammar string, lazy *llama.Lazy, err error)
 	// Document is the grammar of answers that are valid against a JSON schema, thoughts in front
 	// of them included. The error says which keyword it cannot express.
 	Document(schema json.RawMessage, opened bool) (grammar string, err error)

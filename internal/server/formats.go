@@ -6,6 +6,7 @@ import (
 	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/internal/server/wire"
 	"github.com/gallop-llm/gallop/internal/tools"
+	"github.com/gallop-llm/gallop/llama"
 )
 
 // recognise finds the format of a chat template.
@@ -34,7 +35,21 @@ func (f chatFormat) Instructions(list []wire.Tool) string {
 	return f.Format.Instructions(functions(list))
 }
 
-func (f chatFormat) Calls(u ToolUse) (string, error) { return f.Grammar(request(u)) }
+func (f chatFormat) Calls(u ToolUse) (grammar string, lazy *llama.Lazy, err error) {
+	if u.Required {
+		grammar, err = f.Grammar(request(u))
+		return grammar, nil, err
+	}
+	t, grammar, err := f.Lazy(request(u))
+	if err != nil || grammar == "" {
+		return "", nil, err
+	}
+	lazy = &llama.Lazy{Trigger: t.Text, AtStart: t.AtStart, Opened: u.Opened}
+	for _, q := range t.Quiet {
+		lazy.Quiet = append(lazy.Quiet, llama.Marks{Open: q[0], Close: q[1]})
+	}
+	return grammar, lazy, nil
+}
 
 func (f chatFormat) Document(schema json.RawMessage, opened bool) (string, error) {
 	return f.Respond(schema, opened)
