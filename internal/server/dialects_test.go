@@ -378,6 +378,7 @@ func TestStopReasons(t *testing.T) {
 	_, v = post(t, h, "/v1/messages", `{"max_tokens":5,`+hi+`}`)
 	require.Equal(t, "max_tokens", v["stop_reason"])
 	_, v = post(t, h, "/completion", `{"prompt":"a"}`)
+	require.Equal(t, "limit", v["stop_type"])
 	_, v = post(t, h, "/v1/responses", `{"input":"a"}`)
 	require.Equal(t, "incomplete", v["status"])
 	require.Equal(t, "max_output_tokens", at(t, v, "incomplete_details", "reason"))
