@@ -13,6 +13,14 @@ type Delta struct {
 	Tokens []Token    // that came with it, with [Request].Detail or Logprobs; what a later stop text may cut off is held back in Text, not here
 	Mask   *skip.Mask // that the answer is made under from here on; nil until it is chosen
 	Answer *Answer    // the whole one, with the last delta; nil before
+
+	Controls []Control // that came with it, in their order, with [Request].Controls
+}
+
+// Control is a control token within an answer. It is no part of the answer's text.
+type Control struct {
+	At   int    // byte of [Delta].Text that it stands in front of; its length = behind it
+	Text string // as the vocabulary has it: "[TOOL_CALLS]"
 }
 
 // Source tells what computed a token.
@@ -33,9 +41,9 @@ type Token struct {
 	Text   string // its own bytes, which need not be whole runes
 	Source Source
 
-	// LogProb is ln of its probability, and Top are the likeliest tokens in its place,
-	// with [Request].Logprobs; of a prompt's first token nothing is known, and LogProb
-	// is NaN.
+	// LogProb is ln of its probability, before sampling; of a prompt's first token
+	// nothing is known, and it is NaN. Top are the likeliest tokens in its place, with
+	// [Request].Logprobs. See [Request].Detail for what a shortlist does to it.
 	LogProb float64
 	Top     []Alternative
 }
@@ -74,6 +82,12 @@ type Answer struct {
 	Shortlist Listed  // what the vocabulary shortlist did
 	Weighed   Weighed // whether the mask paid
 	Threads   Threads // at the answer's end
+
+	// WeightsRead is the share of the weights' bytes that a token needed, mean: 1 = all of
+	// them, each time. Tokens that were decided again and drafts count with all that they
+	// took, so it may be above 1. The first token came out of the prompt's pass and does
+	// not count; 0 = there was no other. What other answers shared is not taken off.
+	WeightsRead float64
 
 	// Removed tells what the mask took out of llama.cpp's graph in the last decode.
 	Removed llama.Stats

@@ -37,9 +37,10 @@ type answering struct {
 	text    llama.Detokenizer
 	stop    stopper
 	out     strings.Builder
-	limit   int    // tokens
-	source  Source // of the next token
-	tokens  []Token
+	limit   int       // tokens
+	source  Source    // of the next token
+	tokens  []Token   // that are still to be told of
+	control []Control // the same; At counts from the answer's beginning
 	scratch [1]llama.Token
 	mask    *skip.Mask // of the answer; nil until it is chosen
 	under   skip.Mask  // of the last decode
@@ -319,7 +320,7 @@ func (x *answering) decode(tokens []llama.Token, mask skip.Mask, outputs int) er
 	run := mask
 	single := len(tokens) == 1 && outputs == 1
 	if single && (!x.plan.lossless || !mask.IsEmpty()) { // lossless mode verifies with the whole matrix
-		run = x.list.mask(mask)
+		run = x.list.mask(x, mask)
 	}
 	err := x.seat.Decode(tokens, run, outputs)
 	if err != nil && run != mask && x.list.refused(err) {
@@ -354,7 +355,14 @@ func (x *answering) Take(token llama.Token, row int, drafted bool) (more bool) {
 		x.say("")
 		return false
 	}
-	piece, found := x.stop.next(x.text.Next(token))
+	text := ""
+	if vocab := x.e.model.Vocab; x.r.Controls && vocab.IsControl(token) {
+		control := string(vocab.AppendPiece(nil, token, true))
+		x.control = append(x.control, Control{x.out.Len() + len(x.stop.held), control})
+	} else {
+		text = x.text.Next(token)
+	}
+	piece, found := x.stop.next(text)
 	x.say(piece)
 	if x.gate != nil {
 		x.gate()
@@ -369,11 +377,16 @@ func (x *answering) Take(token llama.Token, row int, drafted bool) (more bool) {
 func (x *answering) Room() int { return x.limit - x.a.Usage.Generated }
 
 func (x *answering) say(piece string) {
-	if piece == "" && len(x.tokens) == 0 {
+	var controls []Control
+	for len(x.control) > 0 && x.control[0].At <= x.out.Len()+len(piece) { // others stand behind what is held back
+		controls = append(controls, Control{x.control[0].At - x.out.Len(), x.control[0].Text})
+		x.control = x.control[1:]
+	}
+	if piece == "" && len(x.tokens) == 0 && controls == nil {
 		return
 	}
 	x.out.WriteString(piece)
-	x.emit(Delta{Text: piece, Tokens: x.tokens, Mask: x.mask})
+	x.emit(Delta{Text: piece, Tokens: x.tokens, Mask: x.mask, Controls: controls})
 	x.tokens = nil
 }
 
@@ -402,6 +415,34 @@ func (x *answering) end() {
 		a.Drafts = &Drafts{Masks: map[skip.Mask]int{}}
 	}
 	a.Threads = Threads(x.e.loop.Threads())
+	x.sumWeights()
+}
+
+// sumWeights works out [Answer].WeightsRead.
+func (x *answering) sumWeights() {
+	a := &x.a
+	tokens := a.Usage.Generated - 1
+	if tokens <= 0 {
+		return
+	}
+	cost := func(m skip.Mask) float64 {
+		if a.Shortlist.Rows > 0 {
+			m = m.WithShortlist(a.Shortlist.Size)
+		}
+		return x.e.tokenCost(m)
+	}
+	sum := 0.0
+	switch d := a.Drafts; {
+	case d != nil:
+		sum = float64(max(d.Rounds, tokens-d.Accepted)) // verified with the whole matrix, or decoded one at a time
+		for mask, drafted := range d.Masks {
+			sum += float64(drafted) * cost(mask)
+		}
+	default:
+		whole := a.Weighed.Whole
+		sum = float64(tokens-whole)*cost(x.plan.answerMask()) + float64(whole+a.Escalated)*cost(skip.Mask{})
+	}
+	a.WeightsRead = sum / float64(tokens)
 }
 
 // leave gives back what the answer used.

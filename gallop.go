@@ -274,7 +274,8 @@ func (e *Engine) keepCosts() {
 	}
 }
 
-// tokenCost is the share of the whole model's weights that a token reads under a mask, 0 to 1.
+// tokenCost is the share of the whole model's weights that a token reads under a mask, 0 to 1. A
+// shortlist counts by the time that it was measured to save.
 func (e *Engine) tokenCost(mask skip.Mask) float64 {
 	layers := 1 - e.skippedShare(mask)
 	if e.learner == nil || e.learner.Made() == nil || mask.Shortlist() == 0 {

@@ -97,8 +97,8 @@ func (l *listing) obstacle(x *answering) string {
 		return l.learner.Why()
 	case x.r.Logprobs != 0:
 		return "log-probabilities need exact logits"
-	case o.Grammar != "":
-		return "a grammar may want tokens outside the list"
+	case o.Grammar != "" && o.Lazy == nil:
+		return grammarWants
 	case o.LookBack() > 0:
 		return "penalties may lift tokens outside the list"
 	}
@@ -110,12 +110,17 @@ func (l *listing) obstacle(x *answering) string {
 	return ""
 }
 
+const grammarWants = "a grammar may want tokens outside the list"
+
 // doubtAfter is how many tokens are looked at before a text is found to leave too many in
 // doubt, and the answer goes on with the whole matrix.
 const doubtAfter = 16
 
 // mask is m for the decode of a single token that another is chosen after.
-func (l *listing) mask(m skip.Mask) skip.Mask {
+func (l *listing) mask(x *answering, m skip.Mask) skip.Mask {
+	if l.size > 0 && x.sampler.Constrained() {
+		l.size, l.why = 0, grammarWants
+	}
 	if l.size > 0 && l.count.Rows >= doubtAfter && float64(l.count.Extended) > l.doubt*float64(l.count.Rows) {
 		l.size, l.why = 0, "too many tokens of this text were in doubt"
 	}

@@ -12,9 +12,6 @@ import (
 // detail is a token of the answer, as it is told.
 func (x *answering) detail(t llama.Token, row int, source Source) Token {
 	d := Token{ID: t, Text: string(x.e.model.Vocab.AppendPiece(nil, t, true)), Source: source}
-	if x.r.Logprobs == 0 {
-		return d
-	}
 	logits, err := x.seat.Context().Logits(x.seat.Row(row))
 	if err != nil {
 		d.LogProb = math.NaN()

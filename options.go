@@ -96,7 +96,7 @@ type Stats struct {
 	Decodes            uint64 // calls of llama.cpp
 	PrefillSeconds     float64
 	DecodeSeconds      float64
-	WeightsRead        float64 // share of the weights' bytes that generated tokens needed, mean; 0 before any
+	WeightsRead        float64 // mean of [Answer].WeightsRead over tokens; 0 before any
 	CacheUsed, CacheOf int     // tokens in the KV cache, and room
 	Slots              []Slot  // of [Options].Parallel
 }

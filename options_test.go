@@ -3,12 +3,14 @@ package gallop_test
 import (
 	"encoding/json"
 	"math"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/skip"
 )
 
 func TestOptionsOutOfRange(t *testing.T) {
@@ -43,22 +45,25 @@ func TestRequestsOutOfRange(t *testing.T) {
 	m := small(t)
 	e := engine(t, m, options(256))
 	for name, r := range map[string]gallop.Request{
-		"nothing":           {},
-		"no messages":       {Messages: []gallop.Message{}},
-		"a blank prompt":    {Prompt: " \n"},
-		"two prompts":       {Prompt: "a", Tokens: []llama.Token{5}},
-		"no such token":     {Tokens: []llama.Token{5, llama.Token(m.Vocab.Size)}},
-		"a negative token":  {Tokens: []llama.Token{-1}},
-		"tokens":            {Prompt: "a", MaxTokens: -1},
-		"stop":              {Prompt: "a", Stop: []string{"x", ""}},
-		"log-probabilities": {Prompt: "a", Logprobs: 101},
-		"below":             {Prompt: "a", Logprobs: -2},
-		"shortlist":         {Prompt: "a", Shortlist: -2},
-		"nothing to do":     {Prompt: "a", ScoreOnly: true},
-		"temperature":       {Prompt: "a", Sampling: &llama.Sampling{Temp: float32(math.NaN())}},
-		"grammar":           {Prompt: "a", Sampling: &llama.Sampling{Grammar: "root ::= ("}},
-		"tools are no JSON": {Messages: user("a"), Tools: json.RawMessage("[")},
-		"no JSON object":    {Messages: user("a"), Variables: json.RawMessage("3")},
+		"nothing":            {},
+		"no messages":        {Messages: []gallop.Message{}},
+		"a blank prompt":     {Prompt: " \n"},
+		"two prompts":        {Prompt: "a", Tokens: []llama.Token{5}},
+		"no such token":      {Tokens: []llama.Token{5, llama.Token(m.Vocab.Size)}},
+		"a negative token":   {Tokens: []llama.Token{-1}},
+		"tokens":             {Prompt: "a", MaxTokens: -1},
+		"stop":               {Prompt: "a", Stop: []string{"x", ""}},
+		"log-probabilities":  {Prompt: "a", Logprobs: 101},
+		"below":              {Prompt: "a", Logprobs: -2},
+		"shortlist":          {Prompt: "a", Shortlist: -2},
+		"nothing begun":      {Messages: user("a"), Continue: true},
+		"an empty answer":    {Messages: append(user("a"), gallop.Message{Role: "assistant", Content: " "}), Continue: true},
+		"a text to continue": {Prompt: "a", Continue: true},
+		"no end":             {Prompt: "a", IgnoreEOS: true, Sampling: &llama.Sampling{Grammar: `root ::= "a"`}},
+		"temperature":        {Prompt: "a", Sampling: &llama.Sampling{Temp: float32(math.NaN())}},
+		"grammar":            {Prompt: "a", Sampling: &llama.Sampling{Grammar: "root ::= ("}},
+		"tools are no JSON":  {Messages: user("a"), Tools: json.RawMessage("[")},
+		"no JSON object":     {Messages: user("a"), Variables: json.RawMessage("3")},
 	} {
 		_, err := e.Answer(t.Context(), r)
 		require.ErrorIs(t, err, gallop.ErrRequest, name)
@@ -72,7 +77,7 @@ func TestRequestsOutOfRange(t *testing.T) {
 	_, err := e.Answer(t.Context(), gallop.Request{Tokens: make([]llama.Token, 256)})
 	require.ErrorIs(t, err, gallop.ErrTooLong)
 	require.ErrorContains(t, err, "256 tokens, the context holds 256")
-	require.EqualValues(t, 21, e.Stats().Failed)
+	require.EqualValues(t, 24, e.Stats().Failed)
 
 	// The longest prompt has room for one token.
 	a, err := e.Answer(t.Context(), gallop.Request{Tokens: make([]llama.Token, 255)})
@@ -137,4 +142,42 @@ func TestStats(t *testing.T) {
 	require.Equal(t, 512, s.CacheOf)
 	require.Positive(t, s.CacheUsed)
 	require.Greater(t, s.Decodes, generated-3)
+}
+
+// TestWeightsRead counts the bytes of what a mask leaves out, of what is decoded again and of
+// drafts.
+func TestWeightsRead(t *testing.T) {
+	m := small(t)
+	e := engine(t, m, options(512))
+	all, _ := m.TokenBytes()
+	left := 1.0
+	for _, tensor := range m.Tensors {
+		if strings.HasPrefix(tensor.Name, "blk.1.ffn_") {
+			left -= float64(tensor.Size) / float64(all)
+		}
+	}
+	require.Less(t, left, 1.0)
+	mask := skip.Mask{}.With(1, skip.FeedForward)
+	ask := func(set func(*gallop.Request)) gallop.Answer {
+		r := greedy(20)
+		r.Messages, r.IgnoreEOS = user("one"), true
+		set(&r)
+		a, err := e.Answer(t.Context(), r)
+		require.NoError(t, err)
+		require.Equal(t, 20, a.Usage.Generated)
+		return a
+	}
+	require.InDelta(t, 1, ask(func(r *gallop.Request) {}).WeightsRead, 0)
+	require.InDelta(t, left, ask(func(r *gallop.Request) { r.Skip = gallop.Layers(mask) }).WeightsRead, 1e-9)
+	require.InDelta(t, 1+left, ask(func(r *gallop.Request) { r.Skip = gallop.Layers(mask).Prefill(skip.FullPrefill).Escalate(1) }).WeightsRead, 1e-9)
+	a := ask(func(r *gallop.Request) {
+		r.Lossless, r.Drafts = true, &gallop.DraftOptions{MaxDraft: 2, NoLookup: true, Masks: []skip.Mask{mask}, Fixed: true}
+	})
+	require.Positive(t, a.Drafts.Drafted)
+	require.InDelta(t, float64(a.Usage.Generated-1-a.Drafts.Accepted)+float64(a.Drafts.Drafted)*left, 19*a.WeightsRead, 1)
+	r := greedy(1)
+	r.Messages = user("one")
+	a, err := e.Answer(t.Context(), r)
+	require.NoError(t, err)
+	require.Zero(t, a.WeightsRead, "there was no token but the first")
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -18,15 +20,28 @@ func (e *Engine) Render(r Request) (string, error) {
 	if r.Messages == nil {
 		return r.Prompt, nil
 	}
-	text, err := e.model.Render(conversation(&r))
-	if err != nil {
-		return "", fmt.Errorf("%w: %w", ErrRequest, err)
-	}
-	return text.String(), nil
+	text, err := e.render(&r)
+	return text.String(), err
 }
 
-func conversation(r *Request) llama.Conversation {
-	return llama.Conversation{Messages: r.Messages, Answer: true, Tools: r.Tools, Variables: r.Variables}
+// render writes a conversation up to where the answer begins or goes on.
+func (e *Engine) render(r *Request) (llama.Rendered, error) {
+	text, err := e.model.Render(llama.Conversation{Messages: r.Messages, Answer: !r.Continue, Tools: r.Tools, Variables: r.Variables})
+	if err != nil {
+		return text, fmt.Errorf("%w: %w", ErrRequest, err)
+	}
+	if !r.Continue || e.model.Template() == "" { // a base model goes on with the text as it is
+		return text, nil
+	}
+	end := text.Len()
+	for end > 0 && !text.Typed(end-1, end) { // what the template writes behind an answer
+		end--
+	}
+	text = text.Slice(0, end)
+	if !strings.HasSuffix(text.String(), strings.TrimSpace(r.Messages[len(r.Messages)-1].Content)) {
+		return text, fmt.Errorf("%w: the chat template does not end with the message that is to be continued", ErrRequest)
+	}
+	return text, nil
 }
 
 // Count is how many tokens a request's prompt has. The error wraps [ErrRequest].
@@ -85,8 +100,10 @@ func (r *Request) check() error {
 		return fmt.Errorf("%w: log-probabilities of %d tokens, want up to %d", ErrRequest, r.Logprobs, mostAlternatives)
 	case r.Shortlist < -1:
 		return fmt.Errorf("%w: a shortlist of %d tokens", ErrRequest, r.Shortlist)
-	case r.ScoreOnly && !r.PromptLogprobs:
-		return fmt.Errorf("%w: it asks for neither an answer nor the prompt's log-probabilities", ErrRequest)
+	case r.Continue && !r.endsWithAnswer():
+		return fmt.Errorf("%w: there is no text of the assistant at the end of the messages to be continued", ErrRequest)
+	case r.IgnoreEOS && r.Sampling != nil && r.Sampling.Grammar != "":
+		return fmt.Errorf("%w: a grammar may have to end the answer, which the model is not to", ErrRequest)
 	}
 	if r.Sampling != nil {
 		if err := r.Sampling.Check(); err != nil {
@@ -99,6 +116,12 @@ func (r *Request) check() error {
 	return nil
 }
 
+// endsWithAnswer tells whether the last message is a text of the assistant.
+func (r *Request) endsWithAnswer() bool {
+	n := len(r.Messages)
+	return n > 0 && r.Messages[n-1].Role == "assistant" && strings.TrimSpace(r.Messages[n-1].Content) != ""
+}
+
 // mostAlternatives bounds [Request].Logprobs.
 const mostAlternatives = 100
 
@@ -107,9 +130,9 @@ func (e *Engine) tokens(r *Request, t *Timing) (prompt []llama.Token, err error)
 	start := time.Now()
 	switch {
 	case r.Messages != nil:
-		text, err := e.model.Render(conversation(r))
+		text, err := e.render(r)
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrRequest, err)
+			return nil, err
 		}
 		t.Template += time.Since(start)
 		start = time.Now()
@@ -191,6 +214,18 @@ func (e *Engine) sampler(r *Request, prompt []llama.Token) (*llama.Sampler, erro
 	o := e.sampling(r)
 	if o.RepeatLastN < 0 { // the whole context
 		o.RepeatLastN = min(e.nCtx, llama.MostLastN)
+	}
+	if r.IgnoreEOS {
+		bias := maps.Clone(o.LogitBias)
+		if bias == nil {
+			bias = map[llama.Token]float32{}
+		}
+		for t := range llama.Token(e.model.Vocab.Size) {
+			if e.model.Vocab.IsEnd(t) {
+				bias[t] = float32(math.Inf(-1))
+			}
+		}
+		o.LogitBias = bias
 	}
 	sampler, err := e.model.NewSampler(o)
 	if err != nil {

@@ -17,6 +17,10 @@ type Request struct {
 	// messages contain never becomes a control token.
 	Messages []Message
 
+	// Continue has the answer go on with the last message, which is the assistant's and says
+	// how the answer begins. [Answer] has what follows.
+	Continue bool
+
 	// Prompt is text that is continued as it is, without a chat format. Control tokens
 	// written in it count as such.
 	Prompt string
@@ -36,6 +40,7 @@ type Request struct {
 	Sampling  *llama.Sampling // nil = what the model's author recommends
 	MaxTokens int             // of the answer; 0 = until the model ends it or the context is full
 	Stop      []string        // the answer ends in front of any of these texts
+	IgnoreEOS bool            // the model cannot end the answer; not with a grammar, which may
 
 	// Shortlist is how many tokens of the vocabulary get exact logits from the output
 	// matrix, the others a preview of theirs: 0 = as many as were measured to be best, where
@@ -59,14 +64,22 @@ type Request struct {
 	// before sampling, so the whole output matrix is used.
 	Logprobs int
 
-	// Detail asks for [Delta].Tokens, which are otherwise there with Logprobs alone.
+	// Detail asks for [Delta].Tokens, which are otherwise there with Logprobs alone. Their
+	// log-probabilities are those of the distribution that they were chosen from: under a
+	// shortlist the logits of tokens outside it are a preview's. They cost next to nothing.
 	Detail bool
+
+	// Controls asks for [Delta].Controls: the control tokens that the model writes within
+	// its answer, and that are then in no case a part of the text. Many formats of tool
+	// calls and of reasoning are made of them. The token that ends the answer is none.
+	Controls bool
 
 	// PromptLogprobs asks for the same of the prompt's tokens, which are then all
 	// decoded anew.
 	PromptLogprobs bool
 
-	// ScoreOnly reads the prompt and generates nothing; with PromptLogprobs.
+	// ScoreOnly reads the prompt and generates nothing: for PromptLogprobs, or to have it in
+	// the KV cache.
 	ScoreOnly bool
 
 	// What a [Session] knows of the conversation: how many of the first messages stay when

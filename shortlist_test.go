@@ -62,6 +62,31 @@ func TestAnswersFromAShortlist(t *testing.T) {
 	inMask := ask(func(r *gallop.Request) { r.Skip = gallop.Layers(skip.Mask{}.WithShortlist(size)) })
 	require.Equal(t, size, inMask.Shortlist.Size, "a mask may name it too")
 
+	// Detail leaves the shortlist on. Nearly all of the probability is in previewed tokens here,
+	// each of which is little off.
+	probabilities := func(set func(*gallop.Request)) (list []float64) {
+		r := greedy(24)
+		r.Messages, r.Detail = user("hello there"), true
+		set(&r)
+		for d, err := range e.Stream(t.Context(), r) {
+			require.NoError(t, err)
+			for _, token := range d.Tokens {
+				list = append(list, token.LogProb)
+			}
+			if d.Answer != nil && r.Shortlist > 0 {
+				require.Equal(t, decoded(*d.Answer), d.Answer.Shortlist.Rows)
+			}
+		}
+		return list
+	}
+	waits := ask(func(r *gallop.Request) {
+		forced(r)
+		r.Sampling = &llama.Sampling{Grammar: `root ::= "a"`, Lazy: &llama.Lazy{Trigger: "never said"}}
+	})
+	require.Equal(t, short.Tokens, waits.Tokens)
+	require.Equal(t, decoded(waits), waits.Shortlist.Rows, "a grammar that does not hold yet leaves it on")
+	require.InDeltaSlice(t, probabilities(func(r *gallop.Request) { r.Logprobs = -1 }), probabilities(forced), 0.5)
+
 	half := skip.Mask{}.With(2, skip.FeedForward)
 	masked := ask(func(r *gallop.Request) { r.Shortlist, r.Skip = size, gallop.Layers(half) })
 	require.Equal(t, half.WithShortlist(size), masked.Plan.Mask)

@@ -79,7 +79,8 @@ func (s *slots) give(slot *slot) {
 type totals struct {
 	mu sync.Mutex
 	Stats
-	weights float64 // sum over generated tokens
+	weights float64 // sum of [Answer].WeightsRead over decoded tokens
+	decoded int     // all that were generated but each answer's first
 }
 
 func (t *totals) add(x *answering, err error) {
@@ -103,18 +104,17 @@ func (t *totals) add(x *answering, err error) {
 	}
 	t.PrefillSeconds += a.Timing.Prefill.Seconds()
 	t.DecodeSeconds += a.Timing.Decode.Seconds()
-	if x.plan != nil {
-		masked := float64(a.Usage.Generated)
-		t.weights += masked*x.e.tokenCost(a.Plan.Mask) + float64(a.Escalated)
-	}
+	decoded := max(a.Usage.Generated-1, 0)
+	t.decoded += decoded
+	t.weights += a.WeightsRead * float64(decoded)
 }
 
 // Stats counts what the engine has done and what it is doing. It never waits for a decode.
 func (e *Engine) Stats() Stats {
 	e.totals.mu.Lock()
 	s := e.totals.Stats
-	if s.Generated > 0 {
-		s.WeightsRead = e.totals.weights / float64(s.Generated)
+	if n := e.totals.decoded; n > 0 {
+		s.WeightsRead = e.totals.weights / float64(n)
 	}
 	e.totals.mu.Unlock()
 	s.Running, s.Waiting = e.loop.Load()

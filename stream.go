@@ -91,6 +91,10 @@ func newMailbox() *mailbox {
 
 func (b *mailbox) put(d Delta) {
 	b.mu.Lock()
+	for _, c := range d.Controls {
+		c.At += len(b.next.Text)
+		b.next.Controls = append(b.next.Controls, c)
+	}
 	b.next.Text += d.Text
 	b.next.Tokens = append(b.next.Tokens, d.Tokens...)
 	if d.Mask != nil {

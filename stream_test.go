@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/gallop-llm/gallop"
+	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/llama"
 )
 
@@ -38,7 +39,7 @@ func TestStream(t *testing.T) {
 			text += d.Text
 			for _, token := range d.Tokens {
 				require.Equal(t, want.Tokens[tokens], token.ID)
-				require.Zero(t, token.LogProb)
+				require.Negative(t, token.LogProb)
 				tokens++
 			}
 			if d.Answer != nil {
@@ -58,6 +59,46 @@ func TestStream(t *testing.T) {
 		require.Empty(t, d.Answer.Finish)
 	}
 	require.EqualValues(t, 1, e.Stats().Failed)
+}
+
+// TestControls tells of the control tokens within an answer, in their places, and of none
+// behind a stop text.
+func TestControls(t *testing.T) {
+	m := small(t)
+	e := engine(t, m, options(512))
+	type place struct {
+		at   int // of the whole answer
+		text string
+	}
+	for _, c := range []struct {
+		stop, text string
+		want       []place
+	}{
+		{"", "abcdef", []place{{2, "<|im_start|>"}, {4, "<|begin|>"}, {6, "<|im_start|>"}}},
+		{"bcd", "a", nil},
+		{"cd", "ab", []place{{2, "<|im_start|>"}}},
+		{"defg", "abcdef", []place{{2, "<|im_start|>"}, {4, "<|begin|>"}, {6, "<|im_start|>"}}}, // held back for a while
+	} {
+		r := greedy(0)
+		r.Messages, r.Controls = user("one"), true
+		r.Sampling.Grammar = `root ::= "ab<|im_start|>cd<|begin|>ef<|im_start|>"`
+		r.Sampling.LogitBias = map[llama.Token]float32{randmodel.TokenMessage: 50, randmodel.TokenBOS: 50}
+		if c.stop != "" {
+			r.Stop = []string{c.stop}
+		}
+		var got []place
+		text := ""
+		for d, err := range e.Stream(t.Context(), r) {
+			require.NoError(t, err)
+			for _, control := range d.Controls {
+				require.LessOrEqual(t, control.At, len(d.Text))
+				got = append(got, place{len(text) + control.At, control.Text})
+			}
+			text += d.Text
+		}
+		require.Equal(t, c.text, text)
+		require.Equal(t, c.want, got, c.stop)
+	}
 }
 
 // TestLeavingAStream ends the request, with nothing left of it.

@@ -657,6 +657,14 @@ static int64_t likeliest(const struct llama_token_data_array *a) {
     return best;
 }
 
+bool gallop_allows(struct llama_sampler *grammar, llama_token t) {
+    struct llama_token_data item = {.id = t};
+    struct llama_token_data_array a = {.data = &item, .size = 1, .selected = -1, .sorted = false};
+    volatile bool applied = false;
+    GUARDED(gallop_api.llama_sampler_apply(grammar, &a); applied = true);
+    return applied && item.logit > -__builtin_inff();
+}
+
 void gallop_follow(const struct gallop_steps *s, llama_token t) {
     if (s->grammar != NULL) {
         GUARDED(gallop_api.llama_sampler_accept(s->grammar, t));

@@ -165,6 +165,9 @@ struct gallop_steps {
 /* Has the grammar, if there is one, go on behind t, which was among what it left. */
 void gallop_follow(const struct gallop_steps *s, llama_token t);
 
+/* Whether a grammar lets t come next. */
+bool gallop_allows(struct llama_sampler *grammar, llama_token t);
+
 /* Chooses from a row of logits (n_vocab,). items (n_vocab,) is scratch; NULL means that grammar,
  * chain and draw do nothing, so that the likeliest token is wanted. Returns LLAMA_TOKEN_NULL when no
  * token is left. Nothing is accepted. */

@@ -90,6 +90,7 @@ type Model struct {
 	repacks     bool   // weights are rearranged for the CPU
 	fingerprint uint64 // of the file
 	byteless    *byteless
+	control     []bool // by token: the file calls it a control token
 
 	paths    []string     // the file, or the parts of a split model
 	places   []place      // (len(Tensors),)
@@ -254,6 +255,7 @@ func (m *Model) readFile(forText bool) error {
 		return fmt.Errorf("%s: %w", m.Path, err)
 	}
 	m.byteless = checkBytes(f.Metadata)
+	m.control = controlTokens(f.Metadata)
 	causal, err := f.Metadata.Bool(f.Metadata.ArchKey("attention.causal"))
 	m.causal = err != nil || causal // causal unless the file says otherwise
 	m.sampling = readSampling(f.Metadata)

@@ -24,6 +24,7 @@ const RandomSeed = math.MaxUint32
 // fields from LogitBias to Temp, as in llama.cpp.
 type Sampling struct {
 	Grammar          string            // GBNF, its rule "root" is the start; "" = free text
+	Lazy             *Lazy             // where Grammar begins; nil = at once
 	LogitBias        map[Token]float32 // added to these tokens' logits
 	RepeatPenalty    float32           // divides the logits of recent tokens; 0 or 1 = off
 	FrequencyPenalty float32           // taken off a recent token's logit once per occurrence; 0 = off
@@ -111,6 +112,11 @@ type Sampler struct {
 	model *Model
 	steps C.struct_gallop_steps      // owned; without a chain it is closed
 	items *C.struct_llama_token_data // (nVocab,) owned scratch; nil = plain greedy needs none
+
+	held  *C.struct_llama_sampler // owned: a lazy grammar while it does not hold; nil = none
+	wait  waiting                 // for that to change
+	plain bool                    // there is no step but the grammar
+	topK  C.int32_t               // of steps, without a grammar
 }
 
 // Distribution is what a sampler's steps leave of a row of logits: tokens in no
@@ -158,6 +164,11 @@ func (m *Model) NewSampler(s Sampling) (*Sampler, error) {
 			p.Close()
 			return nil, cause(ErrGrammar, &why)
 		}
+		if s.Lazy != nil {
+			lazy := *s.Lazy
+			p.wait = newWaiting(&lazy)
+			p.steps.grammar, p.held = nil, p.steps.grammar
+		}
 	}
 	p.steps.chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
 	plain := true
@@ -184,6 +195,7 @@ func (m *Model) NewSampler(s Sampling) (*Sampler, error) {
 		if s.TopK > 0 {
 			if plain && p.steps.grammar == nil {
 				p.steps.top_k = C.int32_t(s.TopK)
+				p.topK = p.steps.top_k
 			}
 			add(C.llama_sampler_init_top_k(C.int32_t(s.TopK)))
 		}
@@ -196,7 +208,8 @@ func (m *Model) NewSampler(s Sampling) (*Sampler, error) {
 		add(C.llama_sampler_init_temp(C.float(s.Temp)))
 		p.steps.draw = C.llama_sampler_init_dist(C.uint32_t(s.Seed))
 	}
-	if !plain || p.steps.grammar != nil {
+	p.plain = plain
+	if !plain || p.steps.grammar != nil || p.held != nil {
 		p.items = newItems(nVocab)
 	}
 	return p, nil
@@ -236,6 +249,11 @@ func (s *Sampling) Check() error {
 			return err
 		}
 	}
+	if s.Lazy != nil {
+		if err := s.Lazy.check(); err != nil {
+			return err
+		}
+	}
 	outside := func(name string, v, low, high float32) error {
 		if v >= low && v <= high { // false for NaN too
 			return nil
@@ -271,12 +289,20 @@ func (p *Sampler) Sample(c *Context, i int) (Token, error) {
 	if err != nil {
 		return NoToken, err
 	}
-	t := C.gallop_sample(&p.steps, (*C.float)(unsafe.Pointer(&logits[0])), p.items, C.int32_t(len(logits)))
+	t := C.gallop_sample(&p.steps, (*C.float)(unsafe.Pointer(&logits[0])), p.scratch(), C.int32_t(len(logits)))
 	if t == C.LLAMA_TOKEN_NULL {
 		return NoToken, ErrNoToken
 	}
 	p.Take(Token(t))
 	return Token(t), nil
+}
+
+// scratch is room for all tokens; nil = the likeliest one is wanted.
+func (p *Sampler) scratch() *C.struct_llama_token_data {
+	if p.plain && p.steps.grammar == nil {
+		return nil
+	}
+	return p.items
 }
 
 // Distribution writes into d what [Sampler.Sample] would draw from, at the same
@@ -289,7 +315,7 @@ func (p *Sampler) Distribution(c *Context, i int, d *Distribution) error {
 	}
 	d.Tokens, d.P = d.Tokens[:0], d.P[:0]
 	row, n := (*C.float)(unsafe.Pointer(&logits[0])), C.int32_t(len(logits))
-	if p.items == nil {
+	if p.scratch() == nil {
 		d.Tokens, d.P = append(d.Tokens, Token(C.gallop_sample(&p.steps, row, nil, n))), append(d.P, 1)
 		return nil
 	}
@@ -321,6 +347,9 @@ func (p *Sampler) logits(c *Context, i int) ([]float32, error) {
 // [Sampler.Distribution] gave last.
 func (p *Sampler) Take(t Token) {
 	C.gallop_follow(&p.steps, C.llama_token(t))
+	if p.wait.Lazy != nil && !p.wait.over {
+		p.await(t)
+	}
 	p.Accept(t)
 }
 
@@ -335,6 +364,12 @@ func (p *Sampler) Accept(t Token) {
 func (p *Sampler) Reset() {
 	for _, step := range p.owned() {
 		C.llama_sampler_reset(step)
+	}
+	if p.wait.Lazy != nil {
+		if p.steps.grammar != nil {
+			p.swap()
+		}
+		p.wait = newWaiting(p.wait.Lazy)
 	}
 }
 
@@ -367,7 +402,11 @@ func (q *Sampler) Follow(p *Sampler) error {
 }
 
 func (q *Sampler) copySteps(p *Sampler) {
+	q.wait, q.plain, q.topK = p.wait, p.plain, p.topK
 	q.steps.chain, q.steps.top_k = C.llama_sampler_clone(p.steps.chain), p.steps.top_k
+	if p.held != nil {
+		q.held = C.llama_sampler_clone(p.held)
+	}
 	if p.steps.grammar != nil {
 		q.steps.grammar = C.llama_sampler_clone(p.steps.grammar)
 	}
@@ -378,7 +417,7 @@ func (q *Sampler) copySteps(p *Sampler) {
 
 // owned lists the steps that there are.
 func (p *Sampler) owned() (steps []*C.struct_llama_sampler) {
-	for _, step := range []*C.struct_llama_sampler{p.steps.grammar, p.steps.chain, p.steps.draw} {
+	for _, step := range []*C.struct_llama_sampler{p.steps.grammar, p.held, p.steps.chain, p.steps.draw} {
 		if step != nil {
 			steps = append(steps, step)
 		}
@@ -390,7 +429,7 @@ func (p *Sampler) freeSteps() {
 	for _, step := range p.owned() {
 		C.llama_sampler_free(step) // a chain with its own steps
 	}
-	p.steps = C.struct_gallop_steps{}
+	p.steps, p.held = C.struct_gallop_steps{}, nil
 }
 
 // Close frees the sampler. Further calls do nothing.

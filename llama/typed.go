@@ -11,6 +11,7 @@ import (
 	"sync"
 	"unicode/utf8"
 
+	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/internal/template"
 )
 
@@ -42,7 +43,7 @@ type markers struct {
 
 func (v *Vocab) readMarkers() {
 	for t := range Token(v.Size) {
-		attr := int(C.llama_vocab_get_attr(v.ptr, C.llama_token(t)))
+		attr := v.attr(t)
 		if attr&(attrControl|attrUnknown) == 0 {
 			continue
 		}
@@ -64,8 +65,27 @@ func (v *Vocab) IsControl(t Token) bool {
 	return v.isControl(t)
 }
 
-func (v *Vocab) isControl(t Token) bool {
-	return int(C.llama_vocab_get_attr(v.ptr, C.llama_token(t)))&(attrControl|attrUnknown) != 0
+func (v *Vocab) isControl(t Token) bool { return v.attr(t)&(attrControl|attrUnknown) != 0 }
+
+// attr is llama.cpp's attributes of a token. Those that the file calls control tokens are
+// such even where llama.cpp, so that their text is seen, has made words of them, as it
+// does of gpt-oss's: it would find words in what somebody typed.
+func (v *Vocab) attr(t Token) int {
+	attr := int(C.llama_vocab_get_attr(v.ptr, C.llama_token(t)))
+	if int(t) < len(v.model.control) && v.model.control[t] {
+		attr |= attrControl
+	}
+	return attr
+}
+
+// controlTokens tells by token which ones a file calls control tokens.
+func controlTokens(meta gguf.Metadata) []bool {
+	types, _ := meta.Uints(tokenizerKey + "token_type")
+	control := make([]bool, len(types))
+	for i, kind := range types {
+		control[i] = kind == typeControl
+	}
+	return control
 }
 
 // TokenizeText turns a rendered conversation into tokens: control tokens in what

@@ -195,21 +195,31 @@ func adapt(ctx context.Context, cmd *cobra.Command, m *llama.Model, p *router.Pr
 	return a, errors.Join(err, p.Close())
 }
 
+// travelled is the profile that is found for a model, and its path, if layers are chosen by
+// it and it was made on another quantisation; nil = it was not, or there is none.
+func travelled(model string) (p *router.Profile, path string, err error) {
+	path, ok := router.Find(model)
+	if !ok {
+		return nil, "", nil
+	}
+	id, err := router.FingerprintOf(model)
+	if err != nil {
+		return nil, "", err
+	}
+	p, err = router.Read(path)
+	if err != nil || !p.Travelled(id) || p.Router == nil || p.Defaults.Off {
+		return nil, "", nil // the engine says what is wrong with it, if anything
+	}
+	return p, path, nil
+}
+
 // settleProfile checks the profile that is found for m if it was made on another
 // quantisation: that takes a minute and is said, and what comes of it is kept as m's
 // own, so that it happens once. Where it cannot be kept, the profile serves as it is.
 func settleProfile(ctx context.Context, cmd *cobra.Command, m *llama.Model, threads int) error {
-	path, ok := router.Find(m.Path)
-	if !ok {
-		return nil
-	}
-	model, err := router.FingerprintOf(m.Path)
-	if err != nil {
+	p, path, err := travelled(m.Path)
+	if p == nil {
 		return err
-	}
-	p, err := router.Read(path)
-	if err != nil || !p.Travelled(model) || p.Router == nil || p.Defaults.Off {
-		return nil // the engine says what is wrong with it, if anything
 	}
 	notes := cmd.ErrOrStderr()
 	fmt.Fprintf(notes, "[checks the profile of another quantisation, %s, on this one: once, in about a minute]\n", path)
@@ -222,7 +232,11 @@ func settleProfile(ctx context.Context, cmd *cobra.Command, m *llama.Model, thre
 		return nil
 	}
 	fmt.Fprintf(notes, "[%s]\n", a)
-	if path, err = profilePath(m.Path, model); err == nil {
+	var model router.Fingerprint
+	if model, err = router.FingerprintOf(m.Path); err == nil {
+		path, err = profilePath(m.Path, model)
+	}
+	if err == nil {
 		err = a.Profile.Write(path)
 	}
 	if err != nil {

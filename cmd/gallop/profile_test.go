@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/internal/randmodel"
@@ -71,6 +73,21 @@ func TestProfileTravels(t *testing.T) {
 	code, _, notes = invoke(t, "", "run", "-t", "1", "-n", "4", "--temp", "0", "-m", second, "-p", "What is one and one?")
 	require.Equal(t, exitOK, code, notes)
 	require.NotContains(t, notes, "check")
+
+	if os.Getenv("GALLOP_LONG") != "" { // a server does so too, before it answers
+		require.NoError(t, os.Remove(router.DefaultPath(second)))
+		var said bytes.Buffer
+		serve := newServeCommand()
+		serve.SetErr(&said)
+		served, err := (&serving{parallel: 1}).model(serve, "m", second, &gallop.Options{NoCosts: true, Shortlist: -1, Context: llama.ContextOptions{NCtx: 64, Threads: 1}})
+		require.NoError(t, err)
+		e, err := served.Open(t.Context())
+		require.NoError(t, err)
+		profile := e.Info().Profile
+		require.NoError(t, e.Close())
+		require.Equal(t, router.DefaultPath(second), profile)
+		require.Contains(t, said.String(), "[checks the profile of another quantisation, "+made)
+	}
 
 	elsewhere := filepath.Join(dir, "out.gguf")
 	code, out, notes = invoke(t, "", "profile", "check", "-t", "1", "-m", first, "--data", data, "-o", elsewhere)

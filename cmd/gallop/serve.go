@@ -217,6 +217,9 @@ func (s *serving) model(cmd *cobra.Command, name, path string, o *gallop.Options
 		Size: file.TensorBytes, Params: file.Parameters, Template: file.ChatTemplate, Profile: profile, Parallel: s.parallel,
 	}
 	open := func(ctx context.Context) (server.Engine, error) {
+		if err := settleServed(ctx, cmd, path, o); err != nil {
+			return nil, err
+		}
 		e, err := gallop.Open(ctx, path, o)
 		if err != nil {
 			return nil, err
@@ -231,6 +234,22 @@ func (s *serving) model(cmd *cobra.Command, name, path string, o *gallop.Options
 		}}, nil
 	}
 	return server.Model{Name: name, Info: info, Memory: file.TensorBytes + cacheBytes(file, info.Context*s.parallel), Open: open}, nil
+}
+
+// settleServed is [settleProfile] of a model that is about to be opened.
+func settleServed(ctx context.Context, cmd *cobra.Command, path string, o *gallop.Options) error {
+	if o.Profile != "" {
+		return nil
+	}
+	if p, _, err := travelled(path); p == nil {
+		return err
+	}
+	loading := o.Model // which other models have too
+	m, err := openModel(ctx, cmd, path, &loading)
+	if err != nil {
+		return err
+	}
+	return errors.Join(settleProfile(ctx, cmd, m, o.Context.Threads), m.Close())
 }
 
 // cacheBytes estimates a KV cache of so many tokens, whose values take two bytes each.

@@ -82,13 +82,11 @@ func (s *Server) prepare(j *job) error {
 	if r.Skip, r.Lossless, err = c.Settings.Choice(); err != nil {
 		return err
 	}
-	if c.Settings.WantsDetail() && r.Logprobs == 0 {
-		r.Logprobs = -1
-	}
 	if r.MaxTokens == 0 {
 		r.MaxTokens = s.opts.MaxTokens
 	}
 	r.Detail = r.Detail || c.Settings.WantsDetail()
+	r.IgnoreEOS = c.Sampling.IgnoreEOS
 	sampling, err := c.Sampling.Apply(j.engine.Sampling(), func(text string) ([]llama.Token, error) {
 		return j.engine.Tokenize(text, false, false)
 	})
@@ -131,6 +129,8 @@ func (s *Server) constrain(j *job, r *gallop.Request, sampling *llama.Sampling) 
 		return schemaError(err)
 	case c.Prompts != nil:
 		return nil
+	case r.Continue && (c.Schema != nil || r.Tools != nil):
+		return wire.Unsupported("messages", "to continue an answer that is begun where it has to follow a JSON schema or may call tools; end with a message of the user")
 	}
 	format := s.opts.format(j.engine.Info().Template)
 	var use ToolUse
@@ -143,6 +143,7 @@ func (s *Server) constrain(j *job, r *gallop.Request, sampling *llama.Sampling) 
 		}
 		r.Messages = instruct(r.Messages, format.Instructions(use.Tools))
 	}
+	r.Controls = true // which the format's marks may be
 	prompt, err := j.engine.Render(*r)
 	if err != nil {
 		return err
@@ -155,7 +156,7 @@ func (s *Server) constrain(j *job, r *gallop.Request, sampling *llama.Sampling) 
 			return schemaError(err)
 		}
 	case use.Tools != nil:
-		if sampling.Grammar, err = format.Calls(use); err != nil {
+		if sampling.Grammar, sampling.Lazy, err = format.Calls(use); err != nil {
 			return wire.BadRequest("tools", "tools: %v", err)
 		}
 	case sampling.Grammar != "":
@@ -340,7 +341,7 @@ func (s *Server) generateOne(ctx context.Context, j *job, i int, steps chan<- wi
 		if err != nil {
 			return err
 		}
-		step := wire.Step{Answer: i, Pieces: split.Add(d.Text), Tokens: d.Tokens, Mask: d.Mask}
+		step := wire.Step{Answer: i, Pieces: split.Add(d.Text, d.Controls), Tokens: d.Tokens, Mask: d.Mask}
 		if d.Answer != nil {
 			step.Pieces = append(step.Pieces, split.End()...)
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/internal/server/wire"
+	"github.com/gallop-llm/gallop/llama"
 )
 
 // fakeFormat writes thoughts in round brackets and calls in square ones: (Hm) [name {arguments}].
@@ -25,15 +26,15 @@ func (fakeFormat) Instructions(tools []wire.Tool) string {
 	return ""
 }
 
-func (fakeFormat) Calls(u ToolUse) (string, error) {
+func (fakeFormat) Calls(u ToolUse) (string, *llama.Lazy, error) {
 	var names []string
 	for _, t := range u.Tools {
 		if t.Function.Name == "impossible" {
-			return "", fmt.Errorf("parameters of impossible: keyword not is not supported")
+			return "", nil, fmt.Errorf("parameters of impossible: keyword not is not supported")
 		}
 		names = append(names, t.Function.Name)
 	}
-	return fmt.Sprintf("%s required %t parallel %t opened %t", names, u.Required, u.Parallel, u.Opened), nil
+	return fmt.Sprintf("%s required %t parallel %t opened %t", names, u.Required, u.Parallel, u.Opened), nil, nil
 }
 
 func (fakeFormat) Document(schema json.RawMessage, opened bool) (string, error) {
@@ -58,7 +59,7 @@ type fakeSplitter struct {
 	name                                  string
 }
 
-func (s *fakeSplitter) Add(text string) (pieces []wire.Piece) {
+func (s *fakeSplitter) Add(text string, _ []gallop.Control) (pieces []wire.Piece) {
 	if !s.inThought && !s.inCall && text != "" && !strings.ContainsAny(text, "([") {
 		return []wire.Piece{{Text: text}}
 	}
@@ -322,7 +323,6 @@ func TestAnthropic(t *testing.T) {
 		`{` + hi + `}`: "max_tokens is missing",
 		`{"max_tokens":5,` + hi + `,"tools":[{"type":"web_search_20250305","name":"x"}]}`:                                     "tools[0].type",
 		`{"max_tokens":5,"messages":[{"role":"user","content":[{"type":"image","source":{"type":"url","url":"http://x"}}]}]}`: "messages[0].content[0]",
-		`{"max_tokens":5,"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}`:                      "messages[1]",
 		`{"max_tokens":5,` + hi + `,"mcp_servers":[{}]}`:                                                                      "mcp_servers",
 		`{"max_tokens":5,` + hi + `,"container":"x"}`:                                                                         "container",
 		`{"max_tokens":0,` + hi + `}`:                                                                                         "max_tokens is 0",
@@ -456,4 +456,71 @@ func TestResponsesStream(t *testing.T) {
 		"output_item.added", "content_part.added", "reasoning_text.delta", "reasoning_text.done", "content_part.done", "output_item.done",
 		"output_item.added", "content_part.added", "output_text.delta", "output_text.done", "content_part.done", "output_item.done",
 		"output_item.added", "function_call_arguments.delta", "function_call_arguments.done", "output_item.done", "completed"}, short)
+}
+
+// TestPrefilledAnswers are gone on with, in each dialect that has them.
+func TestPrefilledAnswers(t *testing.T) {
+	const begun = `"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"Once"}]`
+	for body, want := range map[string]bool{
+		`{` + begun + `}`: true,
+		`{` + begun + `,"continue_final_message":true}`:                               true,
+		`{` + begun + `,"continue_final_message":true,"add_generation_prompt":false}`: true,
+		`{` + begun + `,"continue_final_message":false}`:                              false,
+		`{` + begun + `,"add_generation_prompt":true}`:                                false,
+		`{` + begun + `,` + weather + `}`:                                             false,
+		`{` + hi + `}`:                                                                false,
+	} {
+		f := newFake()
+		status, v := post(t, serve(t, f, nil), chatPath, body)
+		require.Equal(t, 200, status, "%s: %v", body, v)
+		require.Equal(t, want, f.asked()[0].Continue, body)
+		require.Equal(t, "Hello, world", at(t, v, "choices", 0, "message", "content"), "what follows")
+	}
+	h := serve(t, newFake(), nil)
+	for body, param := range map[string]string{
+		`{` + hi + `,"continue_final_message":true}`:                                 "continue_final_message",
+		`{` + hi + `,"add_generation_prompt":false}`:                                 "add_generation_prompt",
+		`{` + begun + `,"continue_final_message":true,"add_generation_prompt":true}`: "add_generation_prompt",
+		`{` + begun + `,"continue_final_message":true,` + weather + `}`:              "messages",
+	} {
+		status, v := post(t, h, chatPath, body)
+		require.Equal(t, 400, status, body)
+		require.Equal(t, param, at(t, v, "error", "param"), body)
+	}
+	f := newFake()
+	h = serve(t, f, nil)
+	status, v := post(t, h, "/v1/messages", `{"max_tokens":5,`+begun+`}`)
+	require.Equal(t, 200, status, v)
+	require.True(t, f.asked()[0].Continue)
+	for _, last := range []string{`""`, `[{"type":"tool_use","id":"a","name":"f","input":{}}]`} {
+		status, _ = post(t, h, "/v1/messages", `{"max_tokens":5,"messages":[{"role":"user","content":"q"},{"role":"assistant","content":`+last+`}]}`)
+		require.Equal(t, 400, status, last)
+	}
+}
+
+// TestIgnoreEOS is a field of three endpoints.
+func TestIgnoreEOS(t *testing.T) {
+	for path, body := range map[string]string{chatPath: hi, "/v1/completions": `"prompt":"a"`, "/completion": `"prompt":"a"`} {
+		f := newFake()
+		status, v := post(t, serve(t, f, nil), path, `{`+body+`,"ignore_eos":true}`)
+		require.Equal(t, 200, status, v)
+		require.True(t, f.asked()[0].IgnoreEOS, path)
+	}
+}
+
+// TestPromptsAreOnlyScoredWhereThatIsAskedFor keeps no log-probabilities that nobody sees.
+func TestPromptsAreOnlyScoredWhereThatIsAskedFor(t *testing.T) {
+	for body, want := range map[string]bool{
+		`"max_tokens":0`: false, `"max_tokens":0,"echo":true`: false, `"max_tokens":0,"logprobs":1`: false,
+		`"max_tokens":0,"echo":true,"logprobs":1`: true, `"echo":true,"logprobs":0`: true,
+	} {
+		f := newFake()
+		status, v := post(t, serve(t, f, nil), "/v1/completions", `{"prompt":"a",`+body+`}`)
+		require.Equal(t, 200, status, v)
+		require.Equal(t, want, f.asked()[0].PromptLogprobs, body)
+	}
+	f := newFake()
+	_, _ = post(t, serve(t, f, nil), "/completion", `{"prompt":"a","n_predict":0}`)
+	require.True(t, f.asked()[0].ScoreOnly)
+	require.False(t, f.asked()[0].PromptLogprobs)
 }

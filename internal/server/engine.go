@@ -38,8 +38,9 @@ type format interface {
 	Opens(prompt string) bool
 	// Instructions explain the tools to a model whose chat template does not; "" = it does.
 	Instructions(tools []wire.Tool) string
-	// Calls is the grammar of answers that may call tools.
-	Calls(u ToolUse) (grammar string, err error)
+	// Calls is the grammar of answers that may call tools. lazy says where in the answer it
+	// begins; nil = at once.
+	Calls(u ToolUse) (grammar string, lazy *llama.Lazy, err error)
 	// Document is the grammar of answers that are valid against a JSON schema, thoughts in front
 	// of them included. The error says which keyword it cannot express.
 	Document(schema json.RawMessage, opened bool) (grammar string, err error)
@@ -57,8 +58,8 @@ type ToolUse struct {
 
 // Splitter tells the parts of an answer apart while it streams.
 type Splitter interface {
-	// Add takes what is new of the answer's text.
-	Add(text string) []wire.Piece
+	// Add takes what is new of the answer's text, and the control tokens within it.
+	Add(text string, controls []gallop.Control) []wire.Piece
 	// End gives what was held back. It must be called, and may be called again.
 	End() []wire.Piece
 }
@@ -66,7 +67,7 @@ type Splitter interface {
 // plain is the splitter of answers that are text and nothing else.
 type plain struct{}
 
-func (plain) Add(text string) []wire.Piece {
+func (plain) Add(text string, _ []gallop.Control) []wire.Piece {
 	if text == "" {
 		return nil
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/demo"
 	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/llama"
 )
 
@@ -71,6 +72,11 @@ func TestDemo(t *testing.T) {
 	_, v = post(t, h, chatPath, `{`+strings.Replace(ask, `"route":"off"`, `"skip":"f2","detail":true`, 1)+`}`)
 	require.Equal(t, "f2", at(t, v, "gallop", "skip"))
 	require.NotEmpty(t, at(t, v, "gallop", "tokens"))
+	require.Less(t, at(t, v, "gallop", "weights_share"), 1.0)
+	require.Greater(t, at(t, v, "gallop", "weights_share"), 0.5)
+	begun, rest := want[:len(want)/2], want[len(want)/2:] // TestContinue has more
+	_, v = post(t, h, chatPath, `{"messages":[{"role":"user","content":"What is 12 plus 7?"},{"role":"assistant","content":`+fmt.Sprintf("%q", begun)+`}],"temperature":0,"max_tokens":20,"gallop":{"route":"off"}}`)
+	require.Equal(t, rest, at(t, v, "choices", 0, "message", "content"))
 	_, v = post(t, h, "/v1/messages/count_tokens", `{"messages":[{"role":"user","content":"What is 12 plus 7?"}]}`)
 	require.Greater(t, v["input_tokens"], 5.0)
 }
@@ -86,6 +92,77 @@ func TestDemoReusesAgentsPrompts(t *testing.T) {
 		cached = at(t, v, "usage", "cache_read_input_tokens").(float64)
 	}
 	require.Greater(t, cached, 20.0)
+}
+
+// serveRandom serves a model of random weights with room for so many tokens; change changes its file.
+func serveRandom(t *testing.T, nCtx int, change func(path string) string) *httptest.Server {
+	t.Helper()
+	llamatest.Library(t)
+	spec := randmodel.Tiny(2)
+	spec.Context = nCtx
+	path := llamatest.Write(t, spec)
+	if change != nil {
+		path = change(path)
+	}
+	s, err := New(Options{Models: []Model{{Name: "random", Open: func(ctx context.Context) (Engine, error) {
+		e, err := gallop.Open(ctx, path, &gallop.Options{Parallel: 1, Shortlist: -1, NoCosts: true, Context: llama.ContextOptions{NCtx: nCtx, Threads: 1, ThreadsBatch: 1}})
+		if err != nil {
+			return nil, err
+		}
+		return Of(e), nil
+	}}}})
+	require.NoError(t, err)
+	h := httptest.NewServer(s)
+	t.Cleanup(func() {
+		h.Close()
+		require.NoError(t, s.Close())
+	})
+	return h
+}
+
+// TestAgentsTransport answers requests as a coding agent sends them: a system prompt of 10,000
+// tokens behind a line that changes each time, blocks with cache marks, tools, a stream, a
+// result of a tool. The second one reuses the prefix.
+func TestAgentsTransport(t *testing.T) {
+	h := serveRandom(t, 16384, nil)
+	system, err := json.Marshal(strings.Repeat("Follow all of these rules. ", 10_000/25)) // whose tokens are bytes, mostly
+	require.NoError(t, err)
+	body := func(turn int, more string) string {
+		return fmt.Sprintf(`{"model":"claude-opus-4","max_tokens":3,"stream":true,"temperature":1,"metadata":{"user_id":"u"},
+			"system":[{"type":"text","text":"x-anthropic-billing-header: cc_version=2.1.0; cch=%05d;"},{"type":"text","text":"You are an agent."},{"type":"text","text":%s,"cache_control":{"type":"ephemeral"}}],
+			"tools":[{"name":"Bash","description":"Runs a command.","input_schema":{"$schema":"http://json-schema.org/draft-07/schema#","type":"object","properties":{"command":{"type":"string","description":"to run"},"timeout":{"type":"number"}},"required":["command"],"additionalProperties":false}}],
+			"messages":[{"role":"user","content":[{"type":"text","text":"<system-reminder>now</system-reminder>"},{"type":"text","text":"List the files.","cache_control":{"type":"ephemeral"}}]}%s]}`, turn, system, more)
+	}
+	usage := func(body string) (prompt, cached float64) {
+		status, data := postRaw(t, h, "/v1/messages?beta=true", body, "anthropic-version", "2023-06-01", "anthropic-beta", "claude-code-20250219", "x-api-key", "any")
+		require.Equal(t, 200, status, "%s", data)
+		list := events(t, data)
+		require.Equal(t, "message_stop", list[len(list)-1].name)
+		u := at(t, list[len(list)-2].json(t), "usage")
+		cached, _ = at(t, u, "cache_read_input_tokens").(float64)
+		return at(t, u, "input_tokens").(float64) + cached, cached
+	}
+	prompt, cached := usage(body(1, ""))
+	require.Greater(t, prompt, 9000.0)
+	require.Zero(t, cached)
+	longer, cached := usage(body(2, `,{"role":"assistant","content":[{"type":"text","text":"I see."},{"type":"tool_use","id":"toolu_abcdefghi","name":"Bash","input":{"command":"ls"}}]},
+		{"role":"user","content":[{"type":"tool_result","tool_use_id":"toolu_abcdefghi","content":"a.go","cache_control":{"type":"ephemeral"}}]}`))
+	require.Greater(t, longer, prompt)
+	require.Greater(t, cached, 9000.0, "the line that changes is not a part of the prompt")
+}
+
+// TestModelThatIsBroken has NaN for logits: its answers are JSON or an error, and others can
+// still be asked for.
+func TestModelThatIsBroken(t *testing.T) {
+	h := serveRandom(t, 256, func(path string) string { return llamatest.NaNs(t, path, "output_norm.weight") })
+	for _, more := range []string{"", `,"temperature":0`, `,"logprobs":true,"top_logprobs":3`, `,"gallop":{"detail":true}`} {
+		_, v := post(t, h, chatPath, `{`+hi+`,"max_tokens":3`+more+`}`) // it is JSON
+		require.True(t, v["choices"] != nil || v["error"] != nil, v)
+	}
+	_, v := post(t, h, "/v1/completions", `{"prompt":"abc","max_tokens":0,"echo":true,"logprobs":2}`)
+	require.True(t, v["choices"] != nil || v["error"] != nil, v)
+	status, _ := get(t, h, "/health")
+	require.Equal(t, 200, status)
 }
 
 // TestDemoScores gives the log-probabilities of choices, which sum up to what the tokens say.

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -331,4 +333,23 @@ func TestNewRefuses(t *testing.T) {
 		_, err := New(o)
 		require.Error(t, err)
 	}
+}
+
+// fullDisk is where nothing can be written.
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
+// TestFullDiskForLogs answers all the same.
+func TestFullDiskForLogs(t *testing.T) {
+	f := newFake()
+	h := serve(t, f, func(o *Options) { o.Logger = slog.New(slog.NewTextHandler(fullDisk{}, nil)) })
+	for range 3 {
+		status, v := post(t, h, chatPath, `{`+hi+`}`)
+		require.Equal(t, 200, status)
+		require.Equal(t, "Hello, world", at(t, v, "choices", 0, "message", "content"))
+	}
+	f.err = errors.New("a fault, which is logged")
+	status, _ := post(t, h, chatPath, `{`+hi+`}`)
+	require.Equal(t, 500, status)
 }

@@ -3,8 +3,10 @@ package server
 import (
 	"encoding/json"
 
+	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/internal/server/wire"
 	"github.com/gallop-llm/gallop/internal/tools"
+	"github.com/gallop-llm/gallop/llama"
 )
 
 // recognise finds the format of a chat template.
@@ -33,7 +35,21 @@ func (f chatFormat) Instructions(list []wire.Tool) string {
 	return f.Format.Instructions(functions(list))
 }
 
-func (f chatFormat) Calls(u ToolUse) (string, error) { return f.Grammar(request(u)) }
+func (f chatFormat) Calls(u ToolUse) (grammar string, lazy *llama.Lazy, err error) {
+	if u.Required {
+		grammar, err = f.Grammar(request(u))
+		return grammar, nil, err
+	}
+	t, grammar, err := f.Lazy(request(u))
+	if err != nil || grammar == "" {
+		return "", nil, err
+	}
+	lazy = &llama.Lazy{Trigger: t.Text, AtStart: t.AtStart, Opened: u.Opened}
+	for _, q := range t.Quiet {
+		lazy.Quiet = append(lazy.Quiet, llama.Marks{Open: q[0], Close: q[1]})
+	}
+	return grammar, lazy, nil
+}
 
 func (f chatFormat) Document(schema json.RawMessage, opened bool) (string, error) {
 	return f.Respond(schema, opened)
@@ -44,11 +60,14 @@ func (f chatFormat) Split(u ToolUse) Splitter { return chatSplitter{f.Parser(req
 // chatSplitter is a parser of package tools.
 type chatSplitter struct{ *tools.Parser }
 
-func (s chatSplitter) Add(text string) []wire.Piece {
-	if text == "" {
-		return nil
+func (s chatSplitter) Add(text string, controls []gallop.Control) []wire.Piece {
+	var list []tools.Event
+	from := 0
+	for _, c := range controls {
+		list = append(append(list, s.Write(text[from:c.At])...), s.Control(c.Text)...)
+		from = c.At
 	}
-	return pieces(s.Write(text))
+	return pieces(append(list, s.Write(text[from:])...))
 }
 
 func (s chatSplitter) End() []wire.Piece { return pieces(s.Close()) }

@@ -415,6 +415,7 @@ func TestDetail(t *testing.T) {
 	_, v := post(t, h, "/v1/chat/completions", `{`+hi+`,"gallop":{"detail":true}}`)
 	require.Len(t, at(t, v, "gallop", "tokens"), len("Hello, world"))
 	require.Nil(t, at(t, v, "choices", 0, "logprobs"), "that was not asked for")
+	require.Zero(t, f.asked()[0].Logprobs, "which would turn the shortlist off")
 }
 
 func TestNative(t *testing.T) {

@@ -270,21 +270,33 @@ func (b *builder) text(stop bool, ends ...schema.End) string {
 // expressed.
 func (f *Format) Grammar(r Request) (string, error) { return f.grammar(r, false) }
 
-// Lazy is [Format.Grammar] with [Auto] for a caller that can begin with a grammar in
-// the middle of an answer, and so spares the free text the grammar's cost: behind
-// the trigger, which is mostly a token of its own, the answer follows the grammar.
-// Reasoning may hold the trigger too, and is no call. Both are "" where nothing is to
-// be forced, and where calls stand at the beginning or nowhere: then
-// there is [Format.Grammar]. The errors are the same.
-func (f *Format) Lazy(r Request) (trigger, grammar string, err error) {
-	if trigger = f.trigger(); trigger == "" || r.Choice != Auto {
-		return "", "", nil
-	}
-	if grammar, err = f.grammar(r, true); err != nil || grammar == "" {
-		trigger = ""
-	}
-	return trigger, grammar, err
+// Trigger is the text behind which an answer follows a grammar.
+type Trigger struct {
+	Text    string
+	AtStart bool        // it counts at the beginning alone, behind white space and reasoning
+	Quiet   [][2]string // marks of reasoning, within which it does not count
 }
+
+// Lazy is [Format.Grammar] with [Auto] for a caller that can begin with a grammar in
+// the middle of an answer, and so spares the free text the grammar's cost. The grammar
+// is "" where nothing is to be forced, and with [Required]. The errors are the same.
+func (f *Format) Lazy(r Request) (t Trigger, grammar string, err error) {
+	t.Text = f.trigger()
+	if t.Text == "" {
+		t.Text, t.AtStart = f.start(), true
+	}
+	for _, m := range f.reasoning {
+		t.Quiet = append(t.Quiet, [2]string{m.open, m.close})
+	}
+	if r.Choice == Required {
+		return t, "", nil
+	}
+	grammar, err = f.grammar(r, true)
+	return t, grammar, err
+}
+
+// start is the character with which calls begin where these stand at the beginning or nowhere.
+func (f *Format) start() string { return (f.open + f.begin)[:1] }
 
 func (f *Format) grammar(r Request, lazy bool) (string, error) {
 	if r.Choice == None || len(r.Functions) == 0 {
@@ -365,6 +377,9 @@ func (b *builder) answer(r Request, lazy bool) {
 	b.Define("tool-end", end)
 	mark := f.trigger()
 	if lazy {
+		if mark == "" {
+			mark = f.start()
+		}
 		b.Define("root", gbnf(strings.TrimPrefix(lead, mark))+"tool-calls")
 		return
 	}

@@ -87,7 +87,7 @@ func (s *scanner) messageEnd() bool {
 
 // plain makes content of what was read, which turned out to be no message.
 func (s *scanner) plain() {
-	for _, r := range string(s.in[s.mark:s.pos]) {
+	for _, r := range s.since(s.mark) {
 		s.content(string(r))
 	}
 	s.advance()

@@ -1,6 +1,7 @@
 package tools
 
 import (
+	"cmp"
 	"encoding/json"
 	"iter"
 	"slices"
@@ -51,6 +52,20 @@ func (p *Parser) Write(piece string) []Event {
 	return p.s.take()
 }
 
+// Control is [Parser.Write] of a control token's text. It may be a mark; where it is none,
+// it becomes part of nothing.
+func (p *Parser) Control(text string) []Event {
+	if p.done || text == "" {
+		return nil
+	}
+	p.s.in = append(p.s.in, p.rest...)
+	p.rest = p.rest[:0]
+	p.s.controls = append(p.s.controls, span{len(p.s.in), len(p.s.in) + len(text)})
+	p.s.in = append(p.s.in, text...)
+	p.next()
+	return p.s.take()
+}
+
 // Close ends the answer and gives what is left. Further calls do nothing.
 func (p *Parser) Close() []Event {
 	if p.done {
@@ -80,7 +95,9 @@ type scanner struct {
 	calls     bool // there may be any
 	opened    bool // the answer begins within reasoning
 
-	in    []byte
+	in       []byte
+	controls []span // of in: control tokens, in their order
+
 	pos   int  // in it
 	mark  int  // where the scanner goes back to if what it reads is no call
 	ended bool // no more will come
@@ -94,6 +111,9 @@ type scanner struct {
 	begun  int    // number of calls that began
 	ids    []string
 }
+
+// span is a part of the text that was read.
+type span struct{ from, to int }
 
 // take gives the events since the last time.
 func (s *scanner) take() []Event {
@@ -168,11 +188,36 @@ func (s *scanner) skipSpace() {
 	}
 }
 
-// rune reads the next rune, U+FFFD for what is none.
+// rune reads the next rune, U+FFFD for what is none, "" for a control token.
 func (s *scanner) rune() string {
+	if c, ok := s.control(); ok {
+		s.pos = c.to
+		return ""
+	}
 	r, n := utf8.DecodeRune(s.in[s.pos:])
 	s.pos += n
 	return string(r)
+}
+
+// control is the control token that comes next.
+func (s *scanner) control() (c span, ok bool) {
+	i, ok := slices.BinarySearchFunc(s.controls, s.pos, func(c span, at int) int { return cmp.Compare(c.from, at) })
+	if ok {
+		c = s.controls[i]
+	}
+	return c, ok
+}
+
+// since is the text from a place on, without control tokens.
+func (s *scanner) since(from int) string {
+	var text []byte
+	for _, c := range s.controls {
+		if c.from >= from && c.to <= s.pos {
+			text = append(text, s.in[from:c.from]...)
+			from = c.to
+		}
+	}
+	return strings.ToValidUTF8(string(append(text, s.in[from:s.pos]...)), string(utf8.RuneError))
 }
 
 // advance lets go of what was read.
@@ -180,6 +225,11 @@ func (s *scanner) advance() {
 	const enough = 1 << 12 // bytes, so that few are moved
 	if s.pos > enough && s.pos > len(s.in)/2 {
 		s.in = append(s.in[:0], s.in[s.pos:]...)
+		s.controls = slices.DeleteFunc(s.controls, func(c span) bool { return c.to <= s.pos })
+		for i := range s.controls {
+			s.controls[i].from -= s.pos
+			s.controls[i].to -= s.pos
+		}
 		s.pos = 0
 	}
 	s.mark = s.pos
@@ -221,7 +271,9 @@ func (s *scanner) answer() {
 			}
 			s.pos = s.mark
 		}
-		first = first && isSpace(s.peek())
+		if _, ok := s.control(); !ok {
+			first = first && isSpace(s.peek())
+		}
 		s.content(s.rune())
 	}
 	if s.held != "" && s.begun == 0 {
@@ -270,6 +322,7 @@ func (s *scanner) text(kind Kind, end func() bool) {
 			return
 		}
 		switch text := s.rune(); {
+		case text == "": // a control token that is no mark
 		case isSpace(text[0]):
 			space += text
 		case kind == Content:
@@ -381,7 +434,7 @@ func (s *scanner) finish(ok bool) {
 		return
 	}
 	s.begun--
-	s.emit(Event{Kind: Broken, Call: s.begun, Text: s.lead + strings.ToValidUTF8(string(s.in[s.mark:s.pos]), string(utf8.RuneError))})
+	s.emit(Event{Kind: Broken, Call: s.begun, Text: s.lead + s.since(s.mark)})
 	s.said = true
 }
 
@@ -624,6 +677,10 @@ func (s *scanner) value(out func(string), depth int) bool {
 
 func (s *scanner) stringRest(out func(string)) bool {
 	for s.more() {
+		if _, ok := s.control(); ok {
+			s.rune()
+			continue
+		}
 		switch b := s.in[s.pos]; {
 		case b == '"':
 			out(`"`)

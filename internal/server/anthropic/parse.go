@@ -81,6 +81,11 @@ func parse(body []byte) (*wire.Parsed, error) {
 		return nil, err
 	}
 	p.Request.Messages = wire.Messages(turns)
+	if last := &turns[len(turns)-1]; last.Role == "assistant" { // which is how the answer begins
+		if p.Request.Continue = len(last.Calls) == 0 && strings.TrimSpace(last.Content) != ""; !p.Request.Continue {
+			return nil, wire.BadRequest("messages", "messages: the last one, of the assistant, is no text that can be continued")
+		}
+	}
 	if err := parseTools(&p.Call, &r); err != nil {
 		return nil, err
 	}
@@ -210,9 +215,6 @@ func parseTurns(r *request) (turns []wire.Turn, err error) {
 			return nil, err
 		}
 		turns = append(turns, more...)
-	}
-	if turns[len(turns)-1].Role == "assistant" {
-		return nil, wire.Unsupported(fmt.Sprintf("messages[%d]", len(r.Messages)-1), "an answer that is begun already; end with a message of the user")
 	}
 	return turns, nil
 }

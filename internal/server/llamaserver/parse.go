@@ -31,7 +31,7 @@ type completionRequest struct {
 // turn them off.
 var neutral = wire.Fields{
 	"cache_prompt": wire.Only("true"), "id_slot": wire.Only("-1"), "n_keep": wire.Only("0", "-1"), "n_discard": wire.Only("0"),
-	"n_cache_reuse": wire.Only("0"), "n_indent": wire.Only("0"), "min_keep": wire.Only("0"), "ignore_eos": wire.Only("false"),
+	"n_cache_reuse": wire.Only("0"), "n_indent": wire.Only("0"), "min_keep": wire.Only("0"),
 	"typical_p": wire.Only("1"), "top_n_sigma": wire.Only("-1"), "mirostat": wire.Only("0"), "mirostat_tau": wire.Label(), "mirostat_eta": wire.Label(),
 	"dynatemp_range": wire.Only("0"), "dynatemp_exponent": wire.Label(),
 	"dry_multiplier": wire.Only("0"), "dry_base": wire.Label(), "dry_allowed_length": wire.Label(), "dry_penalty_last_n": wire.Label(), "dry_sequence_breakers": wire.Label(),
@@ -67,9 +67,7 @@ func ParseCompletion(body []byte) (*wire.Parsed, error) {
 			return nil, err
 		}
 		p.Request.MaxTokens = max(*n, 0)
-		if *n == 0 { // an engine scores the prompt where it does not answer
-			p.Request.ScoreOnly, p.Request.PromptLogprobs = true, true
-		}
+		p.Request.ScoreOnly = *n == 0
 	}
 	if p.Request.Stop, err = openai.ParseStop(r.Stop, "stop"); err != nil {
 		return nil, err

@@ -130,7 +130,7 @@ func (r *completionReply) object(answer int, result *wire.Result) map[string]any
 func (r *completionReply) settings() map[string]any {
 	s := r.meta.Sampling
 	settings := samplingSettings(&s)
-	maps.Copy(settings, map[string]any{"n_ctx": r.meta.Info.Context, "model": r.meta.Model, "stream": r.call.Stream, "n_probs": r.call.Request.Logprobs, "stop": orEmpty(r.call.Request.Stop)})
+	maps.Copy(settings, map[string]any{"n_ctx": r.meta.Info.Context, "model": r.meta.Model, "stream": r.call.Stream, "n_probs": r.call.Request.Logprobs, "stop": orEmpty(r.call.Request.Stop), "ignore_eos": r.call.Sampling.IgnoreEOS})
 	if settings["n_predict"] = r.call.Request.MaxTokens; r.call.Request.MaxTokens == 0 && !r.call.Request.ScoreOnly {
 		settings["n_predict"] = -1
 	}

@@ -53,9 +53,7 @@ func ParseCompletion(body []byte) (*wire.Parsed, error) {
 			if err := wire.InRange("max_tokens", *r.MaxTokens, 0, math.MaxInt32); err != nil {
 				return nil, err
 			}
-			if *r.MaxTokens == 0 { // an engine scores the prompt where it does not answer
-				p.Request.ScoreOnly, p.Request.PromptLogprobs = true, true
-			}
+			p.Request.ScoreOnly = *r.MaxTokens == 0
 		}
 	}
 	if r.Logprobs != nil {
@@ -65,7 +63,7 @@ func ParseCompletion(body []byte) (*wire.Parsed, error) {
 		if err := wire.InRange("logprobs", *r.Logprobs, 0, maxTop); err != nil {
 			return nil, err
 		}
-		p.Request.PromptLogprobs = p.Request.PromptLogprobs || r.Echo
+		p.Request.PromptLogprobs = r.Echo
 		if r.Echo && r.Stream {
 			return nil, wire.Unsupported("stream", "not with both echo and logprobs")
 		}

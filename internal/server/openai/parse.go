@@ -45,6 +45,8 @@ type chatRequest struct {
 	ParallelToolCalls   *bool              `json:"parallel_tool_calls"`
 	ReasoningEffort     *string            `json:"reasoning_effort"`
 	TemplateVariables   map[string]any     `json:"chat_template_kwargs"`
+	Continue            *bool              `json:"continue_final_message"`
+	NewTurn             *bool              `json:"add_generation_prompt"`
 	Gallop              json.RawMessage    `json:"gallop"`
 }
 
@@ -94,6 +96,9 @@ func ParseChat(body []byte) (*wire.Parsed, error) {
 	if err := setTools(&p.Call, r.Tools, parseTool, r.ToolChoice, r.ParallelToolCalls); err != nil {
 		return nil, err
 	}
+	if err := setContinue(&p.Call, turns, r.Continue, r.NewTurn); err != nil {
+		return nil, err
+	}
 	for name, value := range r.TemplateVariables {
 		p.SetVariable(name, value)
 	}
@@ -104,6 +109,29 @@ func ParseChat(body []byte) (*wire.Parsed, error) {
 		return &chatReply{head: newHead("chatcmpl-", m), usage: usage, call: &p.Call}
 	}
 	return p, nil
+}
+
+// setContinue settles whether the answer goes on with the last message, as llama-server does
+// with one of the assistant, or begins a turn. asked and newTurn are other servers' fields
+// for either; nil = not said.
+func setContinue(c *wire.Call, turns []wire.Turn, asked, newTurn *bool) error {
+	last := &turns[len(turns)-1]
+	begun := last.Role == "assistant" && len(last.Calls) == 0 && strings.TrimSpace(last.Content) != ""
+	free := c.Request.Tools == nil && c.Schema == nil
+	switch on := asked != nil && *asked; {
+	case on && !begun:
+		return wire.BadRequest("continue_final_message", "continue_final_message: the last message is no text of the assistant")
+	case on && newTurn != nil && *newTurn:
+		return wire.BadRequest("add_generation_prompt", "add_generation_prompt and continue_final_message exclude each other")
+	case asked != nil:
+		c.Request.Continue = on
+	default:
+		c.Request.Continue = begun && free && (newTurn == nil || !*newTurn)
+	}
+	if newTurn != nil && !*newTurn && !c.Request.Continue {
+		return wire.Unsupported("add_generation_prompt", "false, but to continue a last message of the assistant")
+	}
+	return nil
 }
 
 // setEffort turns OpenAI's effort into what chat templates know.

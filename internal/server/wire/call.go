@@ -69,6 +69,7 @@ type Sampling struct {
 	PresencePenalty  *float64 `json:"presence_penalty"`
 	Seed             *int64   `json:"seed"` // -1 = a new one each time
 	Grammar          string   `json:"grammar"`
+	IgnoreEOS        bool     `json:"ignore_eos"` // the model cannot end an answer
 
 	Bias []Bias `json:"-"`
 }

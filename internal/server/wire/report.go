@@ -15,6 +15,7 @@ type Report struct {
 	Reason      string  `json:"reason,omitempty"`
 	Task        string  `json:"task,omitempty"`
 	Quality     float64 `json:"quality,omitempty"`  // predicted share of the whole model's probability
+	Weights     float64 `json:"weights_share"`      // of the weights' bytes that a token needed, mean
 	Escalated   int     `json:"escalated"`          // tokens that the whole model decided again
 	Drafted     int     `json:"drafted,omitempty"`  // tokens
 	Accepted    int     `json:"accepted,omitempty"` // of these
@@ -40,7 +41,7 @@ type Told struct {
 func NewReport(r *Result, info *gallop.Info, detail bool) *Report {
 	a := &r.Answer
 	report := &Report{
-		Skip: a.Plan.Mask.String(), Prefill: a.Plan.Prefill.String(), LayersRun: a.Plan.LayersRun, Layers: info.Layers,
+		Skip: a.Plan.Mask.String(), Prefill: a.Plan.Prefill.String(), LayersRun: a.Plan.LayersRun, Layers: info.Layers, Weights: a.WeightsRead,
 		Escalated: a.Escalated, MaskOff: a.Weighed.Off, Shortlist: a.Shortlist.Size, Forgotten: a.Forgotten, CacheMissed: a.Usage.Missed,
 		PromptSpeed: a.PromptSpeed(), Speed: a.Speed(), FirstToken: 1000 * a.Timing.FirstToken.Seconds(),
 	}
