@@ -90,7 +90,7 @@ func TestLinesBreakBetweenWords(t *testing.T) {
 		"two\nlines of it":            "two\nlines of\nit",
 		"日本語日本語":                      "日本語日本\n語",
 		"is 日本語日本":                    "is 日本語\n日本",
-		"a\tbcd":                      "a       \nbcd",
+		"a\tbcd":                      "a\nbcd",
 		"e\u0301e\u0301 0123456 8 ab": "e\u0301e\u0301 0123456\n8 ab",
 	} {
 		for _, step := range []int{1, len(text)} {
