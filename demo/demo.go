@@ -3,6 +3,7 @@
 package demo
 
 import (
+	"bytes"
 	"crypto/sha256"
 	_ "embed" // for the model and its prompts
 	"encoding/hex"
@@ -25,8 +26,8 @@ var profile []byte
 //go:embed test.jsonl
 var Test []byte
 
-// Path writes the embedded model and its profile into the user's cache folder,
-// if they are not there yet, and returns where the model is: llama.cpp maps
+// Path writes the embedded model and its profile into the user's cache folder, if they
+// are not there yet or have been damaged, and returns where the model is: llama.cpp maps
 // models from files. The profile is beside it, where it is looked for.
 func Path() (string, error) {
 	cache, err := os.UserCacheDir()
@@ -42,7 +43,7 @@ func Path() (string, error) {
 		path string
 		data []byte
 	}{{base + ".gguf", model}, {base + ".gallop.gguf", profile}} {
-		if info, err := os.Stat(f.path); err == nil && info.Size() == int64(len(f.data)) {
+		if isThere(f.path, f.data) {
 			continue
 		}
 		if err := files.Write(f.path, f.data); err != nil {
@@ -50,4 +51,15 @@ func Path() (string, error) {
 		}
 	}
 	return base + ".gguf", nil
+}
+
+// isThere tells whether a file holds data, byte for byte: a loss of power can leave one of
+// the right length full of zeros. Comparing takes a few milliseconds.
+func isThere(path string, data []byte) bool {
+	info, err := os.Stat(path)
+	if err != nil || info.Size() != int64(len(data)) {
+		return false
+	}
+	kept, err := os.ReadFile(path)
+	return err == nil && bytes.Equal(kept, data)
 }

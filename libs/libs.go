@@ -83,12 +83,14 @@ func libraries(device, pattern string) []string {
 	return found
 }
 
-// Installed returns the folder of a device's libraries, "" when they are not there.
+// Installed returns the folder of a device's libraries, "" when they are not there, or not
+// all of them, or not whole by their sizes.
 func Installed(device string) string {
-	if found := libraries(device, "libggml*"); len(found) > 0 {
-		return filepath.Dir(found[0])
+	dir, err := check(device, false)
+	if err != nil {
+		return ""
 	}
-	return ""
+	return dir
 }
 
 // Options say what [Install] fetches. nil and zero are the defaults.
@@ -104,8 +106,8 @@ type Options struct {
 }
 
 // Install fetches the libraries for a device, and those that it needs beside them,
-// and returns their folder. Nothing happens when they are there. A folder appears
-// whole or not at all; the end of ctx stops the fetching and leaves nothing.
+// and returns their folder. Nothing happens when they are there and whole: all of them
+// are read for that, and damaged ones are fetched anew. A folder appears whole or not at all; the end of ctx stops the fetching and leaves nothing.
 //
 // Errors: [ErrDevice], [ErrNoNPM], [ErrPlatform], [ErrFetch], ctx's own, or the
 // system's.
@@ -122,8 +124,8 @@ func Install(ctx context.Context, o *Options) (dir string, err error) {
 			return "", err
 		}
 	}
-	if dir := Installed(device); dir != "" {
-		return dir, nil
+	if dir, err := Verify(device); dir != "" || err != nil && !errors.Is(err, ErrDamaged) {
+		return dir, err
 	}
 	return fetch(ctx, device, o.Progress)
 }
@@ -176,10 +178,22 @@ func fetch(ctx context.Context, device string, progress func(string, int64)) (st
 		return "", fmt.Errorf("%w for %s on %s/%s; build llama.cpp's shared libraries and set %s to their folder",
 			ErrPlatform, device, runtime.GOOS, runtime.GOARCH, llama.EnvLibrary)
 	}
-	if err := os.Rename(temp, final); err != nil && Installed(device) == "" { // another process may have been first
-		return "", fmt.Errorf("put the libraries in place: %w", err)
+	if err := writeList(temp); err != nil {
+		return "", fmt.Errorf("note what was fetched: %w", err)
 	}
-	return Installed(device), nil
+	if _, err := Verify(device); errors.Is(err, ErrDamaged) {
+		old := temp + ".old" // programs that use them keep them
+		if err := os.Rename(final, old); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("take the damaged libraries away: %w", err)
+		}
+		defer os.RemoveAll(old)
+	}
+	err = os.Rename(temp, final)
+	dir, damaged := Verify(device)
+	if dir == "" { // else another process may have been first
+		return "", fmt.Errorf("put the libraries in place: %w", errors.Join(err, damaged))
+	}
+	return dir, nil
 }
 
 // watchTime is how often a fetch is looked at.
@@ -237,8 +251,10 @@ func SearchPath() []string {
 		return dirs
 	}
 	for _, device := range Devices {
-		if found := libraries(device, "libllama.*"); len(found) > 0 {
-			dirs = append(dirs, filepath.Dir(found[0]))
+		if dir := Installed(device); dir != "" {
+			if found, _ := filepath.Glob(filepath.Join(dir, "libllama.*")); len(found) > 0 {
+				dirs = append(dirs, dir)
+			}
 		}
 	}
 	return dirs
@@ -255,6 +271,10 @@ func Load() (skipped []error, err error) {
 		return nil, nil
 	}
 	for _, device := range []string{"vulkan", "cuda"} {
+		if _, err := check(device, false); err != nil {
+			skipped = append(skipped, fmt.Errorf("%w; `gallop setup --device %s` fetches them anew", err, device))
+			continue
+		}
 		for _, path := range libraries(device, "libggml-"+device+".*") {
 			if filepath.Dir(path) == llama.Dir() {
 				continue // loaded with the library

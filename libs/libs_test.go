@@ -87,6 +87,55 @@ func TestInstall(t *testing.T) {
 	require.Equal(t, 1, calls(t, cache), "what is there is not fetched again")
 }
 
+// TestInstallRepairs damages what was fetched: neither is it used, nor does installing take
+// it for installed.
+func TestInstallRepairs(t *testing.T) {
+	for name, c := range map[string]struct {
+		damage func(t *testing.T, dir string)
+		shows  bool // before all is read
+	}{
+		"an empty file":  {func(t *testing.T, dir string) { require.NoError(t, os.Truncate(filepath.Join(dir, "libggml.so"), 0)) }, true},
+		"a missing file": {func(t *testing.T, dir string) { require.NoError(t, os.Remove(filepath.Join(dir, "libllama.so"))) }, true},
+		"no files":       {func(t *testing.T, dir string) { require.NoError(t, os.RemoveAll(dir)) }, true},
+		"a damaged list": {func(t *testing.T, _ string) { require.NoError(t, os.WriteFile(list(t), []byte("{"), 0o644)) }, true},
+		"zeros": {func(t *testing.T, dir string) {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "libllama.so"), make([]byte, 5), 0o644))
+		}, false},
+		"an earlier version": {func(t *testing.T, dir string) {
+			require.NoError(t, os.Remove(list(t)))
+			require.NoError(t, os.Truncate(filepath.Join(dir, "libllama.so"), 0))
+		}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cache := fakeNPM(t, brings)
+			dir, err := Install(context.Background(), nil)
+			require.NoError(t, err)
+			c.damage(t, dir)
+			if c.shows {
+				require.Empty(t, Installed(DefaultDevice()))
+				require.Equal(t, llama.SearchPath(), SearchPath())
+			}
+			_, err = Verify(DefaultDevice())
+			require.ErrorIs(t, err, ErrDamaged)
+			again, err := Install(context.Background(), nil)
+			require.NoError(t, err)
+			require.Equal(t, dir, again)
+			require.Equal(t, 2, calls(t, cache))
+			_, err = Verify(DefaultDevice())
+			require.NoError(t, err)
+			require.Len(t, leftovers(t), 1)
+		})
+	}
+}
+
+// list is the path of the list of what was fetched.
+func list(t *testing.T) string {
+	t.Helper()
+	root, err := folder(DefaultDevice())
+	require.NoError(t, err)
+	return filepath.Join(root, listName)
+}
+
 func TestInstallGPU(t *testing.T) {
 	if platform() != "linux-x64" {
 		t.Skip("there are no GPU packages for every system")

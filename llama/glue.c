@@ -94,6 +94,7 @@ bool gallop_open(const char *path, struct gallop_text *err) {
         return sentence(err, "it has no function ", missing, "");
     }
     catch_uncaught(lib);
+    gallop_operator_new = (void *(*)(size_t))(uintptr_t)dlsym(lib, "_Znwm");
     gallop_catch_faults();
     return true; /* lib stays open for the life of the process */
 }
@@ -631,15 +632,23 @@ static size_t candidates(const struct gallop_steps *s, const float *logits, stru
     return n;
 }
 
+/* What a grammar may allocate for one token, as counted in faults.h: usual ones take a few for each of a
+ * vocabulary's tokens to see what may follow, and some hundred to go on behind one. An ambiguous one can be
+ * read in twice as many ways with each character; each way behind a token is compared with all others. */
+enum { LOOK_AHEAD = 16, LOOK_AHEAD_LEAST = 1 << 20, GO_ON = 1 << 16 };
+
 /* What grammar and chain leave of the logits. */
-static struct llama_token_data_array leave(const struct gallop_steps *s, const float *logits,
+static struct llama_token_data_array leave(struct gallop_steps *s, const float *logits,
                                            struct llama_token_data *items, int32_t n_vocab) {
     struct llama_token_data_array a = {
         .data = items, .size = candidates(s, logits, items, n_vocab), .selected = -1, .sorted = false};
     if (s->grammar != NULL) {
         volatile bool applied = false;
-        GUARDED(gallop_api.llama_sampler_apply(s->grammar, &a); applied = true);
+        gallop_allowance = LOOK_AHEAD_LEAST + LOOK_AHEAD * (uint64_t)n_vocab;
+        GUARDED(if (!s->lost) gallop_api.llama_sampler_apply(s->grammar, &a); applied = !s->lost);
+        gallop_allowance = 0;
         if (!applied) {
+            s->lost = true;
             a.size = 0; /* what is left may be forbidden */
         }
     }
@@ -661,17 +670,23 @@ bool gallop_allows(struct llama_sampler *grammar, llama_token t) {
     struct llama_token_data item = {.id = t};
     struct llama_token_data_array a = {.data = &item, .size = 1, .selected = -1, .sorted = false};
     volatile bool applied = false;
+    gallop_allowance = LOOK_AHEAD_LEAST;
     GUARDED(gallop_api.llama_sampler_apply(grammar, &a); applied = true);
+    gallop_allowance = 0;
     return applied && item.logit > -__builtin_inff();
 }
 
-void gallop_follow(const struct gallop_steps *s, llama_token t) {
-    if (s->grammar != NULL) {
-        GUARDED(gallop_api.llama_sampler_accept(s->grammar, t));
+void gallop_follow(struct gallop_steps *s, llama_token t) {
+    if (s->grammar != NULL && !s->lost) {
+        volatile bool followed = false;
+        gallop_allowance = GO_ON;
+        GUARDED(gallop_api.llama_sampler_accept(s->grammar, t); followed = true);
+        gallop_allowance = 0;
+        s->lost = !followed;
     }
 }
 
-llama_token gallop_sample(const struct gallop_steps *s, const float *logits, struct llama_token_data *items, int32_t n_vocab) {
+llama_token gallop_sample(struct gallop_steps *s, const float *logits, struct llama_token_data *items, int32_t n_vocab) {
     if (items == NULL) {
         return most_likely(logits, n_vocab);
     }
@@ -690,7 +705,7 @@ llama_token gallop_sample(const struct gallop_steps *s, const float *logits, str
     return chosen.logit > -__builtin_inff() ? chosen.id : LLAMA_TOKEN_NULL;
 }
 
-int32_t gallop_distribute(const struct gallop_steps *s, const float *logits, struct llama_token_data *items, int32_t n_vocab) {
+int32_t gallop_distribute(struct gallop_steps *s, const float *logits, struct llama_token_data *items, int32_t n_vocab) {
     const struct llama_token_data_array a = leave(s, logits, items, n_vocab);
     const int64_t best = likeliest(&a);
     if (best < 0 || !(a.data[best].logit > -__builtin_inff())) {

@@ -159,11 +159,13 @@ struct gallop_steps {
     struct llama_sampler *grammar; /* owned; NULL = none */
     struct llama_sampler *chain;   /* owned; changes and cuts the logits */
     struct llama_sampler *draw;    /* owned; chooses by chance; NULL = the likeliest token */
+    bool lost;                     /* the grammar's place is not known any more: no token is left */
     int32_t top_k;                 /* the first of all steps keeps so many of the largest logits; 0 = it is another one */
 };
 
-/* Has the grammar, if there is one, go on behind t, which was among what it left. */
-void gallop_follow(const struct gallop_steps *s, llama_token t);
+/* Has the grammar, if there is one, go on behind t, which was among what it left. Where that takes too
+ * much, or fails, it is lost. */
+void gallop_follow(struct gallop_steps *s, llama_token t);
 
 /* Whether a grammar lets t come next. */
 bool gallop_allows(struct llama_sampler *grammar, llama_token t);
@@ -171,12 +173,12 @@ bool gallop_allows(struct llama_sampler *grammar, llama_token t);
 /* Chooses from a row of logits (n_vocab,). items (n_vocab,) is scratch; NULL means that grammar,
  * chain and draw do nothing, so that the likeliest token is wanted. Returns LLAMA_TOKEN_NULL when no
  * token is left. Nothing is accepted. */
-llama_token gallop_sample(const struct gallop_steps *s, const float *logits, struct llama_token_data *items, int32_t n_vocab);
+llama_token gallop_sample(struct gallop_steps *s, const float *logits, struct llama_token_data *items, int32_t n_vocab);
 
 /* The tokens that grammar and chain leave of a row of logits, with their probabilities p, to the
  * front of items (n_vocab,), which is not NULL. Returns how many; the likeliest alone without draw.
  * Nothing is drawn or accepted. */
-int32_t gallop_distribute(const struct gallop_steps *s, const float *logits, struct llama_token_data *items, int32_t n_vocab);
+int32_t gallop_distribute(struct gallop_steps *s, const float *logits, struct llama_token_data *items, int32_t n_vocab);
 
 /* The likeliest token of a row of logits (n_vocab,), n_vocab > 0, and its softmax probability p, which is
  * off by less than a millionth of it. */

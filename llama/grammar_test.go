@@ -2,6 +2,7 @@ package llama_test
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -113,4 +114,61 @@ func FuzzGrammar(f *testing.F) {
 			require.NoError(t, s.Close())
 		}
 	})
+}
+
+// TestAmbiguousGrammars has grammars that can be read in twice as many ways with each
+// character, or in the square or cube of their number: sampling ends with an error before
+// that takes long or much memory. What is only long, or has many alternatives, goes on.
+func TestAmbiguousGrammars(t *testing.T) {
+	llamatest.Library(t)
+	if runtime.GOOS != "linux" {
+		t.Skip("llama.cpp's allocations cannot be counted here")
+	}
+	m := llamatest.Small(t, "llama")
+	at := small(t, m)
+	decode(t, at, prompt(3), 0, none)
+	letters := byteTokens(t, m.Vocab)
+	for name, c := range map[string]struct {
+		grammar string
+		ends    bool // with an error
+	}{
+		"two ends":          {`root ::= "a" root "b" | "a" root "c" | "d"`, true},
+		"three ends":        {`root ::= "a" root "b" | "a" root "c" | "a" root "d" | "d"`, true},
+		"sums":              {"root ::= x \"=\"\nx ::= \"a\" x x | \"a\"", false}, // ways are as many as characters
+		"alike":             {`root ::= ("a" | "a")* "b"`, false},
+		"alike and nested":  {`root ::= (("a" | "a")+ | "a"*)* "b"`, false},
+		"right recursion":   {`root ::= "a" root "b" | "d"`, false},
+		"many alternatives": {"root ::= (" + series(`"aaaaaaaa%n"`, " | ", 1000) + `)* "a"* "b"`, false},
+		"the most":          {"root ::= (" + series(`"aaaaaaaa%n"`, " | ", llama.MaxGrammarWays-10) + `) "b" | "a"* "b"`, false},
+		"any text":          {`root ::= .* "b"?`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := llama.Live()
+			s, err := m.NewSampler(llama.Sampling{Grammar: c.grammar, LogitBias: map[llama.Token]float32{letters['a']: 1e6}})
+			require.NoError(t, err)
+			defer func() { require.NoError(t, s.Close()); require.Equal(t, before, llama.Live()) }()
+			start, n := time.Now(), 0
+			for ; n < 300 && err == nil; n++ {
+				var token llama.Token
+				if token, err = s.Sample(at, -1); err == nil {
+					require.Equal(t, letters['a'], token)
+				}
+			}
+			t.Log(n, time.Since(start), err)
+			if !c.ends {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorIs(t, err, llama.ErrGrammar)
+			require.ErrorContains(t, err, "ambiguous")
+			again, err := s.Clone()
+			require.NoError(t, err)
+			_, err = again.Sample(at, -1)
+			require.ErrorIs(t, err, llama.ErrGrammar)
+			require.NoError(t, again.Close())
+			s.Reset()
+			_, err = s.Sample(at, -1)
+			require.NoError(t, err, "a new answer begins")
+		})
+	}
 }

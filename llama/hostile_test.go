@@ -315,7 +315,7 @@ func startVictim(t testing.TB) *victim {
 
 // use gives the victim's answer to a model, or, where it has none, how it ended.
 func (v *victim) use(path string) (answer string, survived bool) {
-	late := time.AfterFunc(30*time.Second, func() { v.cmd.Process.Kill() })
+	late := time.AfterFunc(8*time.Second, func() { v.cmd.Process.Kill() }) // a fuzzing process ends itself after 10
 	defer late.Stop()
 	fmt.Fprintln(v.in, path)
 	for v.out.Scan() {

@@ -99,10 +99,25 @@ func (m *Model) placeWeights(locked bool) error {
 			return err
 		}
 	}
-	for i, t := range m.Tensors {
-		m.places[i].layer, m.places[i].half = halfOf(t.Name, m.places[i].repacked())
+	if !m.runsBlocksAgain() {
+		for i, t := range m.Tensors {
+			m.places[i].layer, m.places[i].half = halfOf(t.Name, m.places[i].repacked())
+		}
 	}
 	return m.dropUnused()
+}
+
+// runsBlocksAgain tells whether there are more layers than blocks of weights, as in Nanbeige's
+// and HRM's loops: a mask that skips one run of a block must leave the other its weights,
+// and which layer runs which block no file says.
+func (m *Model) runsBlocksAgain() bool {
+	blocks := 0
+	for _, t := range m.Tensors {
+		if block, _, ok := gguf.SplitLayer(t.Name); ok {
+			blocks = max(blocks, block+1)
+		}
+	}
+	return 0 < blocks && blocks < m.NLayer
 }
 
 // mapEnds maps the files again that have tensors outside llama.cpp's mapping: it keeps
@@ -201,7 +216,8 @@ func (m *Model) droppable(p place) bool {
 }
 
 // Releasable tells whether [Model.ReleaseWeights] can do anything: not where the
-// file was read instead of mapped, or is locked in memory, or is all on a GPU.
+// file was read instead of mapped, or is locked in memory, or is all on a GPU, or where
+// layers share weights.
 func (m *Model) Releasable() bool {
 	for _, p := range m.places {
 		if m.droppable(p) {

@@ -283,7 +283,8 @@ func (s *Sampling) Check() error {
 
 // Sample chooses a token from the logits at place i of c's last batch (-1 = the
 // last output) and remembers it. The error wraps [ErrNoToken] when nothing is
-// left to choose.
+// left to choose, and [ErrGrammar] when the grammar is so ambiguous that what may
+// follow cannot be found in a second or so.
 func (p *Sampler) Sample(c *Context, i int) (Token, error) {
 	logits, err := p.logits(c, i)
 	if err != nil {
@@ -291,7 +292,7 @@ func (p *Sampler) Sample(c *Context, i int) (Token, error) {
 	}
 	t := C.gallop_sample(&p.steps, (*C.float)(unsafe.Pointer(&logits[0])), p.scratch(), C.int32_t(len(logits)))
 	if t == C.LLAMA_TOKEN_NULL {
-		return NoToken, ErrNoToken
+		return NoToken, p.noToken()
 	}
 	p.Take(Token(t))
 	return Token(t), nil
@@ -307,7 +308,7 @@ func (p *Sampler) scratch() *C.struct_llama_token_data {
 
 // Distribution writes into d what [Sampler.Sample] would draw from, at the same
 // place; greedily that is one token. Nothing is drawn or remembered. It reuses
-// d's slices. The error wraps [ErrNoToken] when nothing is left.
+// d's slices. Errors are those of [Sampler.Sample].
 func (p *Sampler) Distribution(c *Context, i int, d *Distribution) error {
 	logits, err := p.logits(c, i)
 	if err != nil {
@@ -321,12 +322,20 @@ func (p *Sampler) Distribution(c *Context, i int, d *Distribution) error {
 	}
 	left := C.gallop_distribute(&p.steps, row, p.items, n)
 	if left == 0 {
-		return ErrNoToken
+		return p.noToken()
 	}
 	for _, item := range unsafe.Slice(p.items, left) {
 		d.Tokens, d.P = append(d.Tokens, Token(item.id)), append(d.P, float32(item.p))
 	}
 	return nil
+}
+
+// noToken says why no token is left to choose.
+func (p *Sampler) noToken() error {
+	if p.steps.lost {
+		return fmt.Errorf("%w: it is so ambiguous that what was said can be read in too many ways; give each alternative another beginning", ErrGrammar)
+	}
+	return ErrNoToken
 }
 
 func (p *Sampler) logits(c *Context, i int) ([]float32, error) {
@@ -371,6 +380,7 @@ func (p *Sampler) Reset() {
 		}
 		p.wait = newWaiting(p.wait.Lazy)
 	}
+	p.steps.lost = false
 }
 
 // Clone copies the sampler with all it remembers.
@@ -403,7 +413,7 @@ func (q *Sampler) Follow(p *Sampler) error {
 
 func (q *Sampler) copySteps(p *Sampler) {
 	q.wait, q.plain, q.topK = p.wait, p.plain, p.topK
-	q.steps.chain, q.steps.top_k = C.llama_sampler_clone(p.steps.chain), p.steps.top_k
+		q.steps.chain, q.steps.top_k, q.steps.lost = C.llama_sampler_clone(p.steps.chain), p.steps.top_k, p.steps.lost
 	if p.held != nil {
 		q.held = C.llama_sampler_clone(p.held)
 	}

@@ -7,6 +7,7 @@ package llama
 import "C"
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"unicode/utf8"
@@ -153,8 +154,8 @@ func (v *Vocab) Text(tokens []Token, special bool) string {
 	return string(text)
 }
 
-// Detokenizer turns a stream of tokens into text that never splits a UTF-8
-// rune. The zero value with a Vocab is ready for use.
+// Detokenizer turns a stream of tokens into UTF-8 text that never splits a rune. Bytes
+// that no rune begins or goes on with become U+FFFD. The zero value with a Vocab is ready for use.
 type Detokenizer struct {
 	Vocab   *Vocab
 	pending []byte // start of a rune whose end has not come yet
@@ -164,7 +165,7 @@ type Detokenizer struct {
 func (d *Detokenizer) Next(t Token) string {
 	d.pending = d.Vocab.AppendPiece(d.pending, t, false)
 	n := completeRunes(d.pending)
-	text := string(d.pending[:n])
+	text := string(bytes.Runes(d.pending[:n])) // U+FFFD for each byte that is of no rune
 	d.pending = append(d.pending[:0], d.pending[n:]...)
 	return text
 }

@@ -19,12 +19,14 @@ import (
 func newChatCommand() *cobra.Command {
 	g := generation{chats: true}
 	var first []string
+	var noHistory bool
 	cmd := &cobra.Command{
 		Use:   "chat [model.gguf]",
 		Short: "Chat with a model; /help in the chat lists its commands",
 		Long: `Chat with a model. Lines come from the terminal, with editing and a history, or
 from a pipe. Each -p is a line said before those; commands such as "/skip 4,6"
-work there too.`,
+work there too. A \ at the end of a line goes on in the next one; a text of several
+lines can stand between """ and """.`,
 		Args: oneModel,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if len(args) > 0 {
@@ -35,12 +37,17 @@ work there too.`,
 			if g.model, err = namedModel(cmd, g.model, args); err != nil {
 				return err
 			}
-			return runChat(cmd, &g, first)
+			history := historyPath()
+			if noHistory {
+				history = ""
+			}
+			return runChat(cmd, &g, g.escapes.texts(first), history)
 		},
 	}
 	g.add(cmd)
 	cmd.Flags().BoolVar(&g.learn, "learn", false, "calibrate the model in the background while you read or type, and route by the profile once it is there")
 	cmd.Flags().StringArrayVarP(&first, "prompt", "p", nil, "say this first; repeatable")
+	cmd.Flags().BoolVar(&noHistory, "no-history", false, "neither read nor keep what was typed in earlier chats ("+historyPath()+")")
 	return cmd
 }
 
@@ -59,7 +66,7 @@ func checkModel(arg string) error {
 	return err
 }
 
-func runChat(cmd *cobra.Command, g *generation, first []string) error {
+func runChat(cmd *cobra.Command, g *generation, first []string, history string) error {
 	ctx, stop := interruptible(cmd)
 	engine, request, closeAll, err := g.open(ctx, cmd)
 	stop() // from here on Ctrl-C is for answers
@@ -92,7 +99,7 @@ func runChat(cmd *cobra.Command, g *generation, first []string) error {
 		}
 		defer learning.close()
 	}
-	lines, interactive := newLines(cmd.InOrStdin(), notes)
+	lines, interactive := newLines(cmd.InOrStdin(), notes, history)
 	info := engine.Info()
 	fmt.Fprintf(notes, "%s: %d layers, context of %d tokens; /help lists the commands\n", filepath.Base(info.Path), info.Layers, info.Context)
 	known := engine.Shortlist().List

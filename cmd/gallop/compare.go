@@ -26,10 +26,10 @@ import (
 // comparison holds the flags of `gallop compare`.
 type comparison struct {
 	generation
-	data, out, json string
+	data, out       string
 	profiles        []string
 	limit, rounds   int
-	skipBad         bool
+	skipBad, asJSON bool
 }
 
 // builtInPrompts is how many prompts are asked where no file is named: two of
@@ -68,7 +68,7 @@ Answers are greedy unless --temp says otherwise.`,
 	flags.IntVarP(&f.rounds, "repetitions", "r", 1, "answer each prompt so often, in turns; the medians of the times count")
 	flags.BoolVar(&f.skipBad, "skip-bad", false, "leave out lines that cannot be used instead of stopping at them")
 	flags.StringVarP(&f.out, "output", "o", "compare.html", "the report")
-	flags.StringVar(&f.json, "json", "", "also write all figures as JSON to this file; - = print them in place of the table")
+	flags.BoolVar(&f.asJSON, "json", false, "print all figures as JSON in place of the table")
 	flags.StringArrayVar(&f.profiles, "profile", nil, "profile to route by; twice compares two; NAME=FILE names it (default: the model's)")
 	changeDefault(flags, "n-predict", "256", "tokens in an answer at most; -1 = until the model ends it")
 	changeDefault(flags, "temp", "0", "temperature; 0 = always the likeliest token")
@@ -162,16 +162,14 @@ func (f *comparison) check() error {
 	case f.limit < 0 || f.rounds < 1:
 		return usageError{fmt.Errorf("--limit is %d and -r %d, want at least 0 and 1", f.limit, f.rounds)}
 	}
-	for _, path := range []string{f.out, f.json} {
-		if path == "" || path == "-" {
-			continue
-		}
-		if info, err := os.Stat(filepath.Dir(path)); err != nil || !info.IsDir() {
-			return fmt.Errorf("%s cannot be written: there is no folder %s", path, filepath.Dir(path))
-		}
-		if info, err := os.Stat(path); err == nil && info.IsDir() {
-			return fmt.Errorf("%s cannot be written: it is a folder", path)
-		}
+	if f.out == "" {
+		return usageError{errors.New("-o is empty: name the report's file")}
+	}
+	if info, err := os.Stat(filepath.Dir(f.out)); err != nil || !info.IsDir() {
+		return fmt.Errorf("%s cannot be written: there is no folder %s", f.out, filepath.Dir(f.out))
+	}
+	if info, err := os.Stat(f.out); err == nil && info.IsDir() {
+		return fmt.Errorf("%s cannot be written: it is a folder", f.out)
 	}
 	return nil
 }
@@ -280,17 +278,8 @@ func (f *comparison) write(cmd *cobra.Command, result *compare.Result) error {
 		return fmt.Errorf("write the report: %w", err)
 	}
 	fmt.Fprintln(cmd.ErrOrStderr(), "report:", f.out)
-	if f.json == "-" {
+	if f.asJSON {
 		return writeJSON(cmd.OutOrStdout(), result)
-	}
-	if f.json != "" {
-		var text bytes.Buffer
-		if err := writeJSON(&text, result); err != nil {
-			return err
-		}
-		if err := files.Write(f.json, text.Bytes()); err != nil {
-			return fmt.Errorf("write the figures: %w", err)
-		}
 	}
 	columns, rows := result.Table()
 	return report.Table(cmd.OutOrStdout(), columns, rows)

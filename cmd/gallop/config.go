@@ -18,6 +18,12 @@ import (
 // notConfigurable are flags that make sense on the command line alone.
 var notConfigurable = map[string]bool{"help": true, "version": true, "config": true}
 
+// ofOneCommand are flags that say what one command is to read or write: as a setting they
+// would mean something else to each.
+var ofOneCommand = map[string]bool{"output": true, "prompt": true, "data": true}
+
+func isSetting(flag string) bool { return !notConfigurable[flag] && !ofOneCommand[flag] }
+
 // configPath is where the configuration file usually is, "" when the system
 // names no such place.
 func configPath() string {
@@ -42,7 +48,7 @@ func configure(cmd *cobra.Command, path string) error {
 		return err
 	}
 	cmd.Flags().VisitAll(func(flag *pflag.Flag) {
-		if err != nil || flag.Changed || notConfigurable[flag.Name] {
+		if err != nil || flag.Changed || !isSetting(flag.Name) {
 			return
 		}
 		if value := os.Getenv(envName(flag.Name)); value != "" { // empty is as good as unset
@@ -110,6 +116,9 @@ func setFromFile(flag *pflag.Flag, value any) error {
 		list = []any{value}
 	}
 	for _, v := range list {
+		if _, isBool := v.(bool); isBool && flag.Value.Type() != "bool" {
+			return errors.New("it takes a word or a number, not true or false")
+		}
 		if err := flag.Value.Set(fmt.Sprint(v)); err != nil {
 			return err
 		}
@@ -133,8 +142,8 @@ func readConfig(cmd *cobra.Command, path string) (map[string]any, error) {
 	}
 	known := map[string]bool{}
 	for _, c := range append(cmd.Root().Commands(), cmd.Root()) {
-		c.Flags().VisitAll(func(flag *pflag.Flag) { known[flag.Name] = !notConfigurable[flag.Name] })
-		c.PersistentFlags().VisitAll(func(flag *pflag.Flag) { known[flag.Name] = !notConfigurable[flag.Name] })
+		c.Flags().VisitAll(func(flag *pflag.Flag) { known[flag.Name] = isSetting(flag.Name) })
+		c.PersistentFlags().VisitAll(func(flag *pflag.Flag) { known[flag.Name] = isSetting(flag.Name) })
 	}
 	for key := range file {
 		if !known[key] {

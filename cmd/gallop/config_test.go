@@ -1,11 +1,13 @@
 package main
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/require"
 
 	"github.com/gallop-llm/gallop/llama"
@@ -51,6 +53,30 @@ func TestConfigure(t *testing.T) {
 			require.NoError(t, configure(cmd, file))
 			require.Equal(t, test.want, *got)
 		})
+	}
+}
+
+// TestSettingsMeanOneThing has settings that every command would take, each for its own.
+func TestSettingsMeanOneThing(t *testing.T) {
+	alone(t)
+	isBool := map[string]bool{}
+	root := newRootCommand(io.Discard)
+	for _, cmd := range root.Commands() {
+		for _, c := range append(cmd.Commands(), cmd) {
+			c.Flags().VisitAll(func(flag *pflag.Flag) {
+				is := flag.Value.Type() == "bool"
+				before, known := isBool[flag.Name]
+				require.True(t, !known || before == is || !isSetting(flag.Name), "--%s of %s", flag.Name, c.Name())
+				isBool[flag.Name] = is
+			})
+		}
+	}
+	cmd, _ := configurable(t)
+	require.ErrorContains(t, configure(cmd, writeFile(t, "config.toml", "lora = true")), "it takes a word or a number, not true or false")
+	for _, key := range []string{"output", "prompt", "data"} {
+		code, _, notes := runGallop("compare", "--config", writeFile(t, "config.toml", key+" = 'x'"))
+		require.Equal(t, exitUsage, code)
+		require.Contains(t, notes, "is no setting")
 	}
 }
 

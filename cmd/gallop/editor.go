@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/rivo/uniseg"
 )
@@ -23,9 +24,10 @@ const usualColumns = 80
 type typing struct {
 	in      *bufio.Reader
 	out     io.Writer
-	columns int        // of the terminal
-	plain   bool       // it knows no escape sequences
-	history [][]string // lines, the oldest first
+	columns int                     // of the terminal
+	plain   bool                    // it knows no escape sequences
+	history [][]string              // lines, the oldest first
+	keep    func(line string) error // keeps what is new in the history; may be nil
 
 	line   []string // character by character
 	at     int      // the cursor is in front of this one
@@ -33,13 +35,16 @@ type typing struct {
 	place  int      // in the history; len(history) = a line of its own
 	own    []string // that line while the history is shown
 	pastes bool     // within what is pasted
+
+	searches bool   // in the history, for
+	sought   string // this text
 }
 
 // Keys, as terminals send them.
 const (
 	ctrlA, ctrlB, ctrlC, ctrlD, ctrlE, ctrlF = 1, 2, 3, 4, 5, 6
-	ctrlH, ctrlK, ctrlL, ctrlN, ctrlP        = 8, 11, 12, 14, 16
-	ctrlU, ctrlW, escape, del                = 21, 23, 27, 127
+	ctrlG, ctrlH, ctrlK, ctrlL, ctrlN, ctrlP = 7, 8, 11, 12, 14, 16
+	ctrlR, ctrlU, ctrlW, escape, del         = 18, 21, 23, 27, 127
 )
 
 // read lets a line be typed. It gives [io.EOF] for Ctrl-D in an empty one.
@@ -51,13 +56,19 @@ func (t *typing) read() (string, error) {
 		if err != nil {
 			return "", err
 		}
+		if t.searches && t.search(key) {
+			key = 0
+		}
 		switch {
-		case key == '\r' && !t.pastes, key == '\n' && !t.pastes:
-			return t.finish(), nil
+		case key == 0:
+		case (key == '\r' || key == '\n') && !t.pastes:
+			if !t.goesOn() {
+				return t.finish(), nil
+			}
 		case key == ctrlD && len(t.line) == 0:
 			return "", io.EOF
 		case key == ctrlC && len(t.line) == 0:
-			fmt.Fprint(t.out, "\r\nCtrl-D or /exit leaves\r\n")
+			fmt.Fprint(t.out, "\r\nCtrl-D or /bye leaves\r\n")
 			t.row = 0
 		case key == escape:
 			t.escape()
@@ -75,10 +86,60 @@ func (t *typing) finish() string {
 	t.at = len(t.line)
 	t.draw()
 	fmt.Fprint(t.out, "\r\n")
+	line := strings.Join(t.line, "")
 	if n := len(t.history); len(t.line) > 0 && (n == 0 || !slices.Equal(t.history[n-1], t.line)) {
 		t.history = append(t.history, t.line)
+		if t.keep != nil {
+			_ = t.keep(line) // a chat is no worse without a history
+		}
 	}
-	return strings.Join(t.line, "")
+	return line
+}
+
+// goesOn tells whether the Enter that was pressed begins a new row of the line, and begins it.
+func (t *typing) goesOn() bool {
+	n := len(t.line)
+	switch {
+	case n > 0 && t.line[n-1] == `\`:
+		t.line = t.line[:n-1]
+	case !unclosed(strings.Join(t.line, "")):
+		return false
+	}
+	t.at = len(t.line)
+	t.insert('\n')
+	return true
+}
+
+// search does what a key is for while the history is searched, and tells whether that is
+// all. Any other key ends the search and is for the line that was found.
+func (t *typing) search(key rune) bool {
+	sought, place := t.sought, t.place
+	switch {
+	case key == ctrlR:
+		place-- // the next older one
+	case key == ctrlG, key == ctrlC, key == escape && t.in.Buffered() == 0:
+		t.searches = false
+		t.recall(len(t.history) - t.place)
+		return true
+	case key == ctrlH, key == del:
+		if _, size := utf8.DecodeLastRuneInString(sought); size > 0 {
+			sought = sought[:len(sought)-size]
+		}
+		place = len(t.history) - 1
+	case unicode.IsPrint(key):
+		sought += string(key)
+	default:
+		t.searches = false
+		return false
+	}
+	t.sought = sought
+	for ; place >= 0 && sought != ""; place-- {
+		if place < len(t.history) && strings.Contains(strings.Join(t.history[place], ""), sought) {
+			t.recall(place - t.place)
+			break
+		}
+	}
+	return true
 }
 
 // key does what a key is for; what stands for itself goes into the line.
@@ -108,6 +169,8 @@ func (t *typing) key(key rune) {
 		t.recall(-1)
 	case ctrlN:
 		t.recall(1)
+	case ctrlR:
+		t.searches, t.sought = true, ""
 	case ctrlL:
 		if !t.plain {
 			fmt.Fprint(t.out, "\x1b[H\x1b[2J")
@@ -187,14 +250,19 @@ func (t *typing) insert(r rune) {
 		last--
 		text = t.line[last] + text
 	}
-	var chars []string
+	chars := characters(text)
+	t.line = slices.Replace(t.line, last, t.at, chars...)
+	t.at = last + len(chars)
+}
+
+// characters takes a text apart as people see it.
+func characters(text string) (chars []string) {
 	for state := -1; text != ""; {
 		var char string
 		char, text, _, state = uniseg.FirstGraphemeClusterInString(text, state)
 		chars = append(chars, char)
 	}
-	t.line = slices.Replace(t.line, last, t.at, chars...)
-	t.at = last + len(chars)
+	return chars
 }
 
 // remove takes characters away.
@@ -255,6 +323,14 @@ func shown(char string) string {
 	return char
 }
 
+// label is what stands in front of the line.
+func (t *typing) label() string {
+	if t.searches {
+		return fmt.Sprintf("(search %q) ", t.sought)
+	}
+	return prompt
+}
+
 // draw draws the line anew and puts the cursor where it belongs.
 func (t *typing) draw() {
 	var s strings.Builder
@@ -265,8 +341,15 @@ func (t *typing) draw() {
 		}
 		s.WriteString("\x1b[J")
 	}
-	s.WriteString(prompt)
-	row, column, cursorRow, cursorColumn := 0, len(prompt), 0, 0
+	row, column, cursorRow, cursorColumn := 0, 0, 0, 0
+	for _, char := range characters(t.label()) {
+		width := uniseg.StringWidth(char)
+		if column+width > t.columns {
+			row, column = row+1, 0
+		}
+		s.WriteString(char)
+		column += width
+	}
 	for i, char := range t.line {
 		width := uniseg.StringWidth(shown(char))
 		if column+width > t.columns { // a wide one is not cut in two

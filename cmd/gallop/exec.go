@@ -55,7 +55,7 @@ func runExec(cmd *cobra.Command, text string, args []string) error {
 		Mask:    mask,
 		Args:    args,
 		In:      cmd.InOrStdin(),
-		Out:     stdout(cmd),
+		Out:     stdout(cmd.OutOrStdout()),
 		Err:     cmd.ErrOrStderr(),
 	})
 	switch {

@@ -41,6 +41,7 @@ type generation struct {
 	draftMax                                            int
 	draftSource, shortlist                              string
 	stop                                                []string
+	escapes
 
 	chats bool // the flags are those of chat, which has time between questions
 	learn bool // of chat: calibrate in the background
@@ -67,6 +68,7 @@ func (g *generation) addOthers(cmd *cobra.Command) {
 	f.StringVar(&g.draftSource, "draft-source", "both", "where drafts come from: mask (layers are skipped), lookup (what was said before) or both")
 	f.StringVar(&g.shortlist, "shortlist", "auto", "tokens that get exact logits from the output matrix, the others from a preview of it: a number, off, or auto (where it was measured to pay)")
 	f.StringArrayVar(&g.stop, "reverse-prompt", nil, "end the answer in front of this text; repeatable")
+	g.escapes.add(f)
 	f.StringVar(&g.system, "sys", "", "system prompt")
 	addTemplate(f, &g.template)
 	f.IntVarP(&g.predict, "n-predict", "n", -1, "tokens in an answer at most; -1 = until the model ends it")
@@ -243,7 +245,7 @@ func (g *generation) request(cmd *cobra.Command, m *llama.Model) (r gallop.Reque
 		return r, err
 	}
 	sampling := m.Sampling()
-	r.MaxTokens, r.Stop, r.Shortlist, r.Sampling, r.Forget = max(g.predict, 0), g.stop, max(size, 0), &sampling, true
+	r.MaxTokens, r.Stop, r.Shortlist, r.Sampling, r.Forget = max(g.predict, 0), g.escapes.texts(g.stop), max(size, 0), &sampling, true
 	if g.lossless {
 		r.Lossless = true
 		if r.Drafts, err = g.drafts(); err != nil {

@@ -62,7 +62,9 @@ func runInspect(out io.Writer, path string, asJSON, template bool) error {
 	case asJSON:
 		return writeJSON(out, m)
 	}
-	return m.WriteText(out, &inspect.TextOptions{Color: isTerminal(out) && os.Getenv("NO_COLOR") == "" && !isDumb()})
+	return m.WriteText(out, &inspect.TextOptions{
+		Color: isTerminal(out) && os.Getenv("NO_COLOR") == "" && !isDumb(), Columns: columns(out),
+	})
 }
 
 // profileResult is what --profile --json prints.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -20,16 +21,17 @@ import (
 const maxLine = 16 << 20
 
 // lineSource gives what a person or a pipe says, a line at a time, and io.EOF at the
-// end.
+// end. A line goes on in the next one where it ends with a backslash, and up to the
+// closing quotes where it begins with three.
 type lineSource interface {
 	Next() (string, error)
 }
 
-// newLines reads from in: with an editor and a history when it is a terminal,
-// else as plain lines.
-func newLines(in io.Reader, out io.Writer) (lines lineSource, interactive bool) {
+// newLines reads from in: with an editor and a history, which is kept in a file unless
+// that is "", when it is a terminal, else as plain lines.
+func newLines(in io.Reader, out io.Writer, history string) (lines lineSource, interactive bool) {
 	if f, ok := in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		return newEditor(f, out), true
+		return newEditor(f, out, history), true
 	}
 	scanner := bufio.NewScanner(in)
 	scanner.Buffer(nil, maxLine)
@@ -39,8 +41,29 @@ func newLines(in io.Reader, out io.Writer) (lines lineSource, interactive bool) 
 type pipe struct{ *bufio.Scanner }
 
 func (p pipe) Next() (string, error) {
-	if p.Scan() {
-		return files.Text(p.Bytes())
+	var line string
+	for n := 0; p.Scan(); n++ {
+		next, err := files.Text(p.Bytes())
+		if err != nil {
+			return "", err
+		}
+		if n > 0 {
+			line += "\n"
+		}
+		if line += next; strings.HasSuffix(line, `\`) {
+			line = strings.TrimSuffix(line, `\`)
+		} else if !unclosed(line) {
+			return unquoted(line), nil
+		}
+		if len(line) > maxLine {
+			return "", fmt.Errorf("it has over %d bytes", maxLine)
+		}
+	}
+	if unclosed(line) {
+		return "", fmt.Errorf("%s opens a text that nothing closes", quotes)
+	}
+	if line != "" { // it ended with a backslash
+		return line, nil
 	}
 	if err := p.Err(); err != nil {
 		if errors.Is(err, bufio.ErrTooLong) {
@@ -59,8 +82,34 @@ type editor struct {
 	typing
 }
 
-func newEditor(f *os.File, out io.Writer) *editor {
-	return &editor{file: f, out: out, typing: typing{in: bufio.NewReader(f), out: out, plain: isDumb()}}
+func newEditor(f *os.File, out io.Writer, history string) *editor {
+	e := &editor{file: f, out: out, typing: typing{in: bufio.NewReader(f), out: out, plain: isDumb()}}
+	if history != "" {
+		h := &historyFile{path: history}
+		for _, line := range h.read() {
+			e.history = append(e.history, characters(line))
+		}
+		e.keep = h.add
+	}
+	return e
+}
+
+// quotes stand around a text of several lines.
+const quotes = `"""`
+
+// unclosed tells whether a line opens quotes that it does not close.
+func unclosed(line string) bool {
+	return strings.HasPrefix(line, quotes) && strings.Count(line, quotes)%2 == 1
+}
+
+// unquoted is what a line says. What stood in quotes is text, a / in front too.
+func unquoted(line string) string {
+	if inner, found := strings.CutPrefix(line, quotes); found && strings.Count(line, quotes) == 2 {
+		if inner, found = strings.CutSuffix(strings.TrimRight(inner, " \t\r"), quotes); found {
+			return "\n" + strings.Trim(inner, "\r\n")
+		}
+	}
+	return line
 }
 
 // Next reads a line; lines pasted together come as one.
@@ -84,7 +133,8 @@ func (e *editor) Next() (string, error) {
 	if !e.plain {
 		io.WriteString(e.out, "\x1b[?2004h") // pasted text is marked as such
 	}
-	return e.read()
+	line, err := e.read()
+	return unquoted(line), err
 }
 
 // isDumb tells whether the terminal is one that shows escape sequences as they are.

@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,7 +23,7 @@ import (
 func TestTerminalOfNoSize(t *testing.T) {
 	terminal, keys := llamatest.Terminal(t)
 	var screen bytes.Buffer
-	lines, interactive := newLines(terminal, &screen)
+	lines, interactive := newLines(terminal, &screen, "")
 	require.True(t, interactive)
 	_, err := keys.WriteString("hello there\r")
 	require.NoError(t, err)
@@ -32,7 +34,7 @@ func TestTerminalOfNoSize(t *testing.T) {
 }
 
 func TestLinesOfAPipe(t *testing.T) {
-	lines, interactive := newLines(strings.NewReader("\ufeff/skip 4\r\nWhy?"), io.Discard)
+	lines, interactive := newLines(strings.NewReader("\ufeff/skip 4\r\nWhy?"), io.Discard, "")
 	require.False(t, interactive)
 	for _, want := range []string{"/skip 4", "Why?"} {
 		line, err := lines.Next()
@@ -42,12 +44,62 @@ func TestLinesOfAPipe(t *testing.T) {
 	_, err := lines.Next()
 	require.ErrorIs(t, err, io.EOF)
 
-	lines, _ = newLines(strings.NewReader("\xff\xfeH\x00"), io.Discard)
+	lines, _ = newLines(strings.NewReader("one\\\ntwo\r\n\"\"\"/skip 4\nis text\n\"\"\"\n\"\"\"one line\"\"\"\n\"\"\" is a quote: \"\"\" here\nthe end\\"), io.Discard, "")
+	for _, want := range []string{"one\ntwo", "\n/skip 4\nis text", "\none line", "\"\"\" is a quote: \"\"\" here", "the end"} {
+		line, err := lines.Next()
+		require.NoError(t, err)
+		require.Equal(t, want, line)
+		require.False(t, commandPattern.MatchString(line))
+	}
+	_, err = lines.Next()
+	require.ErrorIs(t, err, io.EOF)
+	lines, _ = newLines(strings.NewReader("\"\"\"tell\nme"), io.Discard, "")
+	_, err = lines.Next()
+	require.ErrorContains(t, err, "that nothing closes")
+
+	lines, _ = newLines(strings.NewReader("\xff\xfeH\x00"), io.Discard, "")
 	_, err = lines.Next()
 	require.ErrorContains(t, err, "is not UTF-8 text")
-	lines, _ = newLines(strings.NewReader(strings.Repeat("x", 17<<20)), io.Discard)
+	lines, _ = newLines(strings.NewReader(strings.Repeat("x", 17<<20)), io.Discard, "")
 	_, err = lines.Next()
 	require.ErrorContains(t, err, "over 16777216 bytes")
+}
+
+// TestHistoryIsKept types in two chats, one after the other.
+func TestHistoryIsKept(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "gallop", "history")
+	typed := func(keys string) string {
+		terminal, other := llamatest.Terminal(t)
+		lines, _ := newLines(terminal, io.Discard, path)
+		_, err := other.WriteString(keys)
+		require.NoError(t, err)
+		line, err := lines.Next()
+		require.NoError(t, err)
+		return line
+	}
+	require.Equal(t, "\n日本\ntwo", typed("\"\"\"日本\rtwo\"\"\"\r"))
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+	require.Equal(t, "\n日本\ntwo", typed("\x1b[A\r"), "all of it, as it was typed")
+
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	require.NoError(t, err)
+	for i := range 3 * historyLines {
+		_, err := f.Write(historyLine(strconv.Itoa(i)))
+		require.NoError(t, err)
+	}
+	_, err = f.WriteString("\"cut off by a cra")
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	require.Equal(t, "2999", typed("\x1b[A\r"))
+	kept, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, historyLines, strings.Count(string(kept), "\n"), "a long history is made short")
+
+	require.NoError(t, os.Remove(path))
+	require.NoError(t, os.Mkdir(path, 0o700))
+	require.Equal(t, "hello", typed("hello\r"), "no history is no reason not to chat")
 }
 
 // TestSignalLeavesTheTerminalUsable ends a chat at its prompt as `kill` and `timeout`
@@ -107,6 +159,15 @@ func TestEditor(t *testing.T) {
 		"cleared":               {"abc\x15def\x03ghi\r", "ghi"},
 		"paste":                 {"\x1b[200~one\r\ttwo\nthree\x1b[201~\r", "one\n\ttwo\nthree"},
 		"alt and enter":         {"one\x1b\rtwo\r", "one\ntwo"},
+		"backslash and enter":   {"one\\\rtwo\r", "one\ntwo"},
+		"pasted backslashes":    {"\x1b[200~a \\\rb\x1b[201~\r", "a \\\nb"},
+		"quotes":                {"\"\"\"one\rtwo\"\"\"\r", "\"\"\"one\ntwo\"\"\""},
+		"a paste, recalled":     {"\x1b[200~one\rtwo\x1b[201~\r" + up + "!\r", "one\ntwo!"},
+		"searched":              {"\x12one\r", "number one"},
+		"searched, the older":   {"\x12number\x12\r", "number one"},
+		"searched, changed":     {"\x12numx\x7f" + left + "!\r", "number tw!o"},
+		"searched, given up":    {"mine\x12one\x07\r", "mine"},
+		"searched, not there":   {"mine\x12zzz\r", "mine"},
 		"unknown keys":          {"a\x1b[15~\x1b[99;7Xb\x00\x1c\r", "ab"},
 		"more than 4096":        {strings.Repeat("word ", 1000) + "\r", strings.Repeat("word ", 1000)},
 		"history":               {"x\r" + up + left + "y\r", "yx"},
@@ -114,7 +175,7 @@ func TestEditor(t *testing.T) {
 		"interrupted and empty": {"\x03ok\r", "ok"},
 	} {
 		in := bufio.NewReader(strings.NewReader(c.keys))
-		e := typing{in: in, out: io.Discard, columns: 20}
+		e := typing{in: in, out: io.Discard, columns: 20, history: [][]string{characters("number one"), characters("number two")}}
 		got, err := e.read()
 		require.NoError(t, err, name)
 		if in.Buffered() > 0 {

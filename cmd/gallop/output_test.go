@@ -3,11 +3,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"io"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/rivo/uniseg"
 	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
 
@@ -72,4 +75,74 @@ func TestSignals(t *testing.T) {
 	ctx, stop := interruptible(&cobra.Command{})
 	stop()
 	require.ErrorIs(t, ctx.Err(), context.Canceled)
+}
+
+// TestLinesBreakBetweenWords looks at a screen of ten columns. Text comes a rune at a time
+// and all at once.
+func TestLinesBreakBetweenWords(t *testing.T) {
+	for text, want := range map[string]string{
+		"one two three":               "one two\nthree",
+		"one  two":                    "one  two",
+		"ten column s":                "ten column\ns",
+		"exactly te n":                "exactly te\nn",
+		"a bcdefghijklmn o":           "a\nbcdefghijk\nlmn o",
+		"abcdefghijklmno p":           "abcdefghij\nklmno p",
+		"two\nlines of it":            "two\nlines of\nit",
+		"日本語日本語":                      "日本語日本\n語",
+		"is 日本語日本":                    "is 日本語\n日本",
+		"a\tbcd":                      "a\nbcd",
+		"e\u0301e\u0301 0123456 8 ab": "e\u0301e\u0301 0123456\n8 ab",
+	} {
+		for _, step := range []int{1, len(text)} {
+			var out bytes.Buffer
+			w := &wrapper{out: &out, columns: func() int { return 10 }}
+			for piece := []rune(text); len(piece) > 0; piece = piece[min(step, len(piece)):] {
+				_, err := io.WriteString(w, string(piece[:min(step, len(piece))]))
+				require.NoError(t, err)
+			}
+			require.Equal(t, want, screen(10, out.String()), "%q in steps of %d: %q", text, step, out.String())
+		}
+	}
+	var out bytes.Buffer
+	_, err := io.WriteString(&wrapper{out: &out, columns: func() int { return 0 }}, "a terminal that does not tell its width")
+	require.NoError(t, err)
+	require.Equal(t, "a terminal that does not tell its width", out.String())
+}
+
+// screen is what a terminal shows of a text with the sequences that a wrapper uses.
+func screen(columns int, text string) string {
+	rows, column := [][]string{{}}, 0
+	for text != "" {
+		row := &rows[len(rows)-1]
+		var at int
+		if n, err := fmt.Sscanf(text, "\x1b[%dG\x1b[K", &at); n == 1 && err == nil {
+			_, text, _ = strings.Cut(text, "\x1b[K")
+			column = min(at, columns) - 1
+			*row = (*row)[:column]
+			continue
+		}
+		char, rest, width, _ := uniseg.FirstGraphemeClusterInString(text, -1)
+		text = rest
+		if char == "\t" {
+			width = 8 - column%8
+			char = strings.Repeat(" ", min(width, columns-column))
+		}
+		if char == "\n" || column+width > columns && char[0] != ' ' {
+			rows, column = append(rows, []string{}), 0
+			row = &rows[len(rows)-1]
+		}
+		if char == "\n" {
+			continue
+		}
+		*row = append(*row, char)
+		for range width - 1 {
+			*row = append(*row, "")
+		}
+		column += width
+	}
+	var lines []string
+	for _, row := range rows {
+		lines = append(lines, strings.TrimRight(strings.Join(row, ""), " "))
+	}
+	return strings.Join(lines, "\n")
 }

@@ -20,7 +20,8 @@ import (
 const promptHelp = `The prompt is the words behind the command, joined by spaces, or -p. A first word
 that is a GGUF file, or a whole name as "gallop models" lists them, is the model,
 as after -m. With "-" as the last word, what comes through a pipe is put below the
-prompt; with no prompt at all it is the prompt. A pipe is not read otherwise.`
+prompt; with no prompt at all it is the prompt. A pipe is not read otherwise.
+In -p, \n stands for a new line, as in llama.cpp; words and pipes are taken as they are.`
 
 // modelAndWords takes a command's arguments apart: a first one that is a GGUF
 // file, or the whole name of a model that is here, goes into model. The others are

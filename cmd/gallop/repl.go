@@ -23,16 +23,18 @@ const help = `/skip 4,6,9-11,a5,f7  skip these layers from now on (a: attention 
 /skip                 show what is skipped
 /route                let the router choose again, after a /skip
 /stats                figures of the last answer
-/reset                forget the conversation
+/reset, /clear        forget the conversation
 /save FILE            write the conversation to FILE as one line of JSON
-/help                 this list
-/exit                 leave, as Ctrl-D does
+/help, /?             this list
+/exit, /bye           leave, as Ctrl-D, "exit" and "quit" do
 Ctrl-C stops an answer. A space in front of a / makes the line text.
+Alt-Enter, a \ at the end of a line, and """ around several lines write a longer text.
+Up and Down go through what was typed before, Ctrl-R searches there.
 `
 
 // commandPattern matches what is a command, known or not: one line whose first word
-// is a / and letters. Paths, comments and pasted code are text.
-var commandPattern = regexp.MustCompile(`^/[a-z]+\s*$|^/[a-z]+[ \t][^\n]*$`)
+// is a / and letters, or what leaves a shell. Paths, comments and pasted code are text.
+var commandPattern = regexp.MustCompile(`^/([a-z]+|\?)\s*$|^/[a-z]+[ \t][^\n]*$|^(exit|quit)\s*$`)
 
 // repl is a conversation with a person: lines in, answers out.
 type repl struct {
@@ -75,14 +77,14 @@ func (r *repl) line(ctx context.Context, line string) (more bool, err error) {
 		fmt.Fprintln(r.notes, "layers are chosen by prompt")
 	case "/stats":
 		r.stats()
-	case "/reset":
+	case "/reset", "/clear":
 		r.session.Reset()
 		fmt.Fprintln(r.notes, "the conversation is forgotten")
 	case "/save":
 		return true, r.save(argument)
-	case "/help":
+	case "/help", "/?":
 		fmt.Fprint(r.notes, help)
-	case "/exit", "/quit":
+	case "/exit", "/quit", "/bye", "exit", "quit":
 		return false, nil
 	default:
 		return true, fmt.Errorf("there is no command %s: /help lists them; a space in front makes a line text", command)

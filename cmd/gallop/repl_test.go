@@ -16,6 +16,7 @@ import (
 func TestCommandsAndText(t *testing.T) {
 	for line, want := range map[string]bool{
 		"/skip 4,6": true, "/skip": true, "/skip ": true, "/help\t": true, "/nonsense": true, "/save a file": true,
+		"/?": true, "/bye": true, "/clear": true, "exit": true, "quit ": true, " exit": false, "exit now": false, "/?x": false,
 		"/etc/hosts?": false, "/* add */": false, "/* add */\nint add(int a);": false, "// a comment": false, "/": false, "/ x": false,
 		" /skip 4": false, "/skip 4\nWhat is this?": false, "/Users": false, "/4": false, "hello": false, "": false,
 	} {

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/gallop-llm/gallop/libs"
 	"github.com/gallop-llm/gallop/llama"
@@ -98,8 +99,33 @@ func longFlags(args []string) []string {
 		if isShort && slices.Contains(shortWords, name) {
 			args[i] = "-" + arg
 		}
+		if args[i] == "--fa" && (i+1 == len(args) || strings.HasPrefix(args[i+1], "-")) { // as it was once written
+			args[i] = "--fa=on"
+		}
 	}
 	return args
+}
+
+// unknownFlag adds to the error about a flag that there is not which ones are like it.
+func unknownFlag(cmd *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) {
+		return err
+	}
+	name := strings.TrimLeft(unknown.GetSpecifiedName(), "-")
+	if len(name) < 2 {
+		return err
+	}
+	names := &cobra.Command{SuggestionsMinimumDistance: min(len(name)/2, 2)} // cobra compares names of commands
+	add := func(flag *pflag.Flag) {
+		names.AddCommand(&cobra.Command{Use: flag.Name, Run: func(*cobra.Command, []string) {}})
+	}
+	cmd.Flags().VisitAll(add)
+	cmd.InheritedFlags().VisitAll(add)
+	if like := names.SuggestionsFor(name); len(like) > 0 {
+		return fmt.Errorf("%w; did you mean --%s?", err, strings.Join(like, " or --"))
+	}
+	return err
 }
 
 func newRootCommand(out io.Writer) *cobra.Command {
@@ -112,15 +138,20 @@ func newRootCommand(out io.Writer) *cobra.Command {
 		Long: `Gallop runs local GGUF models through stock llama.cpp, and can leave out
 transformer layers for any decode.
 
-Every flag can also be set in the environment (GALLOP_TEMP=0 for --temp 0) or in
-the configuration file (temp = 0). Flags go before the environment, the
+Every flag but --prompt, --data and --output can also be set in the environment
+(GALLOP_TEMP=0 for --temp 0) or in the configuration file (temp = 0). Flags go before the environment, the
 environment before the file; an empty variable counts as unset.`,
-		Version:       version,
-		SilenceErrors: true, // run prints them
-		SilenceUsage:  true,
-		Args: func(_ *cobra.Command, args []string) error {
+		Version:                    version,
+		SuggestionsMinimumDistance: 2,
+		SilenceErrors:              true, // run prints them
+		SilenceUsage:               true,
+		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return fmt.Errorf("there is no command %q; see `gallop help`", args[0])
+				like := ""
+				if names := cmd.SuggestionsFor(args[0]); len(names) > 0 {
+					like = "; did you mean " + strings.Join(names, " or ") + "?"
+				}
+				return fmt.Errorf("there is no command %q%s; see `gallop help`", args[0], like)
 			}
 			return nil
 		},
@@ -150,11 +181,8 @@ environment before the file; an empty variable counts as unset.`,
 		},
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		help := "gallop help"
-		if cmd.HasParent() {
-			help += " " + cmd.Name()
-		}
-		return usageError{fmt.Errorf("%w; see `%s`", err, help)}
+		help := strings.Replace(cmd.CommandPath(), root.Name(), root.Name()+" help", 1)
+		return usageError{fmt.Errorf("%w; see `%s`", unknownFlag(cmd, err), help)}
 	})
 	root.PersistentFlags().BoolVarP(&verbose, "verbose", "v", false, "show llama.cpp's log on stderr")
 	root.PersistentFlags().StringVar(&config, "config", "", "configuration file (default "+configPath()+")")

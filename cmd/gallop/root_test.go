@@ -41,12 +41,17 @@ func TestCommandLine(t *testing.T) {
 		code int
 		want string // part of stdout when the code is 0, all of stderr otherwise
 	}{
-		"no command":      {nil, exitOK, "Available Commands:"},
-		"help":            {[]string{"help"}, exitOK, "inspect"},
-		"version":         {[]string{"--version"}, exitOK, "gallop version dev"},
-		"unknown command": {[]string{"jump"}, exitUsage, "gallop: there is no command \"jump\"; see `gallop help`\n"},
-		"unknown flag":    {[]string{"doctor", "--jump"}, exitUsage, "gallop: unknown flag: --jump; see `gallop help doctor`\n"},
-		"argument":        {[]string{"doctor", "model.gguf"}, exitUsage, "gallop: `gallop doctor` takes no argument, and got \"model.gguf\"\n"},
+		"no command":       {nil, exitOK, "Available Commands:"},
+		"help":             {[]string{"help"}, exitOK, "inspect"},
+		"version":          {[]string{"--version"}, exitOK, "gallop version dev"},
+		"unknown command":  {[]string{"jump"}, exitUsage, "gallop: there is no command \"jump\"; see `gallop help`\n"},
+		"nearly a command": {[]string{"rum"}, exitUsage, "gallop: there is no command \"rum\"; did you mean run?; see `gallop help`\n"},
+		"nearly a flag":    {[]string{"run", "--tepm=0"}, exitUsage, "gallop: unknown flag: --tepm; did you mean --temp?; see `gallop help run`\n"},
+		"nearly two flags": {[]string{"run", "--top-j", "1"}, exitUsage, "gallop: unknown flag: --top-j; did you mean --top-k or --top-p?; see `gallop help run`\n"},
+		"of a subcommand":  {[]string{"profile", "check", "--jump"}, exitUsage, "gallop: unknown flag: --jump; see `gallop help profile check`\n"},
+		"unknown letter":   {[]string{"run", "-x"}, exitUsage, "gallop: unknown shorthand flag: 'x' in -x; see `gallop help run`\n"},
+		"unknown flag":     {[]string{"doctor", "--jump"}, exitUsage, "gallop: unknown flag: --jump; see `gallop help doctor`\n"},
+		"argument":         {[]string{"doctor", "model.gguf"}, exitUsage, "gallop: `gallop doctor` takes no argument, and got \"model.gguf\"\n"},
 		"missing configuration": {[]string{"inspect", "--config", "/nowhere.toml"}, exitUsage,
 			"gallop: configuration file /nowhere.toml: open /nowhere.toml: no such file or directory\n"},
 	} {
@@ -66,12 +71,15 @@ func TestCommandLine(t *testing.T) {
 
 func TestLongFlags(t *testing.T) {
 	for name, test := range map[string]struct{ args, want []string }{
-		"llama.cpp's":    {[]string{"chat", "-ngl", "4", "-fa=1"}, []string{"chat", "--ngl", "4", "--fa=1"}},
-		"one letter":     {[]string{"-m", "ngl"}, []string{"-m", "ngl"}},
-		"long already":   {[]string{"--ngl", "4"}, []string{"--ngl", "4"}},
-		"behind dashes":  {[]string{"exec", "--", "llama-cli", "-ngl", "4"}, []string{"exec", "--", "llama-cli", "-ngl", "4"}},
-		"longer word":    {[]string{"-nglx"}, []string{"-nglx"}},
-		"nothing at all": {[]string{}, []string{}},
+		"llama.cpp's":     {[]string{"chat", "-ngl", "4", "-fa=1"}, []string{"chat", "--ngl", "4", "--fa=1"}},
+		"a lone -fa":      {[]string{"run", "-fa", "-t", "1"}, []string{"run", "--fa=on", "-t", "1"}},
+		"-fa at the end":  {[]string{"run", "-fa"}, []string{"run", "--fa=on"}},
+		"-fa with a word": {[]string{"run", "-fa", "off"}, []string{"run", "--fa", "off"}},
+		"one letter":      {[]string{"-m", "ngl"}, []string{"-m", "ngl"}},
+		"long already":    {[]string{"--ngl", "4"}, []string{"--ngl", "4"}},
+		"behind dashes":   {[]string{"exec", "--", "llama-cli", "-ngl", "4"}, []string{"exec", "--", "llama-cli", "-ngl", "4"}},
+		"longer word":     {[]string{"-nglx"}, []string{"-nglx"}},
+		"nothing at all":  {[]string{}, []string{}},
 	} {
 		t.Run(name, func(t *testing.T) { require.Equal(t, test.want, longFlags(test.args)) })
 	}

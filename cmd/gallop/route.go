@@ -17,6 +17,7 @@ func newRouteCommand() *cobra.Command {
 	var model, profile, prompt string
 	var policy router.Policy
 	var asJSON bool
+	var e escapes
 	cmd := &cobra.Command{
 		Use:   `route [-m model.gguf] "prompt"`,
 		Short: "Show which layers a prompt would skip, and why",
@@ -28,7 +29,7 @@ func newRouteCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			prompt, err := wholePrompt(cmd, prompt, words)
+			prompt, err := wholePrompt(cmd, e.text(prompt), words)
 			if err != nil {
 				return err
 			}
@@ -40,6 +41,7 @@ func newRouteCommand() *cobra.Command {
 	flags.StringVarP(&model, "model", "m", "", "model: a GGUF file, or a name as `gallop models` lists them (default: the demo model)")
 	flags.StringVar(&profile, "profile", "", "profile to route by (default: the model's)")
 	flags.StringVarP(&prompt, "prompt", "p", "", "the prompt")
+	e.add(flags)
 	flags.Float64Var(&policy.Depth, "depth", 0, "always skip this many layers' worth of weights; 0 = by --quality")
 	flags.Float64Var(&policy.Quality, "quality", 0, "skip as much as keeps this share of the whole model's probability per token; 0 = the profile's")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")

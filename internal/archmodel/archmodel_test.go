@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -119,6 +120,33 @@ func TestInfluenceOfUnlikeLayers(t *testing.T) {
 				require.Equal(t, both != 'B', math.IsNaN(attention[l]), "attention %d", l)
 				require.Equal(t, both != 'B', math.IsNaN(feedForward[l]), "feed-forward %d", l)
 				require.Equal(t, both == '.', math.IsNaN(layer[l]), "layer %d", l)
+			}
+		})
+	}
+}
+
+// TestReleaseWhereLayersShareWeights skips one run of a block whose weights the other run
+// needs: they are not given back.
+func TestReleaseWhereLayersShareWeights(t *testing.T) {
+	maker := newMaker(t)
+	for name, releasable := range map[string]bool{"nanbeige": true, "nanbeige-loops": false, "hrm_text": false} {
+		t.Run(name, func(t *testing.T) {
+			_, path := write(t, maker, name)
+			m := llamatest.Open(t, path)
+			require.Equal(t, releasable, m.Releasable())
+			at := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 64, Threads: 1})
+			run := func(mask skip.Mask) []float32 {
+				at.Clear()
+				require.NoError(t, at.Decode(llamatest.Batch(t, []llama.Token{1, 2, 3}, 0, 0), mask))
+				logits, err := at.Logits(-1)
+				require.NoError(t, err)
+				return slices.Clone(logits)
+			}
+			for layer := range m.NLayer {
+				mask := skip.Layers(layer)
+				want := run(mask)
+				require.NoError(t, m.ReleaseWeights(mask))
+				require.Equal(t, want, run(mask), mask)
 			}
 		})
 	}

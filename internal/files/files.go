@@ -4,6 +4,7 @@ package files
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,19 +24,27 @@ func Text(data []byte) (string, error) {
 }
 
 // Write puts data into a temporary file in path's folder, which then takes the
-// name path. After an error path is as it was, and nothing is left behind.
-func Write(path string, data []byte) error {
+// name path. After an error path is as it was, and nothing is left behind; after a loss
+// of power path has the old data or the new.
+func Write(path string, data []byte) error { return write(path, data, 0o644) }
+
+// WritePrivate is [Write] for what only the user may read.
+func WritePrivate(path string, data []byte) error { return write(path, data, 0o600) }
+
+func write(path string, data []byte, mode fs.FileMode) error {
 	temp, err := os.CreateTemp(filepath.Dir(path), ".gallop-*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(temp.Name())
-	_, err = temp.Write(data)
+	if _, err = temp.Write(data); err == nil {
+		err = temp.Sync() // a name must not come to the disk before its data
+	}
 	if closeErr := temp.Close(); err == nil {
 		err = closeErr
 	}
 	if err == nil {
-		err = os.Chmod(temp.Name(), 0o644) // temporary files are private
+		err = os.Chmod(temp.Name(), mode) // temporary files are private
 	}
 	if err != nil {
 		return err

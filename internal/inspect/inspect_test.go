@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 
@@ -121,6 +122,19 @@ func text(t *testing.T, m *inspect.Model, opts *inspect.TextOptions) string {
 	var b bytes.Buffer
 	require.NoError(t, m.WriteText(&b, opts))
 	return b.String()
+}
+
+// TestBarsFitTheTerminal looks at the widest line of the picture.
+func TestBarsFitTheTerminal(t *testing.T) {
+	m := &inspect.Model{Layers: []inspect.Layer{{Attention: 50 << 20, FeedForward: 1000 << 20}, {Attention: 1}}}
+	for columns, want := range map[int]int{0: 67, 200: 67, 66: 66, 50: 50, 40: 40, 10: 35} {
+		_, picture, _ := strings.Cut(text(t, m, &inspect.TextOptions{Columns: columns}), "\nlayer ")
+		widest := 0
+		for _, line := range strings.Split(picture, "\n")[1:] {
+			widest = max(widest, utf8.RuneCountInString(line))
+		}
+		require.LessOrEqual(t, widest, want, columns)
+	}
 }
 
 func TestWriteText(t *testing.T) {

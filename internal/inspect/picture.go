@@ -17,11 +17,18 @@ type TextOptions struct {
 	// Color marks the bars of the picture in colours. The two halves of a layer
 	// also differ in their characters, so that nothing is lost without.
 	Color bool
+
+	// Columns is how wide the terminal is, in characters; 0 = not known. Bars become
+	// shorter on a narrow one.
+	Columns int
 }
 
-// barWidth is the length of the longest bar, in characters: with the columns
-// around it a line stays under 80.
-const barWidth = 36
+// The length of the longest bar, in characters, where there is room for it, and at least,
+// and what stands around it.
+const (
+	barWidth, leastBar = 36, 4
+	aroundBar          = 31
+)
 
 // templateLines is how much of the chat template the report shows.
 const templateLines = 5
@@ -43,7 +50,7 @@ func (m *Model) WriteText(w io.Writer, opts *TextOptions) error {
 		fmt.Fprintf(&b, "%-15s %s\n", row[0], row[1])
 	}
 	m.writeTemplate(&b)
-	m.writeLayers(&b, opts.Color)
+	m.writeLayers(&b, opts)
 	_, err := io.WriteString(w, b.String())
 	return err
 }
@@ -109,20 +116,24 @@ func shorten(line string) string {
 }
 
 // writeLayers draws a row for each layer: a bar of attention, then feed-forward.
-func (m *Model) writeLayers(b *strings.Builder, color bool) {
+func (m *Model) writeLayers(b *strings.Builder, opts *TextOptions) {
 	if len(m.Layers) == 0 {
 		return
 	}
 	paint := func(bar, code string) string {
-		if !color || bar == "" {
+		if !opts.Color || bar == "" {
 			return bar
 		}
 		return code + bar + plain
 	}
 	fmt.Fprintf(b, "\nlayer  %s attention  %s feed-forward\n", paint(attentionBar, attentionColor), paint(feedForwardBar, feedForwardColor))
 	largest := slices.MaxFunc(m.Layers, func(x, y Layer) int { return cmp.Compare(x.Bytes(), y.Bytes()) }).Bytes()
+	longest := barWidth
+	if opts.Columns > 0 {
+		longest = min(max(opts.Columns-aroundBar, leastBar), barWidth)
+	}
 	cells := func(bytes uint64) int {
-		return int(math.Round(barWidth * float64(bytes) / float64(max(largest, 1))))
+		return int(math.Round(float64(longest) * float64(bytes) / float64(max(largest, 1))))
 	}
 	for i, l := range m.Layers {
 		nAttention := cells(l.Attention)
@@ -130,7 +141,7 @@ func (m *Model) writeLayers(b *strings.Builder, color bool) {
 		fmt.Fprintf(b, "%5d  %s%s%s  %9s + %9s\n", i,
 			paint(strings.Repeat(attentionBar, nAttention), attentionColor),
 			paint(strings.Repeat(feedForwardBar, nFeedForward), feedForwardColor),
-			strings.Repeat(" ", max(barWidth-nAttention-nFeedForward, 0)),
+			strings.Repeat(" ", max(longest-nAttention-nFeedForward, 0)),
 			humanize.IBytes(l.Attention), humanize.IBytes(l.FeedForward))
 	}
 }
