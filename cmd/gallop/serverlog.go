@@ -22,6 +22,7 @@ type serverLog struct {
 	to    io.Writer
 	lines chan []byte
 	lost  atomic.Int64 // lines that were left out since the last one that was written
+	stop  chan struct{}
 	ended chan struct{}
 }
 
@@ -34,7 +35,7 @@ func newServerLog(out io.Writer) *serverLog {
 			out = os.NewFile(uintptr(fd), f.Name())
 		}
 	}
-	l := &serverLog{to: out, lines: make(chan []byte, logLines), ended: make(chan struct{})}
+	l := &serverLog{to: out, lines: make(chan []byte, logLines), stop: make(chan struct{}), ended: make(chan struct{})}
 	go l.write()
 	return l
 }
@@ -51,18 +52,34 @@ func (l *serverLog) Write(lines []byte) (int, error) {
 
 func (l *serverLog) write() {
 	defer close(l.ended)
-	for lines := range l.lines {
-		if _, err := l.to.Write(lines); err != nil {
-			l.lost.Add(1)
-		} else if n := l.lost.Swap(0); n > 0 {
-			fmt.Fprintf(l.to, "gallop: %d lines of the log could not be written\n", n)
+	for {
+		select {
+		case lines := <-l.lines:
+			l.put(lines)
+		case <-l.stop:
+			for {
+				select {
+				case lines := <-l.lines:
+					l.put(lines)
+				default:
+					return
+				}
+			}
 		}
 	}
 }
 
-// Close gives the last lines a moment. Nothing may be written after it.
+func (l *serverLog) put(lines []byte) {
+	if _, err := l.to.Write(lines); err != nil {
+		l.lost.Add(1)
+	} else if n := l.lost.Swap(0); n > 0 {
+		fmt.Fprintf(l.to, "gallop: %d lines of the log could not be written\n", n)
+	}
+}
+
+// Close gives the last lines a moment. What is written later is lost.
 func (l *serverLog) Close() {
-	close(l.lines)
+	close(l.stop)
 	select {
 	case <-l.ended:
 	case <-time.After(logEnd):
