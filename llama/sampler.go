@@ -413,7 +413,7 @@ func (q *Sampler) Follow(p *Sampler) error {
 
 func (q *Sampler) copySteps(p *Sampler) {
 	q.wait, q.plain, q.topK = p.wait, p.plain, p.topK
-		q.steps.chain, q.steps.top_k, q.steps.lost = C.llama_sampler_clone(p.steps.chain), p.steps.top_k, p.steps.lost
+	q.steps.chain, q.steps.top_k, q.steps.lost = C.llama_sampler_clone(p.steps.chain), p.steps.top_k, p.steps.lost
 	if p.held != nil {
 		q.held = C.llama_sampler_clone(p.held)
 	}

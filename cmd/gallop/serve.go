@@ -12,8 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/demo"
@@ -70,7 +70,7 @@ send it write the model's name as in name@skip=4,6, name@quality=0.95 or name@wh
 	f.Int64Var(&s.seed, "seed", -1, "seed for requests that do not say; -1 = a new one each time")
 	f.BoolVar(&s.learn, "learn", false, "use idle time for what makes later answers faster")
 	f.BoolVar(&s.isolate, "isolate", false, "let no answer depend on which others are made at the same time, to the bit; slower")
-	f.IntVar(&s.memory, "models-memory", 0, "MiB that loaded models may need together; those that nobody uses make room (default: seven eighths of the machine's)")
+	f.IntVar(&s.memory, "models-memory", 0, "MiB that loaded models may need together; those that nobody uses make room (default: seven eighths of the machine's, or of what the container or service may have)")
 	f.DurationVar(&s.timeout, "timeout", time.Hour, "time that an answer may take")
 	f.DurationVar(&s.grace, "grace", 30*time.Second, "time that running requests get when the server ends")
 	f.BoolVar(&s.noPage, "no-page", false, "serve no chat page")
@@ -86,7 +86,10 @@ func (s *serving) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+	out := newServerLog(cmd.ErrOrStderr())
+	defer out.Close()
+	cmd.SetErr(out)
+	log := slog.New(slog.NewTextHandler(out, nil))
 	options.Logger = log
 	list, err := s.list(cmd, options)
 	if err != nil {
@@ -112,12 +115,37 @@ func (s *serving) run(cmd *cobra.Command) error {
 	ctx, stop := interruptible(cmd)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
-	l, err := net.Listen("tcp", net.JoinHostPort(s.host, strconv.Itoa(s.port)))
+	l, err := s.listen()
 	if err != nil {
-		return errors.Join(fmt.Errorf("listen: %w; another port is chosen with --port", err), h.Close())
+		return errors.Join(err, h.Close())
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "gallop serves on http://%s\n", l.Addr())
+	fmt.Fprintf(out, "gallop serves on http://%s\n", l.Addr())
 	return h.Serve(ctx, l)
+}
+
+// listen takes the socket that systemd has opened for the program (LISTEN_FDS), or opens the one that
+// the flags name.
+func (s *serving) listen() (net.Listener, error) {
+	sockets, err := activation.Listeners()
+	if err != nil {
+		return nil, fmt.Errorf("take systemd's socket: %w", err)
+	}
+	if len(sockets) == 0 {
+		l, err := net.Listen("tcp", net.JoinHostPort(s.host, strconv.Itoa(s.port)))
+		if err != nil {
+			return nil, fmt.Errorf("listen: %w; another port is chosen with --port", err)
+		}
+		return l, nil
+	}
+	if len(sockets) > 1 || sockets[0] == nil {
+		return nil, fmt.Errorf("systemd passes %d sockets, want one with ListenStream", len(sockets))
+	}
+	if address, ok := sockets[0].Addr().(*net.TCPAddr); ok { // who may open a Unix socket, its mode says
+		if err := server.CheckAddress(address.IP.String(), s.keys); err != nil {
+			return nil, usageError{err}
+		}
+	}
+	return sockets[0], nil
 }
 
 // engineOptions turns the flags into how each model's engine is opened.
@@ -260,15 +288,6 @@ func cacheBytes(m *inspect.Model, tokens int) (n uint64) {
 		}
 	}
 	return n * uint64(tokens)
-}
-
-// machineMemory is the machine's, in bytes; 0 = the system does not say.
-func machineMemory() uint64 {
-	var info unix.Sysinfo_t
-	if unix.Sysinfo(&info) != nil {
-		return 0
-	}
-	return uint64(info.Totalram) * uint64(info.Unit)
 }
 
 // advised is an engine with other advice for sampling than its model's author's.

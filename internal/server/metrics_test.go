@@ -2,6 +2,8 @@ package server
 
 import (
 	"bytes"
+	"os"
+	"regexp"
 	"testing"
 
 	"github.com/prometheus/common/expfmt"
@@ -46,4 +48,24 @@ func TestMetrics(t *testing.T) {
 		statuses[m.Label[0].GetValue()+" "+m.Label[1].GetValue()] = m.Counter.GetValue()
 	}
 	require.Equal(t, map[string]float64{"POST /v1/chat/completions 200": 1, "POST /v1/chat/completions 400": 1}, statuses)
+}
+
+// TestDashboard finds each metric that the Grafana dashboard asks for in a scrape. The module
+// test/deploy parses its expressions and its panels.
+func TestDashboard(t *testing.T) {
+	dashboard, err := os.ReadFile("../../deploy/grafana.json")
+	require.NoError(t, err)
+	h := serve(t, newFake(), nil)
+	_, _ = postRaw(t, h, chatPath, `{`+hi+`,"stream":true}`)
+	_, scrape := get(t, h, "/metrics")
+	exported := map[string]bool{}
+	for _, line := range regexp.MustCompile(`(?m)^[a-z][\w:]*`).FindAll(scrape, -1) {
+		exported[string(line)] = true
+	}
+	own := map[string]bool{}
+	for _, m := range regexp.MustCompile(`\b(gallop_|llamacpp:|go_|process_)\w+`).FindAllSubmatch(dashboard, -1) {
+		require.True(t, exported[string(m[0])], "the dashboard asks for %s, which /metrics does not have", m[0])
+		own[string(m[1])] = true
+	}
+	require.True(t, own["gallop_"] && own["llamacpp:"])
 }

@@ -62,8 +62,10 @@ func run(url, prefix string, dark, phone bool) error {
 		return fmt.Errorf("opening the page at %s: %w", url, err)
 	}
 
-	// The whole model first, so that the picture has its speed to compare with.
+	// The whole model first, as often as the picture wants to know its speed.
 	for _, step := range []struct{ mode, question string }{
+		{"whole", "Tell me a story about a cow."},
+		{"whole", "Tell me a story about a duck."},
 		{"whole", "Tell me a story about a hen."},
 		{"routed", "What is the capital of France?"},
 		{"routed", "Tell me a story about a fox."},

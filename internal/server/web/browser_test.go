@@ -433,6 +433,11 @@ func TestPage(t *testing.T) {
 		r.accessible(t, axe)
 
 		r.press(t, "a", kb.ModifierCtrl)
+		r.ask2(t, "Something strange")
+		require.Equal(t, "Nothing was skipped", r.last(t, ".verdict strong"), "chance is no speed-up")
+		require.Contains(t, r.last(t, ".verdict"), "differ by chance")
+
+		r.press(t, "a", kb.ModifierCtrl)
 		r.write(t, "A long answer")
 		r.press(t, kb.Enter)
 		r.until(t, `document.querySelector(".ways").textContent.includes("so on")`)

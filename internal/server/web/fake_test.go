@@ -76,6 +76,7 @@ var scripts = []script{
 		routed: "Before <img src=x onerror=alert(1)> <script>alert(2)</script> <b style='color:red'>bold</b> after.\n\n" +
 			"![a picture](https://elsewhere.example/picture.png) [bad](javascript:alert(3)) [own](/metrics)\n",
 	},
+	{word: "strange", skip: "", ran: fakeLayers, reason: "The prompt is unlike the calibration's.", routed: "I do not know."},
 	{word: "long", skip: "f2", ran: 15.5, reason: "A test.", routed: strings.Repeat("and so on ", 400), pace: 10},
 }
 

@@ -44,11 +44,12 @@ class Way {
   private readonly strip = new Strip()
   private readonly layers = h("p", { class: "way-layers" })
   private readonly clock = h("p", { class: "clock" })
+  private readonly time = h("span", { class: "bar time", "aria-hidden": "true" })
   private readonly problem = h("p", { class: "problem", role: "alert" })
   private readonly marks = new Marks("differs")
 
   constructor(readonly kind: "whole" | "this") {
-    this.element = h("section", { class: `way ${kind}` }, this.title, this.strip.element, this.layers, this.clock, this.markdown.element, this.problem)
+    this.element = h("section", { class: `way ${kind}` }, this.title, this.strip.element, this.layers, this.clock, this.time, this.markdown.element, this.problem)
   }
 
   start(mode: Mode): void {
@@ -59,6 +60,7 @@ class Way {
     this.element.classList.add("waiting")
     this.element.style.minHeight = ""
     this.clock.textContent = "waits for its turn"
+    this.time.style.setProperty("--share", "0")
     this.markdown.set("")
     this.layers.textContent = ""
     this.problem.hidden = true
@@ -96,7 +98,9 @@ class Way {
     this.markdown.set(turn.text)
     this.strip.show(turn.summary?.layers ?? layers, turn.skip ?? "")
     this.strip.run(turn.state === "running")
-    this.layers.replaceChildren(h("strong", {}, turn.state === "running" && turn.skip === undefined ? "…" : figure(layersRun(parseMask(turn.skip ?? "", layers)))), ` of ${layers} layers`)
+    const share = turn.summary?.weights_share
+    this.layers.replaceChildren(h("strong", {}, turn.state === "running" && turn.skip === undefined ? "…" : figure(layersRun(parseMask(turn.skip ?? "", layers)))), ` of ${layers} layers`,
+      share ? `, ${figure(100 * share)} % of the weights read` : "")
     this.clock.textContent = duration(turn.milliseconds ?? 0)
     this.problem.hidden = turn.state === "done" || turn.state === "running"
     this.problem.textContent = turn.error ?? "Stopped."
@@ -112,14 +116,15 @@ class Way {
     return this.arrivals.at(-1)?.at ?? 0
   }
 
-  /** replay shows what was there at a time after the question. */
-  replay(at: number): void {
+  /** replay shows what was there at a time after the question; the bar is full at most. */
+  replay(at: number, most: number): void {
     const arrived = this.arrivals.findLast((arrival) => arrival.at <= at)
     const running = at < this.took()
     this.markdown.set(this.turn.text.slice(0, arrived?.length ?? 0))
     this.strip.run(running)
     this.element.classList.toggle("replaying", running)
     this.clock.textContent = duration(Math.min(at, this.took())) + (running ? "" : " ✓")
+    this.time.style.setProperty("--share", String(Math.min(at, this.took()) / most))
   }
 }
 
@@ -226,16 +231,20 @@ export class Compare {
     const ratio = is / was
     const answers = a.turn.text === b.turn.text ? "Word for word the same answer"
       : `${Math.round(100 * share)} % of the words are the same`
-    const speed = ratio >= 1 ? `${figure(ratio)} × as fast` : `${figure(ratio)} × the speed`
+    const same = !b.turn.skip && !b.turn.summary?.drafted // what differs in speed is chance then
+    const speed = same ? "Nothing was skipped" : `${ratio.toFixed(2)} × ${ratio >= 1 ? "as fast" : "the speed"}`
+    const why = b.turn.summary?.mask_off ? "The mask did not pay here, so the answer went on with the whole model. "
+      : same ? `${b.turn.summary?.reason ?? ""} Both ran every layer, so the speeds differ by chance. ` : ""
     const times = a.runs.length > 1 ? `medians of ${a.runs.length} answers each, made in turns` : "one answer each; ask again for medians"
     this.verdict.replaceChildren(
       h("p", { class: "big" }, h("strong", {}, speed), h("span", {}, answers)),
       bars([{ name: "Whole model", tps: was, kind: "whole" }, { name: name(this.mode), tps: is, kind: "this" }]),
-      h("p", { class: "quiet" }, `Tokens/s of the answer: ${times}. Both pick the likeliest token each time.`))
+      h("p", { class: "quiet" }, `${why}Tokens/s of the answer: ${times}. Both pick the likeliest token each time.`))
     say(`${name(this.mode)}: ${speed}. ${answers}.`)
     this.figures.replaceChildren(this.table())
     this.replayNote.textContent = ""
-    if (!still.matches) this.replay()
+    if (still.matches) for (const way of [a, b]) way.replay(Infinity, Math.max(a.took(), b.took(), 1))
+    else this.replay()
   }
 
   private table(): HTMLElement {
@@ -260,15 +269,15 @@ export class Compare {
 
   private replay(): void {
     cancelAnimationFrame(this.frame)
-    const took = Math.max(this.whole.took(), this.other.took())
+    const took = Math.max(this.whole.took(), this.other.took(), 1)
     const pace = took / Math.max(shortest, Math.min(longest, took)) // of the clock
     this.replayNote.textContent = pace > 0.95 && pace < 1.05 ? "as it happened" : pace < 1 ? `${figure(1 / pace)} times slower than it happened` : `${figure(pace)} times faster than it happened`
     for (const { element } of [this.whole, this.other]) element.style.minHeight = `${element.offsetHeight}px` // nothing below moves
     const began = performance.now()
     const step = () => {
       const at = (performance.now() - began) * pace
-      this.whole.replay(at)
-      this.other.replay(at)
+      this.whole.replay(at, took)
+      this.other.replay(at, took)
       if (at < took) this.frame = requestAnimationFrame(step)
       else this.mark() // the replay has made the answers' elements anew
     }

@@ -1,0 +1,36 @@
+package main
+
+import (
+	"math"
+	"testing"
+	"testing/fstest"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestMemoryLimit(t *testing.T) {
+	require.Positive(t, machineMemory())
+	for name, test := range map[string]struct {
+		files map[string]string
+		want  uint64
+	}{
+		"nothing said": {nil, math.MaxUint64},
+		"no bound":     {map[string]string{"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "max\n"}, math.MaxUint64},
+		"a container":  {map[string]string{"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "1073741824\n"}, 1 << 30},
+		"a service in a slice of less": {map[string]string{
+			"proc/self/cgroup": "0::/system.slice/gallop.service\n", "sys/fs/cgroup/system.slice/gallop.service/memory.max": "3000\n",
+			"sys/fs/cgroup/system.slice/memory.max": "2000\n",
+		}, 2000},
+		"version 1, in a container that sees its own group only": {map[string]string{
+			"proc/self/cgroup":                           "5:cpu,cpuacct:/docker/1\n4:memory:/docker/1\n0::/docker/1\n",
+			"sys/fs/cgroup/memory/memory.limit_in_bytes": "4000\n", "sys/fs/cgroup/cpu/memory.limit_in_bytes": "1\n",
+		}, 4000},
+		"nonsense": {map[string]string{"proc/self/cgroup": "0\n::\n4:memory:\n0::../..\n", "sys/fs/cgroup/memory.max": "-1\n"}, math.MaxUint64},
+	} {
+		root := fstest.MapFS{}
+		for path, text := range test.files {
+			root[path] = &fstest.MapFile{Data: []byte(text)}
+		}
+		require.Equal(t, test.want, memoryLimit(root), name)
+	}
+}
