@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -20,38 +19,25 @@ import (
 	"github.com/gallop-llm/gallop/llama"
 )
 
-// served is a `gallop serve` that runs as a process of its own.
-type served struct {
-	url string
-	cmd *exec.Cmd
-}
-
-// startServe starts one with a small random model, to answer with five tokens at most. prepare may
-// change the command; where its Stderr is not set, the test reads its lines.
-func startServe(t *testing.T, args []string, prepare func(*exec.Cmd)) (s *served, log <-chan string) {
-	t.Helper()
+// TestServe serves two models as a process of its own, until it is told to end.
+func TestServe(t *testing.T) {
 	llamatest.Library(t)
 	alone(t)
-	args = append([]string{"serve", "-c", "64", "-t", "1", "-n", "5", "--api-key", "key"}, args...)
-	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
+	first, second := llamatest.Write(t, randmodel.Small("llama")), llamatest.Write(t, randmodel.Small("qwen3"))
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "serve", "-m", first, "-m", second, "--alias", "one", "--alias", "two", "--port", "0", "-c", "64", "-t", "1", "-n", "5", "--api-key", "key")
 	cmd.Env = append(os.Environ(), asProgram+"=1", "GALLOP_LIB="+llama.Dir(), "XDG_CACHE_HOME="+t.TempDir())
-	if prepare != nil {
-		prepare(cmd)
-	}
-	s = &served{cmd: cmd}
-	if cmd.Stderr != nil {
-		require.NoError(t, cmd.Start())
-		return s, nil
-	}
 	stderr, err := cmd.StderrPipe()
 	require.NoError(t, err)
+	var stdout bytes.Buffer
+	cmd.Stdout = &stdout
 	require.NoError(t, cmd.Start())
 	lines := bufio.NewReader(stderr)
-	for s.url == "" {
+	var url string
+	for url == "" {
 		line, err := lines.ReadString('\n')
-		require.NoError(t, err, line)
+		require.NoError(t, err)
 		if _, at, ok := strings.Cut(line, "gallop serves on "); ok {
-			s.url = strings.TrimSpace(at)
+			url = strings.TrimSpace(at)
 		}
 	}
 	rest := make(chan string, 1)
@@ -59,169 +45,36 @@ func startServe(t *testing.T, args []string, prepare func(*exec.Cmd)) (s *served
 		text, _ := io.ReadAll(lines)
 		rest <- string(text)
 	}()
-	return s, rest
-}
-
-// ask sends a request; status 0 = nobody listens.
-func (s *served) ask(t *testing.T, method, path, body string) (status int, text string) {
-	t.Helper()
-	r, err := http.NewRequest(method, s.url+path, strings.NewReader(body))
-	require.NoError(t, err)
-	r.Header.Set("Content-Type", "application/json")
-	r.Header.Set("Authorization", "Bearer key")
-	res, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return 0, ""
+	ask := func(method, path, body string) (int, string) {
+		r, err := http.NewRequest(method, url+path, strings.NewReader(body))
+		require.NoError(t, err)
+		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set("Authorization", "Bearer key")
+		res, err := http.DefaultClient.Do(r)
+		require.NoError(t, err)
+		defer res.Body.Close()
+		text, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		return res.StatusCode, string(text)
 	}
-	defer res.Body.Close()
-	data, err := io.ReadAll(res.Body)
-	require.NoError(t, err)
-	return res.StatusCode, string(data)
-}
-
-func (s *served) ready(t *testing.T) {
-	t.Helper()
 	require.Eventually(t, func() bool {
-		status, _ := s.ask(t, http.MethodGet, "/health", "")
+		status, _ := ask(http.MethodGet, "/health", "")
 		return status == http.StatusOK
 	}, time.Minute, 10*time.Millisecond)
-}
-
-// end ends it as systemd and Kubernetes do.
-func (s *served) end(t *testing.T) {
-	t.Helper()
-	require.NoError(t, s.cmd.Process.Signal(syscall.SIGTERM))
-	require.NoError(t, s.cmd.Wait())
-}
-
-const completion = `{"prompt":"a","max_tokens":-1}`
-
-// TestServe serves two models as a process of its own, until it is told to end.
-func TestServe(t *testing.T) {
-	first, second := llamatest.Write(t, randmodel.Small("llama")), llamatest.Write(t, randmodel.Small("qwen3"))
-	var stdout bytes.Buffer
-	s, rest := startServe(t, []string{"-m", first, "-m", second, "--alias", "one", "--alias", "two", "--port", "0"}, func(cmd *exec.Cmd) { cmd.Stdout = &stdout })
-	s.ready(t)
 	for _, name := range []string{"one", "two"} {
-		status, text := s.ask(t, http.MethodPost, "/v1/completions", `{"model":"`+name+`","prompt":"a","max_tokens":-1}`)
+		status, text := ask(http.MethodPost, "/v1/completions", `{"model":"`+name+`","prompt":"a","max_tokens":-1}`)
 		require.Equal(t, http.StatusOK, status, text)
 		require.Contains(t, text, `"completion_tokens":5`, "by -n")
 		require.Contains(t, text, `"model":"`+name+`"`)
 	}
-	status, text := s.ask(t, http.MethodGet, "/", "")
+	status, text := ask(http.MethodGet, "/", "")
 	require.Equal(t, http.StatusOK, status)
 	require.Contains(t, text, "<!doctype html>")
-	require.NoError(t, s.cmd.Process.Signal(syscall.SIGTERM))
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
 	log := <-rest
-	require.NoError(t, s.cmd.Wait(), log)
+	require.NoError(t, cmd.Wait(), log)
 	require.Contains(t, log, "generated_tokens=5")
 	require.Empty(t, stdout.String())
-}
-
-// freePort is one that nobody listens on.
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	require.NoError(t, err)
-	return port
-}
-
-// TestServeWithoutALog answers where its log cannot be written, and ends when it is told to.
-func TestServeWithoutALog(t *testing.T) {
-	path := llamatest.Write(t, randmodel.Small("llama"))
-	for name, open := range map[string]func(t *testing.T) *os.File{
-		"full disk": func(t *testing.T) *os.File {
-			f, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
-			require.NoError(t, err)
-			return f
-		},
-		"reader that is gone": func(t *testing.T) *os.File {
-			r, w, err := os.Pipe()
-			require.NoError(t, err)
-			require.NoError(t, r.Close())
-			return w
-		},
-		"reader that stands still": func(t *testing.T) *os.File {
-			r, w, err := os.Pipe()
-			require.NoError(t, err)
-			t.Cleanup(func() { r.Close() })
-			// The pipe is full before the first line.
-			raw, err := w.SyscallConn()
-			require.NoError(t, err)
-			require.NoError(t, raw.Write(func(fd uintptr) bool {
-				for err == nil {
-					_, err = syscall.Write(int(fd), make([]byte, 4096))
-				}
-				return true
-			}))
-			require.ErrorIs(t, err, syscall.EAGAIN)
-			return w
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			log := open(t)
-			port := freePort(t)
-			s, _ := startServe(t, []string{"-m", path, "--port", port}, func(cmd *exec.Cmd) { cmd.Stderr = log })
-			require.NoError(t, log.Close())
-			s.url = "http://127.0.0.1:" + port
-			s.ready(t)
-			for range 3 {
-				status, text := s.ask(t, http.MethodPost, "/v1/completions", completion)
-				require.Equal(t, http.StatusOK, status, text)
-			}
-			status, text := s.ask(t, http.MethodPost, "/v1/completions", `{"prompt":"a","grammar":"root ::= ("}`)
-			require.Equal(t, http.StatusBadRequest, status, "llama.cpp complains on stderr: %s", text)
-			s.end(t)
-		})
-	}
-}
-
-// TestServeOnAGivenSocket takes a socket by LISTEN_FDS, as systemd passes it.
-func TestServeOnAGivenSocket(t *testing.T) {
-	path := llamatest.Write(t, randmodel.Small("llama"))
-	socket := func(address string) (*os.File, string) {
-		l, err := net.Listen("tcp", address)
-		require.NoError(t, err)
-		defer l.Close()
-		f, err := l.(*net.TCPListener).File()
-		require.NoError(t, err)
-		return f, l.Addr().String()
-	}
-	// A shell knows the number of the process that it becomes.
-	pass := func(cmd *exec.Cmd, f *os.File) {
-		cmd.ExtraFiles = []*os.File{f}
-		cmd.Args = append([]string{"sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@"`, cmd.Path}, cmd.Args[1:]...)
-		cmd.Path = "/bin/sh"
-	}
-	f, address := socket("127.0.0.1:0")
-	early, err := net.Dial("tcp", address) // nobody serves yet
-	require.NoError(t, err)
-	defer early.Close()
-	s, _ := startServe(t, []string{"-m", path}, func(cmd *exec.Cmd) { pass(cmd, f) })
-	require.NoError(t, f.Close())
-	require.Equal(t, "http://"+address, s.url)
-	s.ready(t)
-	status, text := s.ask(t, http.MethodPost, "/v1/completions", completion)
-	require.Equal(t, http.StatusOK, status, text)
-	_, err = io.WriteString(early, "GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n")
-	require.NoError(t, err)
-	answer, err := io.ReadAll(early)
-	require.NoError(t, err)
-	require.Contains(t, string(answer), "200 OK", "who came early is served")
-	s.end(t)
-
-	f, address = socket("0.0.0.0:0")
-	defer f.Close()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "serve", "-m", path)
-	cmd.Env = append(os.Environ(), asProgram+"=1", "GALLOP_LIB="+llama.Dir(), "XDG_CACHE_HOME="+t.TempDir())
-	pass(cmd, f)
-	out, err := cmd.CombinedOutput()
-	require.Error(t, err, address)
-	require.Equal(t, exitUsage, cmd.ProcessState.ExitCode(), "%s", out)
-	require.Contains(t, string(out), "can be reached from other machines: set a key with --api-key")
 }
 
 func TestServeRefuses(t *testing.T) {
