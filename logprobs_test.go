@@ -86,7 +86,7 @@ func TestLogprobs(t *testing.T) {
 				}
 				require.NoError(t, c.Decode(llamatest.Batch(t, a.Tokens[i:i+1], len(prompt)+i), a.Plan.Mask))
 			}
-			require.Equal(t, text, a.Text)
+			require.Equal(t, string([]rune(text)), a.Text, "with U+FFFD for bytes of no rune")
 		})
 	}
 	r := greedy(3)

@@ -7,7 +7,6 @@ package llama
 import "C"
 
 import (
-	"bytes"
 	"fmt"
 	"math"
 	"unicode/utf8"
@@ -165,7 +164,10 @@ type Detokenizer struct {
 func (d *Detokenizer) Next(t Token) string {
 	d.pending = d.Vocab.AppendPiece(d.pending, t, false)
 	n := completeRunes(d.pending)
-	text := string(bytes.Runes(d.pending[:n])) // U+FFFD for each byte that is of no rune
+	text := string(d.pending[:n])
+	if !utf8.ValidString(text) {
+		text = string([]rune(text)) // U+FFFD for each byte that is of no rune
+	}
 	d.pending = append(d.pending[:0], d.pending[n:]...)
 	return text
 }
