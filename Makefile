@@ -52,7 +52,7 @@ test-long: build setup preload need-python3 need-node need-browser need-page ## 
 	go test -timeout 2h -race ./internal/calibrate ./cmd/gallop
 
 test-clients: build setup need-python3 need-npm need-node ## let published clients in Go, Python and JavaScript, and lm-eval, ask the server; part of test-long
-	GALLOP_LONG=1 go test -timeout 30m -count 1 -v -run 'TestClients|TestHarness' ./internal/server ./test
+	GALLOP_LONG=1 go test -timeout 30m -count 1 -v -run 'TestClients|TestHarness' ./internal/server ./cmd/gallop
 
 test-gpu: build ## run the mask tests on a GPU: DEVICE=vulkan or cuda, whole models and NGL=5 of their layers
 	@$(BUILD)/gallop setup --device $(DEVICE)

@@ -32,9 +32,11 @@ type Content struct {
 	At     []time.Time // when pieces of the text came
 }
 
-// NewClient makes a client for so many requests at once.
+// NewClient makes a client for so many requests at once. As Go's own default client does, it
+// closes connections that were idle for 90 s: the server closes them after two minutes, and a
+// request that is sent at that very moment would get no answer.
 func NewClient(requests int) *http.Client {
-	return &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: requests, DisableCompression: true}}
+	return &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: requests, IdleConnTimeout: 90 * time.Second, DisableCompression: true}}
 }
 
 // Ask sends body, which asks for a stream with its usage. Events are only noted, so that clients
