@@ -38,8 +38,14 @@ func TestHarness(t *testing.T) {
 		out, err := cmd.CombinedOutput()
 		require.NoError(t, err, "%s", out)
 	}
-	command("python3", "-m", "venv", venv)
-	command(venv+"/bin/pip", "install", "--quiet", "-r", filepath.Join(tasks, "requirements.txt"))
+	wanted, err := os.ReadFile(filepath.Join(tasks, "requirements.txt"))
+	require.NoError(t, err)
+	stamp := filepath.Join(venv, "requirements.txt")
+	if got, _ := os.ReadFile(stamp); string(got) != string(wanted) {
+		command("python3", "-m", "venv", venv)
+		command(venv+"/bin/pip", "install", "--quiet", "-r", filepath.Join(tasks, "requirements.txt"))
+		require.NoError(t, os.WriteFile(stamp, wanted, 0o600))
+	}
 
 	writeHarnessData(t, dir)
 	tokenizer := filepath.Join(dir, "tokenizer")

@@ -16,18 +16,25 @@ import (
 	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/demo"
 	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/llama"
 )
 
 // serveDemo serves the demo model. isolate lets no answer depend on others.
 func serveDemo(t *testing.T, isolate bool, keys ...string) *httptest.Server {
 	t.Helper()
-	llamatest.Library(t)
-	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	path, err := demo.Path()
 	require.NoError(t, err)
+	return serveModel(t, path, &gallop.Options{Parallel: 4, Isolate: isolate, Context: llama.ContextOptions{NCtx: 512, Threads: 1, ThreadsBatch: 1}}, keys...)
+}
+
+// serveModel serves the model of a file as "demo".
+func serveModel(t *testing.T, path string, o *gallop.Options, keys ...string) *httptest.Server {
+	t.Helper()
+	llamatest.Library(t)
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	s, err := New(Options{Keys: keys, Models: []Model{{Name: "demo", Open: func(ctx context.Context) (Engine, error) {
-		e, err := gallop.Open(ctx, path, &gallop.Options{Parallel: 4, Isolate: isolate, Context: llama.ContextOptions{NCtx: 512, Threads: 1, ThreadsBatch: 1}})
+		e, err := gallop.Open(ctx, path, o)
 		if err != nil {
 			return nil, err
 		}
@@ -86,6 +93,37 @@ func TestDemoReusesAgentsPrompts(t *testing.T) {
 		cached = at(t, v, "usage", "cache_read_input_tokens").(float64)
 	}
 	require.Greater(t, cached, 20.0)
+}
+
+// TestAgentsSession asks as a coding agent does: a system prompt of 10,000 tokens whose first
+// line changes, tools, a stream, and the answer and more behind the same beginning the next time.
+// The second request decodes what is new only.
+func TestAgentsSession(t *testing.T) {
+	llamatest.Library(t)
+	spec := randmodel.Tiny(2)
+	spec.Context = 1 << 15
+	h := serveModel(t, llamatest.Write(t, spec), &gallop.Options{Parallel: 2, Profile: gallop.NoProfile, Context: llama.ContextOptions{NCtx: 1 << 14, Threads: 1, ThreadsBatch: 1}})
+	tool := func(name string) string {
+		return `{"name":"` + name + `","description":"What ` + name + ` does.","input_schema":{"type":"object","properties":{"path":{"type":"string"},"limit":{"type":"integer"}},"required":["path"],"additionalProperties":false}}`
+	}
+	ask := func(i int, more string) (prompt, cached float64) {
+		status, data := postRaw(t, h, "/v1/messages?beta=true", fmt.Sprintf(`{"model":"demo","max_tokens":8,"stream":true,"metadata":{"user_id":"u"},"tools":[%s,%s,%s],
+			"system":[{"type":"text","text":"x-anthropic-billing-header: cc_version=2.1.0; cc_entrypoint=cli; cch=%05x;"},
+			{"type":"text","text":"%s","cache_control":{"type":"ephemeral"}}],
+			"messages":[{"role":"user","content":[{"type":"text","text":"Mend the test."}]}%s]}`,
+			tool("read"), tool("write"), tool("run"), 7919*(i+1), strings.Repeat("You are an agent. ", 10_000/17), more))
+		require.Equal(t, 200, status, "%s", data)
+		list := events(t, data)
+		require.Equal(t, "message_stop", list[len(list)-1].name)
+		u := at(t, list[len(list)-2].json(t), "usage")
+		cached = at(t, u, "cache_read_input_tokens").(float64)
+		return at(t, u, "input_tokens").(float64) + cached, cached
+	}
+	prompt, _ := ask(0, "")
+	require.Greater(t, prompt, 10_000.0)
+	longer, cached := ask(1, `,{"role":"assistant","content":[{"type":"text","text":"Which?"}]},{"role":"user","content":"The first."}`)
+	require.Greater(t, longer, prompt)
+	require.Greater(t, cached, prompt-20, "all but the end of the turn")
 }
 
 // TestDemoScores gives the log-probabilities of choices, which sum up to what the tokens say.
