@@ -155,7 +155,7 @@ func demoSubject(context.Context) (*subject, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &subject{name: "gallop-demo", path: path, url: "/v1/chat/completions", ctx: 256, threads: 1, each: map[int]int{1: 48, 8: 24, most: 6}}
+	s := &subject{name: "gallop-demo", path: path, url: "/v1/chat/completions", ctx: 256, threads: 1, each: map[int]int{1: 32, 8: 12, most: 2}}
 	for _, e := range examples {
 		prompt, err := json.Marshal(e.Prompt)
 		if err != nil {
