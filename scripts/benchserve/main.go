@@ -107,7 +107,7 @@ type subject struct {
 
 func main() {
 	out := flag.String("o", "", "file that the result is written to (default: stdout)")
-	rounds := flag.Int("r", 3, "rounds")
+	rounds := flag.Int("r", 2, "rounds")
 	isolate := flag.Bool("isolate", false, "let no answer depend on others, as gallop serve --isolate")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
