@@ -29,7 +29,7 @@ get-python3 := with `apt install python3-pip`
 NO_RACE := /test$$|/scripts/|/cmd/|/demo|/internal/(archmodel|calibrate|preload|schema|score|template|tools|search|prune|lab/.*|server/web)$$
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build setup test test-long test-gpu test-cpus test-architectures lint preload bench bench-shapes bench-peers bench-engine bench-lossless bench-compare real-speed real-table templates eval profile install fuzz clean travel models page need-browser need-page
+.PHONY: help demo build setup test test-long test-clients test-gpu test-cpus test-architectures lint preload bench bench-shapes bench-peers bench-engine bench-serve bench-lossless bench-compare real-speed real-table templates eval profile install fuzz clean travel models page need-browser need-page
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,9 +47,12 @@ test: build setup preload need-browser need-page ## run the tests, then once mor
 	go test -timeout 20m ./...
 	go test -timeout 20m -race -skip 'TestMaskEquals|TestEveryMask|TestRowMasks|TestAlone' $$(go list ./... | grep -vE '$(NO_RACE)')
 
-test-long: build setup preload need-node need-browser need-page ## run the tests that take long, with foreign programs among them
+test-long: build setup preload need-python3 need-node need-browser need-page ## run the tests that take long, with foreign programs among them
 	GALLOP_LONG=1 go test -timeout 2h ./...
 	go test -timeout 2h -race ./internal/calibrate ./cmd/gallop
+
+test-clients: build setup need-python3 need-npm need-node ## let published clients in Go, Python and JavaScript, and lm-eval ask the server; part of test-long
+	GALLOP_LONG=1 go test -timeout 30m -count 1 -v -run 'TestClients|TestHarness' ./internal/server ./cmd/gallop
 
 test-gpu: build ## run the mask tests on a GPU: DEVICE=vulkan or cuda, whole models and NGL=5 of their layers
 	@$(BUILD)/gallop setup --device $(DEVICE)
@@ -95,6 +98,10 @@ bench-peers: build setup ## measure speed beside stock llama.cpp from C and yzma
 
 bench-engine: build setup need-$(CC) need-git ## measure many requests in one decode beside llama.cpp's own, and one beside the session of before (BEFORE= a git revision); writes build/engine.json
 	@scripts/bench-engine '$(BUILD)' '$(BEFORE)'
+
+bench-serve: build setup ## measure what HTTP costs: 1, 8 and 64 clients beside the engine alone; writes build/serve.json
+	go build -o $(BUILD)/benchserve ./scripts/benchserve
+	$(BUILD)/benchserve -o $(BUILD)/serve.json
 
 bench-lossless: build setup ## measure lossless drafts; rows go to build/lossless.json
 	@scripts/bench-lossless '$(BUILD)'

@@ -25,7 +25,7 @@ import (
 // evaluation holds the flags of `gallop eval`.
 type evaluation struct {
 	model, template, depths, prefills, out string
-	data, profiles                         []string
+	data, profiles, skips                  []string
 	qualities, thresholds                  []float64
 	skipBad, asJSON                        bool
 	threads, gpuLayers                     int
@@ -60,6 +60,7 @@ a masked prefill.`,
 	flags.StringArrayVar(&f.data, "data", nil, "file with test data; repeatable")
 	flags.BoolVar(&f.skipBad, "skip-bad", false, "leave out lines that cannot be used instead of stopping at them")
 	flags.StringArrayVar(&f.profiles, "profile", nil, "profile to measure; repeatable; NAME=FILE names its rows (default: the model's)")
+	flags.StringArrayVar(&f.skips, "skip", nil, "measure a mask, as in 4,6,f9, with a masked prefill, and no profile unless --profile names one; repeatable")
 	flags.StringVar(&f.depths, "depths", "", "depths to compare at, in layers (default: those of the profile)")
 	flags.StringVar(&f.prefills, "prefill", "", "masked, full, or both joined by a comma (default: the profile's)")
 	flags.Float64SliceVar(&f.qualities, "quality", nil, "also measure the router under these quality budgets")
@@ -83,6 +84,13 @@ type named struct {
 func runEval(cmd *cobra.Command, f *evaluation) error {
 	if len(f.data) == 0 {
 		return usageError{errors.New("no test data: name a file with --data")}
+	}
+	masks := make([]skip.Mask, len(f.skips))
+	for i, text := range f.skips {
+		var err error
+		if masks[i], err = skip.Parse(text); err != nil {
+			return usageError{fmt.Errorf("--skip: %w", err)}
+		}
 	}
 	path, err := modelPath(cmd, f.model)
 	if err != nil {
@@ -174,6 +182,13 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 		}
 		rows = append(rows, alone)
 	}
+	for _, mask := range masks {
+		row, err := t.Under(ctx, mask)
+		if err != nil {
+			return err
+		}
+		rows = append(rows, row)
+	}
 	for _, p := range profiles {
 		if err := p.Open(m.Path); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
@@ -258,11 +273,12 @@ func (f *evaluation) engine(m *llama.Model, cases []score.Case, listed bool) (*g
 	return gallop.New(m, &o)
 }
 
-// read reads the profiles. A shortlist alone needs none.
+// read reads the profiles. A shortlist alone needs none, and masks that are given do not.
 func (f *evaluation) read(model string) ([]named, error) {
 	files := f.profiles
 	if len(files) == 0 {
-		if _, ok := router.Find(model); !ok && f.shortlist != "off" && f.depths == "" && len(f.qualities) == 0 {
+		_, found := router.Find(model)
+		if f.depths == "" && len(f.qualities)+len(f.thresholds) == 0 && (len(f.skips) > 0 || !found && f.shortlist != "off") {
 			return nil, nil
 		}
 		files = []string{"profile="}

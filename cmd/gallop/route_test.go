@@ -57,7 +57,7 @@ func TestInspectProfile(t *testing.T) {
 	require.True(t, json.Valid([]byte(out)))
 }
 
-// TestEvalWithAShortlist needs no profile.
+// TestEvalWithAShortlist needs no profile, nor do masks that are given.
 func TestEvalWithAShortlist(t *testing.T) {
 	llamatest.Library(t)
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
@@ -81,11 +81,19 @@ func TestEvalWithAShortlist(t *testing.T) {
 		require.Less(t, *rows[1].Cost, *rows[0].Cost)
 		require.Positive(t, *rows[1].Speedup)
 	}
+	code, out, notes := eval("--skip", "3", "--skip", "f2,f4", "--json")
+	require.Equal(t, exitOK, code, notes)
+	var rows []report.Row
+	require.NoError(t, json.Unmarshal([]byte(out), &rows))
+	require.Len(t, rows, 3, "masks need no profile")
+	require.Equal(t, []string{"skip 3", "skip f2,f4"}, []string{rows[1].Method, rows[2].Method})
+	require.Less(t, *rows[1].Cost, 1.0)
 	for name, test := range map[string]struct {
 		args []string
 		code int
 		want string
 	}{
+		"no mask":    {[]string{"--skip", "x"}, exitUsage, "--skip: not a mask"},
 		"word":       {[]string{"--shortlist", "some"}, exitUsage, `--shortlist is "some"`},
 		"too many":   {[]string{"--shortlist", "5000"}, exitError, "take up to 4096"},
 		"no profile": {nil, exitError, "has no profile"},

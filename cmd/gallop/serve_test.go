@@ -24,29 +24,9 @@ func TestServe(t *testing.T) {
 	llamatest.Library(t)
 	alone(t)
 	first, second := llamatest.Write(t, randmodel.Small("llama")), llamatest.Write(t, randmodel.Small("qwen3"))
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "serve", "-m", first, "-m", second, "--alias", "one", "--alias", "two", "--port", "0", "-c", "64", "-t", "1", "-n", "5", "--api-key", "key")
-	cmd.Env = append(os.Environ(), asProgram+"=1", "GALLOP_LIB="+llama.Dir(), "XDG_CACHE_HOME="+t.TempDir())
-	stderr, err := cmd.StderrPipe()
-	require.NoError(t, err)
-	var stdout bytes.Buffer
-	cmd.Stdout = &stdout
-	require.NoError(t, cmd.Start())
-	lines := bufio.NewReader(stderr)
-	var url string
-	for url == "" {
-		line, err := lines.ReadString('\n')
-		require.NoError(t, err)
-		if _, at, ok := strings.Cut(line, "gallop serves on "); ok {
-			url = strings.TrimSpace(at)
-		}
-	}
-	rest := make(chan string, 1)
-	go func() {
-		text, _ := io.ReadAll(lines)
-		rest <- string(text)
-	}()
+	p := startServe(t, "-m", first, "-m", second, "--alias", "one", "--alias", "two", "-c", "64", "-t", "1", "-n", "5", "--api-key", "key")
 	ask := func(method, path, body string) (int, string) {
-		r, err := http.NewRequest(method, url+path, strings.NewReader(body))
+		r, err := http.NewRequest(method, p.url+path, strings.NewReader(body))
 		require.NoError(t, err)
 		r.Header.Set("Content-Type", "application/json")
 		r.Header.Set("Authorization", "Bearer key")
@@ -57,10 +37,6 @@ func TestServe(t *testing.T) {
 		require.NoError(t, err)
 		return res.StatusCode, string(text)
 	}
-	require.Eventually(t, func() bool {
-		status, _ := ask(http.MethodGet, "/health", "")
-		return status == http.StatusOK
-	}, time.Minute, 10*time.Millisecond)
 	for _, name := range []string{"one", "two"} {
 		status, text := ask(http.MethodPost, "/v1/completions", `{"model":"`+name+`","prompt":"a","max_tokens":-1}`)
 		require.Equal(t, http.StatusOK, status, text)
@@ -70,11 +46,56 @@ func TestServe(t *testing.T) {
 	status, text := ask(http.MethodGet, "/", "")
 	require.Equal(t, http.StatusOK, status)
 	require.Contains(t, text, "<!doctype html>")
-	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
-	log := <-rest
-	require.NoError(t, cmd.Wait(), log)
+	log := p.end(t)
 	require.Contains(t, log, "generated_tokens=5")
-	require.Empty(t, stdout.String())
+	require.Empty(t, p.stdout.String())
+}
+
+// served is `gallop serve` as a process of its own.
+type served struct {
+	*exec.Cmd
+	url    string
+	stdout bytes.Buffer
+	log    chan string // what is written to stderr, at its end
+}
+
+// startServe starts a server with more flags, and waits until its model is loaded.
+func startServe(t *testing.T, args ...string) *served {
+	t.Helper()
+	p := &served{Cmd: exec.CommandContext(t.Context(), os.Args[0], append([]string{"serve", "--port", "0"}, args...)...), log: make(chan string, 1)}
+	p.Env = append(os.Environ(), asProgram+"=1", "GALLOP_LIB="+llama.Dir(), "XDG_CACHE_HOME="+t.TempDir())
+	stderr, err := p.StderrPipe()
+	require.NoError(t, err)
+	p.Stdout = &p.stdout
+	require.NoError(t, p.Start())
+	lines := bufio.NewReader(stderr)
+	for p.url == "" {
+		line, err := lines.ReadString('\n')
+		require.NoError(t, err)
+		if _, at, ok := strings.Cut(line, "gallop serves on "); ok {
+			p.url = strings.TrimSpace(at)
+		}
+	}
+	go func() {
+		text, _ := io.ReadAll(lines)
+		p.log <- string(text)
+	}()
+	require.Eventually(t, func() bool {
+		res, err := http.Get(p.url + "/health")
+		require.NoError(t, err)
+		res.Body.Close()
+		return res.StatusCode == http.StatusOK
+	}, 5*time.Minute, 10*time.Millisecond)
+	return p
+}
+
+// end tells the server to end, waits until it has, and gives its log.
+func (p *served) end(t *testing.T) string {
+	t.Helper()
+	require.NoError(t, p.Process.Signal(syscall.SIGTERM))
+	log := <-p.log
+	require.NoError(t, p.Wait(), log)
+	return log
 }
 
 func TestServeRefuses(t *testing.T) {

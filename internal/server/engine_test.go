@@ -23,12 +23,18 @@ import (
 // serveDemo serves the demo model. isolate lets no answer depend on others.
 func serveDemo(t *testing.T, isolate bool, keys ...string) *httptest.Server {
 	t.Helper()
-	llamatest.Library(t)
-	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	path, err := demo.Path()
 	require.NoError(t, err)
+	return serveModel(t, path, &gallop.Options{Parallel: 4, Isolate: isolate, Context: llama.ContextOptions{NCtx: 512, Threads: 1, ThreadsBatch: 1}}, keys...)
+}
+
+// serveModel serves the model of a file as "demo".
+func serveModel(t *testing.T, path string, o *gallop.Options, keys ...string) *httptest.Server {
+	t.Helper()
+	llamatest.Library(t)
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	s, err := New(Options{Keys: keys, Models: []Model{{Name: "demo", Open: func(ctx context.Context) (Engine, error) {
-		e, err := gallop.Open(ctx, path, &gallop.Options{Parallel: 4, Isolate: isolate, Context: llama.ContextOptions{NCtx: 512, Threads: 1, ThreadsBatch: 1}})
+		e, err := gallop.Open(ctx, path, o)
 		if err != nil {
 			return nil, err
 		}

@@ -100,6 +100,11 @@ func (t *Table) Whole(ctx context.Context) (report.Row, error) {
 	return t.row(ctx, "whole model", skip.MaskedPrefill, 0, make([]skip.Mask, len(t.Cases)), 0)
 }
 
+// Under is the row of one mask for all cases.
+func (t *Table) Under(ctx context.Context, mask skip.Mask) (report.Row, error) {
+	return t.row(ctx, fmt.Sprintf("skip %s", mask), skip.MaskedPrefill, t.meanDepth([]skip.Mask{mask}), slices.Repeat([]skip.Mask{mask}, len(t.Cases)), 0)
+}
+
 // Listed is the row of the whole model with the vocabulary shortlist.
 func (t *Table) Listed(ctx context.Context) (report.Row, error) {
 	mask := skip.Mask{}.WithShortlist(t.Shortlist)

@@ -3,10 +3,12 @@
 package clients
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
+	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -113,6 +115,7 @@ func TestOpenAITools(t *testing.T) {
 	r, err := c.Chat.Completions.New(t.Context(), p)
 	require.NoError(t, err)
 	require.Empty(t, r.Choices[0].Message.ToolCalls)
+	require.NotEmpty(t, r.Choices[0].Message.Content)
 }
 
 func TestOpenAISchema(t *testing.T) {
@@ -200,21 +203,51 @@ func TestOpenAIErrors(t *testing.T) {
 	require.Equal(t, "context_length_exceeded", refused(err).Code)
 }
 
+// long is the schema of an answer that takes a while: hundreds of tokens.
+var long = map[string]any{"type": "array", "items": map[string]any{"enum": []string{"x", "y"}}, "minItems": 100}
+
+// cancelled is how many requests of clients that were gone the server has ended.
+func cancelled(t *testing.T) (n float64) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url(t)+"/metrics", nil)
+	require.NoError(t, err)
+	r.Header.Set("Authorization", "Bearer "+key())
+	res, err := http.DefaultClient.Do(r)
+	require.NoError(t, err)
+	defer res.Body.Close()
+	lines := bufio.NewScanner(res.Body)
+	for lines.Scan() {
+		if value, ok := strings.CutPrefix(lines.Text(), `gallop_requests_cancelled_total{model="demo"} `); ok {
+			n, err = strconv.ParseFloat(value, 64)
+			require.NoError(t, err)
+			return n
+		}
+	}
+	require.Fail(t, "the metric is missing")
+	return 0
+}
+
+// requireCancelled waits until the server has ended one request more than before.
+func requireCancelled(t *testing.T, before float64) {
+	t.Helper()
+	require.Eventually(t, func() bool { return cancelled(t) > before }, time.Minute, 20*time.Millisecond, "the server goes on for nobody")
+}
+
 func TestOpenAICancel(t *testing.T) {
-	c := openAI(t, key())
+	c, before := openAI(t, key()), cancelled(t)
 	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	p := chat()
-	p.Messages[0] = openai.UserMessage("Repeat: the quick brown fox")
+	p.MaxCompletionTokens = openai.Int(400)
+	p.ResponseFormat = openai.ChatCompletionNewParamsResponseFormatUnion{OfJSONSchema: &shared.ResponseFormatJSONSchemaParam{
+		JSONSchema: shared.ResponseFormatJSONSchemaJSONSchemaParam{Name: "long", Schema: long}}}
 	stream := c.Chat.Completions.NewStreaming(ctx, p)
 	require.True(t, stream.Next())
 	cancel()
 	for stream.Next() {
 	}
 	require.ErrorIs(t, stream.Err(), context.Canceled)
-	ctx, cancel = context.WithTimeout(t.Context(), time.Nanosecond)
-	defer cancel()
-	_, err := c.Chat.Completions.New(ctx, chat())
-	require.True(t, errors.Is(err, context.DeadlineExceeded))
+	requireCancelled(t, before)
 }
 
 func claude(t *testing.T, key string) anthropic.Client {
@@ -231,6 +264,7 @@ func TestAnthropicMessages(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, whole.Content[0].Text, "19")
 	require.Equal(t, anthropic.StopReasonEndTurn, whole.StopReason)
+	require.Positive(t, whole.Usage.OutputTokens)
 	stream := c.Messages.NewStreaming(t.Context(), message())
 	var all anthropic.Message
 	for stream.Next() {
@@ -240,6 +274,7 @@ func TestAnthropicMessages(t *testing.T) {
 	require.Equal(t, whole.Content[0].Text, all.Content[0].Text)
 	require.Equal(t, whole.Usage.OutputTokens, all.Usage.OutputTokens)
 	require.Equal(t, anthropic.StopReasonEndTurn, all.StopReason)
+	require.Positive(t, all.Usage.CacheReadInputTokens, "the same prompt again")
 	n, err := c.Messages.CountTokens(t.Context(), anthropic.MessageCountTokensParams{Model: model, Messages: message().Messages})
 	require.NoError(t, err)
 	require.Equal(t, whole.Usage.InputTokens+whole.Usage.CacheReadInputTokens, n.InputTokens)
@@ -281,6 +316,31 @@ func TestAnthropicTools(t *testing.T) {
 		require.NotEmpty(t, results)
 		p.Messages = append(p.Messages, anthropic.NewUserMessage(results...))
 	}
+}
+
+func TestAnthropicSchema(t *testing.T) {
+	c := claude(t, key())
+	p := message()
+	p.OutputConfig.Format.Schema = choose
+	m, err := c.Messages.New(t.Context(), p)
+	require.NoError(t, err)
+	letter(t, m.Content[0].Text)
+}
+
+func TestAnthropicCancel(t *testing.T) {
+	c, before := claude(t, key()), cancelled(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	p := message()
+	p.MaxTokens = 400
+	p.OutputConfig.Format.Schema = long
+	stream := c.Messages.NewStreaming(ctx, p)
+	require.True(t, stream.Next())
+	cancel()
+	for stream.Next() {
+	}
+	require.ErrorIs(t, stream.Err(), context.Canceled)
+	requireCancelled(t, before)
 }
 
 func TestAnthropicErrors(t *testing.T) {

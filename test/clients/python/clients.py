@@ -5,11 +5,16 @@ GALLOP_URL and GALLOP_KEY name the server, which serves the demo model.
 
 import json
 import os
+import re
+import time
+import urllib.request
+from typing import Literal
 
 import anthropic
 import openai
+from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
-from langchain_openai import ChatOpenAI
+from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
 URL, KEY, MODEL, ASK = os.environ["GALLOP_URL"], os.environ["GALLOP_KEY"], "demo", "What is 12 plus 7?"
 CHOOSE = {
@@ -18,11 +23,35 @@ CHOOSE = {
     "required": ["letter"],
     "additionalProperties": False,
 }
+LONG = {"type": "array", "items": {"enum": ["x", "y"]}, "minItems": 100}  # hundreds of tokens: it takes a while
 USER = [{"role": "user", "content": ASK}]
 
 
 def letter(document):
     assert json.loads(document)["letter"] in ("x", "y"), document
+
+
+def cancelled():
+    """How many requests of clients that were gone the server has ended."""
+    ask = urllib.request.Request(URL + "/metrics", headers={"Authorization": "Bearer " + KEY})
+    with urllib.request.urlopen(ask) as page:
+        return float(re.search(r'^gallop_requests_cancelled_total{model="demo"} (\S+)$', page.read().decode(), re.M)[1])
+
+
+def wait_cancelled(before):
+    for _ in range(3000):
+        if cancelled() > before:
+            return
+        time.sleep(0.02)
+    raise AssertionError("the server goes on for nobody")
+
+
+def refused(kind, call):
+    try:
+        call()
+    except kind as e:
+        return e
+    raise AssertionError("not refused")
 
 
 def chat():
@@ -73,18 +102,22 @@ def others():
 
 
 def errors():
-    def refused(kind, **more):
-        try:
-            openai.OpenAI(base_url=URL + "/v1", api_key=more.pop("api_key", KEY), max_retries=0).chat.completions.create(
-                **{"model": MODEL, "messages": USER, **more}
-            )
-        except kind as e:
-            return e
-        raise AssertionError(f"not refused: {more}")
+    def ask(key=KEY, **more):
+        return openai.OpenAI(base_url=URL + "/v1", api_key=key, max_retries=0).chat.completions.create(**{"model": MODEL, "messages": USER, **more})
 
-    refused(openai.AuthenticationError, api_key="wrong")
-    assert refused(openai.BadRequestError, store=True).param == "store"
-    assert refused(openai.BadRequestError, messages=[{"role": "user", "content": "word " * 10_000}]).code == "context_length_exceeded"
+    refused(openai.AuthenticationError, lambda: ask("wrong"))
+    assert refused(openai.BadRequestError, lambda: ask(store=True)).param == "store"
+    long = [{"role": "user", "content": "word " * 10_000}]
+    assert refused(openai.BadRequestError, lambda: ask(messages=long)).code == "context_length_exceeded"
+
+
+def cancel():
+    c, before = openai.OpenAI(base_url=URL + "/v1", api_key=KEY, max_retries=0), cancelled()
+    shape = {"type": "json_schema", "json_schema": {"name": "long", "schema": LONG}}
+    stream = c.chat.completions.create(model=MODEL, messages=USER, response_format=shape, max_tokens=400, stream=True)
+    next(iter(stream))
+    stream.close()
+    wait_cancelled(before)
 
 
 def messages():
@@ -96,32 +129,72 @@ def messages():
         assert "".join(stream.text_stream) == whole.content[0].text
         assert stream.get_final_message().usage.output_tokens == whole.usage.output_tokens
     assert c.messages.count_tokens(model=MODEL, messages=USER).input_tokens == whole.usage.input_tokens + whole.usage.cache_read_input_tokens
+    assert c.models.list().data[0].id == MODEL
+    shape = {"format": {"type": "json_schema", "schema": CHOOSE}}
+    letter(c.messages.create(model=MODEL, messages=USER, max_tokens=50, output_config=shape).content[0].text)
     offered = [{"name": "choose", "input_schema": CHOOSE}]
-    answer = c.messages.create(model=MODEL, messages=USER, max_tokens=100, tools=offered, tool_choice={"type": "any"})
-    assert answer.stop_reason == "tool_use", answer
-    call = answer.content[-1]
-    letter(json.dumps(call.input))
-    result = {"type": "tool_result", "tool_use_id": call.id, "content": "done"}
-    more = USER + [{"role": "assistant", "content": answer.content}, {"role": "user", "content": [result]}]
-    assert c.messages.create(model=MODEL, messages=more, max_tokens=100, tools=offered).role == "assistant"
+    history = list(USER)
+    for _ in range(2):
+        answer = c.messages.create(model=MODEL, messages=history, max_tokens=100, tools=offered, tool_choice={"type": "any"})
+        assert answer.stop_reason == "tool_use", answer
+        calls = [block for block in answer.content if block.type == "tool_use"]
+        for call in calls:
+            letter(json.dumps(call.input))
+        history.append({"role": "assistant", "content": answer.content})
+        history.append({"role": "user", "content": [{"type": "tool_result", "tool_use_id": call.id, "content": "done"} for call in calls]})
+    assert c.messages.create(model=MODEL, messages=history, max_tokens=100, tools=offered, tool_choice={"type": "none"}).content[0].type == "text"
+
+    wrong = anthropic.Anthropic(base_url=URL, api_key="wrong", max_retries=0)
+    refused(anthropic.AuthenticationError, lambda: wrong.messages.create(model=MODEL, messages=USER, max_tokens=5))
+    long = [{"role": "user", "content": "word " * 10_000}]
+    assert "prompt is too long" in str(refused(anthropic.BadRequestError, lambda: c.messages.create(model=MODEL, messages=long, max_tokens=5)))
+    before = cancelled()
+    with c.messages.stream(model=MODEL, messages=USER, max_tokens=400, output_config={"format": {"type": "json_schema", "schema": LONG}}) as stream:
+        next(iter(stream))
+    wait_cancelled(before)
 
 
 def langchain():
-    model = ChatOpenAI(base_url=URL + "/v1", api_key=KEY, model=MODEL, temperature=0, max_retries=0, max_tokens=100)
-    text = model.invoke(ASK).content
-    assert "19" in text
-    assert "".join(chunk.content for chunk in model.stream(ASK)) == text
+    options = {"base_url": URL + "/v1", "api_key": KEY, "model": MODEL, "temperature": 0, "max_retries": 0}
+    model = ChatOpenAI(**options, max_tokens=100)
+    whole = model.invoke(ASK)
+    assert "19" in whole.content and whole.usage_metadata["output_tokens"] > 0, whole
+    streamed = None
+    for chunk in ChatOpenAI(**options, max_tokens=100, stream_usage=True).stream(ASK):
+        streamed = chunk if streamed is None else streamed + chunk
+    assert streamed.content == whole.content and streamed.usage_metadata["output_tokens"] == whole.usage_metadata["output_tokens"]
 
     @tool
-    def choose(letter: str) -> str:
+    def choose(letter: Literal["x", "y"]) -> str:
         """Chooses a letter."""
         return letter
 
-    calls = model.bind_tools([choose], tool_choice="any").invoke(ASK).tool_calls
-    assert calls and calls[0]["name"] == "choose", calls
+    history = [HumanMessage(ASK)]
+    for _ in range(2):
+        answer = model.bind_tools([choose], tool_choice="any").invoke(history)
+        assert answer.tool_calls, answer
+        history.append(answer)
+        for call in answer.tool_calls:
+            result = choose.invoke(call)
+            assert isinstance(result, ToolMessage)
+            history.append(result)
+    assert model.bind_tools([choose], tool_choice="none").invoke(history).content
     assert model.with_structured_output(CHOOSE | {"title": "choice"}, method="json_schema").invoke(ASK)["letter"] in ("x", "y")
 
+    # Without a check of its length by the tokenizer of OpenAI's models, which is fetched.
+    embeddings = OpenAIEmbeddings(base_url=URL + "/v1", api_key=KEY, model=MODEL, check_embedding_ctx_length=False)
+    a, b = embeddings.embed_documents(["a", "b"])
+    assert len(a) == len(b) and a != b
 
-for check in (chat, tools, schema, others, errors, messages, langchain):
+    refused(openai.AuthenticationError, lambda: ChatOpenAI(**options | {"api_key": "wrong"}).invoke(ASK))
+    before = cancelled()
+    shape = {"type": "json_schema", "json_schema": {"name": "long", "schema": LONG}}
+    stream = ChatOpenAI(**options, max_tokens=400).stream(ASK, response_format=shape)
+    next(stream)
+    stream.close()
+    wait_cancelled(before)
+
+
+for check in (chat, tools, schema, others, errors, cancel, messages, langchain):
     check()
     print("ok", check.__name__)

@@ -1,0 +1,111 @@
+// Package load asks a server as its clients do, many of them at once, and notes what came when.
+package load
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// Answer is a streamed answer of OpenAI's completions or chat completions.
+type Answer struct {
+	Status int
+	Asked  time.Time
+	events []event
+}
+
+type event struct {
+	at   time.Time
+	data []byte
+}
+
+// Content is what an [Answer] says.
+type Content struct {
+	Text   string
+	Tokens int         // as the usage says
+	At     []time.Time // when pieces of the text came
+}
+
+// NewClient makes a client for so many requests at once. As Go's own default client does, it
+// closes connections that were idle for 90 s: the server closes them after two minutes, and a
+// request that is sent at that very moment would get no answer.
+func NewClient(requests int) *http.Client {
+	return &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: requests, IdleConnTimeout: 90 * time.Second, DisableCompression: true}}
+}
+
+// Ask sends body, which asks for a stream with its usage. Events are only noted, so that clients
+// which share a processor with the server take little of it; [Answer.Read] reads them. The error
+// is for a server that is not there and for a stream that breaks off.
+func Ask(ctx context.Context, c *http.Client, url, body string) (*Answer, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Content-Type", "application/json")
+	a := &Answer{Asked: time.Now()}
+	res, err := c.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	if a.Status = res.StatusCode; a.Status != http.StatusOK {
+		_, err = io.Copy(io.Discard, res.Body)
+		return a, err
+	}
+	lines := bufio.NewReader(res.Body)
+	for {
+		line, err := lines.ReadBytes('\n')
+		if err != nil {
+			return a, fmt.Errorf("the stream breaks off: %w", err)
+		}
+		data, ok := bytes.CutPrefix(bytes.TrimSpace(line), []byte("data: "))
+		switch {
+		case !ok:
+		case string(data) == "[DONE]":
+			_, err = io.Copy(io.Discard, res.Body) // so that the connection is used again
+			return a, err
+		default:
+			a.events = append(a.events, event{time.Now(), data})
+		}
+	}
+}
+
+// Read gives what the answer says. The error is what the server has told of in the stream.
+func (a *Answer) Read() (c Content, err error) {
+	var text strings.Builder
+	for _, e := range a.events {
+		var v struct {
+			Choices []struct {
+				Text  string
+				Delta struct{ Content string }
+			}
+			Usage *struct {
+				Completion int `json:"completion_tokens"`
+			}
+			Error *struct{ Message string }
+		}
+		if err := json.Unmarshal(e.data, &v); err != nil {
+			return c, fmt.Errorf("read an event: %w", err)
+		}
+		if v.Error != nil {
+			return c, fmt.Errorf("the server ends the stream: %s", v.Error.Message)
+		}
+		if v.Usage != nil {
+			c.Tokens = v.Usage.Completion
+		}
+		if len(v.Choices) > 0 {
+			if piece := v.Choices[0].Text + v.Choices[0].Delta.Content; piece != "" {
+				text.WriteString(piece)
+				c.At = append(c.At, e.at)
+			}
+		}
+	}
+	c.Text = text.String()
+	return c, nil
+}
