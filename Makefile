@@ -25,8 +25,8 @@ get-git  := with `apt install git`
 get-python3 := with `apt install python3-pip`
 
 # What the race detector does not look at: packages that share nothing between goroutines, and
-# those whose arithmetic takes minutes with it; test-long has calibrate and the commands.
-NO_RACE := /test$$|/scripts/|/cmd/|/demo|/internal/(archmodel|calibrate|preload|schema|score|template|tools|search|prune|lab/.*|server/web)$$
+# those whose arithmetic takes minutes with it; test-long has calibrate, draft, shortlist and the commands.
+NO_RACE := /test$$|/scripts/|/cmd/|/demo|/internal/(archmodel|calibrate|dataset|draft|preload|randmodel|schema|score|shortlist|template|tools|search|prune|lab/.*|server/web)$$
 
 .DEFAULT_GOAL := help
 .PHONY: help demo build setup test test-long test-clients test-gpu test-cpus test-architectures lint preload bench bench-shapes bench-peers bench-engine bench-serve bench-lossless bench-compare real-speed real-table templates eval profile install fuzz clean travel models page need-browser need-page
@@ -49,7 +49,7 @@ test: build setup preload need-browser need-page ## run the tests, then once mor
 
 test-long: build setup preload need-python3 need-node need-browser need-page ## run the tests that take long, with foreign programs among them
 	GALLOP_LONG=1 go test -timeout 2h ./...
-	go test -timeout 2h -race ./internal/calibrate ./cmd/gallop
+	go test -timeout 2h -race ./internal/calibrate ./internal/draft ./internal/shortlist ./cmd/gallop
 
 test-clients: build setup need-python3 need-npm need-node ## let published clients in Go, Python and JavaScript, and lm-eval ask the server; part of test-long
 	GALLOP_LONG=1 go test -timeout 30m -count 1 -v -run 'TestClients|TestHarness' ./internal/server ./cmd/gallop
