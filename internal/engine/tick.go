@@ -17,9 +17,6 @@ const mostRows = 20
 // takes: on a CPU a prompt's token takes about a quarter of a single one's.
 const rowCost = 0.25
 
-// shortPrompt is the part of a micro-batch that prompts fill at least where there are several.
-const shortPrompt = 8
-
 // maskGroup is what the rows of a batch skip.
 type maskGroup struct {
 	common  skip.Mask // skipped by all
@@ -136,20 +133,13 @@ func (l *Loop) choose() []part {
 		}
 	}
 	l.prompts = prompts
-	if len(prompts) > 0 {
-		// The prompt that has waited longest gets what is left, but for short ones beside it. Others
-		// wait: more rows would hardly make any of them cheaper, and all first tokens later.
-		oldest, few := prompts[0], l.ctx.NUBatch()/shortPrompt
-		slices.SortStableFunc(prompts, func(a, b *Seat) int { return cmp.Compare(len(a.tokens), len(b.tokens)) })
-		for _, s := range prompts {
-			n := min(len(s.tokens), room)
-			if l.opts.Isolate {
-				n = min(n, grain-s.n%grain)
-			}
-			if n > 0 && (s == oldest || n <= few) {
-				add(s, n)
-				few -= n
-			}
+	for i, s := range prompts { // in equal shares of what is left
+		share := room / (len(prompts) - i)
+		if l.opts.Isolate {
+			share = min(room, grain-s.n%grain)
+		}
+		if share > 0 {
+			add(s, share)
 		}
 	}
 	// Rows in the same order as before let llama.cpp use its graph again, gates and all.
