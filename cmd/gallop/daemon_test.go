@@ -1,96 +1,26 @@
 package main
 
 import (
-	"bufio"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
-	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/internal/randmodel"
-	"github.com/gallop-llm/gallop/llama"
 )
 
-// daemon is a `gallop serve` that runs as a process of its own.
-type daemon struct {
-	url string
-	cmd *exec.Cmd
-}
-
-// startDaemon starts one with a small random model, to answer with five tokens at most. prepare may
-// change the command; where its Stderr is not set, the test reads its lines.
-func startDaemon(t *testing.T, args []string, prepare func(*exec.Cmd)) (s *daemon, log <-chan string) {
+// newDaemon is a server that answers with five tokens at most, and not started yet.
+func newDaemon(t *testing.T, args ...string) *served {
 	t.Helper()
 	llamatest.Library(t)
 	alone(t)
-	args = append([]string{"serve", "-c", "64", "-t", "1", "-n", "5", "--api-key", "key"}, args...)
-	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
-	cmd.Env = append(os.Environ(), asProgram+"=1", "GALLOP_LIB="+llama.Dir(), "XDG_CACHE_HOME="+t.TempDir())
-	if prepare != nil {
-		prepare(cmd)
-	}
-	s = &daemon{cmd: cmd}
-	if cmd.Stderr != nil {
-		require.NoError(t, cmd.Start())
-		return s, nil
-	}
-	stderr, err := cmd.StderrPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	lines := bufio.NewReader(stderr)
-	for s.url == "" {
-		line, err := lines.ReadString('\n')
-		require.NoError(t, err, line)
-		if _, at, ok := strings.Cut(line, "gallop serves on "); ok {
-			s.url = strings.TrimSpace(at)
-		}
-	}
-	rest := make(chan string, 1)
-	go func() {
-		text, _ := io.ReadAll(lines)
-		rest <- string(text)
-	}()
-	return s, rest
-}
-
-// ask sends a request; status 0 = nobody listens.
-func (s *daemon) ask(t *testing.T, method, path, body string) (status int, text string) {
-	t.Helper()
-	r, err := http.NewRequest(method, s.url+path, strings.NewReader(body))
-	require.NoError(t, err)
-	r.Header.Set("Content-Type", "application/json")
-	r.Header.Set("Authorization", "Bearer key")
-	res, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return 0, ""
-	}
-	defer res.Body.Close()
-	data, err := io.ReadAll(res.Body)
-	require.NoError(t, err)
-	return res.StatusCode, string(data)
-}
-
-func (s *daemon) ready(t *testing.T) {
-	t.Helper()
-	require.Eventually(t, func() bool {
-		status, _ := s.ask(t, http.MethodGet, "/health", "")
-		return status == http.StatusOK
-	}, time.Minute, 10*time.Millisecond)
-}
-
-// end ends it as systemd and Kubernetes do.
-func (s *daemon) end(t *testing.T) {
-	t.Helper()
-	require.NoError(t, s.cmd.Process.Signal(syscall.SIGTERM))
-	require.NoError(t, s.cmd.Wait())
+	return newServe(t, append([]string{"-c", "64", "-t", "1", "-n", "5", "--api-key", "key"}, args...)...)
 }
 
 const askFive = `{"prompt":"a","max_tokens":-1}`
@@ -141,7 +71,9 @@ func TestServeWithoutALog(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			log := open(t)
 			port := unusedPort(t)
-			s, _ := startDaemon(t, []string{"-m", path, "--port", port}, func(cmd *exec.Cmd) { cmd.Stderr = log })
+			s := newDaemon(t, "-m", path, "--port", port)
+			s.Stderr = log
+			require.NoError(t, s.Start())
 			require.NoError(t, log.Close())
 			s.url = "http://127.0.0.1:" + port
 			s.ready(t)
@@ -151,7 +83,8 @@ func TestServeWithoutALog(t *testing.T) {
 			}
 			status, text := s.ask(t, http.MethodPost, "/v1/completions", `{"prompt":"a","grammar":"root ::= ("}`)
 			require.Equal(t, http.StatusBadRequest, status, "llama.cpp complains on stderr: %s", text)
-			s.end(t)
+			require.NoError(t, s.Process.Signal(syscall.SIGTERM))
+			require.NoError(t, s.Wait())
 		})
 	}
 }
@@ -177,7 +110,9 @@ func TestServeOnAGivenSocket(t *testing.T) {
 	early, err := net.Dial("tcp", address) // nobody serves yet
 	require.NoError(t, err)
 	defer early.Close()
-	s, _ := startDaemon(t, []string{"-m", path}, func(cmd *exec.Cmd) { pass(cmd, f) })
+	s := newDaemon(t, "-m", path)
+	pass(s.Cmd, f)
+	s.start(t)
 	require.NoError(t, f.Close())
 	require.Equal(t, "http://"+address, s.url)
 	s.ready(t)
@@ -192,11 +127,11 @@ func TestServeOnAGivenSocket(t *testing.T) {
 
 	f, address = socket("0.0.0.0:0")
 	defer f.Close()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "serve", "-m", path)
-	cmd.Env = append(os.Environ(), asProgram+"=1", "GALLOP_LIB="+llama.Dir(), "XDG_CACHE_HOME="+t.TempDir())
-	pass(cmd, f)
-	out, err := cmd.CombinedOutput()
+	s = newServe(t, "-m", path)
+	pass(s.Cmd, f)
+	s.Stdout = nil
+	out, err := s.CombinedOutput()
 	require.Error(t, err, address)
-	require.Equal(t, exitUsage, cmd.ProcessState.ExitCode(), "%s", out)
+	require.Equal(t, exitUsage, s.ProcessState.ExitCode(), "%s", out)
 	require.Contains(t, string(out), "can be reached from other machines: set a key with --api-key")
 }

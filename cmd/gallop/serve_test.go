@@ -25,25 +25,13 @@ func TestServe(t *testing.T) {
 	alone(t)
 	first, second := llamatest.Write(t, randmodel.Small("llama")), llamatest.Write(t, randmodel.Small("qwen3"))
 	p := startServe(t, "-m", first, "-m", second, "--alias", "one", "--alias", "two", "-c", "64", "-t", "1", "-n", "5", "--api-key", "key")
-	ask := func(method, path, body string) (int, string) {
-		r, err := http.NewRequest(method, p.url+path, strings.NewReader(body))
-		require.NoError(t, err)
-		r.Header.Set("Content-Type", "application/json")
-		r.Header.Set("Authorization", "Bearer key")
-		res, err := http.DefaultClient.Do(r)
-		require.NoError(t, err)
-		defer res.Body.Close()
-		text, err := io.ReadAll(res.Body)
-		require.NoError(t, err)
-		return res.StatusCode, string(text)
-	}
 	for _, name := range []string{"one", "two"} {
-		status, text := ask(http.MethodPost, "/v1/completions", `{"model":"`+name+`","prompt":"a","max_tokens":-1}`)
+		status, text := p.ask(t, http.MethodPost, "/v1/completions", `{"model":"`+name+`","prompt":"a","max_tokens":-1}`)
 		require.Equal(t, http.StatusOK, status, text)
 		require.Contains(t, text, `"completion_tokens":5`, "by -n")
 		require.Contains(t, text, `"model":"`+name+`"`)
 	}
-	status, text := ask(http.MethodGet, "/", "")
+	status, text := p.ask(t, http.MethodGet, "/", "")
 	require.Equal(t, http.StatusOK, status)
 	require.Contains(t, text, "<!doctype html>")
 	log := p.end(t)
@@ -59,19 +47,25 @@ type served struct {
 	log    chan string // what is written to stderr, at its end
 }
 
-// startServe starts a server with more flags, and waits until its model is loaded.
-func startServe(t *testing.T, args ...string) *served {
+// newServe is a server with more flags that is not started yet.
+func newServe(t *testing.T, args ...string) *served {
 	t.Helper()
-	p := &served{Cmd: exec.CommandContext(t.Context(), os.Args[0], append([]string{"serve", "--port", "0"}, args...)...), log: make(chan string, 1)}
+	p := &served{Cmd: exec.CommandContext(t.Context(), os.Args[0], append([]string{"serve"}, args...)...), log: make(chan string, 1)}
 	p.Env = append(os.Environ(), asProgram+"=1", "GALLOP_LIB="+llama.Dir(), "XDG_CACHE_HOME="+t.TempDir())
+	p.Stdout = &p.stdout
+	return p
+}
+
+// start starts it and reads from its log where it serves.
+func (p *served) start(t *testing.T) {
+	t.Helper()
 	stderr, err := p.StderrPipe()
 	require.NoError(t, err)
-	p.Stdout = &p.stdout
 	require.NoError(t, p.Start())
 	lines := bufio.NewReader(stderr)
 	for p.url == "" {
 		line, err := lines.ReadString('\n')
-		require.NoError(t, err)
+		require.NoError(t, err, line)
 		if _, at, ok := strings.Cut(line, "gallop serves on "); ok {
 			p.url = strings.TrimSpace(at)
 		}
@@ -80,13 +74,43 @@ func startServe(t *testing.T, args ...string) *served {
 		text, _ := io.ReadAll(lines)
 		p.log <- string(text)
 	}()
+}
+
+// ready waits until its models are loaded.
+func (p *served) ready(t *testing.T) {
+	t.Helper()
 	require.Eventually(t, func() bool {
 		res, err := http.Get(p.url + "/health")
-		require.NoError(t, err)
+		if err != nil {
+			return false // it does not listen yet
+		}
 		res.Body.Close()
 		return res.StatusCode == http.StatusOK
-	}, 5*time.Minute, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
+}
+
+// startServe starts a server with more flags, and waits until its model is loaded.
+func startServe(t *testing.T, args ...string) *served {
+	t.Helper()
+	p := newServe(t, append([]string{"--port", "0"}, args...)...)
+	p.start(t)
+	p.ready(t)
 	return p
+}
+
+// ask sends a request with the key of tests.
+func (p *served) ask(t *testing.T, method, path, body string) (status int, text string) {
+	t.Helper()
+	r, err := http.NewRequest(method, p.url+path, strings.NewReader(body))
+	require.NoError(t, err)
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Authorization", "Bearer key")
+	res, err := http.DefaultClient.Do(r)
+	require.NoError(t, err)
+	defer res.Body.Close()
+	data, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	return res.StatusCode, string(data)
 }
 
 // end tells the server to end, waits until it has, and gives its log.

@@ -110,20 +110,7 @@ func serveRandom(t *testing.T, nCtx int, change func(path string) string) *httpt
 	if change != nil {
 		path = change(path)
 	}
-	s, err := New(Options{Models: []Model{{Name: "random", Open: func(ctx context.Context) (Engine, error) {
-		e, err := gallop.Open(ctx, path, &gallop.Options{Parallel: 1, Shortlist: -1, NoCosts: true, Context: llama.ContextOptions{NCtx: nCtx, Threads: 1, ThreadsBatch: 1}})
-		if err != nil {
-			return nil, err
-		}
-		return Of(e), nil
-	}}}})
-	require.NoError(t, err)
-	h := httptest.NewServer(s)
-	t.Cleanup(func() {
-		h.Close()
-		require.NoError(t, s.Close())
-	})
-	return h
+	return serveModel(t, path, &gallop.Options{Parallel: 1, Shortlist: -1, NoCosts: true, Context: llama.ContextOptions{NCtx: nCtx, Threads: 1, ThreadsBatch: 1}})
 }
 
 // TestAgentsTransport answers requests as a coding agent sends them: a system prompt of 10,000
