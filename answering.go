@@ -315,7 +315,8 @@ func (x *answering) decode(tokens []llama.Token, mask skip.Mask, outputs int) er
 		if err != nil {
 			return err
 		}
-		x.seat.Spare, x.spared, x.under = spare, true, mask
+		x.seat.Spare(spare)
+		x.spared, x.under = true, mask
 	}
 	run := mask
 	single := len(tokens) == 1 && outputs == 1

@@ -109,7 +109,7 @@ func TestTogetherAsAlone(t *testing.T) {
 // alone, and nothing is left.
 func TestCancelledRequests(t *testing.T) {
 	llamatest.Library(t)
-	n := 300
+	n := 1000
 	if long() {
 		n = 10000
 	}

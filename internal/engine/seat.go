@@ -14,10 +14,6 @@ type Seat struct {
 	Cached int    // tokens of the prompt that were in the cache
 	Missed string // why Cached is 0, in a sentence; "" = it is not
 
-	// Spare are weights that this answer does not need for now: what no seat needs may be
-	// given back to the operating system.
-	Spare skip.Mask
-
 	// Isolation says how exactly tokens must come out as if each were decoded alone, where
 	// several share a decode.
 	Isolation llama.Isolation
@@ -40,6 +36,7 @@ type Seat struct {
 	out       bool // Away
 	cancelled bool
 	read      bool // the prompt was decoded to its end
+	spare     skip.Mask
 	single    bool // to be decoded apart from others: together it failed
 	at        int  // place of the first of the last tokens' outputs in the batch
 	alone     bool // no other answer's tokens were in these decodes
@@ -76,6 +73,14 @@ func (s *Seat) Decode(tokens []llama.Token, mask skip.Mask, outputs int) error {
 func (l *Loop) answer(s *Seat, err error) {
 	l.thinking++
 	s.ready <- err
+}
+
+// Spare says which weights this answer does not need for now: what no seat needs may be given
+// back to the operating system. Others may be decoding meanwhile.
+func (s *Seat) Spare(weights skip.Mask) {
+	s.loop.mu.Lock()
+	defer s.loop.mu.Unlock()
+	s.spare = weights
 }
 
 // Row is the place in the context's last batch of output i of the last Decode, -1 for the last one.

@@ -263,9 +263,9 @@ func (l *Loop) isolation(parts []part) llama.Isolation {
 // another mask brings what it needs back by itself.
 func (l *Loop) giveBack() error {
 	l.mu.Lock()
-	spare := l.seated[0].Spare
+	spare := l.seated[0].spare
 	for _, s := range l.seated[1:] {
-		spare = spare.Intersection(s.Spare)
+		spare = spare.Intersection(s.spare)
 	}
 	l.mu.Unlock()
 	if spare == l.released {
