@@ -242,13 +242,83 @@ func TestNextTurnDecodesWhatIsNew(t *testing.T) {
 			}
 			const boundary = 3 // tokens that the next turn's format may join otherwise
 			require.GreaterOrEqual(t, second.Usage.Cached, reusable-boundary, "%s, %d at once", name, parallel)
-			if parallel == 4 { // another conversation leaves this one's cache alone
-				_, err := e.Answer(t.Context(), gallop.Request{Prompt: "Count from 1 to 5.", Skip: s, MaxTokens: 4})
-				require.NoError(t, err)
-			}
+			// Another conversation does not end this one's stay in the cache.
+			_, err := e.Answer(t.Context(), gallop.Request{Prompt: "Count from 1 to 5.", Skip: s, MaxTokens: 4})
+			require.NoError(t, err)
 			third := turn("What is 1 plus 1?")
-			if parallel == 4 {
-				require.GreaterOrEqual(t, third.Usage.Cached, second.Usage.Prompt-boundary, name)
+			require.GreaterOrEqual(t, third.Usage.Cached, second.Usage.Prompt-boundary, name)
+		}
+	}
+}
+
+// nearTie is the most that rounding changes between two log-probabilities of the small models.
+const nearTie = 0.05
+
+// choice is a token of an answer, and by how much its log-probability is above the next one's.
+type choice struct {
+	token  llama.Token
+	margin float64
+}
+
+func margins(t *testing.T, e *gallop.Engine, r gallop.Request) (all []choice) {
+	t.Helper()
+	r.Logprobs = 2
+	for d, err := range e.Stream(t.Context(), r) {
+		require.NoError(t, err)
+		for _, token := range d.Tokens {
+			all = append(all, choice{token.ID, token.Top[0].LogProb - token.Top[1].LogProb})
+		}
+	}
+	return all
+}
+
+// TestConversationsTakeTurns lets more conversations than there are seats take turns; the last
+// turn is the first once more. Each is what an engine of its own says, and decodes only what it
+// has to.
+func TestConversationsTakeTurns(t *testing.T) {
+	llamatest.Library(t)
+	const conversations, turns, length = 4, 3, 128
+	for _, arch := range []string{"llama", "gemma3"} { // gemma3 has sliding windows, shorter than the prompts
+		for _, parallel := range []int{1, 3} {
+			for _, isolate := range []bool{false, true} {
+				m := llamatest.Small(t, arch)
+				o := options(4096)
+				o.Parallel, o.Isolate = parallel, isolate
+				e := engine(t, m, o)
+				said := make([][]llama.Token, conversations)
+				for turn := range turns + 1 {
+					for c := range conversations {
+						before := len(said[c])
+						for i := range length {
+							said[c] = append(said[c], llama.Token(40+(c*31+(before+i)*7)%200))
+						}
+						r := greedy(8)
+						if r.Tokens = said[c]; turn == turns {
+							r.Tokens = said[c][:length]
+						}
+						got, err := e.Answer(t.Context(), r)
+						require.NoError(t, err)
+						what := fmt.Sprintf("%s, %d at once, isolated %v, turn %d of conversation %d", arch, parallel, isolate, turn, c)
+						want := margins(t, engine(t, m, options(4096)), r)
+						for i, token := range got.Tokens {
+							if token != want[i].token { // rounded otherwise: a prompt in pieces is not one in a pass
+								require.Less(t, want[i].margin, nearTie, what)
+								break
+							}
+						}
+						said[c] = append(said[c], got.Tokens...)
+						switch cached := got.Usage.Cached; {
+						case turn == 0:
+							require.Zero(t, cached, what)
+						case turn < turns && isolate: // whole pieces of the prompt
+							require.GreaterOrEqual(t, cached, (before-8)/64*64, what)
+						case turn < turns:
+							require.Equal(t, before-1, cached, what)
+						case arch == "llama":
+							require.GreaterOrEqual(t, cached, length/2, what)
+						}
+					}
+				}
 			}
 		}
 	}

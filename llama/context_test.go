@@ -258,15 +258,18 @@ func TestSequences(t *testing.T) {
 		} else {
 			require.ErrorIs(t, err, llama.ErrOption)
 		}
+		nothing, err := c.Save(2)
+		require.NoError(t, err)
+		defer nothing.Close()
 		for _, seq := range []int{-2, 3, math.MaxInt, math.MinInt} {
 			if seq > 0 {
 				require.ErrorIs(t, c.Remove(seq, 0, -1), llama.ErrOption)
 			}
 			require.ErrorIs(t, c.Copy(seq, 0, 0, -1), llama.ErrOption)
 			require.ErrorIs(t, c.Copy(0, seq, 0, -1), llama.ErrOption)
-			_, err := c.SequenceState(seq)
+			_, err := c.Save(seq)
 			require.ErrorIs(t, err, llama.ErrOption)
-			require.ErrorIs(t, c.SetSequenceState(nil, seq), llama.ErrOption)
+			require.ErrorIs(t, c.Restore(nothing, seq), llama.ErrOption)
 			requirePositions(t, c, seq, -1, -1)
 		}
 		require.NoError(t, c.Remove(0, math.MinInt, math.MaxInt))
@@ -307,9 +310,10 @@ func TestCacheTypesAndThreads(t *testing.T) {
 		c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 256, Threads: 1, KType: kind, VType: kind, Flash: llama.FlashOn})
 		got := decode(t, c, prompt(20), 0, mask)
 		require.Less(t, difference(want, got), 0.3, "%d", kind) // Q8_0 and BF16 keep 8 bits, through 7 layers
-		state, err := c.SequenceState(0)
+		saved, err := c.Save(0)
 		require.NoError(t, err)
-		sizes[kind] = len(state)
+		sizes[kind] = saved.Size()
+		require.NoError(t, saved.Close())
 	}
 	require.Equal(t, sizes[llama.CacheF16], sizes[llama.CacheDefault])
 	require.Less(t, sizes[llama.CacheQ8_0], sizes[llama.CacheF16]*6/10) // 8.5 bits in place of 16
@@ -366,92 +370,100 @@ func TestAbort(t *testing.T) {
 	release()
 }
 
-func TestState(t *testing.T) {
+// TestSave takes a conversation out of the cache and puts it back into another sequence, in
+// cells that lie apart; it goes on as if nothing had happened.
+func TestSave(t *testing.T) {
 	llamatest.Library(t)
-	m := llamatest.Open(t, llamatest.Tiny(t, 3))
-	opts := llama.ContextOptions{NCtx: 512, NSeqMax: 2, Threads: 1}
-	c := llamatest.Context(t, m, &opts)
+	m := llamatest.Small(t, "llama")
 	mask := skip.Layers(1)
-	decode(t, c, prompt(7), 0, mask)
-	state, err := c.SequenceState(0)
-	require.NoError(t, err)
-	want := decode(t, c, prompt(8)[7:], 7, mask)
-
-	fresh := llamatest.Context(t, m, &opts)
-	require.NoError(t, fresh.SetSequenceState(state, 1))
-	requirePositions(t, fresh, 1, 0, 6)
-	require.NoError(t, fresh.Decode(llamatest.Batch(t, prompt(8)[7:], 7, 1), mask))
-	got, err := fresh.Logits(0)
-	require.NoError(t, err)
-	requireSameBits(t, want, got, "sequence state")
-
-	larger := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 1024, NSeqMax: 2, Threads: 1})
-	require.NoError(t, larger.SetSequenceState(state, 0))
-	requireClose(t, want, decode(t, larger, prompt(8)[7:], 7, mask))
-}
-
-// TestStateRefuses gives a context states that are damaged or not its own.
-func TestStateRefuses(t *testing.T) {
-	llamatest.Library(t)
-	m := llamatest.Open(t, llamatest.Tiny(t, 3))
-	c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 512, NSeqMax: 2, Threads: 1})
-	mask := skip.Layers(1)
-	decode(t, c, prompt(200), 0, mask)
-	state, err := c.SequenceState(0)
-	require.NoError(t, err)
-	want := decode(t, c, prompt(201)[200:], 200, mask)
-	require.NoError(t, c.Remove(0, 200, -1))
-
-	flipped := func(state []byte, i int) []byte {
-		state = slices.Clone(state)
-		state[i] ^= 0x40
-		return state
-	}
-	intact := func() {
-		requireSameBits(t, want, decode(t, c, prompt(201)[200:], 200, mask), "the cache must be as it was")
-		require.NoError(t, c.Remove(0, 200, -1))
-	}
-	for _, bad := range [][]byte{
-		nil, {1, 2, 3}, make([]byte, 39), make([]byte, 100), state[:40], state[:len(state)/2], state[:len(state)-1], append(slices.Clone(state), 0),
-		flipped(state, 0), flipped(state, 8), flipped(state, 17), flipped(state, 60), flipped(state, len(state)-1),
-	} {
-		require.ErrorIs(t, c.SetSequenceState(bad, 1), llama.ErrState)
-		intact()
-	}
-	require.NoError(t, c.Close())
-
-	// Sound states that do not fit.
-	other := small(t, llamatest.Small(t, "llama"))
-	require.ErrorContains(t, other.SetSequenceState(state, 0), "another model")
-	seed := randmodel.Small("llama")
-	seed.Seed = 2
-	twin := small(t, llamatest.Open(t, llamatest.Write(t, seed)))
-	foreign, err := twin.SequenceState(0)
-	require.NoError(t, err)
-	require.ErrorContains(t, other.SetSequenceState(foreign, 0), "another model", "same shape, other weights")
 	for name, opts := range map[string]llama.ContextOptions{
-		"one sequence": {NCtx: 512, Threads: 1},
-		"too small":    {NCtx: 8, Threads: 1, NBatch: 8},
-		"cache types":  {NCtx: 512, NSeqMax: 2, Threads: 1, KType: llama.CacheF32},
-		"unified":      {NCtx: 512, NSeqMax: 2, Threads: 1, KVUnified: true},
-		"transposed":   {NCtx: 512, NSeqMax: 2, Threads: 1, Flash: llama.FlashOff},
+		"a buffer each": {NCtx: 512, NSeqMax: 3, Threads: 1},
+		"unified":       {NCtx: 512, NSeqMax: 3, Threads: 1, KVUnified: true},
+		"transposed":    {NCtx: 512, NSeqMax: 3, Threads: 1, KVUnified: true, Flash: llama.FlashOff},
+		"quantised":     {NCtx: 512, NSeqMax: 3, Threads: 1, KVUnified: true, KType: llama.CacheQ8_0, VType: llama.CacheQ8_0, Flash: llama.FlashOn},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := llamatest.Context(t, m, &opts)
-			before := decode(t, c, prompt(3), 0, none)
-			var err error
-			require.Empty(t, llamatest.Printed(t, func() { err = c.SetSequenceState(state, 0) }))
-			if err != nil {
-				require.ErrorIs(t, err, llama.ErrState)
-				c.Clear()
-			} else { // it fits after all: then it must be right
-				got := decode(t, c, prompt(201)[200:], 200, mask)
-				requireClose(t, want, got)
-				c.Clear()
+			next := func(seq int) []float32 {
+				require.NoError(t, c.Decode(llamatest.Batch(t, prompt(8)[7:], 7, seq), mask))
+				logits, err := c.Logits(0)
+				require.NoError(t, err)
+				return slices.Clone(logits)
 			}
-			requireSameBits(t, before, decode(t, c, prompt(3), 0, none), "the context must be usable")
+			require.NoError(t, c.Decode(llamatest.Batch(t, prompt(7), 0, 0), mask))
+			want := next(0)
+			require.NoError(t, c.Remove(0, 7, -1))
+			p, err := c.Save(0)
+			require.NoError(t, err)
+			require.Positive(t, p.Size())
+			require.NoError(t, c.Remove(0, 0, -1))
+			for i := range 12 { // neighbours leave holes that are too small for it
+				require.NoError(t, c.Decode(llamatest.Batch(t, prompt(1), i/2, i%2), mask))
+			}
+			require.NoError(t, c.Remove(1, 0, -1))
+			for range 2 { // it may be put back more than once
+				require.NoError(t, c.Restore(p, 2))
+				requirePositions(t, c, 2, 0, 6)
+				requireClose(t, want, next(2))
+			}
+			require.NoError(t, p.Close())
+			require.NoError(t, p.Close())
+			require.ErrorIs(t, c.Restore(p, 2), llama.ErrClosed)
 		})
 	}
+}
+
+// TestSaveWindow: a cache with sliding windows saves the last window, and the sequence goes on at its end.
+func TestSaveWindow(t *testing.T) {
+	llamatest.Library(t)
+	m := llamatest.Small(t, "gemma3")
+	c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 512, NSeqMax: 2, Threads: 1, KVUnified: true})
+	long := prompt(100)
+	require.NoError(t, c.Decode(llamatest.Batch(t, long[:99], 0, 0), none))
+	p, err := c.Save(0)
+	require.NoError(t, err)
+	defer p.Close()
+	var want []float32
+	for seq := range 2 {
+		require.NoError(t, c.Decode(llamatest.Batch(t, long[99:], 99, seq), none))
+		got, err := c.Logits(0)
+		require.NoError(t, err)
+		if seq == 0 {
+			want = slices.Clone(got)
+			require.NoError(t, c.Restore(p, 1))
+			first, last := c.Positions(1)
+			require.Equal(t, 98, last)
+			require.Positive(t, first, "positions in front of the window are gone")
+			continue
+		}
+		requireClose(t, want, got)
+	}
+}
+
+// TestSaveRefuses: what cannot be put back is refused, and the context stays usable.
+func TestSaveRefuses(t *testing.T) {
+	llamatest.Library(t)
+	m := llamatest.Open(t, llamatest.Tiny(t, 3))
+	opts := llama.ContextOptions{NCtx: 256, NSeqMax: 2, Threads: 1, KVUnified: true}
+	c := llamatest.Context(t, m, &opts)
+	require.NoError(t, c.Decode(llamatest.Batch(t, prompt(200), 0, 0), none))
+	p, err := c.Save(0)
+	require.NoError(t, err)
+	defer p.Close()
+	require.NoError(t, c.Remove(0, 0, -1))
+	other := llamatest.Context(t, m, &opts)
+	require.ErrorContains(t, other.Restore(p, 0), "another context")
+	require.NoError(t, c.Decode(llamatest.Batch(t, prompt(100), 0, 0), none))
+	require.ErrorIs(t, c.Restore(p, 1), llama.ErrState, "200 cells are not free")
+	requirePositions(t, c, 0, 0, 99)
+	requirePositions(t, c, 1, -1, -1)
+	require.NoError(t, c.Remove(0, 0, -1))
+	require.NoError(t, c.Restore(p, 1))
+	requirePositions(t, c, 1, 0, 199)
+	require.NoError(t, c.Close())
+	require.ErrorIs(t, c.Restore(p, 1), llama.ErrClosed)
+	_, err = c.Save(1)
+	require.ErrorIs(t, err, llama.ErrClosed)
 }
 
 // loraFile writes an adapter of rank 2 for the query projections of m's layers.

@@ -73,6 +73,6 @@ var (
 	// express a conversation.
 	ErrTemplate = errors.New("cannot apply the chat template")
 
-	// ErrState is returned for saved state that does not fit the context.
-	ErrState = errors.New("cannot restore the state")
+	// ErrState is returned for what the KV cache cannot drop, save or take back.
+	ErrState = errors.New("the cache cannot do that")
 )

@@ -75,6 +75,7 @@ type Model struct {
 	NHeadKV      int
 	NCtxTrain    int  // tokens the model was trained on at once
 	Recurrent    bool // its cache, or a part of it, forgets all or nothing
+	Window       int  // tokens that its sliding windows show; 0 = it has none
 	NParams      uint64
 	Size         uint64            // bytes of all tensors
 	Metadata     map[string]string // scalar metadata as llama.cpp prints it; arrays are left out
@@ -336,6 +337,7 @@ func (m *Model) readSizes() {
 	m.NHeadKV = int(C.llama_model_n_head_kv(m.ptr))
 	m.NCtxTrain = int(C.llama_model_n_ctx_train(m.ptr))
 	m.Recurrent = bool(C.llama_model_is_recurrent(m.ptr)) || bool(C.llama_model_is_hybrid(m.ptr))
+	m.Window = int(C.llama_model_n_swa(m.ptr))
 	m.NParams = uint64(C.llama_model_n_params(m.ptr))
 	m.Size = uint64(C.llama_model_size(m.ptr))
 }

@@ -199,10 +199,10 @@ func TestCloseInAnyOrder(t *testing.T) {
 	require.ErrorIs(t, err, llama.ErrClosed)
 	_, err = c.Embedding(0)
 	require.ErrorIs(t, err, llama.ErrClosed)
-	_, err = c.SequenceState(0)
+	_, err = c.Save(0)
 	require.ErrorIs(t, err, llama.ErrClosed)
 	for _, err := range []error{
-		c.SetSequenceState(nil, 0), c.Remove(0, 0, -1),
+		c.Restore(&llama.Saved{}, 0), c.Remove(0, 0, -1),
 		c.Copy(0, 0, 0, -1), c.SetThreads(1, 1), c.SetLoRA(),
 	} {
 		require.ErrorIs(t, err, llama.ErrClosed)

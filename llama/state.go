@@ -1,99 +1,70 @@
 package llama
 
 /*
+#include <stdlib.h>
 #include "glue.h"
 */
 import "C"
 
 import (
-	"encoding/binary"
 	"fmt"
-	"hash/crc32"
 	"unsafe"
 )
 
-// llama.cpp trusts the bytes that it restores, so each state carries a header
-// of ours that is checked first:
-//
-//	8 bytes   stateMagic
-//	1 byte    stateSequence
-//	7 bytes   0
-//	8 bytes   fingerprint of the model
-//	8 bytes   length of the rest
-//	8 bytes   CRC-32C of the rest, widened
-const (
-	stateMagic  = "gallopS1"
-	stateHeader = 40
-
-	stateSequence = 's' // a sequence's part of the cache
-)
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// seal fills in the header of state, whose rest is llama.cpp's.
-func (c *Context) seal(state []byte) []byte {
-	rest := state[stateHeader:]
-	copy(state, stateMagic)
-	state[8] = stateSequence
-	binary.LittleEndian.PutUint64(state[16:], c.Model.fingerprint)
-	binary.LittleEndian.PutUint64(state[24:], uint64(len(rest)))
-	binary.LittleEndian.PutUint64(state[32:], uint64(crc32.Checksum(rest, castagnoli)))
-	return state
+// Saved is a copy of a sequence's part of a KV cache. It serves the context that it comes
+// from. Close it after use.
+type Saved struct {
+	ctx  *Context
+	ptr  *C.uint8_t // owned; nil once closed
+	size C.size_t
 }
 
-// unseal checks the header and returns llama.cpp's part.
-func (c *Context) unseal(state []byte) ([]byte, error) {
-	if len(state) < stateHeader || string(state[:8]) != stateMagic {
-		return nil, fmt.Errorf("%w: these %d bytes are no saved state", ErrState, len(state))
-	}
-	rest := state[stateHeader:]
-	switch {
-	case state[8] != stateSequence:
-		return nil, fmt.Errorf("%w: it is not of a single sequence", ErrState)
-	case binary.LittleEndian.Uint64(state[16:]) != c.Model.fingerprint:
-		return nil, fmt.Errorf("%w: another model wrote it, not %s", ErrState, c.Model.Path)
-	case binary.LittleEndian.Uint64(state[24:]) != uint64(len(rest)),
-		binary.LittleEndian.Uint64(state[32:]) != uint64(crc32.Checksum(rest, castagnoli)):
-		return nil, fmt.Errorf("%w: it is damaged", ErrState)
-	}
-	return rest, nil
-}
-
-// SequenceState copies one sequence's part of the KV cache into memory.
-func (c *Context) SequenceState(seq int) ([]byte, error) {
+// Save copies a sequence's part of the KV cache. A cache with sliding windows gives the last
+// window alone. The error wraps [ErrState], [ErrOption] or [ErrClosed].
+func (c *Context) Save(seq int) (*Saved, error) {
 	if c.ptr == nil {
-		return nil, fmt.Errorf("state: %w", ErrClosed)
+		return nil, fmt.Errorf("save: %w", ErrClosed)
 	}
 	if err := c.checkSequences(seq); err != nil {
 		return nil, err
 	}
-	buf := make([]byte, stateHeader+int(C.llama_state_seq_get_size(c.ptr, C.llama_seq_id(seq))))
-	rest := buf[stateHeader:]
-	n := C.llama_state_seq_get_data(c.ptr, (*C.uint8_t)(unsafe.SliceData(rest)), C.size_t(len(rest)), C.llama_seq_id(seq))
-	if n == 0 {
-		return nil, fmt.Errorf("%w: llama.cpp cannot save it", ErrState)
+	s := &Saved{ctx: c, size: C.llama_state_seq_get_size(c.ptr, C.llama_seq_id(seq))}
+	if s.ptr = (*C.uint8_t)(C.malloc(max(s.size, 1))); s.ptr == nil {
+		return nil, fmt.Errorf("%w: there is no memory for %d bytes", ErrState, s.size)
 	}
-	return c.seal(buf[:stateHeader+int(n)]), nil
+	if n := C.llama_state_seq_get_data(c.ptr, s.ptr, s.size, C.llama_seq_id(seq)); n == 0 || n > s.size {
+		s.Close()
+		return nil, fmt.Errorf("%w: llama.cpp cannot save sequence %d", ErrState, seq)
+	}
+	return s, nil
 }
 
-// SetSequenceState restores what SequenceState gave into sequence seq, in place
-// of what that held. The context may be larger than the one that wrote it, but
-// must have the same cache types and as many KV buffers: as many sequences, or
-// KVUnified too. The error wraps [ErrState] or [ErrOption].
-func (c *Context) SetSequenceState(state []byte, seq int) error {
-	if c.ptr == nil {
-		return fmt.Errorf("set state: %w", ErrClosed)
+// Restore puts what was saved into a sequence, in place of what that held; it may be done
+// again. [Context.Positions] tells what is there then: where its first position is not 0, the
+// sequence can only go on at its end. After an error, which wraps [ErrState], [ErrOption] or
+// [ErrClosed], the sequence may be empty: there was no room.
+func (c *Context) Restore(s *Saved, seq int) error {
+	if c.ptr == nil || s.ptr == nil {
+		return fmt.Errorf("restore: %w", ErrClosed)
 	}
 	if err := c.checkSequences(seq); err != nil {
 		return err
 	}
-	rest, err := c.unseal(state)
-	if err != nil {
-		return err
+	if s.ctx != c {
+		return fmt.Errorf("%w: another context saved it", ErrState)
 	}
-	n := C.llama_state_seq_set_data(c.ptr, (*C.uint8_t)(unsafe.SliceData(rest)), C.size_t(len(rest)), C.llama_seq_id(seq))
-	if int(n) != len(rest) {
-		return fmt.Errorf("%w: it does not fit into this context, which is smaller or has another NSeqMax or cache type", ErrState)
+	if C.llama_state_seq_set_data(c.ptr, s.ptr, s.size, C.llama_seq_id(seq)) == 0 {
+		return fmt.Errorf("%w: the cache has no room for what was saved", ErrState)
 	}
+	return nil
+}
+
+// Size is the memory that it takes, in bytes.
+func (s *Saved) Size() int { return int(s.size) }
+
+// Close frees it. Further calls do nothing.
+func (s *Saved) Close() error {
+	C.free(unsafe.Pointer(s.ptr))
+	s.ptr = nil
 	return nil
 }

@@ -288,10 +288,11 @@ func TestSwitchAfter(t *testing.T) {
 			require.NoError(t, c.Remove(0, 5, -1))
 		},
 		"a restored state": func(t *testing.T, c *llama.Context) {
-			state, err := c.SequenceState(0)
+			saved, err := c.Save(0)
 			require.NoError(t, err)
 			c.Clear()
-			require.NoError(t, c.SetSequenceState(state, 0))
+			require.NoError(t, c.Restore(saved, 0))
+			require.NoError(t, saved.Close())
 		},
 		"a failed decode": func(t *testing.T, c *llama.Context) {
 			require.Error(t, c.Decode(llamatest.Batch(t, prompt(1), 100), first))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -86,8 +87,6 @@ func New(m *llama.Model, o Options) (*Loop, error) {
 		if co.NCtx == 0 {
 			co.NCtx = m.NCtxTrain
 		}
-		// No more sequences than seats: a token looks through all of the cache for its own sequence,
-		// so conversations that are kept for later cost all others time.
 		sequences, co.NCtx = o.Parallel, co.NCtx*o.Parallel
 		// In one buffer for all, where a token's cells lie, and so in which order they are added up,
 		// depends on the others.
@@ -109,7 +108,7 @@ func New(m *llama.Model, o Options) (*Loop, error) {
 		return nil, errors.Join(err, l.ctx.Close())
 	}
 	l.pacer = newPacer(m, &o.Context)
-	l.ledger = kv.New(sequences, max(co.NCtx, l.ctx.NCtx()))
+	l.ledger = kv.New(sequences, max(co.NCtx, l.ctx.NCtx()), l.park)
 	if o.Isolate {
 		l.ledger.Grain = grain
 	}
@@ -146,6 +145,7 @@ func (l *Loop) Close() error {
 	}
 	l.mu.Unlock()
 	<-l.ended
+	l.ledger.Close()
 	return errors.Join(l.batch.Close(), l.ctx.Close())
 }
 
@@ -270,11 +270,7 @@ const worthWaiting = 64
 
 // seat finds a sequence for an answer.
 func (l *Loop) seat(s *Seat) (err error) {
-	best, shared := l.ledger.Best(s.prompt)
-	var note any
-	if best >= 0 {
-		note = l.ledger.NoteOf(best)
-	}
+	shared, note := l.ledger.Best(s.prompt)
 	s.mask = s.choose(note, shared)
 	for _, other := range l.seated {
 		if other.mask != s.mask || other.read {
@@ -288,7 +284,7 @@ func (l *Loop) seat(s *Seat) (err error) {
 			return errLater
 		}
 	}
-	empty := len(l.ledger.Idle()) == 0 && len(l.seated) == 0
+	empty := l.ledger.Empty()
 	taken, ok := l.ledger.Take(s.prompt, s.mask, s.promise)
 	if !ok {
 		return errLater
@@ -301,6 +297,18 @@ func (l *Loop) seat(s *Seat) (err error) {
 	}()
 	s.seq, s.n, s.Cached = taken.Seq, taken.Cached, taken.Cached
 	s.Missed = missed(s, shared, empty)
+	if taken.State != nil {
+		err := l.ctx.Restore(taken.State.(*llama.Saved), taken.Seq)
+		if taken.Last {
+			taken.State.Close()
+		}
+		if err != nil {
+			return l.restart(s, "the cache had no room for what was parked of it")
+		}
+	}
+	if first, last := l.ctx.Positions(taken.From); first > 0 && last >= taken.Cached {
+		return l.restart(s, endAlone) // what is in front of a sliding window is not parked
+	}
 	if taken.From != taken.Seq {
 		if err := l.ctx.Remove(taken.Seq, 0, -1); err != nil {
 			return err
@@ -313,14 +321,36 @@ func (l *Loop) seat(s *Seat) (err error) {
 			return err
 		}
 	}
-	if l.ctx.Remove(taken.Seq, taken.Cached, -1) != nil { // recurrent models forget all or nothing
-		if err := l.ctx.Remove(taken.Seq, 0, -1); err != nil {
-			return err
-		}
-		l.ledger.Cut(taken.Seq, 0)
-		s.n, s.Cached, s.Missed = 0, 0, "this model's cache forgets all or nothing"
+	if l.ctx.Remove(taken.Seq, taken.Cached, -1) != nil {
+		return l.restart(s, endAlone) // recurrent models forget all or nothing
 	}
 	return nil
+}
+
+// endAlone is why a prompt is decoded from its beginning that shares only a part of what is cached.
+const endAlone = "in this model's cache a conversation can only go on at its end"
+
+// restart lets a seat's prompt be decoded from its beginning, and says why.
+func (l *Loop) restart(s *Seat, why string) error {
+	if err := l.ctx.Remove(s.seq, 0, -1); err != nil {
+		return err
+	}
+	l.ledger.Cut(s.seq, 0)
+	s.n, s.Cached, s.Missed = 0, 0, why
+	return nil
+}
+
+// park takes what a sequence that is not in use holds from position keep on out of the cache,
+// and gives what brings all of it back.
+func (l *Loop) park(seq, keep int) io.Closer {
+	saved, err := l.ctx.Save(seq)
+	if l.ctx.Remove(seq, keep, -1) != nil {
+		l.ctx.Remove(seq, 0, -1) // that always goes
+	}
+	if err != nil {
+		return nil
+	}
+	return saved
 }
 
 // missed says why nothing of a prompt is used that is in the cache, which was empty or not.

@@ -218,10 +218,12 @@ func (l *Loop) decode(parts []part) error {
 	if steps && l.batch.Len() > 1 {
 		l.batch.Isolation = l.isolation(parts)
 	}
-	for _, seq := range l.ledger.MakeRoom(l.batch.Len()) {
-		if err := l.ctx.Remove(seq, 0, -1); err != nil {
-			return err
+	if l.ctx.Unified() {
+		room := l.ledger.Cells() // a token looks through all of the cache for its own sequence
+		if l.model.Window > 0 {
+			room = l.batch.Len() // what was parked goes on at its end alone
 		}
+		l.ledger.MakeRoom(room)
 	}
 	if err := l.giveBack(); err != nil {
 		return err

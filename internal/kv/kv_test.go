@@ -2,6 +2,7 @@ package kv_test
 
 import (
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -30,6 +31,9 @@ func say(t *testing.T, l *kv.Ledger, prompt, answer string, mask skip.Mask) kv.T
 	l.Give(taken.Seq)
 	return taken
 }
+
+// lost is how a cache parks that cannot bring anything back.
+func lost(int, int) io.Closer { return nil }
 
 func TestTake(t *testing.T) {
 	whole, layer := skip.Mask{}, skip.Layers(1)
@@ -72,7 +76,7 @@ func TestTake(t *testing.T) {
 		{name: "more than there is", sequences: 2, cells: 20, before: []turn{{"aaaa", "a", whole}}, prompt: "b", promise: 21, refused: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			l := kv.New(c.sequences, c.cells)
+			l := kv.New(c.sequences, c.cells, lost)
 			for _, turn := range c.before {
 				say(t, l, turn.prompt, turn.answer, turn.mask)
 			}
@@ -90,11 +94,10 @@ func TestTake(t *testing.T) {
 }
 
 func TestSequencesInUse(t *testing.T) {
-	l := kv.New(2, 100)
+	l := kv.New(2, 100, lost)
 	first, ok := l.Take(tokens("abcdefgh"), skip.Mask{}, 50)
 	require.True(t, ok)
 	l.Append(first.Seq, tokens("abcdefgh"), skip.Mask{})
-	require.Empty(t, l.Idle())
 	second, ok := l.Take(tokens("abcdefgh"), skip.Mask{}, 50)
 	require.True(t, ok)
 	require.Equal(t, kv.Taken{Seq: 1, From: 0, Cached: 7}, second, "what another answer has decoded serves already")
@@ -104,17 +107,16 @@ func TestSequencesInUse(t *testing.T) {
 	require.Equal(t, tokens("abc"), l.Tokens(second.Seq))
 	require.Equal(t, tokens("abcdefgh"), l.Tokens(first.Seq), "a copy is cut alone")
 	l.Give(first.Seq)
-	require.Equal(t, []int{0}, l.Idle())
 	_, ok = l.Take(tokens("xyz"), skip.Mask{}, 51)
 	require.False(t, ok, "50 cells are promised")
-	require.Equal(t, []int{0}, l.Idle(), "and nothing was dropped for what has no room all the same")
+	require.Equal(t, tokens("abcdefgh"), l.Tokens(0), "and nothing was dropped for what has no room all the same")
 	_, ok = l.Take(tokens("xyz"), skip.Mask{}, 50)
 	require.True(t, ok)
 }
 
 // TestGrain: only whole pieces serve again.
 func TestGrain(t *testing.T) {
-	l := kv.New(2, 100)
+	l := kv.New(2, 100, lost)
 	l.Grain = 4
 	say(t, l, "abcdefgh", "ij", skip.Mask{})
 	for prompt, cached := range map[string]int{"abcdefghijkl": 8, "abcdefgh": 4, "abcd": 0, "abcdefgX": 4, "abX": 0} {
@@ -128,38 +130,71 @@ func TestGrain(t *testing.T) {
 }
 
 func TestBest(t *testing.T) {
-	l := kv.New(3, 100)
-	seq, shared := l.Best(tokens("abc"))
-	require.Equal(t, []int{-1, 0}, []int{seq, shared})
-	say(t, l, "abcd", "e", skip.Layers(2))
-	say(t, l, "abxy", "z", skip.Mask{})
-	seq, shared = l.Best(tokens("abcz"))
-	require.Equal(t, []int{0, 3}, []int{seq, shared}, "under whatever mask")
-	seq, shared = l.Best(tokens("ab"))
-	require.Equal(t, []int{1, 2}, []int{seq, shared}, "of equals the last one")
+	l := kv.New(3, 100, lost)
+	require.True(t, l.Empty())
+	best := func(prompt string) []any {
+		shared, note := l.Best(tokens(prompt))
+		return []any{shared, note}
+	}
+	require.Equal(t, []any{0, nil}, best("abc"))
+	l.Note(say(t, l, "abcd", "e", skip.Layers(2)).Seq, 1)
+	l.Note(say(t, l, "abxy", "z", skip.Mask{}).Seq, 2)
+	require.False(t, l.Empty())
+	require.Equal(t, []any{3, 1}, best("abcz"), "under whatever mask")
+	require.Equal(t, []any{2, 2}, best("ab"), "of equals the last one")
 	require.Zero(t, l.Shared(0, tokens("abcd"), skip.Mask{}))
 	require.Equal(t, 4, l.Shared(0, tokens("abcd"), skip.Layers(2)))
+	l.MakeRoom(100) // and this cache parks nothing
+	require.True(t, l.Empty())
 }
 
-// TestNotes: a note stays with its conversation and is no other's.
+// TestNotes: a note stays with its conversation and is no other's, in the cache and parked.
 func TestNotes(t *testing.T) {
-	l := kv.New(1, 100)
-	taken := say(t, l, "abc", "de", skip.Mask{})
-	l.Note(taken.Seq, "said")
-	next, ok := l.Take(tokens("abcdefg"), skip.Mask{}, 20)
-	require.True(t, ok)
-	require.Equal(t, "said", l.NoteOf(next.Seq))
-	l.Give(next.Seq)
-	other, ok := l.Take(tokens("xyz"), skip.Mask{}, 20)
-	require.True(t, ok)
-	require.Nil(t, l.NoteOf(other.Seq))
+	w := newWorld(t, 1, 100)
+	l := w.ledger
+	note := func(prompt string) any {
+		_, note := l.Best(tokens(prompt))
+		return note
+	}
+	l.Note(say(t, l, "abc", "de", skip.Mask{}).Seq, "said")
+	require.Equal(t, "said", note("abcdefg"))
+	say(t, l, "abcdefg", "", skip.Mask{})
+	require.Equal(t, "said", note("abcdefg"))
+	say(t, l, "xyz", "", skip.Mask{})
+	require.Nil(t, note("xyz"))
+	require.Equal(t, "said", note("abcdefg"), "it is parked")
+	require.NotNil(t, say(t, l, "abcdefgh", "", skip.Mask{}).State)
+	require.Equal(t, "said", note("abcdefg"), "and back")
+}
+
+// TestParked lets conversations take turns in a cache that holds one at a time.
+func TestParked(t *testing.T) {
+	w := newWorld(t, 1, 20)
+	turn := func(prompt string, promise int) kv.Taken {
+		taken := w.take(tokens(prompt), skip.Mask{}, promise)
+		w.append(0, tokens(prompt)[taken.Cached:], skip.Mask{})
+		w.ledger.Give(0)
+		delete(w.busy, 0)
+		w.check()
+		return taken
+	}
+	require.Zero(t, turn("one: abcd", 15).Cached)
+	require.Zero(t, turn("two: efgh", 15).Cached)
+	require.Equal(t, 9, turn("one: abcdij", 15).Cached, "it comes back")
+	require.Equal(t, 9, turn("two: efghk", 15).Cached)
+	require.Equal(t, 3, turn("twofold", 15).Cached, "the beginning of another one is shared")
+	require.Equal(t, 10, turn("two: efghkl", 15).Cached, "which is kept")
+	require.Equal(t, 7, turn("twofold!", 15).Cached)
+	require.Zero(t, turn("one: abcdij!", 15).Cached, "more than the cache has cells is not parked: the oldest went")
+	w.ledger.Close()
+	require.Empty(t, w.parked)
 }
 
 // TestManyMasks goes beyond the masks that are told apart: what is known of older ones may
 // be forgotten, but is never taken for something else.
 func TestManyMasks(t *testing.T) {
 	const many = 1<<15 + 10
-	l := kv.New(2, 100)
+	l := kv.New(2, 100, lost)
 	mask := func(i int) (m skip.Mask) {
 		for bit := range 16 {
 			if i>>bit&1 == 1 {
@@ -190,88 +225,124 @@ type world struct {
 	ledger *kv.Ledger
 	cells  int
 	cache  [][]cell
+	parked map[*parked]bool
 	busy   map[int]int // promises of the sequences in use
-	used   []int       // last use of each sequence
-	clock  int
+	eager  bool        // what is not in use leaves the cache before each decode
+}
+
+// parked is what was taken out of the cache.
+type parked struct {
+	w     *world
+	cells []cell
+}
+
+func (p *parked) Close() error {
+	require.True(p.w.t, p.w.parked[p], "it is closed once")
+	delete(p.w.parked, p)
+	return nil
 }
 
 func newWorld(t *testing.T, sequences, cells int) *world {
-	return &world{t: t, ledger: kv.New(sequences, cells), cells: cells, cache: make([][]cell, sequences), busy: map[int]int{}, used: make([]int, sequences)}
+	w := &world{t: t, cells: cells, cache: make([][]cell, sequences), parked: map[*parked]bool{}, busy: map[int]int{}}
+	w.ledger = kv.New(sequences, cells, func(seq, keep int) io.Closer {
+		require.NotContains(t, w.busy, seq)
+		p := &parked{w, slices.Clone(w.cache[seq])}
+		w.parked[p], w.cache[seq] = true, w.cache[seq][:keep]
+		return p
+	})
+	return w
 }
 
-// holds is how many of a prompt's tokens lie in a sequence under mask, the last one apart.
-func (w *world) holds(seq int, prompt []llama.Token, mask skip.Mask) (n int) {
-	for n < min(len(w.cache[seq]), len(prompt)-1) && w.cache[seq][n] == (cell{prompt[n], mask}) {
+// holds is how many of a prompt's tokens are held under mask, the last one apart.
+func holds(cells []cell, prompt []llama.Token, mask skip.Mask) (n int) {
+	for n < min(len(cells), len(prompt)-1) && cells[n] == (cell{prompt[n], mask}) {
 		n++
 	}
 	return n
 }
 
-func (w *world) take(prompt []llama.Token, mask skip.Mask, promise int) {
-	promised := promise
+func (w *world) take(prompt []llama.Token, mask skip.Mask, promise int) kv.Taken {
+	promised, busy := promise, 0
 	for seq, n := range w.busy {
 		promised += max(n, len(w.cache[seq]))
+		busy += len(w.cache[seq])
 	}
 	most := 0
 	for seq := range w.cache {
-		most = max(most, w.holds(seq, prompt, mask))
+		most = max(most, holds(w.cache[seq], prompt, mask))
+	}
+	for p := range w.parked {
+		if busy+len(p.cells) <= w.cells {
+			most = max(most, holds(p.cells, prompt, mask))
+		}
 	}
 	taken, ok := w.ledger.Take(prompt, mask, promise)
 	require.Equal(w.t, len(w.busy) < len(w.cache) && promised <= w.cells, ok, "room is found where there is some")
 	if !ok {
-		return
+		return taken
 	}
 	require.NotContains(w.t, w.busy, taken.Seq)
 	require.Equal(w.t, most, taken.Cached, "no more could be taken from the cache")
-	if taken.From != taken.Seq {
+	switch state, _ := taken.State.(*parked); {
+	case state != nil:
+		require.True(w.t, w.parked[state])
+		w.cache[taken.Seq] = slices.Clone(state.cells)
+		w.full()
+		if taken.Last {
+			require.NoError(w.t, state.Close())
+		}
+	case taken.From != taken.Seq:
+		require.Empty(w.t, w.cache[taken.Seq])
 		w.cache[taken.Seq] = slices.Clone(w.cache[taken.From][:taken.Cached])
 	}
 	w.cache[taken.Seq] = w.cache[taken.Seq][:taken.Cached]
-	require.Equal(w.t, taken.Cached, w.holds(taken.Seq, append(prompt[:taken.Cached:taken.Cached], -1), mask))
+	require.Equal(w.t, taken.Cached, holds(w.cache[taken.Seq], append(prompt[:taken.Cached:taken.Cached], -1), mask))
 	w.busy[taken.Seq] = promise
-	w.clock++
-	w.used[taken.Seq] = w.clock
-	w.append(taken.Seq, prompt[taken.Cached:], mask)
+	return taken
+}
+
+// full fails where the cache holds more than it can.
+func (w *world) full() {
+	sum := 0
+	for _, cells := range w.cache {
+		sum += len(cells)
+	}
+	require.LessOrEqual(w.t, sum, w.cells)
 }
 
 func (w *world) append(seq int, tokens []llama.Token, mask skip.Mask) {
-	before := slices.Clone(w.cache)
-	dropped := w.ledger.MakeRoom(len(tokens))
-	for _, seq := range dropped {
-		require.NotContains(w.t, w.busy, seq)
-		w.cache[seq] = nil
-		for other := range before { // older ones have gone before
-			if _, inUse := w.busy[other]; !inUse && len(before[other]) > 0 {
-				require.True(w.t, w.used[other] >= w.used[seq] || slices.Contains(dropped, other), "the oldest makes room")
+	if w.eager {
+		w.ledger.MakeRoom(w.cells)
+		for seq := range w.cache {
+			if _, busy := w.busy[seq]; !busy {
+				require.Empty(w.t, w.cache[seq])
 			}
 		}
+	} else {
+		w.ledger.MakeRoom(len(tokens))
 	}
-	room := len(tokens)
-	for _, cells := range w.cache {
-		room += len(cells)
-	}
-	require.LessOrEqual(w.t, room, w.cells, "there is room for what was promised")
 	w.ledger.Append(seq, tokens, mask)
 	for _, t := range tokens {
 		w.cache[seq] = append(w.cache[seq], cell{t, mask})
 	}
+	w.full()
 }
 
 func (w *world) check() {
-	var idle []int
 	sum := 0
 	for seq, cells := range w.cache {
 		held := w.ledger.Tokens(seq)
 		if !slices.EqualFunc(cells, held, func(c cell, t llama.Token) bool { return c.token == t }) {
 			require.Failf(w.t, "the ledger is not the cache", "sequence %d: %v, %v", seq, held, cells)
 		}
-		if _, busy := w.busy[seq]; !busy && len(cells) > 0 {
-			idle = append(idle, seq)
-		}
 		sum += len(cells)
 	}
-	require.Equal(w.t, idle, w.ledger.Idle())
 	require.Equal(w.t, min(sum, w.cells), w.ledger.Used())
+	sum = 0
+	for p := range w.parked {
+		sum += len(p.cells)
+	}
+	require.LessOrEqual(w.t, sum, w.cells, "no more is parked than the cache holds")
 }
 
 // play does what bytes say: each step is an operation and what it is done with.
@@ -304,7 +375,10 @@ func (w *world) play(script []byte) {
 				}
 				prompt = append(before, prompt...)
 			}
-			w.take(prompt, masks[next()%len(masks)], len(prompt)+next()%16)
+			mask, busy := masks[next()%len(masks)], len(w.busy)
+			if taken := w.take(prompt, mask, len(prompt)+next()%16); len(w.busy) > busy {
+				w.append(taken.Seq, prompt[taken.Cached:], mask)
+			}
 		case op%4 == 1 && busy:
 			w.append(seq, text(min(next()%4, max(promise-len(w.cache[seq]), 0))), masks[next()%len(masks)])
 		case op%4 == 2 && busy:
@@ -328,7 +402,9 @@ func TestAgainstACache(t *testing.T) {
 			for i := range script {
 				script[i] = byte(random.IntN(256))
 			}
-			newWorld(t, 1+random.IntN(6), 10+random.IntN(80)).play(script)
+			w := newWorld(t, 1+random.IntN(6), 10+random.IntN(80))
+			w.eager = seed%2 == 0
+			w.play(script)
 		})
 	}
 }
@@ -337,6 +413,8 @@ func FuzzLedger(f *testing.F) {
 	f.Add(uint8(2), uint8(40), []byte("0 a few bytes that say what is done 1 2 3 4"))
 	f.Add(uint8(1), uint8(10), []byte{0, 0, 3, 1, 1, 1, 0, 0, 3, 0, 8, 0, 4, 0, 1, 0, 1, 0, 9})
 	f.Fuzz(func(t *testing.T, sequences, cells uint8, script []byte) {
-		newWorld(t, 1+int(sequences%8), 1+int(cells)).play(script[:min(len(script), 4000)])
+		w := newWorld(t, 1+int(sequences%8), 1+int(cells))
+		w.eager = sequences >= 128
+		w.play(script[:min(len(script), 4000)])
 	})
 }

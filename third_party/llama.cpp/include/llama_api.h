@@ -277,6 +277,7 @@ struct llama_sampler_chain_params {
     R(const char *, llama_model_chat_template, (const struct llama_model *m, const char *name), (m, name))                          \
     R(bool, llama_model_has_encoder, (const struct llama_model *m), (m))                                                            \
     R(bool, llama_model_has_decoder, (const struct llama_model *m), (m))                                                            \
+    R(int32_t, llama_model_n_swa, (const struct llama_model *m), (m))                                                               \
     R(bool, llama_model_is_recurrent, (const struct llama_model *m), (m))                                                           \
     R(bool, llama_model_is_hybrid, (const struct llama_model *m), (m))                                                              \
     /* vocabulary */                                                                                                                \
