@@ -6,10 +6,13 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/skip"
 )
 
 // What the graph refuses, and only that, ends an answer's shortlist.
@@ -51,6 +54,41 @@ func FuzzStopper(f *testing.F) {
 		rest := text[len(said):]
 		require.True(t, strings.HasPrefix(rest, stop1) || strings.HasPrefix(rest, stop2))
 		require.True(t, strings.HasPrefix(rest, s.found), "it is told which")
+	})
+}
+
+// TestPace: the first text comes at once, what follows closely comes together, and the end
+// waits for nothing.
+func TestPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newMailbox()
+		begun := time.Now()
+		go func() {
+			b.put(Delta{Mask: &skip.Mask{}}) // no text: it delays none
+			for _, text := range []string{"a", "b", "c", "d"} {
+				time.Sleep(2 * time.Millisecond)
+				b.put(Delta{Text: text})
+			}
+			time.Sleep(20 * time.Millisecond)
+			b.put(Delta{Text: "e"})
+			time.Sleep(time.Millisecond)
+			b.end(Answer{Text: "abcde"}, nil)
+		}()
+		type piece struct {
+			text string
+			at   time.Duration
+		}
+		var got []piece
+		for {
+			d, err, last := b.get()
+			require.NoError(t, err)
+			got = append(got, piece{d.Text, time.Since(begun)})
+			if last {
+				break
+			}
+		}
+		const ms = time.Millisecond
+		require.Equal(t, []piece{{"", 0}, {"a", 2 * ms}, {"bc", 7 * ms}, {"d", 12 * ms}, {"e", 28 * ms}, {"", 29 * ms}}, got)
 	})
 }
 

@@ -225,18 +225,18 @@ func (s *Server) answer(w *writer, r *http.Request, d dialect, p *wire.Parsed) {
 			}
 		}
 	}()
-	started := w.events
-	stream := func(write func() error) bool {
-		w.begin()
-		if !started {
-			started = true
-			if w.send(reply.Start()) != nil {
-				return false
-			}
-		}
-		return write() == nil
+	var events []wire.Event // to be written
+	if p.Stream {
+		events = reply.Start()
 	}
-	if started && w.send(reply.Start()) != nil {
+	stream := func(more []wire.Event) bool {
+		events = append(events, more...)
+		w.begin()
+		err := w.send(events)
+		events = events[:0]
+		return err == nil
+	}
+	if w.events && !stream(nil) {
 		return
 	}
 	results := make([]wire.Result, len(j.requests))
@@ -250,7 +250,11 @@ func (s *Server) answer(w *writer, r *http.Request, d dialect, p *wire.Parsed) {
 			if step.End != nil {
 				results[step.Answer] = *step.End
 			}
-			if p.Stream && !stream(func() error { return w.send(reply.Step(step)) }) {
+			switch {
+			case !p.Stream:
+			case step.End != nil && len(j.requests) == 1:
+				events = append(events, reply.Step(step)...) // the stream's end follows at once
+			case !stream(reply.Step(step)):
 				return
 			}
 		case err := <-ended:
@@ -259,14 +263,14 @@ func (s *Server) answer(w *writer, r *http.Request, d dialect, p *wire.Parsed) {
 			case err != nil:
 				s.failStream(w, r, d, reply, explain(err, j.engine, failedRequest(j, err)), err)
 			case p.Stream:
-				stream(func() error { return w.send(reply.End(results)) })
+				stream(reply.End(results))
 			default:
 				_ = w.json(http.StatusOK, reply.Whole(results)) // a client that is gone needs none
 			}
 			recordOf(ctx).add(results, p.N)
 			return
 		case <-alive.C:
-			if p.Stream && !stream(w.keepAlive) {
+			if p.Stream && (!stream(nil) || w.keepAlive() != nil) {
 				return
 			}
 		}

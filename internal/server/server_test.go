@@ -516,6 +516,19 @@ func TestQuickWhileBusy(t *testing.T) {
 	<-ended
 }
 
+// TestLogsLeaveProbesOut: what is asked for every few seconds would hide the rest.
+func TestLogsLeaveProbesOut(t *testing.T) {
+	var log bytes.Buffer
+	h := serve(t, newFake(), func(o *Options) { o.Logger = slog.New(slog.NewJSONHandler(&log, nil)) })
+	for _, path := range []string{"/health", "/v1/health", "/metrics"} {
+		status, _ := get(t, h, path)
+		require.Equal(t, 200, status)
+	}
+	require.Empty(t, log.String())
+	_, _ = get(t, h, "/v1/models")
+	require.Equal(t, 1, strings.Count(log.String(), "\n"))
+}
+
 func TestLogsTellNothingOfPrompts(t *testing.T) {
 	var log bytes.Buffer
 	f := newFake()

@@ -58,22 +58,36 @@ func Ask(ctx context.Context, c *http.Client, url, body string) (*Answer, error)
 		_, err = io.Copy(io.Discard, res.Body)
 		return a, err
 	}
-	lines := bufio.NewReader(res.Body)
+	return a, a.follow(res.Body)
+}
+
+// follow notes the events of a stream.
+func (a *Answer) follow(body io.Reader) error {
+	lines := bufio.NewReader(body)
 	for {
 		line, err := lines.ReadBytes('\n')
 		if err != nil {
-			return a, fmt.Errorf("the stream breaks off: %w", err)
+			return fmt.Errorf("the stream breaks off: %w", err)
 		}
 		data, ok := bytes.CutPrefix(bytes.TrimSpace(line), []byte("data: "))
 		switch {
 		case !ok:
 		case string(data) == "[DONE]":
-			_, err = io.Copy(io.Discard, res.Body) // so that the connection is used again
-			return a, err
+			_, err = io.Copy(io.Discard, body) // so that the connection is used again
+			return err
 		default:
 			a.events = append(a.events, event{time.Now(), data})
 		}
 	}
+}
+
+// Read reads the body of a streamed answer. Errors are those of [Ask] and [Answer.Read].
+func Read(body io.Reader) (Content, error) {
+	var a Answer
+	if err := a.follow(body); err != nil {
+		return Content{}, err
+	}
+	return a.Read()
 }
 
 // Read gives what the answer says. The error is what the server has told of in the stream.

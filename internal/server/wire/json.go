@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -90,12 +91,7 @@ func Decode(data []byte, path string, v any, also Fields) error {
 		return BadRequest(path, "%s: want a JSON object", orBody(path))
 	}
 	target := reflect.ValueOf(v).Elem()
-	known := map[string][]int{}
-	for _, f := range reflect.VisibleFields(target.Type()) {
-		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" {
-			known[name] = f.Index
-		}
-	}
+	known := fieldsOf(target.Type())
 	for _, name := range slices.Sorted(maps.Keys(found)) {
 		raw, at := found[name], Path(path, name)
 		if string(raw) == "null" {
@@ -124,6 +120,23 @@ func Decode(data []byte, path string, v any, also Fields) error {
 		}
 	}
 	return nil
+}
+
+// typeFields are the fields of structs by their JSON names; finding them takes longer than reading a body.
+var typeFields sync.Map // reflect.Type: map[string][]int
+
+func fieldsOf(t reflect.Type) map[string][]int {
+	if known, ok := typeFields.Load(t); ok {
+		return known.(map[string][]int)
+	}
+	known := map[string][]int{}
+	for _, f := range reflect.VisibleFields(t) {
+		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" {
+			known[name] = f.Index
+		}
+	}
+	typeFields.Store(t, known)
+	return known
 }
 
 // Path is a field's place in the body: "messages[2].content".
