@@ -5,6 +5,8 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,7 +31,7 @@ import (
 	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/internal/realmodel"
 	"github.com/gallop-llm/gallop/internal/server"
-	"github.com/gallop-llm/gallop/internal/server/load"
+	loading "github.com/gallop-llm/gallop/internal/server/load"
 	"github.com/gallop-llm/gallop/internal/stats"
 	"github.com/gallop-llm/gallop/libs"
 	"github.com/gallop-llm/gallop/llama"
@@ -51,10 +53,11 @@ type figures struct {
 	wrong   int
 }
 
-// row is one model and number of clients. Times are in milliseconds, speeds the median of the rounds.
+// row is one model and number of clients. Times are in milliseconds, speeds the median of the turns.
 type row struct {
 	Model   string  `json:"model"`
 	Clients int     `json:"clients"`
+	Turns   int     `json:"turns"` // of the engine and of the server
 	RPS     float64 `json:"rps"`
 	TPS     float64 `json:"tps"` // of all clients together
 	TTFT50  float64 `json:"ttft_p50_ms"`
@@ -65,7 +68,7 @@ type row struct {
 	Gap99   float64 `json:"gap_p99_ms"`
 	Errors  int     `json:"errors"`
 
-	Cost   float64 `json:"http_cost"` // 1 - tps over that of the engine in the same round, the median of the rounds
+	Cost   float64 `json:"http_cost"` // 1 - tps over that of the engine in the turn beside, the median of the turns
 	Engine struct {
 		RPS    float64 `json:"rps"`
 		TPS    float64 `json:"tps"`
@@ -82,7 +85,6 @@ type row struct {
 type result struct {
 	Processor string  `json:"processor"`
 	CPUs      int     `json:"cpus"`
-	Rounds    int     `json:"rounds"`
 	Parallel  int     `json:"parallel"`
 	Isolate   bool    `json:"isolate"`
 	Rows      []row   `json:"rows"`
@@ -102,31 +104,39 @@ type subject struct {
 	name, path, url string
 	ctx, threads    int
 	asks            []ask
-	each            map[int]int // requests of each client, by the number of clients
+	loads           []load
+}
+
+// load is how a model is asked. The engine and the server take short turns, since a machine's
+// speed changes within seconds.
+type load struct {
+	clients int
+	each    int // requests of each client in a turn
+	turns   int // of either way
 }
 
 func main() {
 	out := flag.String("o", "", "file that the result is written to (default: stdout)")
-	rounds := flag.Int("r", 2, "rounds")
+	turns := flag.Float64("turns", 1, "times as many turns of the engine and the server")
 	isolate := flag.Bool("isolate", false, "let no answer depend on others, as gallop serve --isolate")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *out, *rounds, *isolate); err != nil {
+	if err := run(ctx, *out, *turns, *isolate); err != nil {
 		fmt.Fprintln(os.Stderr, "benchserve:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, out string, rounds int, isolate bool) error {
+func run(ctx context.Context, out string, turns float64, isolate bool) error {
 	if _, err := libs.Load(); err != nil {
 		return err
 	}
-	r := result{Processor: realmodel.Processor(), CPUs: runtime.NumCPU(), Rounds: rounds, Parallel: parallel, Isolate: isolate}
+	r := result{Processor: realmodel.Processor(), CPUs: runtime.NumCPU(), Parallel: parallel, Isolate: isolate}
 	for _, make := range []func(context.Context) (*subject, error){demoSubject, largeSubject} {
 		s, err := make(ctx)
 		if err == nil {
-			err = s.measure(ctx, &r)
+			err = s.measure(ctx, &r, turns)
 		}
 		if err != nil {
 			return err
@@ -145,7 +155,7 @@ func run(ctx context.Context, out string, rounds int, isolate bool) error {
 	return os.WriteFile(out, data, 0o644)
 }
 
-// demoSubject asks the demo model what its test data ask, in chats.
+// demoSubject asks the demo model what its test data ask, in chats, for answers of 64 tokens.
 func demoSubject(context.Context) (*subject, error) {
 	path, err := demo.Path()
 	if err != nil {
@@ -155,15 +165,15 @@ func demoSubject(context.Context) (*subject, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &subject{name: "gallop-demo", path: path, url: "/v1/chat/completions", ctx: 256, threads: 1, each: map[int]int{1: 32, 8: 12, most: 2}}
+	s := &subject{name: "gallop-demo", path: path, url: "/v1/chat/completions", ctx: 256, threads: 1, loads: []load{{1, 4, 40}, {8, 2, 12}, {most, 1, 4}}}
 	for _, e := range examples {
 		prompt, err := json.Marshal(e.Prompt)
 		if err != nil {
 			return nil, err
 		}
 		s.asks = append(s.asks, ask{
-			request: gallop.Request{Messages: []gallop.Message{{Role: "user", Content: e.Prompt}}, MaxTokens: 64},
-			body:    fmt.Sprintf(`{"messages":[{"role":"user","content":%s}],"max_tokens":64,%s`, prompt, common),
+			request: gallop.Request{Messages: []gallop.Message{{Role: "user", Content: e.Prompt}}, MaxTokens: 64, IgnoreEOS: true},
+			body:    fmt.Sprintf(`{"messages":[{"role":"user","content":%s}],"max_tokens":64,"ignore_eos":true,%s`, prompt, common),
 		})
 	}
 	return s, nil
@@ -175,7 +185,7 @@ func largeSubject(ctx context.Context) (*subject, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &subject{name: "llama-3.2-1b-shape", path: path, url: "/v1/completions", ctx: 64, threads: runtime.NumCPU(), each: map[int]int{1: 4, 8: 2, most: 1}}
+	s := &subject{name: "llama-3.2-1b-shape", path: path, url: "/v1/completions", ctx: 64, threads: runtime.NumCPU(), loads: []load{{1, 1, 12}, {8, 1, 4}, {most, 1, 2}}}
 	for i := range 20 { // more than stay in the cache until they come again
 		var tokens []llama.Token
 		for k := range 16 {
@@ -196,7 +206,7 @@ func largeSubject(ctx context.Context) (*subject, error) {
 // common ends the bodies of all requests: greedy, by the whole model.
 const common = `"temperature":0,"stream":true,"stream_options":{"include_usage":true},"gallop":{"route":"off"}}`
 
-func (s *subject) measure(ctx context.Context, r *result) error {
+func (s *subject) measure(ctx context.Context, r *result, turns float64) error {
 	e, err := gallop.Open(ctx, s.path, &gallop.Options{
 		Parallel: parallel, Queue: most, Isolate: r.Isolate, Context: llama.ContextOptions{NCtx: s.ctx, Threads: s.threads}, NoCosts: true, Shortlist: -1, Profile: gallop.NoProfile,
 	})
@@ -217,13 +227,12 @@ func (s *subject) measure(ctx context.Context, r *result) error {
 	serving, end := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- h.Serve(serving, l) }()
-	url := "http://" + l.Addr().String() + s.url
-	err = s.rows(ctx, e, url, r)
+	err = s.rows(ctx, e, l.Addr().String(), r, turns)
 	end()
 	return errors.Join(err, <-ended, e.Close())
 }
 
-func (s *subject) rows(ctx context.Context, e *gallop.Engine, url string, r *result) error {
+func (s *subject) rows(ctx context.Context, e *gallop.Engine, address string, r *result, turns float64) error {
 	for i := range s.asks {
 		a := &s.asks[i]
 		a.request.Sampling, a.request.Skip = &llama.Sampling{}, gallop.Nothing()
@@ -233,31 +242,41 @@ func (s *subject) rows(ctx context.Context, e *gallop.Engine, url string, r *res
 		}
 		a.alone = alone.text
 	}
-	client := load.NewClient(most)
-	ways := []func(context.Context, *ask) answered{
-		func(ctx context.Context, a *ask) answered { return direct(ctx, e, a) },
-		func(ctx context.Context, a *ask) answered { return served(ctx, client, url, a) },
+	clients := make([]client, most)
+	for i := range clients {
+		clients[i] = client{address: address, url: s.url}
 	}
-	for _, clients := range []int{1, 8, most} {
+	defer func() {
+		for i := range clients {
+			if c := clients[i].conn; c != nil {
+				c.Close()
+			}
+		}
+	}()
+	ways := []func(context.Context, int, *ask) answered{
+		func(ctx context.Context, _ int, a *ask) answered { return direct(ctx, e, a) },
+		func(ctx context.Context, i int, a *ask) answered { return clients[i].ask(ctx, a) },
+	}
+	for _, l := range s.loads {
 		var both [2][]figures
 		var cost []float64
-		for round := range r.Rounds + 1 { // the first warms up
+		begun, n := time.Now(), max(1, int(turns*float64(l.turns)+0.5))
+		for turn := range n {
 			var f [2]figures
 			for i := range ways {
-				way := (i + round) % 2
-				f[way] = s.together(ctx, clients, round, ways[way])
+				way := (i + turn) % 2
+				f[way] = s.together(ctx, l, turn, ways[way])
 			}
-			fmt.Fprintf(os.Stderr, "%s, %d clients, round %d of %d: engine %.1f tokens/s, served %.1f\n", s.name, clients, round, r.Rounds, f[0].TPS, f[1].TPS)
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if round > 0 {
-				both[0], both[1] = append(both[0], f[0]), append(both[1], f[1])
-				cost = append(cost, 1-f[1].TPS/f[0].TPS)
-				r.Wrong += f[1].wrong
-			}
+			both[0], both[1] = append(both[0], f[0]), append(both[1], f[1])
+			cost = append(cost, 1-f[1].TPS/f[0].TPS)
+			r.Wrong += f[1].wrong
+			left := time.Since(begun) / time.Duration(turn+1) * time.Duration(n-turn-1)
+			fmt.Fprintf(os.Stderr, "%s, %d clients, turn %d of %d: engine %.1f tokens/s, served %.1f; %v left\n", s.name, l.clients, turn+1, n, f[0].TPS, f[1].TPS, left.Round(time.Second))
 		}
-		row := row{Model: s.name, Clients: clients, Cost: stats.Median(cost)}
+		row := row{Model: s.name, Clients: l.clients, Turns: n, Cost: stats.Median(cost)}
 		row.RPS, row.TPS, row.Errors, row.TTFT50, row.TTFT95, row.TTFT99, row.Gap50, row.Gap95, row.Gap99 = sum(both[1])
 		g := &row.Engine
 		g.RPS, g.TPS, g.Errors, g.TTFT50, g.TTFT95, g.TTFT99, g.Gap50, g.Gap95, g.Gap99 = sum(both[0])
@@ -277,6 +296,7 @@ type answered struct {
 	err    error
 
 	text string
+	raw  []byte // the whole response, which is not read yet
 }
 
 func direct(ctx context.Context, e *gallop.Engine, a *ask) (x answered) {
@@ -296,39 +316,83 @@ func direct(ctx context.Context, e *gallop.Engine, a *ask) (x answered) {
 	return x
 }
 
-func served(ctx context.Context, c *http.Client, url string, a *ask) (x answered) {
-	answer, err := load.Ask(ctx, c, url, a.body)
-	if err == nil && answer.Status != http.StatusOK {
-		err = fmt.Errorf("status %d", answer.Status)
+// client asks over a connection of its own. It only reads what comes, so that a client's own
+// work is not taken for what HTTP costs.
+type client struct {
+	address, url string
+	conn         net.Conn
+	buf          []byte
+}
+
+// end is how a streamed answer ends: its last event, and the last chunk of the body.
+const end = "data: [DONE]\n\n\r\n0\r\n\r\n"
+
+func (c *client) ask(ctx context.Context, a *ask) (x answered) {
+	x.asked = time.Now()
+	if c.conn == nil {
+		if c.conn, x.err = (&net.Dialer{}).DialContext(ctx, "tcp", c.address); x.err != nil {
+			return x
+		}
 	}
-	if err != nil {
-		x.err = err
+	defer context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Now()) })()
+	if _, x.err = fmt.Fprintf(c.conn, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", c.url, c.address, len(a.body), a.body); x.err != nil {
 		return x
 	}
-	content, err := answer.Read()
-	return answered{asked: answer.Asked, at: content.At, tokens: content.Tokens, err: err, text: content.Text}
+	c.buf = slices.Grow(c.buf[:0], 64<<10)
+	for !bytes.HasSuffix(c.buf, []byte(end)) {
+		if !bytes.HasPrefix(c.buf, []byte("HTTP/1.1 200")[:min(12, len(c.buf))]) {
+			x.err = fmt.Errorf("the server answers %.200q", c.buf)
+			return x
+		}
+		from := len(c.buf)
+		c.buf = slices.Grow(c.buf, 4<<10)
+		n, err := c.conn.Read(c.buf[from:cap(c.buf)])
+		if c.buf = c.buf[:from+n]; err != nil {
+			x.err = fmt.Errorf("the stream breaks off: %w", err)
+			return x
+		}
+		if bytes.Contains(c.buf[from:], []byte(`"content":"`)) || bytes.Contains(c.buf[from:], []byte(`"text":"`)) {
+			x.at = append(x.at, time.Now())
+		}
+	}
+	x.raw = slices.Clone(c.buf)
+	return x
+}
+
+// read finds what an answer says.
+func (x *answered) read() {
+	if x.raw == nil {
+		return
+	}
+	res, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(x.raw)), nil)
+	if err != nil {
+		x.err = err
+		return
+	}
+	content, err := loading.Read(res.Body)
+	x.tokens, x.text, x.err = content.Tokens, content.Text, err
 }
 
 // together lets so many clients ask one request after the other.
-func (s *subject) together(ctx context.Context, clients, round int, way func(context.Context, *ask) answered) (f figures) {
-	each := s.each[clients]
-	all := make([]answered, clients*each)
-	of := func(i int) *ask { return &s.asks[(i+7*round)%len(s.asks)] }
+func (s *subject) together(ctx context.Context, l load, turn int, way func(ctx context.Context, client int, a *ask) answered) (f figures) {
+	all := make([]answered, l.clients*l.each)
+	of := func(i int) *ask { return &s.asks[(i+7*turn)%len(s.asks)] }
 	begin := time.Now()
 	var running sync.WaitGroup
-	for c := range clients {
+	for c := range l.clients {
 		running.Go(func() {
-			for k := range each {
-				i := k*clients + c
-				all[i] = way(ctx, of(i))
+			for k := range l.each {
+				i := k*l.clients + c
+				all[i] = way(ctx, c, of(i))
 			}
 		})
 	}
 	running.Wait()
 	f.seconds, f.asked = time.Since(begin).Seconds(), len(all)
 	tokens := 0
-	for i, a := range all {
-		if a.err != nil {
+	for i := range all {
+		a := &all[i]
+		if a.read(); a.err != nil {
 			f.errors++
 			continue
 		}
@@ -348,10 +412,10 @@ func (s *subject) together(ctx context.Context, clients, round int, way func(con
 	return f
 }
 
-// sum puts the rounds' figures together.
-func sum(rounds []figures) (rps, tps float64, failed int, ttft50, ttft95, ttft99, gap50, gap95, gap99 float64) {
+// sum puts the turns' figures together.
+func sum(turns []figures) (rps, tps float64, failed int, ttft50, ttft95, ttft99, gap50, gap95, gap99 float64) {
 	var speeds, asked, ttft, gap []float64
-	for _, f := range rounds {
+	for _, f := range turns {
 		speeds, asked = append(speeds, f.TPS), append(asked, float64(f.asked)/f.seconds)
 		ttft, gap = append(ttft, f.ttft...), append(gap, f.gap...)
 		failed += f.errors
