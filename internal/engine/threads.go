@@ -10,15 +10,17 @@ import (
 	"github.com/gallop-llm/gallop/skip"
 )
 
-// pacer gives each decode the number of threads that is fastest now. Prompts always get
-// all of them: a thread without a core holds up the others for a moment then, not for a
-// good part of each node.
+// pacer gives each decode the number of threads that is fastest now. Prompts get all of
+// them: a thread without a core holds up the others for a moment then, not for a good part
+// of each node. Only a tiny model's first prompt, which takes as long as a few turns of another
+// program, leaves its core to that.
 type pacer struct {
 	threads.Controller
-	batch int          // threads for prompts
-	now   int          // threads that the context is set to, for both
-	told  atomic.Int64 // now, for other goroutines
-	state atomic.Pointer[Threads]
+	batch  int          // threads for prompts
+	others int          // threads of other programs when the loop was made; -1 = they are looked at no more
+	now    int          // threads that the context is set to, for both
+	told   atomic.Int64 // now, for other goroutines
+	state  atomic.Pointer[Threads]
 }
 
 // Threads is how many threads tokens are decoded with, and how often that has changed.
@@ -35,9 +37,24 @@ func newPacer(m *llama.Model, o *llama.ContextOptions) *pacer {
 	if o.Threads != 0 || most < 2 {
 		return nil
 	}
-	p := &pacer{Controller: *threads.New(most), batch: cmp.Or(o.ThreadsBatch, most)}
+	p := &pacer{Controller: *threads.New(most, threads.Others), batch: cmp.Or(o.ThreadsBatch, most), others: threads.Others()}
+	if m.Size >= tinyModel {
+		p.others = -1
+	}
 	p.tell()
 	return p
+}
+
+// tinyModel is the size in bytes below which a token takes a millisecond or two.
+const tinyModel = 16 << 20
+
+// begin gives the number for a tiny model's first decode, a prompt's. Before it, nothing is
+// measured; threads that ran when the loop was made and still do are taken to go on.
+func (p *pacer) begin() int {
+	others := min(p.others, threads.Others())
+	p.others = -1
+	defer p.tell()
+	return min(p.batch, p.Begin(others))
 }
 
 // tell lets other goroutines know.
@@ -78,6 +95,9 @@ func (l *Loop) compute(mask skip.Mask, parts []part, steps bool) error {
 		return l.ctx.Decode(l.batch, mask)
 	}
 	want, chosen := p.batch, steps
+	if p.others >= 0 {
+		want = p.begin()
+	}
 	exact := l.opts.Isolate
 	longest := 0
 	for _, part := range parts {

@@ -37,7 +37,7 @@ const (
 	// kind is what these files say in general.type.
 	kind = "gallop-shortlist"
 	// version is that of the files' meaning: others are made anew.
-	version = 5
+	version = 6
 )
 
 var (

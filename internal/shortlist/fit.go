@@ -4,9 +4,13 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 
 	"gonum.org/v1/gonum/mat"
 )
+
+// previewBlock is how many numbers of a preview share a scale (Q4_0).
+const previewBlock = 32
 
 // Moments are the second moments of final hidden states: what a preview is fitted to.
 // They say nothing of the texts that the states came from.
@@ -128,7 +132,29 @@ func fit(m *Moments, sample []float32, rank int, stop func() bool) (basis, colum
 			basis[r*d+i] = float32(li.At(i, rank-1-r))
 		}
 	}
+	spread(columns, d)
+	spread(basis, d)
 	return basis, columns, nil
+}
+
+// spread turns each block of the vectors x (rank, d) by a Hadamard matrix, which is its
+// own inverse: products of two sets of vectors that are both turned stay the same. The leading direction
+// has most of the energy, and numbers of a block share a scale: alone it would leave the
+// others few of their four bits.
+func spread(x []float32, d int) {
+	for block := range slices.Chunk(x, previewBlock*d) {
+		for step := 1; step < previewBlock; step *= 2 {
+			for i := range previewBlock {
+				if i&step != 0 {
+					continue
+				}
+				a, b := block[i*d:(i+1)*d], block[(i+step)*d:(i+step+1)*d]
+				for k := range d {
+					a[k], b[k] = (a[k]+b[k])/math.Sqrt2, (a[k]-b[k])/math.Sqrt2
+				}
+			}
+		}
+	}
 }
 
 // orthonormal makes the columns of y orthonormal, by the Cholesky factor of their products.

@@ -35,7 +35,7 @@ const (
 	// leastVocab is the vocabulary below which choosing takes as long as computing.
 	leastVocab = 8192
 
-	// maxRank is the preview's dimensions for usual models; narrow ones take half their width.
+	// maxRank is the preview's dimensions for usual models; narrow ones take a third of their width.
 	maxRank = 256
 	// sampledRows is how many rows of the output matrix stand for all when directions are sought.
 	sampledRows = 4096
@@ -48,6 +48,8 @@ const (
 	learnAnswer = 48
 	// measuredTokens is how many tokens of other prompts' answers a preview is measured on.
 	measuredTokens = 96
+	// longTiming is after how long a few turns of timing are enough.
+	longTiming = 2 * time.Second
 	// extension is the share of the matrix that a token in doubt is taken to need.
 	extension = 0.3
 	// moreDoubt is how many times as many tokens other texts are taken to leave in doubt as
@@ -55,6 +57,9 @@ const (
 	moreDoubt = 2
 	// freeDoubt is the share of tokens that may be in doubt without being missed.
 	freeDoubt = 0.05
+	// leastMargin is what the margin is at least, whatever was measured: texts unlike the built-in
+	// prompts miss tokens by more.
+	leastMargin = 6
 	// mostDoubt is the share of the measured tokens that the margin leaves in doubt at most: a
 	// single token whose errors are far larger than usual must not send half of them there.
 	mostDoubt = 0.25
@@ -68,6 +73,9 @@ const (
 
 // sizes are the numbers of exact tokens that are tried.
 var sizes = []int{4096, 2048, 1024}
+
+// errEnough ends an answer whose further states are not needed.
+var errEnough = errors.New("enough states")
 
 // errStopped is returned when the work was given up because something more urgent came.
 var errStopped = errors.New("stopped")
@@ -489,12 +497,15 @@ func (s *student) collect(m *Moments, enough int) error {
 			return err
 		}
 		err := s.answer(func(token llama.Token) error {
+			if m.N+len(states)/s.matrix.NEmbd >= enough {
+				return errEnough
+			}
 			if err := s.decode([]llama.Token{token}, skip.Mask{}); err != nil {
 				return err
 			}
 			return see(0)
 		})
-		if err != nil {
+		if err != nil && !errors.Is(err, errEnough) {
 			return err
 		}
 		m.Add(states)
@@ -506,7 +517,7 @@ func (s *student) collect(m *Moments, enough int) error {
 }
 
 // rank is the preview's dimensions for a model of this width.
-func rank(nEmbd int) int { return max(min(maxRank, nEmbd/2/32*32), 32) }
+func rank(nEmbd int) int { return max(min(maxRank, nEmbd/3/32*32), 32) }
 
 // make fits a preview to the moments and measures it.
 func (s *student) make(m *Moments) (made *Made, basis []float32, preview []byte, err error) {
@@ -574,12 +585,16 @@ func (s *student) measure(made *Made, m *Moments) error {
 	}
 	s.choose(made, trials)
 	// Time both in turns, each several tokens in a row: the first after a change builds a new graph.
-	const turns, run = 8, 6
+	const turns, leastTurns, run = 8, 4, 6
+	start := time.Now()
 	token, _, err := s.next()
 	if err != nil {
 		return err
 	}
-	for range turns {
+	for turn := range turns {
+		if turn >= leastTurns && time.Since(start) > longTiming {
+			break
+		}
 		for _, mask := range []skip.Mask{{}, skip.Mask{}.WithShortlist(made.Size)} {
 			for i := range run {
 				if s.pos >= s.c.NCtx() {
@@ -617,7 +632,7 @@ func (s *student) choose(made *Made, trials [][]llama.ShortlistTrial) {
 		margin := slices.MaxFunc(tokens, func(a, b llama.ShortlistTrial) int { return cmp.Compare(a.Missed, b.Missed) }).Missed
 		slices.SortFunc(tokens, func(a, b llama.ShortlistTrial) int { return cmp.Compare(a.Gap, b.Gap) })
 		at := func(doubt float64) float32 { return tokens[int(doubt*float64(len(tokens)))].Gap }
-		margin = min(max(margin, at(freeDoubt)), at(mostDoubt))
+		margin = max(min(max(margin, at(freeDoubt)), at(mostDoubt)), leastMargin)
 		doubt, _ := slices.BinarySearchFunc(tokens, margin, func(t llama.ShortlistTrial, m float32) int { return cmp.Compare(t.Gap, m) })
 		share := float64(doubt) / float64(len(tokens))
 		if rows := float64(sizes[i]) + moreDoubt*share*extension*float64(s.matrix.NVocab); rows < (1-smallerSaves)*least {

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -277,4 +278,18 @@ func TestFitOfLowRank(t *testing.T) {
 	}
 	_, _, err = fit(m, w, rank, func() bool { return true })
 	require.True(t, errors.Is(err, errStopped))
+}
+
+// A block with one large direction comes out even, and products of turned vectors are the same.
+func TestSpread(t *testing.T) {
+	const d = 3
+	x := make([]float32, 2*previewBlock*d)
+	x[0], x[previewBlock*d+1] = 8, 1
+	turned := slices.Clone(x)
+	spread(turned, d)
+	for i := range previewBlock {
+		require.InDelta(t, 8/math.Sqrt(previewBlock), turned[i*d], 1e-5)
+	}
+	spread(turned, d)
+	require.InDeltaSlice(t, x, turned, 1e-5, "it is its own inverse")
 }

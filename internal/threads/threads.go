@@ -11,7 +11,8 @@
 //
 // A [Controller] is told after each token how long it took and how long threads of
 // it waited for others that did not run ([llama.Context.Stalled]), and names the
-// number for the next one.
+// number for the next one. [Others] tells how many threads of other programs run, so
+// that there need be nothing to measure first.
 //
 // # Caveats
 //
@@ -28,6 +29,10 @@ const (
 	// its core waits for some milliseconds at a time: of a tiny model's tokens most
 	// are not held up at all then, and a few lose more time than the others take.
 	unit = 3 * time.Millisecond
+
+	// brief is the time of a token below which the threads' meetings may cost more than all but
+	// one of them bring: a smaller number is tried once though none waits for a core.
+	brief = 2 * time.Millisecond
 
 	// trialTokens and trialTime are what a trial takes at least, unless it is clear
 	// earlier that it fails. The time is that of a few turns of a scheduler.
@@ -73,11 +78,13 @@ const (
 // Controller chooses. The zero value is not ready: make one with [New].
 type Controller struct {
 	most    int
+	others  func() int
 	n       int     // the number in use, trials apart
 	known   int     // tokens since n was changed
 	usual   float64 // seconds a token takes on n threads
 	stalled float64 // share of the threads' time, 0 to 1
 	changes int     // of n
+	tiny    bool    // it was tried whether fewer threads decode tokens this short faster
 	seen    decodes // that are not yet a unit
 
 	round round
@@ -110,9 +117,17 @@ type trial struct {
 }
 
 // New makes a controller of up to most threads, with which it begins. Below 2
-// there is nothing to choose.
-func New(most int) *Controller {
-	return &Controller{most: most, n: most, pause: firstPause}
+// there is nothing to choose. others is [Others], or what a test puts in its place.
+func New(most int, others func() int) *Controller {
+	return &Controller{most: most, others: others, n: most, pause: firstPause}
+}
+
+// Begin makes the cores that others leave free the number to begin with, and returns it. others
+// is how many threads of theirs run. It is for tokens that are brief: of others it takes a few to
+// find out, and what runs at one moment may be gone in the next.
+func (c *Controller) Begin(others int) int {
+	c.n = max(c.most-others, 1)
+	return c.n
 }
 
 // Threads is how many threads the next token should be decoded with.
@@ -178,8 +193,9 @@ func (c *Controller) begin() {
 	r := &c.round
 	switch {
 	case r.top != 0:
-	case c.Crowded() && c.n > 1:
+	case c.n > 1 && (c.Crowded() || !c.tiny && c.usual < brief.Seconds()):
 		*r = round{low: 0, top: c.n, down: true}
+		c.tiny = true
 	case c.n < c.most:
 		*r = round{low: c.n, top: c.most + 1}
 	default:
@@ -188,12 +204,19 @@ func (c *Controller) begin() {
 	if r.top-r.low < 2 && r.down && c.n < c.most && c.Crowded() { // none below is better: one above may be
 		*r = round{low: c.n, top: c.most + 1}
 	}
-	if r.top-r.low > 1 {
-		c.trial = trial{n: (r.low + r.top) / 2}
+	if n := (r.low + r.top) / 2; r.top-r.low > 1 && !c.taken(n) {
+		c.trial = trial{n: n}
 		return
 	}
 	*r = round{}
 	c.wait, c.pause, c.then = c.pause, min(2*c.pause, lastPause), c.usual
+}
+
+// taken tells whether n threads, more than there are now, would need cores that others use, for
+// tokens so brief that one turn of another program is as long as several of them. The threads
+// of the last token may still be waiting for the next one.
+func (c *Controller) taken(n int) bool {
+	return n > c.n && c.usual < brief.Seconds() && n > c.most-max(c.others()-(c.n-1), 0)
 }
 
 // try takes in a token of the trial, and ends it when its outcome is clear.

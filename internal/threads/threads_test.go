@@ -62,6 +62,9 @@ func (m *machine) best(busy int) float64 {
 	return best
 }
 
+// nobody says that no other program runs: what is known comes from tokens' times alone.
+func nobody() int { return 0 }
+
 // run decodes tokens and gives the seconds they took.
 func (m *machine) run(c *threads.Controller, tokens, busy int) (seconds float64) {
 	for range tokens {
@@ -81,7 +84,7 @@ func eachMachine(t *testing.T, test func(t *testing.T, m *machine, c *threads.Co
 		for _, serial := range serials {
 			for seed := range uint64(5) {
 				t.Run(fmt.Sprintf("%d cores, %g serial, seed %d", cores, serial, seed), func(t *testing.T) {
-					test(t, &machine{cores, serial, rand.New(rand.NewPCG(seed, 1))}, threads.New(cores))
+					test(t, &machine{cores, serial, rand.New(rand.NewPCG(seed, 1))}, threads.New(cores, nobody))
 				})
 			}
 		}
@@ -104,7 +107,7 @@ func TestAloneNothingIsTried(t *testing.T) {
 func TestTinyTokensBesideABusyCore(t *testing.T) {
 	for _, one := range []float64{0.0002, 0.0004, 0.001} { // seconds of a token on one thread
 		for _, turn := range []float64{0.003, 0.004, 0.006} { // seconds
-			c, now := threads.New(2), 0.0
+			c, now := threads.New(2, nobody), 0.0
 			for now < 2 {
 				took, stalled := one, 0.0
 				if c.Threads() == 2 {
@@ -151,7 +154,7 @@ func TestBusyCoresCostLittle(t *testing.T) {
 					var settled []int
 					m := &machine{cores, serial, rand.New(rand.NewPCG(1, 1))}
 					for range answers {
-						c := threads.New(cores)
+						c := threads.New(cores, nobody)
 						first += m.run(c, tokens, busy)
 						second += m.run(c, tokens, busy)
 						settled = append(settled, c.Settled())
@@ -183,7 +186,7 @@ func TestLoadComesAndGoes(t *testing.T) {
 // there is room for.
 func TestTwoPrograms(t *testing.T) {
 	eachMachine(t, func(t *testing.T, m *machine, a *threads.Controller) {
-		b := threads.New(m.cores)
+		b := threads.New(m.cores, nobody)
 		var took float64
 		for i := range 600 {
 			na, nb := a.Threads(), b.Threads()
@@ -209,13 +212,46 @@ func TestTwoPrograms(t *testing.T) {
 }
 
 func TestLittleToChoose(t *testing.T) {
-	c := threads.New(1)
+	c := threads.New(1, nobody)
 	for range 100 {
 		c.Observe(1, time.Second, time.Second)
 		require.Equal(t, 1, c.Threads())
 	}
-	c = threads.New(4)
+	c = threads.New(4, nobody)
 	c.Observe(0, time.Second, 0) // nothing was decoded
 	c.Observe(1, 0, 0)
 	require.Equal(t, 4, c.Threads())
+}
+
+// Where tokens are so short that meeting costs threads more than it brings, fewer of them are
+// tried once, and kept where they are faster.
+func TestTinyTokensOnAFreeMachine(t *testing.T) {
+	for _, gain := range []float64{0.7, 1.7} { // of two threads over one
+		c, took := threads.New(2, nobody), 0.0
+		for range 200 {
+			token := 0.001
+			if c.Threads() == 2 {
+				token /= gain
+			}
+			took += token
+			c.Observe(1, time.Duration(token*float64(time.Second)), 0)
+		}
+		require.Equal(t, gain > 1, c.Settled() == 2)
+		require.Less(t, took, 1.1*200*0.001/max(gain, 1))
+	}
+}
+
+func TestBegin(t *testing.T) {
+	others := 3
+	c := threads.New(4, func() int { return others })
+	require.Equal(t, 1, c.Begin(others))
+	for range 3000 {
+		c.Observe(1, time.Millisecond, 0)
+		require.Equal(t, 1, c.Threads(), "more would need cores that others use")
+	}
+	others = 0
+	for range 1000 {
+		c.Observe(1, time.Millisecond/time.Duration(c.Threads()), 0)
+	}
+	require.Equal(t, 4, c.Settled())
 }

@@ -26,6 +26,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gallop-llm/gallop/demo"
+	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/internal/stats"
 )
 
@@ -36,6 +38,7 @@ type options struct {
 	tokens int
 	rounds int
 	limit  time.Duration
+	ends   []string // that end an answer: it is to have all of its tokens
 }
 
 // own is the -t of gallop's own choice.
@@ -109,6 +112,9 @@ func bench(ctx context.Context, o options, out io.Writer) error {
 	if flag.NArg() > 0 || o.tokens < 2 || o.rounds < 1 {
 		return errors.New("-n must be at least 2, -r at least 1, and there are no other arguments")
 	}
+	if err := o.findEnds(); err != nil {
+		return err
+	}
 	r := result{Model: filepath.Base(o.model), CPUs: runtime.GOMAXPROCS(0), Tokens: o.tokens, Rounds: o.rounds, BusyRatio: 1e9}
 	for _, s := range []situation{
 		{Name: "alone", Answers: 1},
@@ -126,6 +132,28 @@ func bench(ctx context.Context, o options, out io.Writer) error {
 	encoder := json.NewEncoder(out)
 	encoder.SetIndent("", "  ")
 	return encoder.Encode(r)
+}
+
+// findEnds finds the tokens that end an answer in the model's file.
+func (o *options) findEnds() error {
+	path := o.model
+	if path == "" {
+		var err error
+		if path, err = demo.Path(); err != nil {
+			return err
+		}
+	}
+	f, err := gguf.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for _, key := range []string{"eos", "eot"} {
+		if id, err := f.Metadata.Uint("tokenizer.ggml." + key + "_token_id"); err == nil {
+			o.ends = append(o.ends, strconv.FormatUint(id, 10))
+		}
+	}
+	return nil
 }
 
 // numbers are the fixed ones: all on a small machine, else those that are likely
@@ -241,6 +269,9 @@ func run(ctx context.Context, o *options, threads int) (prefill, decode float64,
 	args := []string{"run", "--json", "--temp", "0", "-n", strconv.Itoa(o.tokens), "-t", strconv.Itoa(threads), "-p", question}
 	if o.model != "" {
 		args = append(args, "-m", o.model)
+	}
+	for _, id := range o.ends {
+		args = append(args, "--logit-bias", id+"-100")
 	}
 	cmd := exec.CommandContext(ctx, o.gallop, args...)
 	var messages strings.Builder
