@@ -559,7 +559,8 @@ func FuzzModel(f *testing.F) {
 		f.Add([]byte{0, 3, byte(key), 0, 12})
 		f.Add([]byte{0, 3, byte(key), 1, 10, 2, 3})
 	}
-	f.Add([]byte("\x00d@\x00\f")) // positions that turn nothing
+	f.Add([]byte("\x00d@\x00\f"))         // positions that turn nothing
+	f.Add([]byte("\x02\x1c\x1c\x85\x87")) // a key of 60,000 bytes, in an error
 	dir := f.TempDir()
 	v := startVictim(f)
 	defer func() { v.close() }()
