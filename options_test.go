@@ -85,6 +85,30 @@ func TestRequestsOutOfRange(t *testing.T) {
 	require.Equal(t, 1, a.Usage.Generated)
 }
 
+// TestContextSize gives a request as many tokens as were asked for, though llama.cpp's
+// context has a multiple of 256.
+func TestContextSize(t *testing.T) {
+	m := small(t)
+	const size, prompt = 40, 30
+	for _, parallel := range []int{1, 2} {
+		o := options(size)
+		o.Parallel = parallel
+		e := engine(t, m, o)
+		require.Equal(t, size, e.Info().Context)
+		for _, lossless := range []bool{false, true} {
+			a, err := e.Answer(t.Context(), gallop.Request{
+				Tokens: make([]llama.Token, prompt), Sampling: &llama.Sampling{}, IgnoreEOS: true, Lossless: lossless,
+			})
+			require.NoError(t, err)
+			require.Equal(t, gallop.FinishLength, a.Finish)
+			require.Equal(t, size-prompt, a.Usage.Generated)
+		}
+		_, err := e.Answer(t.Context(), gallop.Request{Tokens: make([]llama.Token, size)})
+		require.ErrorIs(t, err, gallop.ErrTooLong)
+		require.ErrorContains(t, err, "40 tokens, the context holds 40")
+	}
+}
+
 func TestTextAndTokens(t *testing.T) {
 	m := demoModel(t)
 	e := engine(t, m, options(256))

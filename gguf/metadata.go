@@ -94,7 +94,7 @@ func (m Metadata) UintPerLayer(key string, n int) ([]uint64, error) {
 	}
 	each, err := m.Uints(key)
 	if err == nil && len(each) != n {
-		err = fmt.Errorf("%w: %q has %d values, the model has %d layers", ErrKeyType, key, len(each), n)
+		err = fmt.Errorf("%w: %.64q has %d values, the model has %d layers", ErrKeyType, key, len(each), n)
 	}
 	if err != nil {
 		return nil, err
@@ -116,11 +116,11 @@ func get[T any](m Metadata, key, want string, convert func(any) (T, bool)) (T, e
 	var zero T
 	value, ok := m.Lookup(key)
 	if !ok {
-		return zero, fmt.Errorf("%w: %q", ErrNoKey, key)
+		return zero, fmt.Errorf("%w: %.64q", ErrNoKey, key)
 	}
 	result, ok := convert(value)
 	if !ok {
-		return zero, fmt.Errorf("%w: %q is %s, not %s", ErrKeyType, key, describe(value), want)
+		return zero, fmt.Errorf("%w: %.64q is %s, not %s", ErrKeyType, key, describe(value), want)
 	}
 	return result, nil
 }

@@ -150,7 +150,7 @@ func (p *parser) metadata(f *File, n uint64) {
 		key := p.name(maxKeyBytes, "metadata key")
 		value := p.value(key, p.uint32())
 		if p.err == nil && seen[key] {
-			p.fail(ErrCorrupt, "metadata key %q is there twice", key)
+			p.fail(ErrCorrupt, "metadata key %.64q is there twice", key)
 		}
 		if p.err != nil {
 			return
@@ -195,7 +195,7 @@ func (p *parser) scalar(key string, kind uint32) any {
 	case kindBool:
 		return p.bools(key, 1)[0]
 	}
-	p.fail(ErrCorrupt, "metadata key %q has the unknown value type %d", key, kind)
+	p.fail(ErrCorrupt, "metadata key %.64q has the unknown value type %d", key, kind)
 	return nil
 }
 
@@ -233,7 +233,7 @@ func (p *parser) array(key string, depth int) any {
 	case kindArray:
 		return p.arrays(key, n, depth)
 	}
-	p.fail(ErrCorrupt, "metadata key %q is an array of the unknown type %d", key, kind)
+	p.fail(ErrCorrupt, "metadata key %.64q is an array of the unknown type %d", key, kind)
 	return nil
 }
 
@@ -252,7 +252,7 @@ func (p *parser) strings(n uint64) []string {
 
 func (p *parser) arrays(key string, n uint64, depth int) []any {
 	if depth == maxNesting {
-		p.fail(ErrCorrupt, "metadata key %q nests more than %d arrays", key, maxNesting)
+		p.fail(ErrCorrupt, "metadata key %.64q nests more than %d arrays", key, maxNesting)
 	}
 	if !p.room(n, minArrayBytes, "metadata") {
 		return nil
@@ -272,7 +272,7 @@ func (p *parser) bools(key string, n int) []bool {
 	out := make([]bool, n) // (n,)
 	for i, b := range p.bytes(n) {
 		if b > 1 {
-			p.fail(ErrCorrupt, "metadata key %q has a truth value of %d, possible are 0 and 1", key, b)
+			p.fail(ErrCorrupt, "metadata key %.64q has a truth value of %d, possible are 0 and 1", key, b)
 			return out
 		}
 		out[i] = b == 1
@@ -343,13 +343,13 @@ func (p *parser) tensors(f *File, n uint64) {
 		case p.err != nil:
 			return
 		case seen[t.Name]:
-			p.fail(ErrCorrupt, "tensor %q is there twice", t.Name)
+			p.fail(ErrCorrupt, "tensor %.64q is there twice", t.Name)
 			return
 		case t.Offset != next:
-			p.fail(ErrCorrupt, "tensor %q begins at byte %d of the data instead of %d", t.Name, t.Offset, next)
+			p.fail(ErrCorrupt, "tensor %.64q begins at byte %d of the data instead of %d", t.Name, t.Offset, next)
 			return
 		case t.Size > math.MaxInt64-f.Alignment-next:
-			p.fail(ErrCorrupt, "tensor %q is too large: %d bytes", t.Name, t.Size)
+			p.fail(ErrCorrupt, "tensor %.64q is too large: %d bytes", t.Name, t.Size)
 			return
 		}
 		seen[t.Name] = true
@@ -362,7 +362,7 @@ func (p *parser) tensor() Tensor {
 	t := Tensor{Name: p.name(maxNameBytes, "tensor name")}
 	dims := p.uint32()
 	if p.err == nil && dims > maxDims {
-		p.fail(ErrCorrupt, "tensor %q has %d dimensions, at most %d are possible", t.Name, dims, maxDims)
+		p.fail(ErrCorrupt, "tensor %.64q has %d dimensions, at most %d are possible", t.Name, dims, maxDims)
 	}
 	if p.err != nil {
 		return t
@@ -376,7 +376,7 @@ func (p *parser) tensor() Tensor {
 	if p.err == nil {
 		var err error
 		if t.Size, err = t.Type.Size(t.Shape); err != nil {
-			p.fail(ErrCorrupt, "tensor %q: %v", t.Name, err)
+			p.fail(ErrCorrupt, "tensor %.64q: %v", t.Name, err)
 		}
 	}
 	return t

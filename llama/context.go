@@ -204,6 +204,7 @@ func (m *Model) NewContext(opts *ContextOptions) (*Context, error) {
 		m.release()
 		return nil, fmt.Errorf("make a context of %d tokens for %s: %w", o.NCtx, m.Path, cause(ErrModel, &c.own.err))
 	}
+	c.own.skip.bidirectional = C.bool(!m.causal)
 	C.gallop_set_threads(c.own, c.ptr, params.n_threads, params.n_threads_batch)
 	c.mem = C.llama_get_memory(c.ptr)
 	c.nSeq = int(C.llama_n_seq_max(c.ptr))
@@ -415,7 +416,7 @@ func (c *Context) decode(b *Batch, mask skip.Mask) error {
 	if err := c.Model.useWeights(mask); err != nil {
 		return err
 	}
-	code := C.gallop_decode(c.own, c.ptr, b.c, (*C.uint64_t)(&c.mask[0]), rows, C.bool(c.Model.causal), C.int32_t(b.Isolation))
+	code := C.gallop_decode(c.own, c.ptr, b.c, (*C.uint64_t)(&c.mask[0]), rows, C.int32_t(b.Isolation))
 	c.Model.weights.RUnlock()
 	switch code {
 	case 0:
@@ -436,6 +437,8 @@ func (c *Context) decode(b *Batch, mask skip.Mask) error {
 		return err
 	case C.LAYERSKIP_REFUSED:
 		return fmt.Errorf("%w: %s", ErrMask, C.GoString(&c.own.skip.report.reason[0]))
+	case C.LAYERSKIP_BROKEN:
+		return fmt.Errorf("%w: %s", ErrDecode, C.GoString(&c.own.skip.report.reason[0]))
 	case C.LAYERSKIP_NOT_HOOKED:
 		return fmt.Errorf("%w: llama.cpp built a graph that the hook did not see", ErrMask)
 	}

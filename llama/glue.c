@@ -554,7 +554,7 @@ struct layerskip_rows *gallop_new_rows(int32_t n_tokens, int32_t n_masks) {
 }
 
 int32_t gallop_decode(struct gallop_context *c, struct llama_context *ctx, struct llama_batch batch, const uint64_t *mask,
-                      const struct layerskip_rows *rows, bool causal, int32_t alone) {
+                      const struct layerskip_rows *rows, int32_t alone) {
     enum { ABORTED = 2 }; /* llama_decode's own number */
     if (atomic_load(&c->watch.stop)) {
         return ABORTED;
@@ -566,8 +566,7 @@ int32_t gallop_decode(struct gallop_context *c, struct llama_context *ctx, struc
     if (c->inputs != NULL) {
         rewind_inputs(c->inputs);
     }
-    /* layerskip may switch causal attention off and on again, which these models must not be left with. */
-    const int32_t result = causal ? layerskip_decode(&c->skip, ctx, batch, mask, rows, alone) : llama_decode(ctx, batch);
+    const int32_t result = layerskip_decode(&c->skip, ctx, batch, mask, rows, alone);
     if (result != 0) {
         take_error(&c->err);
     }

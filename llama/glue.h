@@ -149,10 +149,9 @@ void gallop_free_context(struct gallop_context *c);
 /* The masks of a batch's rows, with room for so many of both, in one block that free() takes. NULL: no memory. */
 struct layerskip_rows *gallop_new_rows(int32_t n_tokens, int32_t n_masks);
 
-/* A decode; one that does not attend causally takes no mask. rows and alone are layerskip_decode's. Where the
- * result is not 0, c->err holds the library's error. */
+/* layerskip_decode. Where the result is not 0, c->err holds the library's error. */
 int32_t gallop_decode(struct gallop_context *c, struct llama_context *ctx, struct llama_batch batch, const uint64_t *mask,
-                      const struct layerskip_rows *rows, bool causal, int32_t alone);
+                      const struct layerskip_rows *rows, int32_t alone);
 
 /* The steps that lead from logits to a token. */
 struct gallop_steps {

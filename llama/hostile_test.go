@@ -198,6 +198,59 @@ func TestUncheckedModels(t *testing.T) {
 	require.NoError(t, llamatest.Open(t, model).Close())
 }
 
+// TestDamagedRotations decodes by models whose positions turn none of a head's numbers, or
+// more than it has: ggml would never get done, or end the process. Each is refused again
+// and again, whatever its metadata's key was.
+func TestDamagedRotations(t *testing.T) {
+	llamatest.Library(t)
+	for _, c := range []struct {
+		base, arch, key string
+		value           any
+		bothWays        bool
+		works           bool
+	}{
+		{base: "phi3", arch: "phi3", key: "rope.dimension_count", value: uint32(2), works: true},
+		{base: "phi3", arch: "phi3", key: "rope.dimension_count", value: uint32(0)},
+		{base: "phi3", arch: "phi3", key: "rope.dimension_count", value: uint32(0), bothWays: true},
+		{base: "gemma3", arch: "gemma3", key: "rope.dimension_count_swa", value: uint32(0)},
+		{base: "qwen2", arch: "qwen2vl", key: "rope.dimension_sections", value: []uint32{8, 8, 0, 0}, works: true},
+		{base: "qwen2", arch: "qwen2vl", key: "rope.dimension_sections", value: []uint32{0, 0, 0, 0}},
+		{base: "qwen2", arch: "qwen2vl", key: "rope.dimension_sections", value: []int32{8, -8, 0, 0}},
+		{base: "qwen2", arch: "qwen2vl", key: "rope.dimension_sections", value: []uint32{8, 8, 1000, 0}},
+		{base: "llama", arch: "refact", key: "rope.dimension_count", value: uint32(0), works: true}, // turns nothing
+	} {
+		spec := randmodel.Small(c.base)
+		spec.Layers = 2
+		path := llamatest.Rewrite(t, llamatest.Write(t, spec), func(meta *gguf.Metadata) {
+			rename(meta, c.arch)
+			meta.Set(meta.ArchKey(c.key), c.value)
+			meta.Set(meta.ArchKey("attention.causal"), !c.bothWays)
+		})
+		ctx := llamatest.Context(t, llamatest.Open(t, path), &llama.ContextOptions{NCtx: 64, Threads: 1})
+		for range 2 {
+			ctx.Clear()
+			err := ctx.Decode(llamatest.Batch(t, []llama.Token{1, 2, 3}, 0), skip.Mask{})
+			if c.works {
+				require.NoError(t, err, "%v", c)
+				continue
+			}
+			require.ErrorIs(t, err, llama.ErrDecode, "%v", c)
+			require.ErrorContains(t, err, "the model's metadata is damaged: a position turns")
+		}
+	}
+}
+
+// rename gives a model another architecture, with all of its keys.
+func rename(meta *gguf.Metadata, next string) {
+	old, _ := meta.Architecture()
+	for i := range *meta {
+		if rest, ok := strings.CutPrefix((*meta)[i].Key, old+"."); ok {
+			(*meta)[i].Key = next + "." + rest
+		}
+	}
+	meta.Set(gguf.KeyArchitecture, next)
+}
+
 // TestModelCutShort cuts a model's file short while another process uses it.
 func TestModelCutShort(t *testing.T) {
 	llamatest.Library(t)
@@ -418,15 +471,8 @@ func spoil(t testing.TB, seeds []string, data []byte, dir string) string {
 			if key != gguf.KeyArchitecture {
 				meta.Delete(key)
 			}
-		case 5: // another architecture, with all of its keys
-			old, _ := meta.Architecture()
-			next := choice(m, edgeArchs)
-			for i := range meta {
-				if rest, ok := strings.CutPrefix(meta[i].Key, old+"."); ok {
-					meta[i].Key = next + "." + rest
-				}
-			}
-			meta.Set(gguf.KeyArchitecture, next)
+		case 5:
+			rename(&meta, choice(m, edgeArchs))
 		case 6: // one token or its type
 			tokens, _ := meta.Strings("tokenizer.ggml.tokens")
 			if at := m.byte()<<8 | m.byte(); len(tokens) > 0 {
@@ -513,6 +559,8 @@ func FuzzModel(f *testing.F) {
 		f.Add([]byte{0, 3, byte(key), 0, 12})
 		f.Add([]byte{0, 3, byte(key), 1, 10, 2, 3})
 	}
+	f.Add([]byte("\x00d@\x00\f"))         // positions that turn nothing
+	f.Add([]byte("\x02\x1c\x1c\x85\x87")) // a key of 60,000 bytes, in an error
 	dir := f.TempDir()
 	v := startVictim(f)
 	defer func() { v.close() }()

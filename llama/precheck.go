@@ -71,7 +71,7 @@ func (c *checker) whole(key string, missing uint64) uint64 {
 		return missing
 	}
 	if n > math.MaxInt32 {
-		c.fail("%q is %d, the most is %d", key, n, math.MaxInt32)
+		c.fail("%.64q is %d, the most is %d", key, n, math.MaxInt32)
 		return missing
 	}
 	return n
@@ -92,7 +92,7 @@ func (c *checker) tokens() {
 	model, err := c.meta.String(tokenizerKey + "model")
 	if err != nil || model == "no_vocab" || model == "none" {
 		if n := c.number("vocab_size", 0); n > maxTokens {
-			c.fail("%q is %d, the most is %d", c.meta.ArchKey("vocab_size"), n, maxTokens)
+			c.fail("%.64q is %d, the most is %d", c.meta.ArchKey("vocab_size"), n, maxTokens)
 		}
 		return
 	}
@@ -147,9 +147,9 @@ func list(c *checker, name string, least int, types ...func(any) bool) {
 	}
 	switch {
 	case !fits:
-		c.fail("%q is of the type %T", tokenizerKey+name, value)
+		c.fail("%.64q is of the type %T", tokenizerKey+name, value)
 	case n < least:
-		c.fail("%q has %d entries for %d tokens", tokenizerKey+name, n, least)
+		c.fail("%.64q has %d entries for %d tokens", tokenizerKey+name, n, least)
 	}
 }
 
@@ -167,13 +167,13 @@ func (c *checker) tokenizer(model string, tokens []string, ids map[string]int) {
 	switch model {
 	case "bert":
 		if slices.Contains(types[:min(len(types), len(tokens))], typeByte) {
-			c.fail("its vocabulary, of the kind %q, has tokens for bytes, which that kind cannot have", model)
+			c.fail("its vocabulary, of the kind %.64q, has tokens for bytes, which that kind cannot have", model)
 		}
 	case "t5":
 		c.charsmap()
 	case "rwkv":
 		if !slices.ContainsFunc(tokens, func(t string) bool { return t == "\n" || t == `\n` || t == `'\n'` }) {
-			c.fail("its vocabulary, of the kind %q, has no token for the end of a line", model)
+			c.fail("its vocabulary, of the kind %.64q, has no token for the end of a line", model)
 		}
 	}
 }
@@ -216,10 +216,10 @@ func (c *checker) types() {
 		switch {
 		case t.Type == gguf.I32 && strings.Contains(t.Name, "id"): // a table of numbers of experts
 		case slices.Contains(uncomputed, t.Type):
-			c.fail("tensor %q is %s, which nothing computes with", t.Name, t.Type)
+			c.fail("tensor %.64q is %s, which nothing computes with", t.Name, t.Type)
 		// What is added to each row, or multiplied with it.
 		case (flat || strings.Contains(t.Name, "norm")) && t.Type != gguf.F32 && !strings.Contains(t.Name, "gate_inp"):
-			c.fail("tensor %q is %s and must be F32", t.Name, t.Type)
+			c.fail("tensor %.64q is %s and must be F32", t.Name, t.Type)
 		}
 	}
 }
@@ -261,24 +261,24 @@ func (c *checker) finite() {
 			c.finiteOne(kv.Key, v)
 		case []float32:
 			if slices.ContainsFunc(v, func(f float32) bool { return f != f }) {
-				c.fail("%q has an entry that is no number", kv.Key)
+				c.fail("%.64q has an entry that is no number", kv.Key)
 			}
 		case string:
 			if strings.ContainsRune(v, 0) {
-				c.fail("%q has a zero byte", kv.Key)
+				c.fail("%.64q has a zero byte", kv.Key)
 			}
 		}
 	}
 	for _, key := range []string{"attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon", "attention.group_norm_epsilon"} {
 		if eps, err := c.meta.Float(c.meta.ArchKey(key)); err == nil && eps < 0 {
-			c.fail("%q is %g, and must not be below 0", c.meta.ArchKey(key), eps)
+			c.fail("%.64q is %g, and must not be below 0", c.meta.ArchKey(key), eps)
 		}
 	}
 }
 
 func (c *checker) finiteOne(key string, v float64) {
 	if math.IsNaN(v) || math.IsInf(v, 0) {
-		c.fail("%q is %g, which is no number", key, v)
+		c.fail("%.64q is %g, which is no number", key, v)
 	}
 }
 
@@ -303,7 +303,7 @@ func (c *checker) experts() {
 // attention checks heads and widths.
 func (c *checker) attention() {
 	if n := c.number("pooling_type", 0); n > maxPooling {
-		c.fail("%q is %d, known are 0 to %d", c.meta.ArchKey("pooling_type"), n, maxPooling)
+		c.fail("%.64q is %d, known are 0 to %d", c.meta.ArchKey("pooling_type"), n, maxPooling)
 	}
 	heads, kv := c.each("attention.head_count"), c.each("attention.head_count_kv")
 	for i := range min(len(heads), len(kv)) {
@@ -327,7 +327,7 @@ var ropeScalings = map[string]bool{"none": true, "linear": true, "yarn": true, "
 func (c *checker) rotary() {
 	key := c.meta.ArchKey("rope.scaling.type")
 	if way, err := c.meta.String(key); err == nil && !ropeScalings[way] {
-		c.fail("%q is %.40q, known are %s", key, way, strings.Join(slices.Sorted(maps.Keys(ropeScalings)), ", "))
+		c.fail("%.64q is %.40q, known are %s", key, way, strings.Join(slices.Sorted(maps.Keys(ropeScalings)), ", "))
 	}
 	width := max(c.number("attention.key_length", 0), c.number("attention.key_length_mla", 0), c.number("attention.key_length_swa", 0))
 	if heads := c.each("attention.head_count"); len(heads) > 0 && heads[0] > 0 {
@@ -335,12 +335,12 @@ func (c *checker) rotary() {
 	}
 	for _, name := range []string{"rope.dimension_count", "rope.dimension_count_swa"} {
 		if n := c.number(name, 0); n%2 != 0 || width > 0 && n > width {
-			c.fail("%q is %d, it must be even and at most a head's width, %d", c.meta.ArchKey(name), n, width)
+			c.fail("%.64q is %d, it must be even and at most a head's width, %d", c.meta.ArchKey(name), n, width)
 		}
 	}
 	for _, name := range []string{"rope.freq_base", "rope.freq_base_swa"} {
 		if base, err := c.meta.Float(c.meta.ArchKey(name)); err == nil && base < 0 {
-			c.fail("%q is %g, and must not be below 0", c.meta.ArchKey(name), base)
+			c.fail("%.64q is %g, and must not be below 0", c.meta.ArchKey(name), base)
 		}
 	}
 }
@@ -350,7 +350,7 @@ func (c *checker) recurrent() {
 	for _, name := range []string{"ssm.group_count", "ssm.time_step_rank", "ssm.state_size", "ssm.conv_kernel", "wkv.head_size", "token_shift_count"} {
 		key := c.meta.ArchKey(name)
 		if n, err := c.meta.Uint(key); err == nil && n == 0 && name != "ssm.group_count" {
-			c.fail("%q is 0", key)
+			c.fail("%.64q is 0", key)
 		}
 	}
 }

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -265,10 +267,13 @@ func (g *generation) drafts() (*gallop.DraftOptions, error) {
 
 // draftsFrom are drafts of up to most tokens from a source, as --draft-source names it.
 func draftsFrom(source string, most int) (*gallop.DraftOptions, error) {
-	return choose("--draft-source", source, map[string]*gallop.DraftOptions{
-		"both": {MaxDraft: most}, "mask": {MaxDraft: most, NoLookup: true}, "lookup": {MaxDraft: most, NoMasks: true},
-	})
+	o, err := choose("--draft-source", source, draftSources)
+	o.MaxDraft = most
+	return &o, err
 }
+
+// draftSources are the words of --draft-source.
+var draftSources = map[string]gallop.DraftOptions{"both": {}, "mask": {NoLookup: true}, "lookup": {NoMasks: true}}
 
 // learnListed learns the vocabulary shortlist, if a number of tokens was asked for and that
 // is still to be done.
@@ -357,20 +362,23 @@ func (e *engineFlags) context() (llama.ContextOptions, error) {
 	return o, setCache(&o, e.flash, e.cacheK, e.cacheV)
 }
 
-// setCache puts -fa, -ctk and -ctv into a context's options.
-func setCache(o *llama.ContextOptions, flash, k, v string) (err error) {
-	if o.Flash, err = choose("-fa", flash, map[string]llama.FlashAttention{
-		"auto": llama.FlashAuto, "on": llama.FlashOn, "off": llama.FlashOff,
-	}); err != nil {
-		return err
-	}
-	types := map[string]llama.CacheType{
+// The words of -fa, -ctk and -ctv.
+var (
+	flashWords = map[string]llama.FlashAttention{"auto": llama.FlashAuto, "on": llama.FlashOn, "off": llama.FlashOff}
+	cacheTypes = map[string]llama.CacheType{
 		"f32": llama.CacheF32, "f16": llama.CacheF16, "bf16": llama.CacheBF16, "q8_0": llama.CacheQ8_0, "q4_0": llama.CacheQ4_0,
 	}
-	if o.KType, err = choose("-ctk", k, types); err != nil {
+)
+
+// setCache puts -fa, -ctk and -ctv into a context's options.
+func setCache(o *llama.ContextOptions, flash, k, v string) (err error) {
+	if o.Flash, err = choose("-fa", flash, flashWords); err != nil {
 		return err
 	}
-	o.VType, err = choose("-ctv", v, types)
+	if o.KType, err = choose("-ctk", k, cacheTypes); err != nil {
+		return err
+	}
+	o.VType, err = choose("-ctv", v, cacheTypes)
 	return err
 }
 
@@ -378,11 +386,7 @@ func setCache(o *llama.ContextOptions, flash, k, v string) (err error) {
 func choose[T any](flag, word string, words map[string]T) (T, error) {
 	value, ok := words[strings.ToLower(word)]
 	if !ok {
-		names := make([]string, 0, len(words))
-		for name := range words {
-			names = append(names, name)
-		}
-		return value, usageError{fmt.Errorf("%s is %q, want one of %s", flag, word, strings.Join(names, ", "))}
+		return value, usageError{fmt.Errorf("%s is %q, want one of %s", flag, word, strings.Join(slices.Sorted(maps.Keys(words)), ", "))}
 	}
 	return value, nil
 }

@@ -99,7 +99,7 @@ func longFlags(args []string) []string {
 		if isShort && slices.Contains(shortWords, name) {
 			args[i] = "-" + arg
 		}
-		if args[i] == "--fa" && (i+1 == len(args) || strings.HasPrefix(args[i+1], "-")) { // as it was once written
+		if args[i] == "--fa" && args[0] != cobra.ShellCompRequestCmd && (i+1 == len(args) || strings.HasPrefix(args[i+1], "-")) { // as it was once written
 			args[i] = "--fa=on"
 		}
 	}
@@ -201,6 +201,7 @@ environment before the file; an empty variable counts as unset.`,
 		all = append(all, cmd.Commands()...)
 	}
 	for _, cmd := range all {
+		addCompletions(cmd)
 		if check := cmd.Args; check != nil {
 			cmd.Args = func(cmd *cobra.Command, args []string) error { return asUsageError(check(cmd, args)) }
 		}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -97,13 +98,7 @@ func New(m *llama.Model, o Options) (*Loop, error) {
 	if l.ctx, err = m.NewContext(&co); err != nil {
 		return nil, err
 	}
-	l.nCtx = l.ctx.NCtx()
-	if o.Parallel > 1 {
-		l.nCtx = o.Context.NCtx
-		if l.nCtx == 0 {
-			l.nCtx = m.NCtxTrain
-		}
-	}
+	l.nCtx = cmp.Or(o.Context.NCtx, m.NCtxTrain) // of which llama.cpp makes a multiple of 256
 	if l.batch, err = llama.NewBatch(l.ctx.NBatch(), nil); err != nil {
 		return nil, errors.Join(err, l.ctx.Close())
 	}

@@ -99,6 +99,7 @@ static _Thread_local struct {
     struct ggml_tensor **inputs;     /* (LAYERSKIP_INPUTS,) what it reads, NULL behind the last; NULL = nobody asks */
     int32_t alone;                   /* what rows.c is to compute as for one token */
     bool refused;
+    bool broken; /* refused, whatever the mask */
 } job;
 
 static bool refuse(const char *format, int a, int b) {
@@ -172,7 +173,7 @@ static bool find_operations(const char *(*op_name)(int)) {
         {"ADD", &op.add},         {"MUL", &op.mul},         {"NORM", &op.norm},         {"RMS_NORM", &op.rms_norm},
         {"SCALE", &op.scale},     {"CONT", &op.cont},       {"RESHAPE", &op.reshape},   {"VIEW", &op.view},
         {"PERMUTE", &op.permute}, {"TRANSPOSE", &op.transpose}, {"GET_ROWS", &op.get_rows}, {"MUL_MAT", &op.mul_mat},
-        {"MUL_MAT_ID", &op.mul_mat_id}, {"FLASH_ATTN_EXT", &op.flash_attn},
+        {"MUL_MAT_ID", &op.mul_mat_id}, {"FLASH_ATTN_EXT", &op.flash_attn}, {"ROPE", &op.rope},
     };
     enum { WANTED = sizeof wanted / sizeof *wanted, MOST = 80 }; /* no release has fewer operations than MOST */
     int found = 0;
@@ -660,6 +661,39 @@ static void mark_rows(struct ggml_cgraph *graph) {
     }
 }
 
+#ifndef LAYERSKIP_PRELOAD
+/*
+ * Finds rotations of no numbers of a head, which ggml never gets done with, and of more than it has, over
+ * which ggml's threads end the process. Metadata says how many in many ways; the graph has what came of them.
+ */
+static bool check_rotations(struct ggml_cgraph *graph) {
+    enum { NUMBERS = 1, MODE = 2, SECTIONS = 11, END = 15, IN_SECTIONS = 8 }; /* places in op_params; a bit of the mode */
+    const int n = real.n_nodes(graph);
+    for (int i = 0; i < n; i++) {
+        const struct ggml_tensor *t = real.node(graph, i);
+        if (t->op != op.rope) {
+            continue;
+        }
+        const int numbers = t->op_params[NUMBERS], width = (int)t->ne[0];
+        int64_t sections = 0;
+        for (int k = SECTIONS; k < END; k++) {
+            sections += t->op_params[k] >= 0 ? t->op_params[k] : INT32_MAX;
+        }
+        job.broken = numbers <= 0 || numbers > width || numbers % 2 != 0;
+        if (job.broken) {
+            return refuse("the model's metadata is damaged: a position turns %d of the %d numbers of a head, and can turn an "
+                          "even part of them", numbers, width);
+        }
+        job.broken = (t->op_params[MODE] & IN_SECTIONS) != 0 && (sections == 0 || sections > width);
+        if (job.broken) {
+            return refuse("the model's metadata is damaged: a position turns none of a head's %d numbers in sections, or "
+                          "more than all", width, 0);
+        }
+    }
+    return true;
+}
+#endif
+
 /*
  * ggml's allocator takes its last plan for memory again where a graph has as many nodes and leafs as
  * the one before, each no larger than the one in its place. Where the mask has changed that may be
@@ -732,7 +766,10 @@ __attribute__((visibility("default"))) bool ggml_backend_sched_alloc_graph(struc
         find_output(graph, job.output);
     }
     const int own = real.n_nodes(graph);
-    if (job.mask != NULL) {
+#ifndef LAYERSKIP_PRELOAD
+    ok = job.report == NULL || check_rotations(graph);
+#endif
+    if (ok && job.mask != NULL) {
         ok = apply_mask(graph, job.mask);
     }
     if (job.plan != NULL) {
@@ -777,8 +814,8 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
         return LAYERSKIP_REFUSED;
     }
     if (state->failed) {
-        real.set_causal_attn(ctx, false);
-        real.set_causal_attn(ctx, true);
+        real.set_causal_attn(ctx, state->bidirectional);
+        real.set_causal_attn(ctx, !state->bidirectional);
     } else if (changed) {
         discard(state->inputs);
     }
@@ -801,7 +838,7 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
     job.graph = NULL;
     job.inputs = state->inputs;
     job.alone = alone;
-    job.refused = false;
+    job.refused = job.broken = false;
     const int32_t result = real.decode(ctx, batch);
     job.mask = NULL;
     job.rows = NULL;
@@ -824,7 +861,7 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
         state->output.hidden = NULL;
     }
     if (job.refused) {
-        return LAYERSKIP_REFUSED;
+        return job.broken ? LAYERSKIP_BROKEN : LAYERSKIP_REFUSED;
     }
     if (unseen) {
         return LAYERSKIP_NOT_HOOKED;

@@ -25,6 +25,7 @@ enum {
 /* Results of layerskip_decode besides llama_decode's own. */
 enum {
     LAYERSKIP_REFUSED = -100,    /* the mask cannot be applied exactly; see report.reason */
+    LAYERSKIP_BROKEN = -102,     /* the model's graph cannot be computed, whatever the mask; likewise */
     LAYERSKIP_NOT_HOOKED = -101, /* llama.cpp built a graph that the hook never saw */
 };
 
@@ -112,6 +113,7 @@ struct layerskip_state {
     int32_t built_alone;       /* LAYERSKIP_TOGETHER and so on */
     struct ggml_cgraph *graph; /* that last graph, llama.cpp's; NULL = unknown */
     struct ggml_tensor *inputs[LAYERSKIP_INPUTS]; /* some of what it reads, NULL behind the last; valid as long as graph */
+    bool bidirectional;        /* the context attends in both directions, and takes no mask; set by the owner */
     bool failed;               /* the last decode did: llama.cpp's graph must not be used again */
     struct layerskip_report report;
     struct layerskip_stream *stream; /* NULL = nobody reads it; the owner's, outlives the context */
@@ -141,7 +143,7 @@ bool layerskip_hooked(void);
  * llama.cpp must compute the rows in the batch's order, and the batch must say whose outputs are wanted.
  * alone says what is computed as if each token came in a batch of its own: LAYERSKIP_TOGETHER to
  * LAYERSKIP_PRODUCTS_ALONE. Returns llama_decode's result or one of the codes above; after
- * LAYERSKIP_REFUSED nothing was computed. The context must use causal attention. Contexts may decode at
+ * LAYERSKIP_REFUSED and LAYERSKIP_BROKEN nothing was computed. Contexts may decode at
  * the same time in different threads, each with its own state.
  */
 int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ctx, struct llama_batch batch,
