@@ -25,7 +25,7 @@ const module = "github.com/gallop-llm/gallop"
 // only packages of lower floors, and those that the same name here stands for.
 var floors = [][]string{
 	{"internal/files", "internal/schema", "internal/stats", "internal/threads", "internal/template", "internal/realmodel", "third_party"},
-	{"skip", "gguf", "demo", "internal/tools"},
+	{"skip", "gguf", "demo", "internal/tools", "internal/download"},
 	{"llama", "internal/prune", "internal/models", "internal/randmodel"},
 	{"libs", "router", "internal/kv", "internal/dataset", "internal/search", "internal/preload", "internal/archmodel"},
 	{"internal/costs"},
