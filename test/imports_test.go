@@ -26,7 +26,7 @@ const module = "github.com/gallop-llm/gallop"
 var floors = [][]string{
 	{"internal/files", "internal/schema", "internal/stats", "internal/threads", "internal/template", "internal/realmodel", "third_party"},
 	{"skip", "gguf", "demo", "internal/tools", "internal/download"},
-	{"llama", "internal/prune", "internal/models", "internal/randmodel"},
+	{"llama", "internal/npm", "internal/prune", "internal/models", "internal/randmodel"},
 	{"libs", "router", "internal/kv", "internal/dataset", "internal/search", "internal/preload", "internal/archmodel"},
 	{"internal/costs"},
 	{"internal/draft", "internal/score", "internal/shortlist", "internal/train", "internal/inspect", "internal/llamatest"},
