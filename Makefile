@@ -1,5 +1,5 @@
 # `make` alone lists what can be made. The programs that are needed are go, cc,
-# npm, git and make; whatever else is needed comes by itself.
+# git and make, and npm for what says so; whatever else is needed comes by itself.
 
 BUILD    ?= build
 PREFIX   ?= /usr/local
@@ -8,6 +8,11 @@ DEVICE   ?= vulkan
 BEFORE   ?= 5f2f1d2
 NGL      ?= 5
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT    = $(shell git rev-parse HEAD 2>/dev/null)
+
+# The npm registry that the program asks where npm's configuration names none: npm's own
+# default, if npm is here.
+REGISTRY  = $(shell cd / && env -u npm_config_registry -u NPM_CONFIG_REGISTRY npm config get registry --userconfig=/none --globalconfig=/none/either 2>/dev/null)
 
 # The bindings are cgo. The version comes from git above, so go need not look
 # for it, which fails in a clone that belongs to another user.
@@ -38,9 +43,9 @@ demo: build setup ## build, fetch llama.cpp, show an answer whole and routed, an
 	@scripts/demo $(BUILD)/gallop
 
 build: need-go need-$(CC) ## build the program into build/gallop
-	go build -trimpath -ldflags '-X main.version=$(VERSION)' -o $(BUILD)/gallop ./cmd/gallop
+	go build -trimpath -ldflags '-X main.version=$(VERSION) -X main.commit=$(COMMIT) -X github.com/gallop-llm/gallop/libs.registry=$(REGISTRY)' -o $(BUILD)/gallop ./cmd/gallop
 
-setup: build need-npm ## fetch llama.cpp's libraries into the user's cache folder
+setup: build ## fetch llama.cpp's libraries into the user's cache folder
 	@$(BUILD)/gallop setup
 
 test: build setup preload need-browser need-page ## run the tests, then once more with the race detector

@@ -9,8 +9,10 @@
 //
 // # Caveats
 //
-// Install needs npm, which checks each package against the hashes that this package
-// contains. Without npm, put llama.cpp's libraries of the release [llama.Release]
+// Install checks each archive against the hash that this package contains, and follows
+// npm's configuration: registry, token, proxy, certificates. npm itself is not needed where
+// that names a registry, or the linker has put one into the program. Without a network,
+// [Options].From takes archives, or put llama.cpp's libraries of the release [llama.Release]
 // into a folder and set the environment variable [llama.EnvLibrary] to it: then no
 // other folder is looked at.
 //

@@ -1,82 +1,37 @@
-//go:build unix
-
 package libs
 
 import (
 	"context"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/gallop-llm/gallop/internal/download"
+	"github.com/gallop-llm/gallop/internal/npm"
 	"github.com/gallop-llm/gallop/llama"
 )
 
-// fakeNPM puts a script in npm's place, and a new, empty folder in the cache's. It
-// returns the cache folder. The script finds its name in $CACHE.
-func fakeNPM(t *testing.T, script string) (cache string) {
-	t.Helper()
-	bin, cache := t.TempDir(), t.TempDir()
-	require.NoError(t, os.WriteFile(filepath.Join(bin, "npm"), []byte("#!/bin/sh\n"+script), 0o755))
-	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
-	t.Setenv("HOME", cache) // where a Mac has the cache
-	t.Setenv("XDG_CACHE_HOME", cache)
-	t.Setenv("CACHE", cache)
-	t.Setenv(llama.EnvLibrary, "")
-	return cache
-}
-
-// brings is an npm that brings small files for the package of the lock file that
-// suits this system, and counts its calls.
-const brings = `set -e
-[ "$1" = ci ]
-echo called >>"$CACHE/calls"
-for name in $(sed -n 's,.*node_modules/\(@node-llama-cpp/[a-z0-9-]*\)".*,\1,p' package-lock.json); do
-	mkdir -p "node_modules/$name/bins/any"
-	printf 12345 >"node_modules/$name/bins/any/libggml.so"
-	printf 12345 >"node_modules/$name/bins/any/libllama.so"
-done
-`
-
-// calls is how often the fake npm was called.
-func calls(t *testing.T, cache string) int {
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join(cache, "calls"))
-	if !os.IsNotExist(err) {
-		require.NoError(t, err)
-	}
-	return strings.Count(string(text), "\n")
-}
-
-// leftovers lists what lies where libraries are put, hidden files included.
-func leftovers(t *testing.T) (names []string) {
-	t.Helper()
-	final, err := folder(DefaultDevice())
-	require.NoError(t, err)
-	entries, err := os.ReadDir(filepath.Dir(final))
-	require.NoError(t, err)
-	for _, entry := range entries {
-		names = append(names, entry.Name())
-	}
-	return names
-}
-
 func TestInstall(t *testing.T) {
-	cache := fakeNPM(t, brings)
+	r := newRegistry(t)
 	require.Empty(t, Installed(DefaultDevice()))
 	require.Equal(t, llama.SearchPath(), SearchPath())
-	var seen []int64
-	o := &Options{Progress: func(device string, bytes int64) {
+	var have, total int64
+	o := &Options{Progress: func(device string, h, of int64) {
 		require.Equal(t, DefaultDevice(), device)
-		seen = append(seen, bytes)
+		have, total = h, of
 	}}
 	dir, err := Install(context.Background(), o)
 	require.NoError(t, err)
 	require.FileExists(t, filepath.Join(dir, "libllama.so"))
-	require.NotEmpty(t, seen)
+	require.Positive(t, have)
+	require.Equal(t, total, have)
 	require.Equal(t, dir, Installed(DefaultDevice()))
 	require.Equal(t, append(llama.SearchPath(), dir), SearchPath())
 	require.Len(t, leftovers(t), 1)
@@ -84,7 +39,7 @@ func TestInstall(t *testing.T) {
 	again, err := Install(context.Background(), nil)
 	require.NoError(t, err)
 	require.Equal(t, dir, again)
-	require.Equal(t, 1, calls(t, cache), "what is there is not fetched again")
+	require.Equal(t, 1, r.requests(), "what is there is not fetched again")
 }
 
 // TestInstallRepairs damages what was fetched: neither is it used, nor does installing take
@@ -107,7 +62,7 @@ func TestInstallRepairs(t *testing.T) {
 		}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cache := fakeNPM(t, brings)
+			r := newRegistry(t)
 			dir, err := Install(context.Background(), nil)
 			require.NoError(t, err)
 			c.damage(t, dir)
@@ -120,7 +75,7 @@ func TestInstallRepairs(t *testing.T) {
 			again, err := Install(context.Background(), nil)
 			require.NoError(t, err)
 			require.Equal(t, dir, again)
-			require.Equal(t, 2, calls(t, cache))
+			require.Equal(t, 2, r.requests())
 			_, err = Verify(DefaultDevice())
 			require.NoError(t, err)
 			require.Len(t, leftovers(t), 1)
@@ -137,20 +92,17 @@ func list(t *testing.T) string {
 }
 
 func TestInstallGPU(t *testing.T) {
-	if platform() != "linux-x64" {
-		t.Skip("there are no GPU packages for every system")
-	}
-	cache := fakeNPM(t, brings)
+	r := newRegistry(t)
 	dir, err := Install(context.Background(), &Options{Device: "vulkan"})
 	require.NoError(t, err)
 	require.Equal(t, Installed("vulkan"), dir)
-	require.NotEmpty(t, Installed("cpu"), "a GPU's module is loaded beside the CPU's libraries")
-	require.Equal(t, []string{Installed("cpu"), dir}, SearchPath()[len(llama.SearchPath()):])
-	require.Equal(t, 2, calls(t, cache))
+	require.NotEmpty(t, Installed(DefaultDevice()), "a GPU's module is loaded beside the CPU's libraries")
+	require.Equal(t, []string{Installed(DefaultDevice()), dir}, SearchPath()[len(llama.SearchPath()):])
+	require.Equal(t, 2, r.requests())
 }
 
 func TestSearchPathOfTheEnvironment(t *testing.T) {
-	fakeNPM(t, brings)
+	newRegistry(t)
 	_, err := Install(context.Background(), nil)
 	require.NoError(t, err)
 	own := t.TempDir()
@@ -158,57 +110,206 @@ func TestSearchPathOfTheEnvironment(t *testing.T) {
 	require.Equal(t, llama.SearchPath(), SearchPath(), "no other folder is looked at")
 }
 
+func TestInstallGoesOn(t *testing.T) {
+	r := newRegistry(t)
+	r.fault = func(w http.ResponseWriter, q *http.Request) { r.cut(w, q, 40) }
+	_, err := Install(t.Context(), nil)
+	require.NoError(t, err, "each try brings something: more tries than a registry that brings nothing gets")
+	require.Greater(t, len(r.asked), download.MostTries)
+	require.Equal(t, []string{"", "bytes=40-", "bytes=80-"}, r.asked[:3])
+	require.Len(t, leftovers(t), 1)
+}
+
+func TestInstallGoesOnLater(t *testing.T) {
+	r := newRegistry(t)
+	r.fault = func(w http.ResponseWriter, q *http.Request) {
+		if q.Header.Get("Range") == "" {
+			r.cut(w, q, 50)
+		}
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	_, err := Install(t.Context(), nil)
+	require.ErrorIs(t, err, ErrFetch)
+	require.Empty(t, Installed(DefaultDevice()))
+	r.fault, r.asked = nil, nil
+	_, err = Install(t.Context(), nil)
+	require.NoError(t, err)
+	require.Equal(t, []string{"bytes=50-"}, r.asked)
+	require.Len(t, leftovers(t), 1)
+}
+
+// TestInstallAtOnce starts as many as a machine's users may.
+func TestInstallAtOnce(t *testing.T) {
+	r := newRegistry(t)
+	r.fault = func(w http.ResponseWriter, q *http.Request) {
+		time.Sleep(20 * time.Millisecond)
+		r.send(w, q)
+	}
+	var all sync.WaitGroup
+	var errs [8]error
+	for i := range errs {
+		all.Go(func() { _, errs[i] = Install(t.Context(), nil) })
+	}
+	all.Wait()
+	for _, err := range errs {
+		require.NoError(t, err)
+	}
+	require.Equal(t, 1, r.requests(), "the others wait for the first")
+	require.Len(t, leftovers(t), 1)
+}
+
 func TestInstallFailures(t *testing.T) {
-	for name, c := range map[string]struct {
-		script, device string
-		want           error
-		text           string
+	status := func(code int) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
+	}
+	name := scope + "/" + platform()
+	for title, c := range map[string]struct {
+		fault http.HandlerFunc
+		want  error // nil = the system's
+		text  string
+		asked int // 0 = any
 	}{
-		"unknown device":     {brings, "abacus", ErrDevice, "choose one of cpu, vulkan, cuda, metal"},
-		"npm fails":          {"echo 'npm error network is down' >&2\nexit 1\n", "", ErrFetch, "network is down"},
-		"npm says nothing":   {"exit 1\n", "", ErrFetch, "no reason given"},
-		"npm brings nothing": {"exit 0\n", "", ErrPlatform, llama.EnvLibrary},
+		"not there":  {status(404), ErrFetch, "has no " + name, 1},
+		"private":    {status(401), ErrFetch, "gives no access to " + name, 1},
+		"forbidden":  {status(403), ErrFetch, "check the token for it in npm's configuration", 1},
+		"down":       {status(502), ErrFetch, "has a fault of its own (HTTP status 502, Bad Gateway)", download.MostTries},
+		"odd":        {status(418), ErrFetch, "answers with HTTP status 418", 1},
+		"hangs up":   {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, ErrFetch, "`gallop setup --from` takes an archive", download.MostTries},
+		"other file": {func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("hello")) }, ErrFetch, "it was deleted", 1},
+		"endless":    {func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Content-Length", "1000000000000000000") }, nil, "bytes are free", 1},
+		"in circles": {func(w http.ResponseWriter, q *http.Request) { http.Redirect(w, q, q.URL.Path, http.StatusFound) }, ErrFetch, "stopped after 10 redirects", 0},
 	} {
-		t.Run(name, func(t *testing.T) {
-			fakeNPM(t, c.script)
-			dir, err := Install(context.Background(), &Options{Device: c.device})
-			require.ErrorIs(t, err, c.want)
+		t.Run(title, func(t *testing.T) {
+			r := newRegistry(t)
+			r.fault = c.fault
+			dir, err := Install(t.Context(), nil)
 			require.ErrorContains(t, err, c.text)
+			if c.want != nil {
+				require.ErrorIs(t, err, c.want)
+			}
+			require.NotContains(t, err.Error(), "\n")
+			if c.asked > 0 {
+				require.Equal(t, c.asked, r.requests())
+			}
 			require.Empty(t, dir)
 			require.Empty(t, Installed(DefaultDevice()))
-			if c.want != ErrDevice {
-				require.Empty(t, leftovers(t))
+			for _, left := range leftovers(t) {
+				require.Contains(t, left, download.Unfinished)
 			}
+		})
+	}
+	newRegistry(t)
+	_, err := Install(t.Context(), &Options{Device: "abacus"})
+	require.ErrorIs(t, err, ErrDevice)
+	if _, err = Install(t.Context(), &Options{Device: "metal"}); DefaultDevice() != "metal" {
+		require.NoError(t, err)
+	}
+	locks = pinned(t, "vax-780")
+	_, err = Install(t.Context(), nil)
+	require.ErrorIs(t, err, ErrPlatform)
+	require.ErrorContains(t, err, llama.EnvLibrary)
+}
+
+func TestInstallStalls(t *testing.T) {
+	r := newRegistry(t)
+	stall = 30 * time.Millisecond
+	r.fault = func(_ http.ResponseWriter, q *http.Request) { <-q.Context().Done() }
+	_, err := Install(t.Context(), nil)
+	require.ErrorIs(t, err, ErrFetch)
+	require.ErrorContains(t, err, "no answer came")
+}
+
+// TestInstallCancelled ends the context in the middle: nothing has its final name, and the
+// next call goes on.
+func TestInstallCancelled(t *testing.T) {
+	r := newRegistry(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	r.fault = func(w http.ResponseWriter, q *http.Request) {
+		w.Header().Set("Content-Length", "1000")
+		_, _ = w.Write(r.archives[q.URL.Path][:50])
+		w.(http.Flusher).Flush()
+		time.Sleep(20 * time.Millisecond) // until the bytes are written down
+		cancel()
+		<-q.Context().Done()
+	}
+	_, err := Install(ctx, nil)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Empty(t, Installed(DefaultDevice()))
+	r.fault, r.asked = nil, nil
+	_, err = Install(t.Context(), nil)
+	require.NoError(t, err)
+	require.Equal(t, []string{"bytes=50-"}, r.asked)
+}
+
+// TestInstallFrom takes archives from the disk.
+func TestInstallFrom(t *testing.T) {
+	r := newRegistry(t)
+	r.fault = func(http.ResponseWriter, *http.Request) { panic("nothing is fetched") }
+	dir := t.TempDir()
+	for path, data := range r.archives {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, filepath.Base(path)), data, 0o644))
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "other.tgz"), []byte("other"), 0o644))
+	one := filepath.Join(dir, platform()+"-1.2.3.tgz")
+	if DefaultDevice() == "metal" {
+		one = filepath.Join(dir, platform()+"-metal-1.2.3.tgz")
+	}
+	_, err := Install(t.Context(), &Options{From: one})
+	require.NoError(t, err)
+	require.FileExists(t, one)
+	require.NotEmpty(t, Installed(DefaultDevice()))
+	_, err = Install(t.Context(), &Options{Device: "vulkan", From: dir})
+	require.NoError(t, err)
+	require.NotEmpty(t, Installed("vulkan"))
+
+	newRegistry(t)
+	for _, from := range []string{filepath.Join(dir, "other.tgz"), t.TempDir(), filepath.Join(dir, "none")} {
+		_, err = Install(t.Context(), &Options{From: from})
+		require.ErrorIs(t, err, ErrFrom)
+		require.Empty(t, leftovers(t))
+	}
+	require.Zero(t, r.requests())
+}
+
+// TestInstallRefusesArchives has archives that the lock file pins and that no package has.
+func TestInstallRefusesArchives(t *testing.T) {
+	for title, data := range map[string][]byte{
+		"no gzip":     []byte("not zipped"),
+		"leads out":   pack(t, "package/../../../../evil"),
+		"is cut":      pack(t, "package/bins/any/libggml.so")[:60],
+		"comes twice": pack(t, "package/a", "package/a"),
+	} {
+		t.Run(title, func(t *testing.T) {
+			r := newRegistry(t)
+			name := platform()
+			locks = pinned(t, name, data...)
+			for path := range r.archives {
+				r.archives[path] = data
+			}
+			_, err := Install(t.Context(), nil)
+			require.ErrorIs(t, err, npm.ErrArchive)
+			require.Empty(t, leftovers(t))
 		})
 	}
 }
 
-func TestInstallWithoutNPM(t *testing.T) {
-	fakeNPM(t, brings)
-	t.Setenv("PATH", t.TempDir())
-	_, err := Install(context.Background(), nil)
-	require.ErrorIs(t, err, ErrNoNPM)
-}
-
-// TestInstallCancelled ends the context while npm, and a program that it runs, are at
-// work: neither is waited for, and nothing is left.
-func TestInstallCancelled(t *testing.T) {
-	cache := fakeNPM(t, `(sleep 20; touch "$CACHE/finished") &
-touch "$CACHE/started"
-wait
-`)
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() {
-		for {
-			if _, err := os.Stat(filepath.Join(cache, "started")); err == nil {
-				cancel()
-				return
-			}
-			time.Sleep(time.Millisecond)
-		}
-	}()
-	_, err := Install(ctx, nil)
-	require.ErrorIs(t, err, context.Canceled)
-	require.Empty(t, leftovers(t))
-	require.NoFileExists(t, filepath.Join(cache, "finished"))
+// TestRedirectsGetNoToken sends the archive elsewhere, as some registries do.
+func TestRedirectsGetNoToken(t *testing.T) {
+	r := newRegistry(t)
+	var elsewhere []http.Header
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		elsewhere = append(elsewhere, q.Header)
+		r.send(w, q)
+	}))
+	defer other.Close()
+	r.fault = func(w http.ResponseWriter, q *http.Request) {
+		http.Redirect(w, q, other.URL+q.URL.Path, http.StatusFound)
+	}
+	host := strings.TrimPrefix(r.URL, "http:")
+	require.NoError(t, os.WriteFile(filepath.Join(os.Getenv("HOME"), ".npmrc"), []byte(host+"/:_authToken=secret\n"), 0o600))
+	_, err := Install(t.Context(), nil)
+	require.NoError(t, err)
+	require.Equal(t, []string{"Bearer secret"}, r.auth)
+	require.Len(t, elsewhere, 1)
+	require.Empty(t, elsewhere[0].Get("Authorization"))
 }

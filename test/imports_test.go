@@ -25,8 +25,8 @@ const module = "github.com/gallop-llm/gallop"
 // only packages of lower floors, and those that the same name here stands for.
 var floors = [][]string{
 	{"internal/files", "internal/schema", "internal/stats", "internal/threads", "internal/template", "internal/realmodel", "third_party"},
-	{"skip", "gguf", "demo", "internal/tools"},
-	{"llama", "internal/prune", "internal/models", "internal/randmodel"},
+	{"skip", "gguf", "demo", "internal/tools", "internal/download"},
+	{"llama", "internal/npm", "internal/prune", "internal/models", "internal/randmodel"},
 	{"libs", "router", "internal/kv", "internal/dataset", "internal/search", "internal/preload", "internal/archmodel"},
 	{"internal/costs"},
 	{"internal/draft", "internal/score", "internal/shortlist", "internal/train", "internal/inspect", "internal/llamatest"},

@@ -2,7 +2,11 @@
 // layers skipped at will.
 package main
 
-import "os"
+import (
+	"os"
+
+	_ "golang.org/x/crypto/x509roots/fallback" // for systems without certificates: a bare Debian has none
+)
 
 func main() {
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))

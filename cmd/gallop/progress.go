@@ -18,18 +18,6 @@ func spin(w io.Writer, what string) (stop func()) {
 	return func() { _ = bar.Finish() }
 }
 
-// fetchBar gives a function that shows how many bytes of a device's libraries have
-// come, and one that takes the bar away. Away from a terminal both are silent.
-func fetchBar(w io.Writer, what string) (progress func(device string, bytes int64), stop func()) {
-	if !isTerminal(w) {
-		return nil, func() {}
-	}
-	bar := progressbar.NewOptions64(-1, progressbar.OptionSetWriter(w), progressbar.OptionSetDescription(what),
-		progressbar.OptionShowBytes(true), progressbar.OptionUseIECUnits(true), progressbar.OptionSetElapsedTime(true),
-		progressbar.OptionClearOnFinish(), progressbar.OptionSetRenderBlankState(true))
-	return func(_ string, bytes int64) { _ = bar.Set64(bytes) }, func() { _ = bar.Finish() }
-}
-
 // patience is how long a bar waits before it shows itself: quick work needs none.
 const patience = 2 * time.Second
 

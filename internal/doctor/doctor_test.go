@@ -60,16 +60,6 @@ func TestExamineModel(t *testing.T) {
 	require.Nil(t, r.Model)
 }
 
-func TestExamineWithoutNPM(t *testing.T) {
-	llamatest.Library(t)
-	t.Setenv("PATH", t.TempDir())
-	r := Examine("", "")
-	require.True(t, r.OK, "npm is needed only while there are no libraries")
-	require.Empty(t, r.NPM)
-	require.Contains(t, r.Checks, Check{Name: "npm", Status: Note, Text: "not found; only `gallop setup` needs it",
-		Fix: "apt install npm (or nodejs.org)"})
-}
-
 func TestExamineWithoutHome(t *testing.T) {
 	t.Setenv("HOME", "")
 	t.Setenv("XDG_CACHE_HOME", "")
@@ -110,14 +100,14 @@ func TestWriteText(t *testing.T) {
 	require.True(t, r.OK)
 	r.add("GPU", Note, "gallop setup --device vulkan", "none in use")
 	require.True(t, r.OK)
-	r.add("npm", Missing, "apt install npm", "not found")
+	r.add("masks", Missing, "gallop setup", "none")
 	require.False(t, r.OK)
 	var b bytes.Buffer
 	require.NoError(t, r.WriteText(&b))
 	require.Equal(t, `✓ libraries      /lib
 · GPU            none in use
                  → gallop setup --device vulkan
-✗ npm            not found
-                 → apt install npm
+✗ masks          none
+                 → gallop setup
 `, b.String())
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/gallop-llm/gallop/gguf"
+	"github.com/gallop-llm/gallop/internal/download"
 	"github.com/gallop-llm/gallop/internal/files"
 )
 
@@ -190,15 +191,16 @@ const mostAnswer = 32 << 20
 
 // get asks for JSON, some times if need be.
 func (h *Hub) get(ctx context.Context, repo, address string, into any) (header http.Header, err error) {
-	err = h.retry(ctx, func() (bool, error) {
-		return false, h.ask(ctx, address, 0, func(r *http.Response, body io.Reader) error {
+	client := h.client()
+	err = client.Retry(ctx, func() (bool, error) {
+		return false, client.Get(ctx, address, 0, func(r *http.Response, body io.Reader) error {
 			header = r.Header
 			data, err := io.ReadAll(io.LimitReader(body, mostAnswer))
 			if err != nil {
 				return err
 			}
 			if json.Unmarshal(data, into) != nil {
-				return fmt.Errorf("%w: %s answers no JSON; is HF_ENDPOINT a model hub?", ErrHub, h.host())
+				return download.Permanent{Err: fmt.Errorf("%w: %s answers no JSON; is HF_ENDPOINT a model hub?", ErrHub, h.host())}
 			}
 			return nil
 		})
@@ -277,25 +279,24 @@ func (h *Hub) fetch(ctx context.Context, repo, revision string, wanted []remote)
 	for _, f := range wanted {
 		total += f.size()
 		if size := sizeOf(filepath.Join(blobs, f.sum())); size != f.size() {
-			left += max(f.size()-max(sizeOf(filepath.Join(blobs, f.sum()+unfinished)), 0), 0)
+			left += max(f.size()-max(sizeOf(filepath.Join(blobs, f.sum()+download.Unfinished)), 0), 0)
 		}
 	}
 	if err := files.CheckRoom(blobs, uint64(left)); err != nil {
 		return "", fmt.Errorf("cannot fetch %s into %s, %d bytes: %w", repo, h.Folder, left, err)
 	}
 	for _, f := range wanted {
-		t := transfer{hub: h, repo: repo, file: f, address: h.Endpoint + "/" + repo + "/resolve/" + revision + "/" + escape(f.Path)}
-		t.progress = func(of int64) {
+		progress := func(of int64) {
 			if h.Progress != nil {
 				h.Progress(done+of, total)
 			}
 		}
 		blob := filepath.Join(blobs, f.sum())
-		if err := t.fetch(ctx, blob); err != nil {
-			return "", err
+		if err := h.client().File(ctx, h.file(repo, revision, f, progress), blob); err != nil {
+			return "", h.explain(repo, fmt.Errorf("%s: %w", f.Path, err))
 		}
 		done += f.size()
-		t.progress(0)
+		progress(0)
 		if err := link(blob, filepath.Join(shot, filepath.FromSlash(f.Path))); err != nil {
 			return "", fmt.Errorf("put %s of %s in place: %w", f.Path, repo, err)
 		}

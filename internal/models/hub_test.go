@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/gallop-llm/gallop/internal/download"
 	"golang.org/x/sys/unix"
 )
 
@@ -149,7 +151,7 @@ func (f *fakeHub) requireWhole(t *testing.T, path, name string) {
 	require.NoError(t, err)
 	require.False(t, filepath.IsAbs(target), "the store can be moved")
 	for _, blob := range f.blobs(t) {
-		require.NotContains(t, blob, unfinished)
+		require.NotContains(t, blob, download.Unfinished)
 	}
 }
 
@@ -158,7 +160,7 @@ func (f *fakeHub) requireNothing(t *testing.T) {
 	t.Helper()
 	err := filepath.WalkDir(f.hub.Folder, func(path string, e fs.DirEntry, err error) error {
 		if err == nil && !e.IsDir() {
-			require.True(t, strings.HasSuffix(path, unfinished), path)
+			require.True(t, strings.HasSuffix(path, download.Unfinished), path)
 		}
 		return nil
 	})
@@ -240,7 +242,7 @@ func TestFetchGoesOn(t *testing.T) {
 	path, err := f.hub.Fetch(t.Context(), repo)
 	require.NoError(t, err, "each try brings something: more tries than a hub that brings nothing gets")
 	f.requireWhole(t, path, "model-Q4_K_M.gguf")
-	require.Greater(t, len(f.ranges), mostTries)
+	require.Greater(t, len(f.ranges), download.MostTries)
 	require.Empty(t, f.ranges[0])
 	from := 0
 	_, err = fmt.Sscanf(f.ranges[1], "bytes=%d-", &from)
@@ -281,7 +283,7 @@ func TestFetchGoesOnLater(t *testing.T) {
 				return false
 			}
 			sum := sha256.Sum256([]byte(f.files["model-Q4_K_M.gguf"]))
-			put(t, filepath.Join(f.hub.Folder, "models--org--Model-GGUF", "blobs", hex.EncodeToString(sum[:])+unfinished), left)
+			put(t, filepath.Join(f.hub.Folder, "models--org--Model-GGUF", "blobs", hex.EncodeToString(sum[:])+download.Unfinished), left)
 			path, err := f.hub.Fetch(t.Context(), repo)
 			require.NoError(t, err)
 			f.requireWhole(t, path, "model-Q4_K_M.gguf")
@@ -306,7 +308,7 @@ func TestFetchChecksum(t *testing.T) {
 		require.NoFileExists(t, filepath.Join(f.hub.Folder, "models--org--Model-GGUF", "snapshots", revision, name))
 		require.NoFileExists(t, filepath.Join(f.hub.Folder, "models--org--Model-GGUF", "refs", "main"))
 		for _, blob := range f.blobs(t) {
-			require.NotContains(t, blob, unfinished)
+			require.NotContains(t, blob, download.Unfinished)
 		}
 	}
 }
@@ -367,8 +369,8 @@ func TestFetchRefused(t *testing.T) {
 		"gated":        {secret, 403, "", ErrAccess, "is for those only whom its owner lets in; ask for it at http://127.0.0.1", 1},
 		"not there":    {secret, 404, "", ErrName, "there is no org/Model-GGUF at 127.0.0.1", 1},
 		"too many":     {secret, 429, "7200", ErrHub, "has had too many requests; run the same command again in 2h0m0s", 1},
-		"too many yet": {secret, 429, "", ErrHub, "has had too many requests; run the same command again later", mostTries},
-		"down":         {secret, 503, "", ErrHub, "has a fault of its own (HTTP status 503, Service Unavailable)", mostTries},
+		"too many yet": {secret, 429, "", ErrHub, "has had too many requests; run the same command again later", download.MostTries},
+		"down":         {secret, 503, "", ErrHub, "has a fault of its own (HTTP status 503, Service Unavailable)", download.MostTries},
 		"odd":          {secret, 418, "", ErrHub, "answers with HTTP status 418, I'm a teapot for org/Model-GGUF", 1},
 	} {
 		for _, where := range []string{"api", "file"} {
@@ -430,7 +432,7 @@ func TestFetchStalls(t *testing.T) {
 	require.ErrorIs(t, err, ErrHub)
 	require.ErrorContains(t, err, "no answer came")
 	f.mu.Lock() // no answer tells that the hub is done with the requests
-	require.Len(t, f.ranges, mostTries)
+	require.Len(t, f.ranges, download.MostTries)
 	f.requireNothing(t)
 
 	f.fault = func(w http.ResponseWriter, r *http.Request, path string) bool { // slow, but it comes
@@ -493,7 +495,7 @@ func TestFetchFullDisk(t *testing.T) {
 	f.api = nil
 	sum := sha256.Sum256([]byte(f.files["model-Q4_K_M.gguf"]))
 	blob := filepath.Join(f.hub.Folder, "models--org--Model-GGUF", "blobs", hex.EncodeToString(sum[:]))
-	require.NoError(t, os.Symlink("/dev/full", blob+unfinished))
+	require.NoError(t, os.Symlink("/dev/full", blob+download.Unfinished))
 	_, err = f.hub.Fetch(t.Context(), repo)
 	require.ErrorIs(t, err, unix.ENOSPC)
 	require.Len(t, f.ranges, 1, "it is not tried again")
