@@ -27,7 +27,7 @@ export WINEDLLOVERRIDES='mscoree=;mshtml=' # nothing here is written for .NET or
 rm -rf "$WINEPREFIX"
 wineboot --init
 wineserver --wait
-x86_64-w64-mingw32-gcc -O2 -shared -o "$WINEPREFIX/drive_c/windows/system32/bcryptprimitives.dll" test/wine/bcryptprimitives.c -ladvapi32
+x86_64-w64-mingw32-gcc -O2 -shared -o "$WINEPREFIX/drive_c/windows/system32/bcryptprimitives.dll" test/wine/testdata/bcryptprimitives.c -ladvapi32
 
 wine "$folder/gallop.exe" setup
 GALLOP_WINE=$folder go test -count 1 -timeout 60m -v ./test/wine
