@@ -29,5 +29,7 @@ wineboot --init
 wineserver --wait
 x86_64-w64-mingw32-gcc -O2 -shared -o "$WINEPREFIX/drive_c/windows/system32/bcryptprimitives.dll" test/wine/testdata/bcryptprimitives.c -ladvapi32
 
+npm_config_registry=$(npm config get registry) # npm's configuration is not in the prefix
+export npm_config_registry
 wine "$folder/gallop.exe" setup
 GALLOP_WINE=$folder go test -count 1 -timeout 60m -v ./test/wine
