@@ -14,11 +14,9 @@ done
 
 mkdir -p "$folder"
 go build -trimpath -o "$folder/gallop" ./cmd/gallop
-go build -trimpath -o "$folder/logits" ./test/wine/logits
 (
 	export GOOS=windows GOARCH=amd64 CGO_ENABLED=1 CC=x86_64-w64-mingw32-gcc
 	go build -trimpath -o "$folder/gallop.exe" ./cmd/gallop
-	go build -trimpath -o "$folder/logits.exe" ./test/wine/logits
 	go test -c -o "$folder/llama.test.exe" ./llama
 )
 

@@ -34,7 +34,7 @@ var floors = [][]string{
 	{"."},
 	{"internal/batch"},
 	{"server", "internal/server", "calibrate", "internal/calibrate", "internal/lab", "internal/doctor"},
-	{"cmd", "scripts", "demo/measure", "test/wine"},
+	{"cmd", "scripts", "demo/measure"},
 }
 
 // place finds the name in [floors] that stands for a package, the longest that fits;

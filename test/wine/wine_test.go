@@ -21,7 +21,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/gallop-llm/gallop/internal/llamatest"
-	"github.com/gallop-llm/gallop/internal/randmodel"
 )
 
 // build is the folder with the programs and the wine prefix; "" = wine is not asked for.
@@ -115,7 +114,7 @@ const question = "Write me a story about a hen."
 func TestRun(t *testing.T) {
 	need(t)
 	answers := map[string]bool{}
-	for _, mask := range []string{"", "f5,f7", "4"} {
+	for _, mask := range []string{"", "f5,f7", "1-3"} {
 		args := []string{"run", "--temp", "0", "-n", "40", "-t", "1", "--skip", mask, question}
 		if mask == "" {
 			args = []string{"run", "--temp", "0", "-n", "40", "-t", "1", "--profile", "off", question}
@@ -131,7 +130,8 @@ func TestRun(t *testing.T) {
 func TestLossless(t *testing.T) {
 	need(t)
 	args := []string{"run", "--temp", "0", "-n", "40", "-t", "1", "--profile", "off", question}
-	require.Equal(t, says(t, "", args...), says(t, "", append([]string{args[0], "--lossless", "--skip", "f5,f7"}, args[1:]...)...))
+	drafted := []string{"run", "--lossless", "--skip", "f5,f7", "--temp", "0", "-n", "40", "-t", "1", question}
+	require.Equal(t, says(t, "", args...), says(t, "", drafted...))
 }
 
 func TestChat(t *testing.T) {
@@ -210,31 +210,6 @@ func TestServe(t *testing.T) {
 		require.Equal(t, http.StatusOK, r.StatusCode, "%s", text)
 		require.Contains(t, string(text), "hen")
 	}
-}
-
-// TestLogits: Windows and Linux compute the same bits with the same release and CPU module.
-func TestLogits(t *testing.T) {
-	need(t)
-	dir := t.TempDir()
-	models := []string{"../../demo/gallop-demo.gguf"}
-	for _, name := range []string{"llama", "gemma3", "qwen3"} {
-		path := filepath.Join(dir, name+".gguf")
-		require.NoError(t, randmodel.Write(path, randmodel.Small(name)))
-		models = append(models, path)
-	}
-	var theirs []string
-	for i := range models {
-		var err error
-		models[i], err = filepath.Abs(models[i])
-		require.NoError(t, err)
-		theirs = append(theirs, windows(models[i]))
-	}
-	cmd := wine(t.Context(), "logits.exe", theirs...)
-	var complaints bytes.Buffer
-	cmd.Stderr = &complaints
-	out, err := cmd.Output()
-	require.NoError(t, err, "%s", &complaints)
-	require.Equal(t, linux(t, "logits", models...), strings.ReplaceAll(string(out), "\r\n", "\n"))
 }
 
 // masks are package llama's tests of what a mask does, of faults and of grammars.
