@@ -34,7 +34,7 @@ get-python3 := with `apt install python3-pip`
 NO_RACE := /test$$|/scripts/|/cmd/|/demo|/internal/(archmodel|calibrate|dataset|draft|preload|randmodel|schema|score|shortlist|template|tools|search|prune|lab/.*|server/web)$$
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build setup test test-long test-clients test-gpu test-cpus test-architectures lint preload bench bench-shapes bench-peers bench-engine bench-serve bench-lossless bench-compare real-speed real-table templates eval profile install fuzz clean travel models page need-browser need-page
+.PHONY: help demo build setup test test-long test-clients test-gpu test-cpus test-windows check-darwin test-architectures lint preload bench bench-shapes bench-peers bench-engine bench-serve bench-lossless bench-compare real-speed real-table templates eval profile install fuzz clean travel models page need-browser need-page
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,13 @@ test-gpu: build ## run the mask tests on a GPU: DEVICE=vulkan or cuda, whole mod
 test-cpus: build setup ## run the numeric tests under each of llama.cpp's CPU modules, MODULES= names some; writes docs/cpus.md
 	@go build -o $(BUILD)/testcpus ./scripts/testcpus
 	@$(BUILD)/testcpus --build '$(BUILD)' --docs docs/cpus.md --modules '$(MODULES)'
+
+test-windows: build need-npm ## build the Windows program with mingw and test it under wine (apt names both); first runs take minutes
+	scripts/test-windows.sh '$(BUILD)'
+
+check-darwin: need-go need-npm need-git ## compile and link the program for macOS, with a zig from npm; runs nothing
+	@mkdir -p $(BUILD)/darwin
+	scripts/check-darwin.sh '$(BUILD)'
 
 test-architectures: build setup ## check masks on tiny models of every architecture of llama.cpp, MODELS= names some; writes docs/architectures.md and build/architectures.json
 	@go build -o $(BUILD)/testarchitectures ./scripts/architectures

@@ -140,7 +140,7 @@ func (e *Engine) setDefaults() error {
 		return fmt.Errorf("%w: %d requests at once and a queue of %d, want 1 to %d and -1 or more", ErrRequest, o.Parallel, o.Queue, mostParallel)
 	}
 	if o.ReleaseSkipped && !e.model.Releasable() {
-		return fmt.Errorf("%w: skipped weights cannot be released: they are not in a mapping of the file, but were read, are locked or are on a GPU, or layers share them", ErrRequest)
+		return fmt.Errorf("%w: skipped weights cannot be released: they are not in a mapping of the file, but were read, are locked or are on a GPU, or layers share them, or the system is not Linux", ErrRequest)
 	}
 	return o.Skip.check()
 }

@@ -72,6 +72,14 @@ func platform() string {
 	return name + "-" + runtime.GOARCH
 }
 
+// named is how this system's files of a library are called.
+func named(library string) string {
+	if runtime.GOOS == "windows" {
+		return library
+	}
+	return "lib" + library
+}
+
 // libraries finds the files of a device's package that match pattern.
 func libraries(device, pattern string) []string {
 	dir, err := folder(device)
@@ -141,7 +149,7 @@ func SearchPath() []string {
 	}
 	for _, device := range Devices {
 		if dir := Installed(device); dir != "" {
-			if found, _ := filepath.Glob(filepath.Join(dir, "libllama.*")); len(found) > 0 {
+			if found, _ := filepath.Glob(filepath.Join(dir, named("llama.*"))); len(found) > 0 {
 				dirs = append(dirs, dir)
 			}
 		}
@@ -164,7 +172,7 @@ func Load() (skipped []error, err error) {
 			skipped = append(skipped, fmt.Errorf("%w; `gallop setup --device %s` fetches them anew", err, device))
 			continue
 		}
-		for _, path := range libraries(device, "libggml-"+device+".*") {
+		for _, path := range libraries(device, named("ggml-"+device+".*")) {
 			if filepath.Dir(path) == llama.Dir() {
 				continue // loaded with the library
 			}

@@ -90,7 +90,7 @@ func check(device string, reads bool) (dir string, err error) {
 	if err != nil {
 		return "", err
 	}
-	found := libraries(device, "libggml*")
+	found := libraries(device, named("ggml*"))
 	if len(found) == 0 {
 		return "", fmt.Errorf("%w: there are none in %s", ErrDamaged, root)
 	}
@@ -118,9 +118,9 @@ func checkListed(root string, list map[string]entry, reads bool) error {
 
 // checkUnlisted looks for the libraries that loading needs.
 func checkUnlisted(device string) error {
-	patterns := []string{"libggml*"}
+	patterns := []string{named("ggml*")}
 	if device == DefaultDevice() {
-		patterns = append(patterns, "libllama.*", "libggml.*", "libggml-base.*")
+		patterns = append(patterns, named("llama.*"), named("ggml.*"), named("ggml-base.*"))
 	}
 	for _, pattern := range patterns {
 		found := libraries(device, pattern)

@@ -9,6 +9,7 @@ import "C"
 import (
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
 	"unsafe"
 )
@@ -41,6 +42,11 @@ type Batch struct {
 // one. In quantised models the last bits that differ become other steps, and a draft
 // that is verified in a batch would be judged by other logits than its tokens get alone.
 type Isolation int32
+
+// Isolates tells whether this system can compute tokens of a batch apart. Where it cannot,
+// [Batch].Isolation changes nothing: on macOS and Windows the CPU module calls its own functions
+// directly, and nobody can come before them.
+func Isolates() bool { return runtime.GOOS == "linux" }
 
 // The steps of Isolation; each includes the ones before.
 const (

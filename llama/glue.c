@@ -1,18 +1,12 @@
-#define _GNU_SOURCE
 #include "glue.h"
 #include "faults.h"
 #include "lanes.h"
 #include "shortlist.h"
 
-#include <dlfcn.h>
-#include <fcntl.h>
 #include <math.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 struct gallop_api gallop_api;
 
@@ -63,10 +57,23 @@ static const char *check_defaults(void) {
 
 static void catch_uncaught(void *lib);
 
+/* The name that a function has in the library: C++ compilers write types in different ways. */
+static const char *exported(const char *name) {
+#ifdef _WIN32
+    if (strcmp(name, "_ZNK11llama_model10get_tensorEPKc") == 0) {
+        return "?get_tensor@llama_model@@QEBAPEBUggml_tensor@@PEBD@Z";
+    }
+#endif
+    return name;
+}
+
+const char *gallop_unhooked;
+
 bool gallop_open(const char *path, struct gallop_text *err) {
-    void *lib = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    const char *why;
+    void *lib = layerskip_open(path, &why);
     if (lib == NULL) {
-        return sentence(err, "", dlerror(), "");
+        return sentence(err, "", why, "");
     }
     const struct {
         const char *name;
@@ -75,11 +82,9 @@ bool gallop_open(const char *path, struct gallop_text *err) {
 #define GALLOP_SLOT(result, name, params, args) {#name, (void **)&gallop_api.name},
         LLAMA_API_FUNCTIONS(GALLOP_SLOT)};
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
-        *wanted[i].slot = dlsym(lib, wanted[i].name);
+        *wanted[i].slot = layerskip_function(lib, exported(wanted[i].name));
         if (*wanted[i].slot == NULL) {
-            sentence(err, "it has no function ", wanted[i].name, "");
-            dlclose(lib);
-            return false;
+            return sentence(err, "it has no function ", wanted[i].name, "");
         }
     }
     const char *differs = check_defaults();
@@ -93,10 +98,11 @@ bool gallop_open(const char *path, struct gallop_text *err) {
     if (missing != NULL) {
         return sentence(err, "it has no function ", missing, "");
     }
+    gallop_unhooked = layerskip_hook(lib);
     catch_uncaught(lib);
-    gallop_operator_new = (void *(*)(size_t))(uintptr_t)dlsym(lib, "_Znwm");
+    gallop_count_allocations(lib);
     gallop_catch_faults();
-    return true; /* lib stays open for the life of the process */
+    return true;
 }
 
 /* ---- log and errors ---- */
@@ -122,7 +128,7 @@ static void log_callback(int level, const char *text, void *user_data) {
 #define GUARDED(call)                   \
     do {                                \
         jmp_buf here;                   \
-        if (setjmp(here) == 0) {        \
+        if (GALLOP_SETJMP(here) == 0) { \
             gallop_guard = &here;       \
             call;                       \
         }                               \
@@ -142,10 +148,16 @@ _Noreturn void gallop_leave(const char *why) {
     longjmp(*gallop_guard, 1);
 }
 
+#ifdef _WIN32
+enum { SEPARATOR = '\\' }; /* of a path */
+#else
+enum { SEPARATOR = '/' };
+#endif
+
 /* llama.cpp has met what it does not go on from, such as a GPU's error. A process that aborts would
  * print the state of all its threads instead of the reason. */
 static void on_abort_of_library(const char *message) {
-    const char *source = strrchr(message, '/'); /* the folder is that of whoever built it */
+    const char *source = strrchr(message, SEPARATOR); /* the folder is that of whoever built it */
     message = source != NULL ? source + 1 : message;
     if (gallop_guard != NULL) {
         gallop_leave(message);
@@ -156,7 +168,7 @@ static void on_abort_of_library(const char *message) {
                 ? ": the GPU's driver is older than the CUDA that libggml-cuda.so was built with; update the driver, or use --ngl 0 or Vulkan"
             : strstr(why, "CUDA") != NULL || strstr(why, "vk::") != NULL ? " (--ngl 0 does without the GPU)"
                                                                        : "");
-    _exit(1);
+    _Exit(1);
 }
 
 /* llama.cpp has thrown what nobody catches. */
@@ -167,7 +179,7 @@ static void on_uncaught(void) {
 /* The C++ library's std::set_terminate. */
 static void catch_uncaught(void *lib) {
     typedef void handler(void);
-    handler *(*set_terminate)(handler *) = (handler * (*)(handler *))(uintptr_t)dlsym(lib, "_ZSt13set_terminatePFvvE");
+    handler *(*set_terminate)(handler *) = (handler * (*)(handler *))(uintptr_t)layerskip_function(lib, "_ZSt13set_terminatePFvvE");
     if (set_terminate != NULL) {
         set_terminate(on_uncaught);
     }
@@ -260,58 +272,13 @@ void gallop_set_weight(const struct llama_model *m, const char *name, uintptr_t 
     gallop_api.ggml_backend_tensor_set(t, (const void *)data, 0, size);
 }
 
-int gallop_drop(uintptr_t start, size_t size) { return madvise((void *)start, size, MADV_DONTNEED); }
-
-/* llama.cpp's grammar parser writes its complaints to stderr and nowhere else. A capture holds back
- * what is written there; begun and ended under capture_lock. */
-struct capture {
-    FILE *file; /* NULL = the capture failed, and stderr is as it was */
-    int saved;  /* the real stderr */
-};
-static pthread_mutex_t capture_lock = PTHREAD_MUTEX_INITIALIZER;
-
-static struct capture capture_begin(void) {
-    pthread_mutex_lock(&capture_lock);
-    struct capture c = {.file = tmpfile(), .saved = -1};
-    if (c.file != NULL) {
-        c.saved = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0);
-        if (c.saved < 0 || dup2(fileno(c.file), STDERR_FILENO) < 0) {
-            fclose(c.file);
-            c.file = NULL;
-        }
-    }
-    return c;
-}
-
-/* Takes the first line into err, if given; otherwise what was held back was somebody else's and is
- * passed on. */
-static void capture_end(struct capture *c, struct gallop_text *err) {
-    char text[GALLOP_TEXT];
-    size_t n;
-    if (c->file != NULL) {
-        dup2(c->saved, STDERR_FILENO);
-        rewind(c->file);
-        if (err != NULL && fgets(text, sizeof text, c->file) != NULL) {
-            memcpy(err->text, text, sizeof text);
-        }
-        while (err == NULL && (n = fread(text, 1, sizeof text, c->file)) > 0) {
-            fwrite(text, 1, n, stderr);
-        }
-        fclose(c->file);
-    }
-    if (c->saved >= 0) {
-        close(c->saved);
-    }
-    pthread_mutex_unlock(&capture_lock);
-}
-
 struct llama_sampler *gallop_new_grammar(const struct llama_vocab *v, const char *grammar, struct gallop_text *err) {
     first_error[0] = '\0';
-    struct capture c = capture_begin();
+    gallop_hold_stderr();
     struct llama_sampler *volatile s = NULL;
     GUARDED(s = gallop_api.llama_sampler_init_grammar(v, grammar, "root"));
     take_error(err);
-    capture_end(&c, s == NULL ? err : NULL);
+    gallop_release_stderr(s == NULL ? err : NULL);
     return s;
 }
 
@@ -489,6 +456,16 @@ void *gallop_cpu_function(const char *name) {
     return cpu_module == NULL ? NULL : ggml_backend_reg_get_proc_address(cpu_module, name);
 }
 
+/* How long threads of a pool have slept so far; 0 where barrier.c is not there. */
+static int64_t stalled(const struct ggml_threadpool *pool) {
+#ifdef __linux__
+    return layerskip_stalled(pool);
+#else
+    (void)pool;
+    return 0;
+#endif
+}
+
 void gallop_set_threads(struct gallop_context *c, struct llama_context *ctx, int32_t n, int32_t n_batch) {
     llama_set_n_threads(ctx, n, n_batch);
     const int32_t most = n > n_batch ? n : n_batch;
@@ -505,7 +482,7 @@ void gallop_set_threads(struct gallop_context *c, struct llama_context *ctx, int
         free(larger);
         return;
     }
-    larger->stalled = layerskip_stalled(larger->pool);
+    larger->stalled = stalled(larger->pool);
     llama_attach_threadpool(ctx, larger->pool, larger->pool);
     c->pools = larger;
 }
@@ -521,7 +498,7 @@ static void free_pools(struct gallop_pool *p) {
 }
 
 int64_t gallop_stalled(const struct gallop_context *c) {
-    return c->pools == NULL ? 0 : layerskip_stalled(c->pools->pool) - c->pools->stalled;
+    return c->pools == NULL ? 0 : stalled(c->pools->pool) - c->pools->stalled;
 }
 
 void gallop_free_context(struct gallop_context *c) {

@@ -29,6 +29,9 @@ struct gallop_text {
 /* Opens libllama at path and fills gallop_api. False: err says why. Once per process. */
 bool gallop_open(const char *path, struct gallop_text *err);
 
+/* Why masks cannot be used with the opened library; NULL = they can. */
+extern const char *gallop_unhooked;
+
 /* A function of the CPU module's that is in its registry under this name; NULL = it has none. */
 void *gallop_cpu_function(const char *name);
 
@@ -54,7 +57,8 @@ const void *gallop_weight(const struct llama_model *m, const char *name, size_t 
 /* Sets a weight from its bytes in the file, which are repacked where it is. */
 void gallop_set_weight(const struct llama_model *m, const char *name, uintptr_t data, size_t size);
 
-/* Drops whole pages: those of a file are read again, others are zeros then. Other than 0: errno says why not. */
+/* Drops whole pages: those of a file are read again, others are zeros then. Other than 0: errno says why not.
+ * Not on Windows. */
 int gallop_drop(uintptr_t start, size_t size);
 
 /* A model's list of devices that has none but the CPU. */
@@ -68,6 +72,12 @@ struct llama_context *gallop_new_context(struct llama_model *m, struct llama_con
                                          struct gallop_text *err); /* watch->stop and pause abort its decodes */
 struct llama_adapter_lora *gallop_load_lora(struct llama_model *m, const char *path, struct gallop_text *err);
 struct llama_sampler *gallop_new_grammar(const struct llama_vocab *v, const char *grammar, struct gallop_text *err);
+
+/* llama.cpp's grammar parser writes its complaints to stderr and nowhere else. Between these two calls what is written
+ * there is held back; other threads wait their turn. The first line goes into err, if given; otherwise it
+ * was somebody else's, and all of it is passed on. */
+void gallop_hold_stderr(void);
+void gallop_release_stderr(struct gallop_text *err);
 
 /* As llama_tokenize, but GALLOP_ESCAPED where llama.cpp fails over the text; err says why. */
 enum { GALLOP_ESCAPED = INT32_MIN };

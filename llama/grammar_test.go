@@ -121,8 +121,8 @@ func FuzzGrammar(f *testing.F) {
 // that takes long or much memory. What is only long, or has many alternatives, goes on.
 func TestAmbiguousGrammars(t *testing.T) {
 	llamatest.Library(t)
-	if runtime.GOOS != "linux" {
-		t.Skip("llama.cpp's allocations cannot be counted here")
+	if runtime.GOOS == "darwin" {
+		t.Skip("nobody has tried whether llama.cpp's allocations are counted here")
 	}
 	m := llamatest.Small(t, "llama")
 	at := small(t, m)

@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -272,8 +271,7 @@ func TestVictim(t *testing.T) {
 	if os.Getenv(envVictim) == "" {
 		t.Skip("only for FuzzModel")
 	}
-	// No model of the test's size needs more.
-	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_AS, &syscall.Rlimit{Cur: 16 << 30, Max: 16 << 30}))
+	limitMemory(t)
 	llamatest.Library(t)
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {

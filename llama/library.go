@@ -3,6 +3,7 @@ package llama
 /*
 #cgo CFLAGS: -std=c11 -O2 -Wall -Wextra -Wno-unused-parameter -I${SRCDIR}/../third_party/llama.cpp/include -I${SRCDIR}/../third_party/layerskip
 #cgo linux LDFLAGS: -ldl -rdynamic
+#cgo windows LDFLAGS: -static
 #include <stdlib.h>
 #include "glue.h"
 */
@@ -24,8 +25,12 @@ import (
 // libraries; it goes before every other place.
 const EnvLibrary = "GALLOP_LIB"
 
-// Release is the llama.cpp release whose layout this package is written for.
+// Release is the llama.cpp release that this package is written for.
 const Release = "v0.5.0"
+
+// Releases are those whose layout is the same in all that this package uses, the oldest
+// first: macOS and Windows have libraries of the first.
+var Releases = []string{"v0.4.0", Release}
 
 var library struct {
 	sync.Mutex
@@ -60,9 +65,9 @@ func SearchPath(cache ...string) []string {
 // FindLibrary returns the path of libllama in the first of dirs that holds it.
 // The error wraps [ErrNoLibrary].
 func FindLibrary(dirs []string) (string, error) {
-	pattern := "libllama.*so*"
-	if runtime.GOOS == "darwin" {
-		pattern = "libllama.*dylib"
+	pattern := map[string]string{"darwin": "libllama.*dylib", "windows": "llama.*dll"}[runtime.GOOS]
+	if pattern == "" {
+		pattern = "libllama.*so*"
 	}
 	for _, dir := range dirs {
 		// The published files carry the release in their names.
@@ -98,7 +103,7 @@ func Load(dirs []string) error {
 	var why C.struct_gallop_text
 	if !C.gallop_open(cpath, &why) {
 		library.failed = fmt.Errorf("%w (%s): %s: %s; run `gallop setup` and unset %s to use the right one",
-			ErrForeignLibrary, Release, path, C.GoString(&why.text[0]), EnvLibrary)
+			ErrForeignLibrary, strings.Join(Releases, " or "), path, C.GoString(&why.text[0]), EnvLibrary)
 		return library.failed
 	}
 	C.gallop_log_to_go()
@@ -108,7 +113,7 @@ func Load(dirs []string) error {
 	C.llama_backend_init()
 	if len(devices()) == 0 {
 		library.failed = fmt.Errorf("%w (%s): no CPU module in %s suits this machine; run `gallop setup`",
-			ErrForeignLibrary, Release, filepath.Dir(path))
+			ErrForeignLibrary, strings.Join(Releases, " or "), filepath.Dir(path))
 		return library.failed
 	}
 	library.dir = filepath.Dir(path)
@@ -159,8 +164,8 @@ func MasksAvailable() error {
 	if Dir() == "" {
 		return ErrNotLoaded
 	}
-	if !C.layerskip_hooked() {
-		return fmt.Errorf("%w: the hook is not in the way of this library's calls; link the program with -rdynamic", ErrMask)
+	if C.gallop_unhooked != nil {
+		return fmt.Errorf("%w: the hook is not in the way of this library's calls: %s", ErrMask, C.GoString(C.gallop_unhooked))
 	}
 	return nil
 }

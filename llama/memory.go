@@ -14,8 +14,6 @@ import (
 	"sync"
 	"unsafe"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -41,22 +39,6 @@ func (p place) repacked() bool { return p.used != 0 && p.used != p.file }
 type mapping struct {
 	start, end uintptr
 	offset     uint64 // of start, in the file
-}
-
-// fileMappings lists the process's shared read-only mappings of files. It is
-// empty where the system does not tell, as macOS.
-func fileMappings() (all []mapping) {
-	maps, _ := os.ReadFile("/proc/self/maps")
-	for line := range strings.Lines(string(maps)) {
-		var m mapping
-		var access, device string
-		var inode uint64
-		_, err := fmt.Sscanf(line, "%x-%x %s %x %s %d", &m.start, &m.end, &access, &m.offset, &device, &inode)
-		if err == nil && access == "r--s" && inode != 0 {
-			all = append(all, m)
-		}
-	}
-	return all
 }
 
 // at is where size bytes of the file from offset on lie; 0 = elsewhere.
@@ -85,7 +67,7 @@ func (m *Model) placeWeights(locked bool) error {
 			}
 		}
 	}
-	m.pageable = !locked
+	m.pageable = canDrop && !locked
 	for i, t := range m.Tensors {
 		p := &m.places[i]
 		for _, in := range own[p.part] {
@@ -156,7 +138,7 @@ func mapFile(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_SHARED)
+	return mapBytes(f, int(info.Size()))
 }
 
 // dropUnused gives back what nothing reads of the mapping. What llama.cpp copied
@@ -204,7 +186,7 @@ func pages(addr uintptr, size uint64) (start uintptr, n uint64) {
 // drop gives whole pages of a tensor's bytes back to the system.
 func (m *Model) drop(addr uintptr, size uint64) error {
 	start, n := pages(addr, size)
-	if failed, err := C.gallop_drop(C.uintptr_t(start), C.size_t(n)); failed != 0 {
+	if err := dropPages(start, n); err != nil {
 		return fmt.Errorf("give back %d bytes of %s: %w", n, m.Path, err)
 	}
 	return nil
@@ -217,7 +199,7 @@ func (m *Model) droppable(p place) bool {
 
 // Releasable tells whether [Model.ReleaseWeights] can do anything: not where the
 // file was read instead of mapped, or is locked in memory, or is all on a GPU, or where
-// layers share weights.
+// layers share weights, nor on Windows and macOS.
 func (m *Model) Releasable() bool {
 	for _, p := range m.places {
 		if m.droppable(p) {

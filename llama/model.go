@@ -17,8 +17,6 @@ import (
 	"time"
 	"unsafe"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/gallop-llm/gallop/gguf"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -389,7 +387,7 @@ func (m *Model) release() {
 		m.ptr = nil
 		live.Add(-1)
 		for _, data := range m.ends {
-			_ = unix.Munmap(data) // fails for addresses that are not mapped, which these are
+			_ = unmapBytes(data) // fails for addresses that are not mapped, which these are
 		}
 	}
 }

@@ -1,7 +1,5 @@
-#define _GNU_SOURCE
 #include "shortlist.h"
 
-#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,13 +19,8 @@ static struct ggml_backend_device *cpu_device(void) {
 /* The CPU module keeps its kernels out of the registry, so they are found beside a function that is in it. */
 static const struct ggml_type_traits_cpu *cpu_traits(int32_t type) {
     void *known = gallop_cpu_function("ggml_backend_set_n_threads");
-    Dl_info module;
-    void *lib = known != NULL && dladdr(known, &module) != 0 ? dlopen(module.dli_fname, RTLD_LAZY | RTLD_NOLOAD) : NULL;
-    if (lib == NULL) {
-        return NULL;
-    }
-    const struct ggml_type_traits_cpu *(*get)(int32_t) = (const struct ggml_type_traits_cpu *(*)(int32_t))dlsym(lib, "ggml_get_type_traits_cpu");
-    dlclose(lib); /* the registry keeps it open */
+    const struct ggml_type_traits_cpu *(*get)(int32_t) =
+        known == NULL ? NULL : (const struct ggml_type_traits_cpu *(*)(int32_t))layerskip_function_near(known, "ggml_get_type_traits_cpu");
     return get == NULL ? NULL : get(type);
 }
 

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -131,6 +132,9 @@ func TestMaskRefused(t *testing.T) {
 // residentBytes is the memory of this process that is in use.
 func residentBytes(t *testing.T) int {
 	t.Helper()
+	if runtime.GOOS != "linux" {
+		return 0 // no leak is looked for
+	}
 	debug.FreeOSMemory() // what Go has freed is no leak
 	statm, err := os.ReadFile("/proc/self/statm")
 	require.NoError(t, err)

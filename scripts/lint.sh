@@ -50,6 +50,10 @@ compile third_party/layerskip/rows.c
 compile third_party/layerskip/barrier.c
 compile third_party/layerskip/memory.c
 compile llama/glue.c
+compile llama/system_unix.c
+compile llama/faults_linux.c
+compile llama/allowance.c
+compile llama/testdata/machofinder.c
 compile llama/shortlist.c
 compile scripts/cloop.c
 compile internal/archmodel/tensors/tensors.c

@@ -24,7 +24,7 @@ const module = "github.com/gallop-llm/gallop"
 // package stands for those below its folder too. Imports go down: a package knows
 // only packages of lower floors, and those that the same name here stands for.
 var floors = [][]string{
-	{"internal/files", "internal/schema", "internal/stats", "internal/threads", "internal/template", "internal/realmodel", "third_party"},
+	{"internal/files", "internal/machine", "internal/schema", "internal/stats", "internal/threads", "internal/template", "internal/realmodel", "third_party"},
 	{"skip", "gguf", "demo", "internal/tools", "internal/download"},
 	{"llama", "internal/npm", "internal/prune", "internal/models", "internal/randmodel"},
 	{"libs", "router", "internal/kv", "internal/dataset", "internal/search", "internal/preload", "internal/archmodel"},

@@ -10,6 +10,16 @@ var (
 	_ string
 	//go:embed layerskip/layerskip.h
 	_ string
+	//go:embed layerskip/hook_dlopen.c
+	_ string
+	//go:embed layerskip/hook_linux.c
+	_ string
+	//go:embed layerskip/hook_darwin.c
+	_ string
+	//go:embed layerskip/macho.c
+	_ string
+	//go:embed layerskip/hook_windows.c
+	_ string
 	//go:embed layerskip/stream.c
 	_ string
 	//go:embed layerskip/gates.c

@@ -12,7 +12,6 @@ import (
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/gallop-llm/gallop/internal/calibrate"
 	"github.com/gallop-llm/gallop/internal/dataset"
@@ -151,7 +150,7 @@ func setFolder(o *calibrate.Options, fingerprint router.Fingerprint) error {
 // profilePath is where a model's profile goes: beside the model, or into the cache
 // folder where the model is another program's blob, or in a folder that takes none.
 func profilePath(model string, fingerprint router.Fingerprint) (string, error) {
-	if strings.EqualFold(filepath.Ext(model), ".gguf") && unix.Access(filepath.Dir(model), unix.W_OK) == nil {
+	if strings.EqualFold(filepath.Ext(model), ".gguf") && takesFiles(filepath.Dir(model)) {
 		return router.DefaultPath(model), nil
 	}
 	return router.CachePath(fingerprint)

@@ -8,17 +8,14 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/gallop-llm/gallop/internal/machine"
 )
 
 // machineMemory is the machine's, or what the program's container or service may have of it, in
 // bytes; 0 = the system does not say.
 func machineMemory() uint64 {
-	var info unix.Sysinfo_t
-	if unix.Sysinfo(&info) != nil {
-		return 0
-	}
-	return min(uint64(info.Totalram)*uint64(info.Unit), memoryLimit(os.DirFS("/")))
+	_, total := machine.Memory()
+	return min(total, memoryLimit(os.DirFS("/")))
 }
 
 // memoryLimit is the smallest bound on the program's control group and those above, in bytes. Linux

@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/gallop-llm/gallop/internal/files"
 	"github.com/gallop-llm/gallop/internal/models"
@@ -86,8 +85,7 @@ func tellUnread(cmd *cobra.Command, words []string) {
 	if info, err := f.Stat(); err != nil || info.Mode()&os.ModeNamedPipe == 0 {
 		return
 	}
-	poll := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLIN}}
-	if n, err := unix.Poll(poll, 0); err == nil && n > 0 && poll[0].Revents&unix.POLLIN != 0 {
+	if holdsSomething(f) {
 		fmt.Fprintln(cmd.ErrOrStderr(), `gallop: what comes through the pipe was not read: write "-" behind the prompt to add it`)
 	}
 }

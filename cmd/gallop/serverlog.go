@@ -6,8 +6,6 @@ import (
 	"os"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // A server's log is written behind its back: neither a disk that is full nor a reader that has
@@ -31,9 +29,7 @@ type serverLog struct {
 // complains about is caught on stderr for a moment, which could hold back our lines.
 func newServerLog(out io.Writer) *serverLog {
 	if f, ok := out.(*os.File); ok && f == os.Stderr {
-		if fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3); err == nil {
-			out = os.NewFile(uintptr(fd), f.Name())
-		}
+		out = ownFile(f)
 	}
 	l := &serverLog{to: out, lines: make(chan []byte, logLines), stop: make(chan struct{}), ended: make(chan struct{})}
 	go l.write()

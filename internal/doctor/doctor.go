@@ -9,16 +9,15 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/dustin/go-humanize"
 
 	"github.com/gallop-llm/gallop/demo"
 	"github.com/gallop-llm/gallop/internal/inspect"
+	"github.com/gallop-llm/gallop/internal/machine"
 	"github.com/gallop-llm/gallop/internal/preload"
 	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/internal/shortlist"
@@ -84,6 +83,7 @@ type Check struct {
 // vocabulary shortlist are of interest, "" for none.
 func Examine(config, model string) *Report {
 	r := &Report{OK: true, Release: llama.Release, CPUFeatures: []string{}, Devices: []Device{}, Config: config}
+	r.checkRuntime()
 	loaded := r.checkLibrary()
 	if loaded {
 		r.checkCPU()
@@ -123,11 +123,16 @@ func (r *Report) checkLibrary() (loaded bool) {
 		return false
 	}
 	r.Version = llama.Version()
-	r.add("layout", OK, "", "llama.cpp %s has the layout of %s, which gallop is written for", r.Version, r.Release)
+	r.add("layout", OK, "", "llama.cpp %s has the layout of %s, which gallop is written for", r.Version, strings.Join(llama.Releases, " and "))
 	if err := llama.MasksAvailable(); err != nil {
 		r.add("masks", Missing, "", "%s", err)
 	} else {
 		r.add("masks", OK, "", "layers can be skipped")
+	}
+	if llama.Isolates() {
+		r.add("lossless", OK, "", "drafts do not change an answer")
+	} else {
+		r.add("lossless", Note, "", "drafts do not change an answer but for rounding at a near-tie: on %s a batch cannot be computed as single tokens", runtime.GOOS)
 	}
 	for _, problem := range skipped {
 		r.add("GPU module", Note, "", "%s", problem)
@@ -148,8 +153,7 @@ func foundBy(dir string) string {
 }
 
 func (r *Report) checkCPU() {
-	maps, _ := os.ReadFile("/proc/self/maps")
-	r.CPUModule = cpuModule(string(maps))
+	r.CPUModule = loadedCPUModule()
 	if r.CPUModule == "" {
 		r.add("CPU module", Note, "", "not known on %s", runtime.GOOS)
 	} else {
@@ -157,17 +161,6 @@ func (r *Report) checkCPU() {
 	}
 	r.CPUFeatures = features(llama.SystemInfo())
 	r.add("CPU features", OK, "", "%s", strings.Join(r.CPUFeatures, " "))
-}
-
-var cpuModuleName = regexp.MustCompile(`(?m)/(libggml-cpu[^/\n]*)$`)
-
-// cpuModule finds the file of ggml's CPU code in a process's memory map.
-func cpuModule(maps string) string {
-	found := cpuModuleName.FindStringSubmatch(maps)
-	if found == nil {
-		return ""
-	}
-	return found[1]
 }
 
 // features lists what is on in llama.cpp's "CPU : SSE3 = 1 | AVX512 = 0 | …".
@@ -199,10 +192,13 @@ func (r *Report) checkDevices() {
 }
 
 func (r *Report) checkMemory() {
-	info, _ := os.ReadFile("/proc/meminfo")
-	r.MemoryFree, r.MemoryTotal = memory(string(info))
-	if r.MemoryTotal == 0 {
+	r.MemoryFree, r.MemoryTotal = machine.Memory()
+	switch {
+	case r.MemoryTotal == 0:
 		r.add("memory", Note, "", "not known on %s", runtime.GOOS)
+		return
+	case r.MemoryFree == 0:
+		r.add("memory", OK, "", "%s", humanize.IBytes(r.MemoryTotal))
 		return
 	}
 	r.add("memory", OK, "", "%s of %s free", humanize.IBytes(r.MemoryFree), humanize.IBytes(r.MemoryTotal))
@@ -236,7 +232,7 @@ func (r *Report) checkModel(path string) (ok bool) {
 		}
 		text += fmt.Sprintf("; with --release-skipped the deepest set of its profile needs %s of them", humanize.IBytes(m.TensorBytes-r.Model.Released))
 	}
-	if r.MemoryTotal != 0 && m.TensorBytes > r.MemoryFree {
+	if r.MemoryFree != 0 && m.TensorBytes > r.MemoryFree {
 		r.add("model", Note, "--release-skipped, or a smaller quantisation", "%s: more than the memory that is free", text)
 		return true
 	}
@@ -275,26 +271,11 @@ func (r *Report) checkShortlist(path string) {
 	r.add("shortlist", status, fix, "%s%s", text, of)
 }
 
-// memory reads bytes out of Linux's /proc/meminfo, whose unit is 1024 bytes.
-func memory(info string) (free, total uint64) {
-	for line := range strings.Lines(info) {
-		fields := strings.Fields(line)
-		if len(fields) < 2 {
-			continue
-		}
-		n, err := strconv.ParseUint(fields[1], 10, 54)
-		switch {
-		case err != nil:
-		case fields[0] == "MemAvailable:":
-			free = n * 1024
-		case fields[0] == "MemTotal:":
-			total = n * 1024
-		}
-	}
-	return free, total
-}
-
 func (r *Report) checkPreload() {
+	if runtime.GOOS != "linux" {
+		r.add("preload", Note, "", "`gallop exec` works on Linux only")
+		return
+	}
 	path, err := preload.FindLibrary(preload.SearchPath())
 	if err != nil {
 		r.add("preload", Note, "make preload", "no libgallop-skip.so; only `gallop exec` needs it")

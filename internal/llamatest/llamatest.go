@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -149,26 +148,6 @@ func filled(t testing.TB, src string, b byte, pick func(tensor string) bool) str
 func Tiny(t testing.TB, layers int) string {
 	t.Helper()
 	return Write(t, randmodel.Tiny(layers))
-}
-
-// Printed runs f and returns what the process wrote to stdout and stderr
-// meanwhile, C included.
-func Printed(t testing.TB, f func()) string {
-	t.Helper()
-	file, err := os.Create(filepath.Join(t.TempDir(), "printed"))
-	require.NoError(t, err)
-	defer file.Close()
-	for _, fd := range []int{1, 2} {
-		saved, err := syscall.Dup(fd)
-		require.NoError(t, err)
-		require.NoError(t, syscall.Dup3(int(file.Fd()), fd, 0))
-		defer syscall.Close(saved)
-		defer func() { require.NoError(t, syscall.Dup3(saved, fd, 0)) }()
-	}
-	f()
-	text, err := os.ReadFile(file.Name())
-	require.NoError(t, err)
-	return string(text)
 }
 
 // EnvGPULayers names the environment variable with how many of a model's last

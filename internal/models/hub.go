@@ -337,8 +337,10 @@ func link(blob, name string) error {
 		return nil
 	}
 	temp := fmt.Sprintf("%s.%d.tmp", name, os.Getpid())
-	if err := os.Symlink(target, temp); err != nil {
-		return err
+	if err := os.Symlink(target, temp); err != nil { // Windows lets few users make symbolic links
+		if hard := os.Link(blob, temp); hard != nil {
+			return errors.Join(err, hard)
+		}
 	}
 	if err := os.Rename(temp, name); err != nil {
 		return errors.Join(err, os.Remove(temp))

@@ -13,8 +13,6 @@ import (
 	"strings"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/gallop-llm/gallop/skip"
 )
 
@@ -113,17 +111,6 @@ func wait(cmd *exec.Cmd) (code int, err error) {
 			return exitCode(cmd.ProcessState), nil
 		}
 	}
-}
-
-// inForeground reports whether the terminal's Ctrl-C goes to this process group.
-func inForeground() bool {
-	tty, err := os.Open("/dev/tty")
-	if err != nil {
-		return false
-	}
-	defer tty.Close()
-	group, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
-	return err == nil && group == unix.Getpgrp()
 }
 
 func exitCode(state *os.ProcessState) int {

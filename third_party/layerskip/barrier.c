@@ -101,7 +101,7 @@ static barrier *replacement(const void *return_address) {
     static atomic_bool known;
     static barrier *_Atomic instead;
     if (!atomic_load_explicit(&known, memory_order_acquire)) {
-        barrier *real = (barrier *)layerskip_real(return_address, "ggml_barrier");
+        barrier *real = (barrier *)layerskip_function_near(return_address, "ggml_barrier");
         atomic_store(&instead, fits(real) ? NULL : real);
         atomic_store_explicit(&known, true, memory_order_release);
     }

@@ -3,9 +3,9 @@
  *
  * libllama builds a compute graph (a list of tensors, each with the operation and the source
  * tensors that give it) for every new batch shape, and hands it to ggml_backend_sched_alloc_graph
- * in libggml-base, a different shared library. A function of that name exported by the executable,
- * or by a preloaded library, is found first by the dynamic linker: this file defines one. It edits
- * the graph, then calls the real function. llama.cpp itself is the published binary, unchanged.
+ * in libggml-base, a different shared library. This file has a function of that name, and each
+ * system's hook_*.c a way to have libllama call it instead. It edits the graph, then calls the real
+ * function. llama.cpp itself is the published binary, unchanged.
  *
  * The residual stream makes the edit simple. Each half of a layer adds one thing to it:
  *
@@ -50,7 +50,6 @@
 #define _GNU_SOURCE
 #include "layerskip.h"
 
-#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -102,6 +101,14 @@ static _Thread_local struct {
     bool broken; /* refused, whatever the mask */
 } job;
 
+#if defined(_WIN32)
+#include "hook_windows.c"
+#elif defined(__APPLE__)
+#include "hook_darwin.c"
+#else
+#include "hook_linux.c"
+#endif
+
 static bool refuse(const char *format, int a, int b) {
     job.refused = true;
 #pragma GCC diagnostic push
@@ -118,14 +125,10 @@ struct wanted {
     void **slot;
 };
 
-/*
- * Fills the slots from the opened library; NULL, or the first name that it lacks. A search by
- * handle goes through the library's own dependencies, so it finds the real functions in
- * libggml-base and not ours.
- */
+/* Fills the slots from the opened library; NULL, or the first name that it lacks. */
 static const char *find(void *libllama, const struct wanted *wanted, size_t n) {
     for (size_t i = 0; i < n; i++) {
-        *wanted[i].slot = dlsym(libllama, wanted[i].name);
+        *wanted[i].slot = layerskip_function(libllama, wanted[i].name);
         if (*wanted[i].slot == NULL) {
             return wanted[i].name;
         }
@@ -229,9 +232,8 @@ bool layerskip_fits(void *libllama) {
     return same;
 }
 
-bool layerskip_hooked(void) {
-    /* Global scope first: what this finds is what the libraries bind to. */
-    return dlsym(RTLD_DEFAULT, "ggml_backend_sched_alloc_graph") == (void *)ggml_backend_sched_alloc_graph;
+const char *layerskip_hook(void *libllama) {
+    return layerskip_divert(libllama, "ggml_backend_sched_alloc_graph", (void *)ggml_backend_sched_alloc_graph);
 }
 
 /* ---- masks ---- */

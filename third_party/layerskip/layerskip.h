@@ -122,9 +122,28 @@ struct layerskip_state {
     struct layerskip_plan plan;
 };
 
+/* ---- what each system does in its own way: hook_linux.c, hook_darwin.c, hook_windows.c ---- */
+
+/* Opens libllama by its absolute path, in UTF-8. It is never closed. NULL: *why says why, until the next call. */
+void *layerskip_open(const char *path, const char **why);
+
+/* The function of this name in the opened libllama, or in a library that it needs; NULL = there is none. */
+void *layerskip_function(void *libllama, const char *name);
+
+/* The same from any address within a library's code on. */
+void *layerskip_function_near(const void *address, const char *name);
+
 /*
- * Finds the real functions in the opened libllama (a dlopen handle). Returns NULL, or the name of
- * the first function that is missing. Call it once, before any decode.
+ * Has libllama's calls of a function of another library reach this one. Call it before libllama has
+ * called any. Returns NULL, or why they do not reach it.
+ */
+const char *layerskip_divert(void *libllama, const char *name, void *function);
+
+/* ---- masks ---- */
+
+/*
+ * Finds the real functions in the opened libllama. Returns NULL, or the name of the first function
+ * that is missing. Call it once, before any decode.
  */
 const char *layerskip_init(void *libllama);
 
@@ -134,8 +153,8 @@ const char *layerskip_init(void *libllama);
  */
 bool layerskip_fits(void *libllama);
 
-/* True if calls of ggml_backend_sched_alloc_graph from a library opened later reach the hook. */
-bool layerskip_hooked(void);
+/* Puts the hook in the way of the opened libllama's graphs. NULL, or why it is not: then only empty masks can be decoded. */
+const char *layerskip_hook(void *libllama);
 
 /*
  * llama_decode under a mask of LAYERSKIP_WORDS words, kept by the caller and read only during the
@@ -155,6 +174,8 @@ void layerskip_free(struct layerskip_state *state);
 /* The function of this name in libggml-base, taken over. */
 bool ggml_backend_sched_alloc_graph(struct ggml_backend_sched *sched, struct ggml_cgraph *graph);
 
+#ifdef __linux__ /* elsewhere no function can come before one that a library has itself */
+
 /* The functions of these names in ggml's CPU module, taken over by rows.c. */
 struct ggml_compute_params;
 void ggml_compute_forward_flash_attn_ext(const struct ggml_compute_params *params, struct ggml_tensor *dst);
@@ -170,16 +191,13 @@ void *ggml_aligned_malloc(size_t size);
 struct ggml_backend_buffer_type;
 size_t ggml_backend_buft_get_alignment(struct ggml_backend_buffer_type *type);
 
-/* The real function of a name that rows.c, barrier.c and memory.c take over, where return_address is in
- * the library that called it: its own or that of a library it needs;
- * NULL = they have none. */
-void *layerskip_real(const void *return_address, const char *name);
-
 /* In ggml's CPU module too, taken over by barrier.c. */
 struct ggml_threadpool;
 void ggml_barrier(struct ggml_threadpool *pool);
 
 /* How long, in ns, threads of a pool have slept so far while they waited for others of it. */
 int64_t layerskip_stalled(const struct ggml_threadpool *pool);
+
+#endif
 
 #endif

@@ -35,7 +35,7 @@ static struct {
 __attribute__((visibility("default"))) void *ggml_aligned_malloc(size_t size) {
     enum { HUGE_PAGE = 2 << 20 };
     if (atomic_load(&memory.aligned_malloc) == NULL) {
-        atomic_store(&memory.aligned_malloc, (aligned_malloc *)layerskip_real(__builtin_return_address(0), "ggml_aligned_malloc"));
+        atomic_store(&memory.aligned_malloc, (aligned_malloc *)layerskip_function_near(__builtin_return_address(0), "ggml_aligned_malloc"));
     }
     char *const buffer = atomic_load(&memory.aligned_malloc)(size);
     if (buffer != NULL && size >= 2 * HUGE_PAGE) {
@@ -50,7 +50,7 @@ __attribute__((visibility("default"))) size_t ggml_backend_buft_get_alignment(st
     enum { CACHE_LINE = 64 };
     if (atomic_load(&memory.get_alignment) == NULL) {
         atomic_store(&memory.get_alignment,
-                     (get_alignment *)layerskip_real(__builtin_return_address(0), "ggml_backend_buft_get_alignment"));
+                     (get_alignment *)layerskip_function_near(__builtin_return_address(0), "ggml_backend_buft_get_alignment"));
     }
     const size_t alignment = atomic_load(&memory.get_alignment)(type);
     return alignment < CACHE_LINE ? CACHE_LINE : alignment;

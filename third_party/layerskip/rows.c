@@ -25,9 +25,7 @@
 #define _GNU_SOURCE
 #include "layerskip.h"
 
-#include <dlfcn.h>
 #include <stdatomic.h>
-#include <stdlib.h>
 
 /* ggml's, of v0.5.0: what a thread knows of the operation that it computes a part of. */
 struct ggml_compute_params {
@@ -62,28 +60,17 @@ static struct {
 /* Whether this thread multiplies for a marked operation. */
 static _Thread_local bool untiled;
 
-void *layerskip_real(const void *return_address, const char *name) {
-    Dl_info caller;
-    void *module = dladdr(return_address, &caller) != 0 ? dlopen(caller.dli_fname, RTLD_LAZY | RTLD_NOLOAD) : NULL;
-    if (module == NULL) {
-        abort(); /* cannot be: it is running */
-    }
-    void *function = dlsym(module, name);
-    dlclose(module);
-    return function;
-}
-
 static void find_real(const void *return_address) {
     if (atomic_load_explicit(&cpu.found, memory_order_acquire)) {
         return;
     }
-    atomic_store(&cpu.attention, (attention *)layerskip_real(return_address, "ggml_compute_forward_flash_attn_ext"));
-    atomic_store(&cpu.product, (product *)layerskip_real(return_address, "ggml_cpu_extra_compute_forward"));
-    atomic_store(&cpu.plain_product, (plain_product *)layerskip_real(return_address, "ggml_compute_forward_mul_mat"));
-    atomic_store(&cpu.tiles, (tiles *)layerskip_real(return_address, "llamafile_sgemm"));
-    atomic_store(&cpu.iq_tiles, (supports *)layerskip_real(return_address, "ggml_cpu_iqp_supports_mul_mat"));
-    atomic_store(&cpu.iq_tiles_of_experts, (supports *)layerskip_real(return_address, "ggml_cpu_iqp_supports_mul_mat_id"));
-    atomic_store(&cpu.traits, (traits *)layerskip_real(return_address, "ggml_get_type_traits_cpu"));
+    atomic_store(&cpu.attention, (attention *)layerskip_function_near(return_address, "ggml_compute_forward_flash_attn_ext"));
+    atomic_store(&cpu.product, (product *)layerskip_function_near(return_address, "ggml_cpu_extra_compute_forward"));
+    atomic_store(&cpu.plain_product, (plain_product *)layerskip_function_near(return_address, "ggml_compute_forward_mul_mat"));
+    atomic_store(&cpu.tiles, (tiles *)layerskip_function_near(return_address, "llamafile_sgemm"));
+    atomic_store(&cpu.iq_tiles, (supports *)layerskip_function_near(return_address, "ggml_cpu_iqp_supports_mul_mat"));
+    atomic_store(&cpu.iq_tiles_of_experts, (supports *)layerskip_function_near(return_address, "ggml_cpu_iqp_supports_mul_mat_id"));
+    atomic_store(&cpu.traits, (traits *)layerskip_function_near(return_address, "ggml_get_type_traits_cpu"));
     atomic_store_explicit(&cpu.found, true, memory_order_release);
 }
 

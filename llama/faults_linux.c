@@ -1,15 +1,13 @@
 #define _GNU_SOURCE
 #include "faults.h"
 
+#include <dlfcn.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
-#include <unistd.h>
-
-#ifdef __linux__
-#include <dlfcn.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 enum { SIGNALS = 3 };
 static const int signals[SIGNALS] = {SIGSEGV, SIGBUS, SIGFPE};
@@ -104,6 +102,3 @@ void gallop_catch_faults(void) {
         sigaction(signals[i], &ours, NULL);
     }
 }
-#else
-void gallop_catch_faults(void) {}
-#endif

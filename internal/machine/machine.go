@@ -1,0 +1,2 @@
+// Package machine asks the operating system about the computer.
+package machine
