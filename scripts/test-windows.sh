@@ -17,7 +17,6 @@ go build -trimpath -o "$folder/gallop" ./cmd/gallop
 (
 	export GOOS=windows GOARCH=amd64 CGO_ENABLED=1 CC=x86_64-w64-mingw32-gcc
 	go build -trimpath -o "$folder/gallop.exe" ./cmd/gallop
-	go test -c -o "$folder/llama.test.exe" ./llama
 )
 
 export WINEPREFIX=$folder/prefix WINEDEBUG=-all DISPLAY=

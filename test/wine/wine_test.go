@@ -211,17 +211,3 @@ func TestServe(t *testing.T) {
 		require.Contains(t, string(text), "hen")
 	}
 }
-
-// masks are package llama's tests of what a mask does, of faults and of grammars.
-const masks = "TestMask|TestEveryMask|TestSwitch|TestContextsInParallel|TestParallelSublayers|TestSequentialTwin|TestRowMasks|TestHeaderAgrees|" +
-	"TestHostile|TestGrammar|TestSampler|TestShortlist|TestState|TestVocab|TestInfluence"
-
-// TestLlama runs package llama's tests, as Windows has them.
-func TestLlama(t *testing.T) {
-	need(t)
-	cmd := wine(t.Context(), "llama.test.exe", "-test.run", masks, "-test.timeout", "20m")
-	cmd.Dir = "../../llama"
-	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	t.Logf("%s", out)
-}
