@@ -83,7 +83,7 @@ func TestDoctorForeignLibrary(t *testing.T) {
 			require.Equal(t, exitError, code)
 			require.Equal(t, somethingMissing, errOut)
 			require.Contains(t, out, "✓ libraries      "+filepath.Dir(test.path)+" (named by GALLOP_LIB)\n")
-			require.Regexp(t, `(?m)^✗ layout +this is not the llama.cpp that gallop works with \(v[0-9.]+\): .*`+test.want+
+			require.Regexp(t, `(?m)^✗ layout +this is not the llama.cpp that gallop works with \(v[0-9.]+( or v[0-9.]+)*\): .*`+test.want+
 				".*; run `gallop setup` and unset GALLOP_LIB to use the right one$", out)
 		})
 	}
