@@ -34,7 +34,7 @@ get-python3 := with `apt install python3-pip`
 NO_RACE := /test$$|/scripts/|/cmd/|/demo|/internal/(archmodel|calibrate|dataset|draft|preload|randmodel|schema|score|shortlist|template|tools|search|prune|lab/.*|server/web)$$
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build setup test test-long test-clients test-gpu test-cpus test-architectures lint preload bench bench-shapes bench-peers bench-engine bench-serve bench-lossless bench-compare real-speed real-table templates eval profile install release test-release test-bare fuzz clean travel models page need-browser need-page
+.PHONY: help demo build setup test test-long test-clients test-gpu test-cpus test-architectures lint preload bench bench-shapes bench-peers bench-engine bench-serve bench-lossless bench-compare real-speed real-table templates eval profile install release test-release test-bare test-arm64 fuzz clean travel models page need-browser need-page
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -132,6 +132,9 @@ test-release: need-go need-$(CC) need-git need-npm ## build a release twice in d
 
 test-bare: ## unpack build/release's archive where there is nothing but Debian's smallest system; set up, ask and chat
 	scripts/test-bare '$(BUILD)'
+
+test-arm64: build setup need-npm ## run the mask tests of a build for Linux on arm64 under qemu; compare answers and logits with this system's
+	scripts/test-arm64 '$(BUILD)'
 
 install: build setup preload ## install program and libraries below PREFIX=/usr/local; the folder can be moved
 	scripts/install.sh '$(BUILD)' '$(DESTDIR)$(PREFIX)'
