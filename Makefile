@@ -34,7 +34,7 @@ get-python3 := with `apt install python3-pip`
 NO_RACE := /test$$|/scripts/|/cmd/|/demo|/internal/(archmodel|calibrate|dataset|draft|preload|randmodel|schema|score|shortlist|template|tools|search|prune|lab/.*|server/web)$$
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build setup test test-long test-clients test-gpu test-cpus test-windows check-darwin test-architectures lint preload bench bench-shapes bench-peers bench-engine bench-serve bench-lossless bench-compare real-speed real-table templates eval profile install fuzz clean travel models page need-browser need-page
+.PHONY: help demo build setup test test-long test-clients test-gpu test-cpus test-windows check-darwin test-architectures lint preload bench bench-shapes bench-peers bench-engine bench-serve bench-lossless bench-compare real-speed real-table templates eval profile install release test-release test-bare test-arm64 fuzz clean travel models page need-browser need-page
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -130,6 +130,18 @@ real-table: build setup ## compare ways to skip on published benchmarks (DATA= t
 
 bench-compare: build setup need-git ## compare Go's benchmarks with those of a git REF=
 	scripts/bench-compare '$(REF)'
+
+release: need-go need-$(CC) need-git need-npm ## build archives, packages and manifests of a release into build/release, for TARGETS=linux-amd64,… or all whose C compiler is here
+	go run ./scripts/release -o '$(BUILD)/release' -version '$(VERSION)' -registry '$(REGISTRY)' -targets '$(TARGETS)'
+
+test-release: need-go need-$(CC) need-git need-npm ## build a release twice in different folders and compare; install and remove its Debian package
+	scripts/test-release '$(BUILD)' '$(TARGETS)'
+
+test-bare: ## unpack build/release's archive where there is nothing but Debian's smallest system; set up, ask and chat
+	scripts/test-bare '$(BUILD)'
+
+test-arm64: build setup need-npm ## run the mask tests of a build for Linux on arm64 under qemu; compare answers and logits with this system's
+	scripts/test-arm64 '$(BUILD)'
 
 install: build setup preload ## install program and libraries below PREFIX=/usr/local; the folder can be moved
 	scripts/install.sh '$(BUILD)' '$(DESTDIR)$(PREFIX)'

@@ -14,6 +14,7 @@ fi
 
 echo "go vet"
 go vet ./...
+go vet -tags man ./cmd/gallop
 go vet -C scripts/yzmaloop ./... # a module of its own
 
 echo "staticcheck"
@@ -35,6 +36,9 @@ for file in .ci/* scripts/*; do
 	fi
 done
 shellcheck "${scripts[@]}"
+
+echo "actionlint"
+go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
 echo "chat page"
 scripts/page.sh check
