@@ -50,6 +50,14 @@ cut -d ' ' -f 1 "$folder/imports" | sort -u | while read -r path; do
 	END
 done
 
+# A header that zig lacks, with the one function of it that the metrics library calls.
+mkdir -p "$folder/include/mach"
+cat >"$folder/include/mach/mach_vm.h" <<-END
+	#include <mach/mach.h>
+	kern_return_t mach_vm_region(vm_map_read_t task, mach_vm_address_t *address, mach_vm_size_t *size, vm_region_flavor_t flavor,
+	                             vm_region_info_t info, mach_msg_type_number_t *count, mach_port_t *object);
+END
+
 # cgo with zig leaves files behind beside the sources, so these are a copy.
 rm -rf "$folder/source" && mkdir -p "$folder/source"
 git ls-files -z --cached --others --exclude-standard | tar cf - --null --ignore-failed-read -T - | tar xf - -C "$folder/source"
@@ -67,7 +75,7 @@ for arch in arm64 amd64; do
 			*) args+=("\$a") ;;
 			esac
 		done
-		exec '$zig' cc -target $target -F'$stubs' -L'$stubs/lib' "\${args[@]}"
+		exec '$zig' cc -target $target -idirafter '$folder/include' -F'$stubs' -L'$stubs/lib' "\${args[@]}"
 	END
 	chmod +x "$folder/cc-$arch"
 	(
