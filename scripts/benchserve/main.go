@@ -20,6 +20,7 @@ import (
 	"os/signal"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"text/tabwriter"
 	"time"
@@ -179,7 +180,8 @@ func demoSubject(context.Context) (*subject, error) {
 	return s, nil
 }
 
-// largeSubject asks random weights in the shape of LLaMA 3.2 1B to go on with random tokens.
+// largeSubject asks random weights in the shape of LLaMA 3.2 1B to go on with random tokens. Most of
+// its tokens have no text, so it is asked to tell of each.
 func largeSubject(ctx context.Context) (*subject, error) {
 	path, err := randmodel.Cached(ctx, "llama-3.2-1b", gguf.Q4_0, 1, false, nil)
 	if err != nil {
@@ -196,8 +198,8 @@ func largeSubject(ctx context.Context) (*subject, error) {
 			return nil, err
 		}
 		s.asks = append(s.asks, ask{
-			request: gallop.Request{Tokens: tokens, MaxTokens: 12},
-			body:    fmt.Sprintf(`{"prompt":%s,"max_tokens":12,%s`, prompt, common),
+			request: gallop.Request{Tokens: tokens, MaxTokens: 12, Detail: true},
+			body:    fmt.Sprintf(`{"prompt":%s,"max_tokens":12,%s`, prompt, strings.Replace(common, `"route"`, `"detail":true,"route"`, 1)),
 		})
 	}
 	return s, nil
@@ -306,7 +308,7 @@ func direct(ctx context.Context, e *gallop.Engine, a *ask) (x answered) {
 			x.err = err
 			return x
 		}
-		if d.Text != "" {
+		if d.Text != "" || len(d.Tokens) > 0 {
 			x.at = append(x.at, time.Now())
 		}
 		if d.Answer != nil {
@@ -351,7 +353,7 @@ func (c *client) ask(ctx context.Context, a *ask) (x answered) {
 			x.err = fmt.Errorf("the stream breaks off: %w", err)
 			return x
 		}
-		if bytes.Contains(c.buf[from:], []byte(`"content":"`)) || bytes.Contains(c.buf[from:], []byte(`"text":"`)) {
+		if come := c.buf[from:]; bytes.Contains(come, []byte(`"content":"`)) || bytes.Contains(come, []byte(`"gallop":{"tokens":[{`)) {
 			x.at = append(x.at, time.Now())
 		}
 	}
