@@ -198,17 +198,17 @@ func (l *Ledger) Take(prompt []llama.Token, mask skip.Mask, promise int) (t Take
 	}
 	switch {
 	case src == nil:
-		t.From, t.Cached = t.Seq, 0
-	case src.state != nil:
-		l.MakeRoom(len(src.tokens)) // all of it comes back, not only what is shared
-		t.From, t.State, t.Last = t.Seq, src.state, same
-		s.tokens, s.under = append(s.tokens, src.tokens[:t.Cached]...), append(s.under, src.under[:t.Cached]...)
-		if same {
-			s.note = src.note
-			l.parked = slices.DeleteFunc(l.parked, func(p *sequence) bool { return p == src })
-		}
+		t.From = t.Seq
 	case t.From != t.Seq:
+		if src.state != nil {
+			l.MakeRoom(len(src.tokens)) // all of it comes back, not only what is shared
+			t.From, t.State, t.Last = t.Seq, src.state, same
+		}
 		s.tokens, s.under = append(s.tokens, src.tokens[:t.Cached]...), append(s.under, src.under[:t.Cached]...)
+	}
+	if t.Last {
+		s.note = src.note
+		l.parked = slices.DeleteFunc(l.parked, func(p *sequence) bool { return p == src })
 	}
 	s.tokens, s.under = s.tokens[:t.Cached], s.under[:t.Cached]
 	s.busy, s.promise, s.used = true, promise, l.clock
