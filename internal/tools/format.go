@@ -160,6 +160,8 @@ var known = []Format{
 		triggers: []string{"<tool_call>"}, tags: schema.Tags{Open: "<arg_key>", Named: "</arg_key><arg_value>", Close: "</arg_value>"}},
 	{Name: "glm", layout: taggedCalls, has: []string{"<tool_call>", "<arg_key>"}, begin: "<tool_call>", named: "\n", end: "</tool_call>", between: "\n",
 		triggers: []string{"<tool_call>"}, tags: schema.Tags{Open: "<arg_key>", Named: "</arg_key>\n<arg_value>", Close: "</arg_value>\n"}},
+	{Name: "minicpm", layout: pythonCalls, has: []string{pythonStart, "```python"}, open: pythonStart + "\n```python\n", named: "(", end: ")", between: "\n",
+		close: "\n```\n" + pythonEnd, triggers: []string{pythonStart}, tags: schema.Tags{Named: "=", Between: ", "}},
 	{Name: "lfm2", layout: pythonCalls, has: []string{pythonStart}, open: pythonStart + "[", named: "(", end: ")", between: ", ", close: "]" + pythonEnd,
 		triggers: []string{pythonStart}, tags: schema.Tags{Named: "=", Between: ", "}},
 	{Name: "lfm2", layout: pythonCalls, has: []string{"<|tool_list_start|>"}, open: pythonStart + "[", named: "(", end: ")", between: ", ", close: "]" + pythonEnd,
@@ -185,6 +187,7 @@ var reasonings = []tag{
 	{"<seed:think>", "</seed:think>"},
 	{"<|channel>thought\n", "<channel|>"},
 	{"<reasoning>", "</reasoning>"},
+	{"<|thought_start|>", "<|thought_end|>"},
 }
 
 // Recognise finds the format of a chat template's text. A template that no format

@@ -3,6 +3,7 @@ package tools
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"iter"
 	"slices"
 	"strings"
@@ -261,18 +262,18 @@ func (s *scanner) answer() {
 		return
 	}
 	s.thoughts()
-	first := true
+	first, behind := true, false // nothing but white space came yet, or came since a call
 	for s.more() {
 		s.advance()
 		if s.calls {
-			if s.envelope(first) {
-				first, s.held = false, ""
+			if s.envelope(first) || behind && s.unmarked() {
+				first, behind, s.held = false, true, ""
 				continue
 			}
 			s.pos = s.mark
 		}
 		if _, ok := s.control(); !ok {
-			first = first && isSpace(s.peek())
+			first, behind = first && isSpace(s.peek()), behind && isSpace(s.peek())
 		}
 		s.content(s.rune())
 	}
@@ -358,6 +359,17 @@ func (s *scanner) envelope(first bool) bool {
 	return false
 }
 
+// unmarked reads a call behind another that lacks its opening mark: some templates write
+// the mark once for all calls, and the closing one behind each.
+func (s *scanner) unmarked() bool {
+	s.pos = s.mark
+	if s.f.layout != jsonCalls || len(s.f.triggers) == 0 || s.peek() != '{' || !s.list(true) {
+		return false
+	}
+	s.closing()
+	return true
+}
+
 // called reads what follows a mark of calls.
 func (s *scanner) called(mark string) bool {
 	switch s.f.layout {
@@ -413,6 +425,9 @@ func (s *scanner) offered(name string) *Function {
 func (s *scanner) start(name, id string) {
 	if id == "" || slices.Contains(s.ids, id) {
 		id = newID(s.f.shortID)
+		for n := s.begun; s.f.Name == "kimi" && (n == s.begun || slices.Contains(s.ids, id)); n++ {
+			id = fmt.Sprintf("functions.%s:%d", name, n) // the template has no other place for the name
+		}
 	}
 	s.ids = append(s.ids, id)
 	s.lead, s.held = s.held, ""
@@ -775,7 +790,10 @@ func (s *scanner) namedCall(mark string) bool {
 		}
 	case end == kimiArgs:
 		id = strings.TrimSpace(name)
-		name, _, _ = strings.Cut(strings.TrimPrefix(id, "functions."), ":")
+		name, _, ok = strings.Cut(strings.TrimPrefix(id, "functions."), ":")
+		if !ok || !strings.HasPrefix(id, "functions.") {
+			id = ""
+		}
 	case end == deepseekSep && strings.TrimSpace(name) == "function":
 		if name, _, ok = s.until(maxName, "\n"); !ok {
 			return false
@@ -829,19 +847,23 @@ func (s *scanner) pythonCall() bool {
 	return true
 }
 
-// pythonList reads [name(key=value, …), …] up to its end.
+// pythonList reads [name(key=value, …), …] up to its end, or a line for each call, which
+// may be a block of code in Markdown.
 func (s *scanner) pythonList() bool {
 	text, _, ok := s.until(0, pythonEnd)
 	if !ok {
 		return false
 	}
-	p := &python{in: strings.TrimSpace(text)}
-	var calls []Call
-	if !p.skip("[") {
-		return false
+	text = strings.TrimSpace(text)
+	if code, fenced := strings.CutPrefix(text, "```"); fenced {
+		text = strings.TrimPrefix(strings.TrimSuffix(code, "```"), "python")
 	}
-	for !p.skip("]") {
-		if len(calls) > 0 && !p.skip(",") {
+	p := &python{in: text}
+	p.space()
+	var calls []Call
+	listed := p.skip("[")
+	for p.space(); !(listed && p.skip("]") || !listed && p.in == ""); p.space() {
+		if len(calls) > 0 && !p.skip(",") && listed {
 			return false
 		}
 		p.space()
@@ -850,9 +872,8 @@ func (s *scanner) pythonList() bool {
 			return false
 		}
 		calls = append(calls, c)
-		p.space()
 	}
-	if p.in != "" {
+	if p.space(); p.in != "" {
 		return false
 	}
 	for _, c := range calls {

@@ -2,8 +2,10 @@ package tools
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -23,6 +25,27 @@ var offered = []Function{
 var made = []Call{
 	{ID: "call00001", Name: "get_weather", Arguments: `{"city": "Oslo \"x\" <b> 天気", "days": 2, "exact": true, "unit": "C", "where": {"x": [1, 2.5]}}`},
 	{ID: "call00002", Name: "noop", Arguments: `{}`},
+}
+
+// called are the calls of the tests with the ids that a format's models give them.
+func (f *Format) called() []Call {
+	calls := slices.Clone(made)
+	if f.single {
+		calls = calls[:1]
+	}
+	for i := range calls {
+		if f.Name == "kimi" { // whose templates write the id in the name's place
+			calls[i].ID = fmt.Sprintf("functions.%s:%d", calls[i].Name, i)
+		}
+	}
+	return calls
+}
+
+// ambiguous are published templates, by the end of the file's name, that put texts between
+// quotes without escaping the quotes within: nobody can tell where such a text ends, so
+// that what they write of one is no call. Calls without quotes in texts are read back.
+var ambiguous = map[string]string{
+	"-309e.jinja": `format_arg_value of LFM2 writes '"' + arg_value + '"'`,
 }
 
 // answerOf renders an assistant's message with calls and gives what the model would
@@ -138,9 +161,15 @@ func TestPublishedTemplates(t *testing.T) {
 		if f.Name == "json" {
 			continue
 		}
-		calls := made
-		if f.single {
-			calls = made[:1]
+		calls := f.called()
+		for end, why := range ambiguous {
+			if strings.HasSuffix(file, end) {
+				t.Logf("%s, %s: without quotes in texts: %s", filepath.Base(file), f.Name, why)
+				_, answer, err := answerOf(t, string(source), withCalls(calls, "", false))
+				require.NoError(t, err)
+				require.Empty(t, f.Parse(Request{Functions: offered}, answer).Calls, answer)
+				calls[0].Arguments = strings.Replace(calls[0].Arguments, `\"x\"`, "x", 1)
+			}
 		}
 		var answer string
 		for _, asText := range []bool{false, true} {

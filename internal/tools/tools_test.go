@@ -240,6 +240,13 @@ func TestOddAnswers(t *testing.T) {
 		{"<tool_call>", "<tool_call>[{\"name\":\"get_weather\",\"arguments\":{\"city\":\"Oslo\"}},{\"name\":\"noop\"}]</tool_call>", "", append(city, Call{Name: "noop", Arguments: "{}"})},
 		{"<tool_call>", "<tool_call>{\"name\":\"noop\",\"arguments\":null}</tool_call> Done.", "Done.", []Call{{Name: "noop", Arguments: "{}"}}},
 		{"<tool_call>", "<tool_call>{\"name\":\"get_weather\",\"arguments\":{\"city\":\"Os\nlo\"}}</tool_call>", "", []Call{{Name: "get_weather", Arguments: `{"city":"Os\nlo"}`}}},
+		{"<tool_call>", "<tool_call>\n{\"arguments\":{\"city\":\"Oslo\"},\"name\":\"get_weather\"}\n</tool_call> {\"name\":\"noop\",\"arguments\":{}}\n</tool_call> Done.", "Done.", append(city, Call{Name: "noop", Arguments: "{}"})},
+		{"<tool_call>", "<tool_call>{\"name\":\"noop\"}</tool_call> {\"name\":\"Bob\",\"arguments\":{}}", "{\"name\":\"Bob\",\"arguments\":{}}", []Call{{Name: "noop", Arguments: "{}"}}},
+		{"<tool_call>", "<tool_call>{\"name\":\"noop\"}</tool_call> So: {\"name\":\"noop\",\"arguments\":{}}", "So: {\"name\":\"noop\",\"arguments\":{}}", []Call{{Name: "noop", Arguments: "{}"}}},
+		{"<tool_call>", "<tool_call>{\"name\":\"noop\"}</tool_call> {\"name\":\"noop\",\"arg", "{\"name\":\"noop\",\"arg", []Call{{Name: "noop", Arguments: "{}"}}},
+		{"<|tool_call_start|> ```python <|thought_start|>", "<|thought_start|>\nhm\n<|thought_end|>\n<|tool_call_start|>\n```python\nget_weather(city=\"Oslo\")\nnoop()\n```\n<|tool_call_end|>\nDone.", "Done.", append(city, Call{Name: "noop", Arguments: "{}"})},
+		{"<|tool_call_start|>", "<|tool_call_start|>get_weather(city='Oslo'), noop()<|tool_call_end|>", "", append(city, Call{Name: "noop", Arguments: "{}"})},
+		{"<|tool_call_start|> ```python", "<|tool_call_start|>\n```\n[noop()]\n```<|tool_call_end|>", "", []Call{{Name: "noop", Arguments: "{}"}}},
 		{"<tool_call>", "A <think> in the text.", "A <think> in the text.", nil},
 		{"<tool_call> <function= <parameter=", "<tool_call>\n{\"name\":\"get_weather\",\"arguments\":{\"city\":\"Oslo\"}}\n</tool_call>", "", city},
 		{"[TOOL_CALLS]", "[TOOL_CALLS] [{\"name\":\"get_weather\",\"arguments\":{\"city\":\"Oslo\"},\"id\":\"abcdefghi\"}]", "", city},
@@ -266,9 +273,18 @@ func TestOddAnswers(t *testing.T) {
 		require.True(t, sameCalls(t, c.calls, m.Calls, c.answer), "%q gives %+v", c.answer, m)
 		everySplit(t, f, Request{Functions: offered}, c.answer)
 	}
-	for _, answer := range []string{"<|tool_call_start|>[noop()] x<|tool_call_end|>", "<|tool_call_start|>[]<|tool_call_end|>", "<|tool_call_start|>[noop(", "<|tool_call_start|>[noop(a)]<|tool_call_end|>"} {
+	for _, answer := range []string{"<|tool_call_start|>[noop()] x<|tool_call_end|>", "<|tool_call_start|>[]<|tool_call_end|>", "<|tool_call_start|>[noop(", "<|tool_call_start|>[noop(a)]<|tool_call_end|>", "<|tool_call_start|>```python\n```<|tool_call_end|>", "<|tool_call_start|>noop() noop<|tool_call_end|>", "<|tool_call_start|>[noop() noop()]<|tool_call_end|>"} {
 		require.Equal(t, Message{Content: answer}, Recognise("<|tool_call_start|>").Parse(Request{Functions: offered}, answer))
 	}
+	// A Kimi model's id has the name, which its template writes nowhere else.
+	var ids []string
+	for _, c := range Recognise(dialects[11].template).Parse(Request{Functions: offered}, "<|tool_calls_section_begin|>"+
+		"<|tool_call_begin|>functions.noop:0<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_call_begin|>functions.noop:0<|tool_call_argument_begin|>{}<|tool_call_end|>"+
+		"<|tool_call_begin|>noop<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>").Calls {
+		require.Equal(t, "noop", c.Name)
+		ids = append(ids, c.ID)
+	}
+	require.Equal(t, []string{"functions.noop:0", "functions.noop:1", "functions.noop:2"}, ids)
 	// Reasoning that never ends, and reasoning that the prompt began.
 	f := Recognise("<think>")
 	m := f.Parse(Request{Functions: offered}, "<think>\nhm <tool_call>")
