@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
 
@@ -82,7 +81,7 @@ func runChat(cmd *cobra.Command, g *generation, first []string, history string) 
 	r := &repl{
 		session: engine.NewSession(request), engine: engine, out: answers(cmd.OutOrStdout()), notes: notes, routed: routed, byHand: g.escalating,
 		interrupt: func(ctx context.Context) (context.Context, context.CancelFunc) {
-			return signal.NotifyContext(ctx, os.Interrupt)
+			return endedBy(ctx, os.Interrupt)
 		},
 	}
 	plan, err := r.plan(request) // a mistake shows at once

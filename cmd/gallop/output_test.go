@@ -1,14 +1,18 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
 	"io"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rivo/uniseg"
 	"github.com/spf13/cobra"
@@ -75,6 +79,36 @@ func TestSignals(t *testing.T) {
 	ctx, stop := interruptible(&cobra.Command{})
 	stop()
 	require.ErrorIs(t, ctx.Err(), context.Canceled)
+}
+
+// TestSecondSignalEnds has a program that the first signal does not end.
+func TestSecondSignalEnds(t *testing.T) {
+	for _, two := range [][2]syscall.Signal{{syscall.SIGINT, syscall.SIGINT}, {syscall.SIGINT, syscall.SIGTERM}, {syscall.SIGTERM, syscall.SIGTERM}, {syscall.SIGTERM, syscall.SIGINT}} {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), asDeaf+"=1")
+		out, err := cmd.StdoutPipe()
+		require.NoError(t, err)
+		require.NoError(t, cmd.Start())
+		said := bufio.NewScanner(out)
+		require.True(t, said.Scan())
+		require.NoError(t, cmd.Process.Signal(two[0]))
+		require.True(t, said.Scan())
+		require.Equal(t, "asked to end", said.Text())
+		require.NoError(t, cmd.Process.Signal(two[0])) // the same once more, as `timeout` sends it
+		time.Sleep(2 * sameSignal)
+		require.NoError(t, cmd.Process.Signal(two[1]), "it still runs")
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		select {
+		case err = <-ended:
+		case <-time.After(time.Minute):
+			require.NoError(t, cmd.Process.Kill())
+			require.Fail(t, "it does not end", "%v", two)
+		}
+		var exit *exec.ExitError
+		require.ErrorAs(t, err, &exit)
+		require.Equal(t, two[1], exit.Sys().(syscall.WaitStatus).Signal(), two)
+	}
 }
 
 // TestLinesBreakBetweenWords looks at a screen of ten columns. Text comes a rune at a time

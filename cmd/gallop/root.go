@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -225,8 +226,20 @@ func interruptible(cmd *cobra.Command) (context.Context, context.CancelFunc) {
 	if parent == nil {
 		parent = context.Background()
 	}
-	ctx, stop := signal.NotifyContext(parent, os.Interrupt, syscall.SIGTERM)
+	ctx, stop := endedBy(parent, os.Interrupt, syscall.SIGTERM)
 	return causing{ctx}, stop
+}
+
+// sameSignal is how long what follows a signal counts as part of it: `timeout` sends it to
+// the program and to its group, and wrappers pass on what the terminal has sent already.
+const sameSignal = 200 * time.Millisecond
+
+// endedBy is parent, ended by one of signals. The next one then ends the program, also
+// where it is in C code that looks at no context.
+func endedBy(parent context.Context, signals ...os.Signal) (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(parent, signals...)
+	context.AfterFunc(ctx, func() { time.AfterFunc(sameSignal, stop) })
+	return ctx, stop
 }
 
 // causing is a context whose error names the signal that ended it. It is still a

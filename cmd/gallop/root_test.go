@@ -2,12 +2,15 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
 
 	"github.com/gallop-llm/gallop/llama"
@@ -17,7 +20,18 @@ import (
 // itself, for what can be seen in a process of its own only.
 const asProgram = "GALLOP_TEST_AS_PROGRAM"
 
+// asDeaf turns it into a command that does not end when it should, as one in C code.
+const asDeaf = "GALLOP_TEST_AS_DEAF"
+
 func TestMain(m *testing.M) {
+	if os.Getenv(asDeaf) != "" {
+		ctx, stop := interruptible(&cobra.Command{})
+		defer stop()
+		fmt.Println("ready")
+		<-ctx.Done()
+		fmt.Println("asked to end")
+		time.Sleep(time.Hour)
+	}
 	if os.Getenv(asProgram) != "" {
 		main()
 	}

@@ -114,7 +114,6 @@ func (s *serving) run(cmd *cobra.Command) error {
 	}
 	ctx, stop := interruptible(cmd)
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
 	l, err := s.listen()
 	if err != nil {
 		return errors.Join(err, h.Close())
