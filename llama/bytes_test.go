@@ -1,6 +1,8 @@
 package llama_test
 
 import (
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -81,6 +83,39 @@ func TestHostileLoRA(t *testing.T) {
 		"its invocation tokens are of the type ": func(meta *gguf.Metadata) { meta.Set("adapter.alora.invocation_tokens", []int32{1}) },
 	} {
 		_, err := m.LoadLoRA(llamatest.Rewrite(t, good, change))
+		require.ErrorIs(t, err, llama.ErrModel, says)
+		require.ErrorContains(t, err, says)
+	}
+	const name = "blk.0.attn_q.weight"
+	f, err := gguf.Open(good)
+	require.NoError(t, err)
+	meta := slices.Clone(f.Metadata)
+	require.NoError(t, f.Close())
+	in, out := uint64(spec.Embd), uint64(spec.Heads*spec.HeadDim)
+	for says, shapes := range map[string][2][]uint64{
+		"":                             {{in, 2}, {2, out, 1, 1}},
+		"does not fit the weight's":    {{in, 2, 2}, {2, out, 2}},
+		"lora_b\" has the shape":       {{in, 2}, {2, out, 3}},
+		"lora_a\" has the shape":       {{in, 2, 1, 2}, {2, out}},
+		"has incorrect shape":          {{in * 2}, {2 * out}},
+		"lora_a tensor is not transpo": {{in, 3}, {2, out}},
+	} {
+		path := filepath.Join(t.TempDir(), "lora.gguf")
+		var sources []gguf.Source
+		for i, half := range []string{".lora_a", ".lora_b"} {
+			n := uint64(4)
+			for _, size := range shapes[i] {
+				n *= size
+			}
+			sources = append(sources, gguf.Source{Tensor: gguf.Tensor{Name: name + half, Type: gguf.F32, Shape: shapes[i]}, Data: gguf.Bytes(make([]byte, n))})
+		}
+		require.NoError(t, gguf.Write(t.Context(), path, meta, sources, nil))
+		l, err := m.LoadLoRA(path)
+		if says == "" {
+			require.NoError(t, err)
+			require.NoError(t, l.Close())
+			continue
+		}
 		require.ErrorIs(t, err, llama.ErrModel, says)
 		require.ErrorContains(t, err, says)
 	}

@@ -82,9 +82,9 @@ func (m *Model) checkLoRA(path string) error {
 	if value, ok := f.Metadata.Lookup("adapter.alora.invocation_tokens"); ok && !isOne[[]uint32](value) {
 		return refuse("its invocation tokens are of the type %T, and are to be uint32", value)
 	}
-	weights := map[string]bool{}
+	shapes := map[string][]uint64{}
 	for _, t := range m.Tensors {
-		weights[t.Name] = true
+		shapes[t.Name] = t.Shape
 	}
 	for _, t := range f.Tensors {
 		name, half := t.Name, ""
@@ -94,14 +94,28 @@ func (m *Model) checkLoRA(path string) error {
 		if half != "lora_a" && half != "lora_b" {
 			continue // llama.cpp leaves it out, or says so
 		}
-		if !weights[name] {
+		shape, ok := shapes[name]
+		if !ok {
 			return refuse("it changes %q, which the model does not have", name)
+		}
+		for i := 2; i < max(len(t.Shape), len(shape)); i++ { // llama.cpp looks at the first two
+			if sizeOf(t.Shape, i) != sizeOf(shape, i) {
+				return refuse("%q has the shape %v, which does not fit the weight's %v", t.Name, t.Shape, shape)
+			}
 		}
 		if slices.Contains(uncomputed, t.Type) {
 			return refuse("%q is %s, which nothing computes with", t.Name, t.Type)
 		}
 	}
 	return nil
+}
+
+// sizeOf is a shape's size in a dimension, 1 where it has fewer.
+func sizeOf(shape []uint64, i int) uint64 {
+	if i < len(shape) {
+		return shape[i]
+	}
+	return 1
 }
 
 // ScaledLoRA is an adapter and its weight in the sum, usually 1.
