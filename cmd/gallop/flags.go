@@ -165,8 +165,8 @@ func (g *generation) skips(cmd *cobra.Command, chosen bool) (s gallop.Skip, err 
 	switch {
 	case g.route != routeTurn && g.route != routeChat && g.route != routeOff:
 		return s, usageError{fmt.Errorf("--route: route is %q, want turn, chat or off", g.route)}
-	case g.depth < 0 || g.quality < 0 || g.quality > 1 || g.escalate > 1:
-		return s, usageError{fmt.Errorf("--depth is %g, --quality %g and --escalate %g, want at least 0, 0 to 1 and at most 1", g.depth, g.quality, g.escalate)}
+	case g.depth < 0 || g.quality < 0 || g.quality > 1 || g.escalate > 1 || g.escalate < 0 && g.escalate != -1:
+		return s, usageError{fmt.Errorf("--depth is %g, --quality %g and --escalate %g, want at least 0, 0 to 1 and 0 to 1 or -1", g.depth, g.quality, g.escalate)}
 	case g.depth > 0 && g.quality > 0:
 		return s, usageError{errors.New("--depth and --quality exclude each other: one sets how much is skipped, the other how well it must go")}
 	case g.mask != "" && (g.depth > 0 || g.quality > 0 || g.profile != ""):

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -137,8 +138,12 @@ func (e *editor) Next() (string, error) {
 	return unquoted(line), err
 }
 
-// isDumb tells whether the terminal is one that shows escape sequences as they are.
-func isDumb() bool { return os.Getenv("TERM") == "dumb" }
+// isDumb tells whether the terminal is one that shows escape sequences as they are, or
+// nobody knows. Windows' console has no TERM.
+func isDumb() bool {
+	name := os.Getenv("TERM")
+	return name == "dumb" || name == "unknown" || name == "" && runtime.GOOS != "windows"
+}
 
 // restoreOnSignal calls restore before a signal ends the process: the shell would find
 // the terminal in raw mode otherwise. stop ends that.

@@ -33,6 +33,22 @@ func TestTerminalOfNoSize(t *testing.T) {
 	require.Contains(t, screen.String(), "> hello there\r\n", "it is one line on the screen, too")
 }
 
+// TestDumbTerminals types on terminals that know no escape sequences, or may not.
+func TestDumbTerminals(t *testing.T) {
+	terminal, keys := llamatest.Terminal(t)
+	for name, escapes := range map[string]bool{"dumb": false, "unknown": false, "": false, "xterm": true} {
+		t.Setenv("TERM", name)
+		var screen bytes.Buffer
+		lines, _ := newLines(terminal, &screen, "")
+		_, err := keys.WriteString("hello\r")
+		require.NoError(t, err)
+		line, err := lines.Next()
+		require.NoError(t, err)
+		require.Equal(t, "hello", line)
+		require.Equal(t, escapes, strings.Contains(screen.String(), "\x1b"), "%q: %q", name, screen.String())
+	}
+}
+
 func TestLinesOfAPipe(t *testing.T) {
 	lines, interactive := newLines(strings.NewReader("\ufeff/skip 4\r\nWhy?"), io.Discard, "")
 	require.False(t, interactive)

@@ -68,13 +68,16 @@ func TestHarmless(t *testing.T) {
 
 func TestSignals(t *testing.T) {
 	for s, code := range map[syscall.Signal]int{syscall.SIGTERM: exitTerminated, syscall.SIGINT: exitInterrupted} {
-		ctx, stop := interruptible(&cobra.Command{})
-		require.NoError(t, ctx.Err())
+		var cmd cobra.Command
+		ctx, stop := interruptible(&cmd)
+		inner, end := context.WithCancel(ctx) // as other packages make theirs
+		require.NoError(t, inner.Err())
 		require.NoError(t, syscall.Kill(syscall.Getpid(), s))
-		<-ctx.Done()
-		require.ErrorIs(t, ctx.Err(), context.Canceled)
-		require.Equal(t, code, codeOf(ctx.Err()))
+		<-inner.Done()
+		require.ErrorIs(t, inner.Err(), context.Canceled)
+		require.Equal(t, code, codeOf(cmd.Context(), fmt.Errorf("while it worked: %w", inner.Err())))
 		stop()
+		end()
 	}
 	ctx, stop := interruptible(&cobra.Command{})
 	stop()

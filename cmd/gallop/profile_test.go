@@ -20,6 +20,53 @@ import (
 )
 
 // TestProfileTravels calibrates one quantisation of a model and routes another by it.
+// sums writes a file of questions, and returns its path.
+func sums(t *testing.T) string {
+	var lines strings.Builder
+	for i := range 12 {
+		line, err := json.Marshal(map[string]any{"prompt": "What is one and one " + strings.Repeat("x", i) + "?", "answer": strings.Repeat("yes ", 1+i%3), "task": "sums"})
+		require.NoError(t, err)
+		lines.Write(append(line, '\n'))
+	}
+	return writeFile(t, "data.jsonl", lines.String())
+}
+
+// TestProfileOfASplitModel calibrates a model in one file and in three: the profile is the
+// same, stands beside the first part, and is found there.
+func TestProfileOfASplitModel(t *testing.T) {
+	llamatest.Library(t)
+	t.Setenv("GALLOP_LIB", llama.Dir())
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	spec := randmodel.Small("llama")
+	spec.Layers = 5
+	whole := llamatest.Write(t, spec)
+	split := llamatest.Split(t, whole, 3)
+	data := sums(t)
+	var profiles []*router.Profile
+	for _, model := range []string{whole, split} {
+		code, out, notes := invoke(t, "", "calibrate", "-t", "1", "-m", model, "--data", data, "--unit", "feed-forward", "--depths", "1")
+		require.Equal(t, exitOK, code, notes)
+		require.Equal(t, router.DefaultPath(model), strings.TrimSpace(out))
+		p, err := router.Read(strings.TrimSpace(out))
+		require.NoError(t, err)
+		profiles = append(profiles, p)
+	}
+	require.Equal(t, filepath.Join(filepath.Dir(split), "model.gallop.gguf"), router.DefaultPath(split))
+	require.Equal(t, profiles[0].Model, profiles[1].Model)
+	require.Equal(t, profiles[0].Candidates, profiles[1].Candidates)
+	require.Equal(t, profiles[0].Router.W1, profiles[1].Router.W1)
+	var answers []string
+	for _, model := range []string{whole, split} {
+		code, out, notes := invoke(t, "", "run", "-t", "1", "-n", "4", "--temp", "0", "--json", "--depth", "1", "-m", model, "What is one and one?")
+		require.Equal(t, exitOK, code, notes)
+		var r runResult
+		require.NoError(t, json.Unmarshal([]byte(out), &r))
+		require.NotEmpty(t, r.Skip, "the profile was found and chose")
+		answers = append(answers, r.Text+" without "+r.Skip)
+	}
+	require.Equal(t, answers[0], answers[1])
+}
+
 func TestProfileTravels(t *testing.T) {
 	llamatest.Library(t)
 	t.Setenv("GALLOP_LIB", llama.Dir())
@@ -34,13 +81,7 @@ func TestProfileTravels(t *testing.T) {
 		return path
 	}
 	first, second := file(gguf.Q8_0), file(gguf.Q4_0)
-	var lines strings.Builder
-	for i := range 12 {
-		line, err := json.Marshal(map[string]any{"prompt": "What is one and one " + strings.Repeat("x", i) + "?", "answer": strings.Repeat("yes ", 1+i%3), "task": "sums"})
-		require.NoError(t, err)
-		lines.Write(append(line, '\n'))
-	}
-	data := writeFile(t, "data.jsonl", lines.String())
+	data := sums(t)
 	code, out, notes := invoke(t, "", "calibrate", "-t", "1", "-m", first, "--data", data, "--unit", "feed-forward", "--depths", "1")
 	require.Equal(t, exitOK, code, notes)
 	made := strings.TrimSpace(out)

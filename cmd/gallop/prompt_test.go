@@ -90,8 +90,10 @@ func TestOpenPipe(t *testing.T) {
 }
 
 func TestPromptEncodings(t *testing.T) {
-	code, out, notes := invoke(t, "\xff\xfeH\x00i\x00", "run", "-t", "1")
-	require.Equal(t, exitError, code)
-	require.Empty(t, out)
-	require.Equal(t, "gallop: the prompt from the pipe is not UTF-8 text: save it as UTF-8\n", notes)
+	for _, prompt := range []string{"\xff\xfeH\x00i\x00", "H\x00i\x00!\x00", "\x00H\x00i", "\x00H\x00i\x00\n", "H\x00\x00\x00i\x00\x00\x00"} {
+		code, out, notes := invoke(t, prompt, "run", "-t", "1")
+		require.Equal(t, exitError, code, "%q", prompt)
+		require.Empty(t, out)
+		require.Equal(t, "gallop: the prompt from the pipe is not UTF-8 text: save it as UTF-8\n", notes)
+	}
 }

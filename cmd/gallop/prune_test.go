@@ -100,7 +100,7 @@ func TestPruneTargets(t *testing.T) {
 		out, want string
 		code      int
 	}{
-		"none":         {"", "name the file to write: -o out.gguf", exitUsage},
+		"none":         {"", "--output is empty", exitUsage},
 		"the model":    {path, "is the model to be pruned, give another name", exitError},
 		"there":        {there, "is there already, remove it or give another name", exitError},
 		"folder":       {t.TempDir(), "is there already, remove it or give another name", exitError},

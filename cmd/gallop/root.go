@@ -36,24 +36,24 @@ func run(args []string, in io.Reader, out, errOut io.Writer) int {
 	root.SetArgs(longFlags(args))
 	root.SetIn(in)
 	root.SetErr(errOut)
-	err := root.Execute()
+	cmd, err := root.ExecuteC()
 	if err == nil && stdout.err != nil {
 		err = fmt.Errorf("write the output: %w", stdout.err)
 	}
 	if err != nil && !errors.Is(err, context.Canceled) {
 		fmt.Fprintln(errOut, "gallop:", harmless(err.Error()))
 	}
-	return codeOf(err)
+	return codeOf(cmd.Context(), err)
 }
 
-// codeOf is the exit code of an error.
-func codeOf(err error) int {
+// codeOf is the exit code of an error of a command with this context.
+func codeOf(ctx context.Context, err error) int {
 	var usage usageError
 	var code exitCode
 	switch {
 	case err == nil:
 		return exitOK
-	case errors.Is(err, context.Canceled) && strings.Contains(err.Error(), syscall.SIGTERM.String()):
+	case errors.Is(err, context.Canceled) && strings.Contains(fmt.Sprint(context.Cause(ctx)), syscall.SIGTERM.String()):
 		return exitTerminated
 	case errors.Is(err, context.Canceled):
 		return exitInterrupted
@@ -154,7 +154,7 @@ environment before the file; an empty variable counts as unset.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, args []string) error {
 			if helps(cmd) {
 				return nil
 			}
@@ -169,8 +169,8 @@ environment before the file; an empty variable counts as unset.`,
 			if err := checkNumbers(cmd); err != nil {
 				return usageError{err}
 			}
-			if f := cmd.Flags().Lookup("model"); f != nil && f.Changed && strings.Trim(f.Value.String(), "[]") == "" {
-				return usageError{errors.New("-m is empty: name a model, or leave -m out for the demo model")}
+			if err := checkEmpty(cmd, args); err != nil {
+				return usageError{err}
 			}
 			if verbose {
 				llama.SetLogger(slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelDebug})))
@@ -207,6 +207,30 @@ environment before the file; an empty variable counts as unset.`,
 	return root
 }
 
+// mayBeEmpty are flags whose empty text says something.
+var mayBeEmpty = []string{"prompt", "sys", "skip"}
+
+// checkEmpty refuses a flag or a model without a value, as a shell's variable that is not
+// set leaves them: the command would do something else than was meant, in silence.
+func checkEmpty(cmd *cobra.Command, args []string) (err error) {
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if list, ok := f.Value.(pflag.SliceValue); !slices.Contains(mayBeEmpty, f.Name) &&
+			(ok && slices.Contains(list.GetSlice(), "") || f.Value.Type() == "string" && f.Value.String() == "") {
+			name := "--" + f.Name
+			if slices.Contains(shortWords, f.Name) {
+				name = "-" + f.Name
+			} else if f.Name == "model" {
+				name = "-m"
+			}
+			err = fmt.Errorf("%s is empty: give it a value, or leave it out", name)
+		}
+	})
+	if f := cmd.Flags().Lookup("model"); err == nil && f != nil && slices.Contains(args, "") && cmd.Name() != "run" && cmd.Name() != "route" { // whose arguments are prompts
+		err = errors.New("the model's name is empty: name a model, or leave it out for the demo model")
+	}
+	return err
+}
+
 // helps tells whether a command explains the others: a mistake in the settings
 // must not keep it from that.
 func helps(cmd *cobra.Command) bool {
@@ -219,15 +243,16 @@ func helps(cmd *cobra.Command) bool {
 	return false
 }
 
-// interruptible is cmd's context, ended by Ctrl-C or as `timeout` and init systems
-// end programs: either way what is half written goes.
+// interruptible is cmd's context from now on, ended by Ctrl-C or as `timeout` and init
+// systems end programs: either way what is half written goes.
 func interruptible(cmd *cobra.Command) (context.Context, context.CancelFunc) {
 	parent := cmd.Context()
 	if parent == nil {
 		parent = context.Background()
 	}
 	ctx, stop := endedBy(parent, os.Interrupt, syscall.SIGTERM)
-	return causing{ctx}, stop
+	cmd.SetContext(ctx)
+	return ctx, stop
 }
 
 // sameSignal is how long what follows a signal counts as part of it: `timeout` sends it to
@@ -241,12 +266,6 @@ func endedBy(parent context.Context, signals ...os.Signal) (context.Context, con
 	context.AfterFunc(ctx, func() { time.AfterFunc(sameSignal, stop) })
 	return ctx, stop
 }
-
-// causing is a context whose error names the signal that ended it. It is still a
-// [context.Canceled].
-type causing struct{ context.Context }
-
-func (c causing) Err() error { return context.Cause(c.Context) }
 
 // loadLibrary opens llama.cpp and tells of GPU modules that could not be used.
 func loadLibrary(cmd *cobra.Command) error {

@@ -136,7 +136,7 @@ func TestServeRefuses(t *testing.T) {
 		{[]string{"-n", "0"}, "-n is 0, want -1 or at least 1"},
 		{[]string{"--profile", "x"}, "--profile is for one model: name it with one -m"},
 		{[]string{"--timeout", "0s"}, "--models-memory is 0, --timeout 0s"},
-		{[]string{"--api-key", ""}, "an API key is empty"},
+		{[]string{"--api-key", ""}, "--api-key is empty"},
 	} {
 		code, out, errOut := runGallop(append([]string{"serve"}, test.args...)...)
 		require.Equal(t, exitUsage, code, errOut)

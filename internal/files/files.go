@@ -3,6 +3,7 @@
 package files
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
 	"os"
@@ -17,10 +18,16 @@ var ErrEncoding = errors.New("is not UTF-8 text: save it as UTF-8")
 // Text is data as text, without the byte order mark that some programs put in
 // front. The error is [ErrEncoding].
 func Text(data []byte) (string, error) {
-	if !utf8.Valid(data) {
+	if !utf8.Valid(data) || isUTF16(data) {
 		return "", ErrEncoding
 	}
 	return strings.TrimPrefix(string(data), "\ufeff"), nil
+}
+
+// isUTF16 tells whether data is UTF-16 or UTF-32 of mostly ASCII, which is valid UTF-8: at
+// least every second byte is zero.
+func isUTF16(data []byte) bool {
+	return len(data) >= 4 && bytes.Count(data, []byte{0}) >= len(data)/2
 }
 
 // Write puts data into a temporary file in path's folder, which then takes the

@@ -13,6 +13,7 @@ import (
 // have it. What is written to keys is typed there.
 func Terminal(t testing.TB) (terminal, keys *os.File) {
 	t.Helper()
+	t.Setenv("TERM", "xterm")
 	keys, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	require.NoError(t, err)
 	t.Cleanup(func() { keys.Close() })

@@ -104,7 +104,7 @@ func TestErrorsSayWhere(t *testing.T) {
 		"{% set ns = namespace() %}{% set ns.__a = 1 %}": `line 1: underscore-prefixed attributes cannot be stored on a namespace: "__a"`,
 		"{% include 'x' %}":       "line 1: a chat template may not use include",
 		"{{ range(100001) }}":     "line 1: a range of over 100000 numbers",
-		"{{ 'a' * 99999999 }}":    "line 1: the text has no end",
+		"{{ 'a' * 99999999 }}":    "line 1: the text is longer than 16 MiB",
 		"{{ [1] * 99999999 }}":    "line 1: a list of over 1048576 items",
 		"{{ 2 ** 99 }}":           "line 1: a number of over 64 bits",
 		"{{ x() }}":               "line 1: 'str' object is not callable",
@@ -115,7 +115,7 @@ func TestErrorsSayWhere(t *testing.T) {
 		"{% set ns = namespace(a=[1]) %}{% for a in range(99) %}{% set ns.a = ns.a + ns.a %}{% endfor %}":                                                        "line 1: a list of over 1048576 items",
 		"{% set ns = namespace(a=[1], b=[1]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% set ns.b = [ns.b, ns.b] %}{% endfor %}{{ ns.a == ns.b }}": "line 1: a comparison of over 1048576 items",
 		"{% set ns = namespace(a=(1, 2)) %}{% for i in range(60) %}{% set ns.a = (ns.a, ns.a) %}{% endfor %}{{ {ns.a: 1} }}":                                     "line 1: unhashable type: tuple",
-		"{% set ns = namespace(a=[1]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{{ ns.a | tojson }}":                                    "line 1: the text has no end",
+		"{% set ns = namespace(a=[1]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% endfor %}{{ ns.a | tojson }}":                                    "line 1: the text is longer than 16 MiB",
 		"{% set ns = namespace(a=[1]) %}{% for i in range(300) %}{% set ns.a = [ns.a] %}{% endfor %}{{ ns.a }}":                                                  "line 1: a value nested deeper than 200 levels",
 	} {
 		_, err := render(source)

@@ -191,7 +191,7 @@ type textBuilder struct {
 
 func (b *textBuilder) add(t Text) {
 	if b.s.Len()+len(t.s) > maxOutput {
-		fail("the text has no end")
+		fail("the text is longer than %d MiB", maxOutput>>20)
 	}
 	if t.from != "" && !b.typed {
 		b.typed = true

@@ -683,7 +683,7 @@ func repeat(t Text, n int64) Text {
 		return Text{}
 	}
 	if n > maxOutput || int64(len(t.s))*n > maxOutput {
-		fail("the text has no end")
+		fail("the text is longer than %d MiB", maxOutput>>20)
 	}
 	return Text{strings.Repeat(t.s, int(n)), strings.Repeat(t.from, int(n)), t.escaped}
 }
