@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -208,8 +209,11 @@ func (l *Loop) Cache() (used, of int) { return int(l.cached.Load()), l.ledger.Ce
 // Decodes counts the calls of llama.cpp so far.
 func (l *Loop) Decodes() uint64 { return l.decodes.Load() }
 
-// run is the loop's goroutine.
+// run is the loop's goroutine. It keeps its thread: where Go lets it go on in another one, on
+// another core, that decode took 0.6 ms longer.
 func (l *Loop) run() {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	defer close(l.ended)
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -3,8 +3,10 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -206,101 +208,97 @@ func (s *Server) answer(w *writer, r *http.Request, d dialect, p *wire.Parsed) {
 	ctx, cancel := context.WithTimeout(r.Context(), s.opts.Timeout)
 	defer cancel()
 	begun := recordOf(ctx).begun
-	j, err := s.opening(ctx, w, r, p)
+	var mu sync.Mutex       // of all that is written until quiet
+	var events []wire.Event // to be written
+	stream := func(more []wire.Event) error {
+		events = append(events, more...)
+		w.begin()
+		err := w.send(events)
+		events = events[:0]
+		return err
+	}
+	quiet := func() {}
+	if p.Stream {
+		quiet = every(s.opts.KeepAlive, &mu, func() {
+			if stream(nil) != nil || w.keepAlive() != nil {
+				cancel()
+			}
+		})
+	}
+	defer quiet()
+	j, err := s.open(ctx, p, r.Header)
 	if err != nil {
+		quiet()
 		s.fail(w, r, d, explain(err, nil, nil), err)
 		return
 	}
 	defer j.release()
 	reply := p.Reply(s.meta(r.Context(), j))
-	steps, ended := make(chan wire.Step), make(chan error, 1)
-	go func() { ended <- s.generate(ctx, j, steps) }()
-	running := true
-	defer func() {
-		for cancel(); running; { // nothing of the request is left
-			select {
-			case <-steps:
-			case <-ended:
-				running = false
-			}
-		}
-	}()
-	var events []wire.Event // to be written
 	if p.Stream {
+		mu.Lock()
 		events = reply.Start()
-	}
-	stream := func(more []wire.Event) bool {
-		events = append(events, more...)
-		w.begin()
-		err := w.send(events)
-		events = events[:0]
-		return err == nil
-	}
-	if w.events && !stream(nil) {
-		return
+		if w.events {
+			err = stream(nil)
+		}
+		mu.Unlock()
+		if err != nil {
+			return // the client is gone
+		}
 	}
 	results := make([]wire.Result, len(j.requests))
 	heard := make([]time.Time, len(j.requests))
-	alive := time.NewTicker(s.opts.KeepAlive)
-	defer alive.Stop()
-	for {
-		select {
-		case step := <-steps:
-			s.metrics.hear(j.model.Name, &step, begun, &heard[step.Answer])
-			if step.End != nil {
-				results[step.Answer] = *step.End
-			}
-			switch {
-			case !p.Stream:
-			case step.End != nil && len(j.requests) == 1:
-				events = append(events, reply.Step(step)...) // the stream's end follows at once
-			case !stream(reply.Step(step)):
-				return
-			}
-		case err := <-ended:
-			running = false
-			switch {
-			case err != nil:
-				s.failStream(w, r, d, reply, explain(err, j.engine, failedRequest(j, err)), err)
-			case p.Stream:
-				stream(reply.End(results))
-			default:
-				_ = w.json(http.StatusOK, reply.Whole(results)) // a client that is gone needs none
-			}
-			recordOf(ctx).add(results, p.N)
-			return
-		case <-alive.C:
-			if p.Stream && (!stream(nil) || w.keepAlive() != nil) {
-				return
-			}
+	err = s.generate(ctx, j, func(step wire.Step) error {
+		mu.Lock()
+		defer mu.Unlock()
+		s.metrics.hear(j.model.Name, &step, begun, &heard[step.Answer])
+		if step.End != nil {
+			results[step.Answer] = *step.End
 		}
+		switch {
+		case !p.Stream:
+		case step.End != nil && len(j.requests) == 1:
+			events = append(events, reply.Step(step)...) // the stream's end follows at once
+		case stream(reply.Step(step)) != nil:
+			return errGone
+		}
+		return nil
+	})
+	quiet()
+	switch {
+	case errors.Is(err, errGone):
+		return
+	case err != nil:
+		s.failStream(w, r, d, reply, explain(err, j.engine, failedRequest(j, err)), err)
+	case p.Stream:
+		_ = stream(reply.End(results)) // a client that is gone needs none
+	default:
+		_ = w.json(http.StatusOK, reply.Whole(results)) // likewise
 	}
+	recordOf(ctx).add(results, p.N)
 }
 
-// opening is [Server.open]; a stream is kept alive while its model is loaded.
-func (s *Server) opening(ctx context.Context, w *writer, r *http.Request, p *wire.Parsed) (*job, error) {
-	if !p.Stream {
-		return s.open(ctx, p, r.Header)
-	}
-	type opened struct {
-		job *job
-		err error
-	}
-	done := make(chan opened, 1)
-	go func() {
-		j, err := s.open(ctx, p, r.Header)
-		done <- opened{j, err}
-	}()
-	alive := time.NewTicker(s.opts.KeepAlive)
-	defer alive.Stop()
-	for {
-		select {
-		case o := <-done:
-			return o.job, o.err
-		case <-alive.C:
-			w.begin()
-			_ = w.keepAlive() // a client that is gone ends the context
+// errGone is the error of an answer whose client does not take it any more.
+var errGone = errors.New("the client is gone")
+
+// every calls do in such intervals, with mu held, until stop is called.
+func every(interval time.Duration, mu *sync.Mutex, do func()) (stop func()) {
+	mu.Lock()
+	defer mu.Unlock()
+	ended := false
+	var timer *time.Timer
+	timer = time.AfterFunc(interval, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if !ended {
+			do()
+			timer.Reset(interval)
 		}
+	})
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		ended = true
+		timer.Stop()
 	}
 }
 
@@ -320,30 +318,28 @@ type answerError struct {
 
 func (e *answerError) Unwrap() error { return e.error }
 
-// generate sends all that comes of the answers. As many are made at once as the engine
-// answers at once, so that one client does not fill the queue.
-func (s *Server) generate(ctx context.Context, j *job, steps chan<- wire.Step) error {
+// generate hands on all that comes of the answers, each in the order in which it comes. As many
+// are made at once as the engine answers at once, so that one client does not fill the queue.
+func (s *Server) generate(ctx context.Context, j *job, take func(wire.Step) error) error {
+	if len(j.requests) == 1 { // whose steps then wake no one on their way
+		return s.generateOne(ctx, j, 0, take)
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(max(1, j.engine.Info().Parallel))
 	for i := range j.requests {
-		group.Go(func() error {
-			if err := s.generateOne(ctx, j, i, steps); err != nil {
-				return &answerError{i, err}
-			}
-			return nil
-		})
+		group.Go(func() error { return s.generateOne(ctx, j, i, take) })
 	}
 	return group.Wait()
 }
 
-func (s *Server) generateOne(ctx context.Context, j *job, i int, steps chan<- wire.Step) error {
+func (s *Server) generateOne(ctx context.Context, j *job, i int, take func(wire.Step) error) error {
 	split := j.split()
 	defer split.End()
 	var all wire.Collector
 	var scored []gallop.Token
 	for d, err := range j.engine.Stream(ctx, j.requests[i]) {
 		if err != nil {
-			return err
+			return &answerError{i, err}
 		}
 		step := wire.Step{Answer: i, Pieces: split.Add(d.Text, d.Controls), Tokens: d.Tokens, Mask: d.Mask}
 		if d.Answer != nil {
@@ -356,19 +352,14 @@ func (s *Server) generateOne(ctx context.Context, j *job, i int, steps chan<- wi
 		if d.Answer != nil {
 			step.End = all.Result(*d.Answer, scored)
 		}
-		select {
-		case steps <- step:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-		if d.Answer != nil {
-			return nil
+		if err := take(step); err != nil || d.Answer != nil {
+			return err
 		}
 	}
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		return &answerError{i, context.Cause(ctx)}
 	}
-	return errNoEnd
+	return &answerError{i, errNoEnd}
 }
 
 func (s *Server) meta(ctx context.Context, j *job) wire.Meta {
