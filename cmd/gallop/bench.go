@@ -69,7 +69,7 @@ Shapes:
 	flags.StringSliceVarP(&f.models, "model", "m", nil, "model: a GGUF file, or a name as `gallop models` lists them; repeatable (default: the demo model)")
 	flags.StringSliceVar(&f.shapes, "shape", nil, "random weights in the shape of this model instead; repeatable")
 	flags.StringSliceVar(&f.types, "type", []string{"q4_0"}, "type of their weights, repeatable: "+strings.Join(typeNames(), ", ")+" (as in Q4_K_M)")
-	flags.StringArrayVar(&f.masks, "skip", nil, "layers to skip, as in 4,6,9-11,a5,f7; v1024: a vocabulary shortlist; repeatable")
+	flags.StringArrayVar(&f.masks, "skip", nil, "layers to skip, as in 4,6,9-11,a5,f7; l0-3,w256+4: local attention; v1024: a vocabulary shortlist; repeatable")
 	flags.StringVar(&f.shortlist, "shortlist", "off", "also measure a vocabulary shortlist of this many tokens; auto: as many as were found best")
 	flags.Float64SliceVar(&f.depths, "depth", nil, "skip this many layers' worth: the profile's first set of that depth, else whole layers, evenly spread")
 	flags.Float64SliceVar(&f.percents, "percent", nil, "skip this share of the layers, whole ones, evenly spread (default 25 when nothing else is named)")
