@@ -340,7 +340,7 @@ func (e *engineFlags) add(f *pflag.FlagSet) {
 	f.IntVarP(&e.batch, "batch-size", "b", 2048, "tokens decoded in one call at most")
 	f.IntVar(&e.ubatch, "ub", 512, "tokens computed at once")
 	f.IntVar(&e.gpuLayers, "ngl", -1, "layers on the GPU; -1 = all, 0 = none")
-	f.StringVar(&e.flash, "fa", "auto", "flash attention: on, off or auto")
+	f.StringVar(&e.flash, "fa", "auto", "flash attention: on, off or auto, on a CPU whichever was measured to be faster")
 	f.StringVar(&e.cacheK, "ctk", "f16", "type of cached keys: f32, f16, bf16, q8_0, q4_0")
 	f.StringVar(&e.cacheV, "ctv", "f16", "type of cached values, likewise")
 	f.BoolVar(&e.noMmap, "no-mmap", false, "read the model into memory instead of mapping it")
