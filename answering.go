@@ -475,7 +475,7 @@ func (x *answering) weigh() {
 		return
 	}
 	x.weigher = &x.e.weigher
-	x.weigher.Begin(p.mask, p.mask.KeepsAttention(), 1/(1-x.e.skippedShare(p.mask)), x.list.size)
+	x.weigher.Begin(p.mask, p.mask.KVComplete(), 1/(1-x.e.skippedShare(p.mask)), x.list.size)
 }
 
 // beginDrafts takes the engine's drafter for a lossless answer, unless another one uses it:

@@ -30,6 +30,8 @@ func requests(n int, seed uint64) []gallop.Request {
 		gallop.Layers(skip.Mask{}.With(3, skip.FeedForward).With(6, skip.FeedForward)).Prefill(skip.FullPrefill).Escalate(0.9),
 		gallop.Layers(skip.Mask{}.With(4, skip.Whole).With(8, skip.Attention)),
 		gallop.Layers(skip.Mask{}.With(7, skip.Attention)).Prefill(skip.FullPrefill),
+		gallop.Layers(skip.Mask{}.WithLocal(4, skip.Window{Recent: 8, Sinks: 2}).WithLocal(9, skip.Window{Recent: 8, Sinks: 2}).WithWritten(6)),
+		gallop.Layers(skip.Mask{}.WithLocal(4, skip.Window{Recent: 8, Sinks: 2}).With(3, skip.FeedForward)).Prefill(skip.FullPrefill).Escalate(0.9),
 	}
 	questions := []string{"What is %d plus %d?", "Repeat: the %d quick brown foxes and %d dogs", "Count from %d to %d.", "Sort: %d 5 %d 1 9"}
 	all := make([]gallop.Request, n)
@@ -45,7 +47,7 @@ func requests(n int, seed uint64) []gallop.Request {
 		if all[i].Lossless {
 			all[i].Skip = gallop.Nothing()
 			if random.IntN(2) == 0 {
-				all[i].Skip = gallop.Layers(skip.Layers(4, 5))
+				all[i].Skip = gallop.Layers(skip.Layers(4, 5).WithLocal(6, skip.Window{Recent: 8}))
 			}
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 
 	"github.com/gallop-llm/gallop/internal/costs"
@@ -43,6 +44,9 @@ type Engine struct {
 	learner   *shortlist.Learner // of the vocabulary shortlist; nil = off
 	costsPath string             // "" = nothing is kept
 
+	flash      *costs.Flash // nil = not measured
+	flashFresh bool         // it was measured now
+
 	mu       sync.Mutex     // guards what follows
 	profile  *sharedProfile // nil = none
 	embedder *embedder      // nil = nothing was embedded yet
@@ -51,6 +55,7 @@ type Engine struct {
 	// makes sense only for an answer that runs alone.
 	weighing sync.Mutex
 	weigher  costs.Weigher
+
 	drafting sync.Mutex
 	drafter  *draft.Drafter // nil = nothing was drafted yet
 
@@ -156,8 +161,10 @@ func (e *Engine) start() (err error) {
 		}
 		if known := costs.Read(e.costsPath); known != nil {
 			e.weigher.Recall(known.Masks, known.Ahead)
+			e.flash = known.Flash
 		}
 	}
+	e.chooseFlash()
 	if o.Shortlist >= 0 {
 		dir := filepath.Join(o.Cache, "shortlist")
 		if o.Cache == "" {
@@ -189,6 +196,27 @@ func (e *Engine) start() (err error) {
 	e.idleCore = threads < runtime.GOMAXPROCS(0)
 	e.idle.init(e)
 	return nil
+}
+
+// chooseFlash leaves flash attention out of a context where it was left open and measured to
+// be slower, once for each model and machine. On a GPU llama.cpp's choice stays, and where
+// nothing that is measured is to be kept or to decide over an answer's bits.
+func (e *Engine) chooseFlash() {
+	o := &e.opts
+	onGPU := o.Model.GPULayers != llama.CPUOnly && slices.ContainsFunc(llama.Devices(), llama.Device.IsGPU)
+	if e.costsPath == "" || o.Isolate || onGPU || llama.MasksAvailable() != nil || !costs.FlashMatters(e.model, &o.Context, o.Context.NCtx*o.Parallel) {
+		return
+	}
+	if e.flash == nil {
+		measured, err := costs.MeasureFlash(e.model, o.Context)
+		if err != nil {
+			e.log.Debug("whether flash attention is faster is not known", "error", err)
+			return
+		}
+		e.flash, e.flashFresh = &measured, true
+	}
+	o.Context.Flash = e.flash.Choice()
+	e.log.Debug("attention was measured", "with", e.flash.On, "without", e.flash.Off, "off", o.Context.Flash == llama.FlashOff)
 }
 
 // useLoRA loads the adapters and puts them in use.
@@ -256,7 +284,7 @@ func (e *Engine) keepCosts() {
 	if e.drafter != nil {
 		batches = e.drafter.Learned()
 	}
-	if batches == nil && !e.weigher.Fresh() {
+	if batches == nil && !e.weigher.Fresh() && !e.flashFresh {
 		return
 	}
 	file := costs.Read(e.costsPath)
@@ -269,6 +297,7 @@ func (e *Engine) keepCosts() {
 	if e.weigher.Fresh() {
 		file.Masks, file.Ahead = e.weigher.Keep(), e.weigher.Ahead()
 	}
+	file.Flash = e.flash
 	if err := file.Write(e.costsPath); err != nil {
 		e.log.Warn("what decoding costs here is not kept", "error", err)
 	}

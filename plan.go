@@ -143,8 +143,8 @@ func (e *Engine) checkPlan(p *plan, asked Skip) error {
 // others under mask.
 func checkEscalation(mask skip.Mask, prefill skip.Prefill) error {
 	switch {
-	case !mask.KeepsAttention():
-		return fmt.Errorf("%w: the mask %s skips attention, whose keys and values the whole model would miss; skip feed-forward halves only, as in f4,f7",
+	case !mask.KVComplete():
+		return fmt.Errorf("%w: the mask %s skips attention, whose keys and values the whole model would miss; skip feed-forward halves, as in f4,f7, or have them written, as in k4",
 			ErrEscalate, mask)
 	case prefill != skip.FullPrefill:
 		return fmt.Errorf("%w: its prompt has to be decoded whole, with --prefill full", ErrEscalate)

@@ -146,6 +146,7 @@ type Stats struct {
 	LayersRemoved    int
 	SublayersRemoved int // of layers that kept their other half
 	SublayersGated   int // that only some tokens of the batch skip
+	LocalLayers      int // whose attention was local, where that hid anything
 	Nodes            int // in llama.cpp's own graph
 	NodesRemoved     int
 }
@@ -209,6 +210,7 @@ func (m *Model) NewContext(opts *ContextOptions) (*Context, error) {
 		return nil, fmt.Errorf("make a context of %d tokens for %s: %w", o.NCtx, m.Path, cause(ErrModel, &c.own.err))
 	}
 	c.own.skip.bidirectional = C.bool(!m.causal)
+	c.own.skip.local.hooked = C.layerskip_sees_computations()
 	C.gallop_set_threads(c.own, c.ptr, params.n_threads, params.n_threads_batch)
 	c.mem = C.llama_get_memory(c.ptr)
 	c.nSeq = int(C.llama_n_seq_max(c.ptr))
@@ -375,6 +377,9 @@ func (c *Context) Abort(on bool) {
 // bit on CPU. What cannot be done exactly is refused with [ErrMask]. Positions
 // that were cached under another mask are used as they are. A mask with a shortlist
 // gives exact logits to the tokens of the list and leaves a preview's to the others.
+// Under local attention a token sees what it would see through an attention mask of the
+// same pattern, whatever batch it is in: to the bit where the attention kernel goes from
+// cell to cell, otherwise up to the order in which it sums.
 //
 // Errors: [ErrBatch], [ErrFull], [ErrMask], [ErrAborted], [ErrDecode].
 func (c *Context) Decode(b *Batch, mask skip.Mask) error {
@@ -493,6 +498,7 @@ func (c *Context) Stats() Stats {
 		LayersRemoved:    int(r.layers_removed),
 		SublayersRemoved: int(r.sublayers_removed),
 		SublayersGated:   int(r.sublayers_gated),
+		LocalLayers:      int(r.local),
 		Nodes:            int(r.nodes),
 		NodesRemoved:     int(r.nodes_removed),
 	}
@@ -567,6 +573,7 @@ func (c *Context) Remove(seq, from, to int) error {
 	if !C.llama_memory_seq_rm(c.mem, C.llama_seq_id(max(seq, -1)), position(from), position(to)) {
 		return fmt.Errorf("%w: this model's cache cannot drop positions %d to %d alone", ErrState, from, to)
 	}
+	C.layerskip_forget_cells(&c.own.skip, C.int32_t(max(seq, -1)), C.int32_t(position(from)), C.int32_t(position(to)))
 	return nil
 }
 
@@ -587,6 +594,7 @@ func (c *Context) Copy(src, dst, from, to int) error {
 		return fmt.Errorf("%w: copying a part of a sequence needs a context with KVUnified", ErrOption)
 	}
 	C.llama_memory_seq_cp(c.mem, C.llama_seq_id(src), C.llama_seq_id(dst), position(from), position(to))
+	C.layerskip_copy_cells(&c.own.skip, C.int32_t(src), C.int32_t(dst), C.int32_t(position(from)), C.int32_t(position(to)))
 	return nil
 }
 
@@ -607,6 +615,7 @@ func position(p int) C.llama_pos { return C.llama_pos(min(max(p, -1), math.MaxIn
 func (c *Context) Clear() {
 	if c.ptr != nil {
 		C.llama_memory_clear(c.mem, true)
+		C.layerskip_forget_cells(&c.own.skip, -1, 0, -1)
 	}
 }
 

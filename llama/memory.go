@@ -215,6 +215,7 @@ func (m *Model) Releasable() bool {
 // has it. What was repacked for the CPU is repacked again before the decode. What
 // is on a GPU stays there.
 func (m *Model) ReleaseWeights(mask skip.Mask) error {
+	mask = mask.Unread()
 	if err := m.retain(); err != nil {
 		return err
 	}
@@ -237,6 +238,7 @@ func (m *Model) ReleaseWeights(mask skip.Mask) error {
 
 // useWeights makes what mask keeps usable until m.weights.RUnlock.
 func (m *Model) useWeights(mask skip.Mask) error {
+	mask = mask.Unread()
 	m.weights.RLock()
 	for !m.gone.Minus(mask).IsEmpty() {
 		m.weights.RUnlock()

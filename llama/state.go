@@ -17,6 +17,8 @@ type Saved struct {
 	ctx  *Context
 	ptr  *C.uint8_t // owned; nil once closed
 	size C.size_t
+
+	cells *C.struct_layerskip_saved // owned; nil = not known
 }
 
 // Save copies a sequence's part of the KV cache. A cache with sliding windows gives the last
@@ -36,6 +38,7 @@ func (c *Context) Save(seq int) (*Saved, error) {
 		s.Close()
 		return nil, fmt.Errorf("%w: llama.cpp cannot save sequence %d", ErrState, seq)
 	}
+	s.cells = C.layerskip_save_cells(&c.own.skip, C.int32_t(seq))
 	return s, nil
 }
 
@@ -53,6 +56,7 @@ func (c *Context) Restore(s *Saved, seq int) error {
 	if s.ctx != c {
 		return fmt.Errorf("%w: another context saved it", ErrState)
 	}
+	C.layerskip_restore_cells(&c.own.skip, C.int32_t(seq), s.cells)
 	if C.llama_state_seq_set_data(c.ptr, s.ptr, s.size, C.llama_seq_id(seq)) == 0 {
 		return fmt.Errorf("%w: the cache has no room for what was saved", ErrState)
 	}
@@ -65,6 +69,7 @@ func (s *Saved) Size() int { return int(s.size) }
 // Close frees it. Further calls do nothing.
 func (s *Saved) Close() error {
 	C.free(unsafe.Pointer(s.ptr))
-	s.ptr = nil
+	C.free(unsafe.Pointer(s.cells))
+	s.ptr, s.cells = nil, nil
 	return nil
 }

@@ -191,9 +191,9 @@ func (p *Profile) Depths() (depths []float64) {
 	return slices.Compact(depths)
 }
 
-// KeepsAttention tells whether all candidates do, as [skip.Mask.KeepsAttention] says.
-func (p *Profile) KeepsAttention() bool {
-	return !slices.ContainsFunc(p.Candidates, func(c Candidate) bool { return !c.Mask.KeepsAttention() })
+// KVComplete tells whether all candidates do, as [skip.Mask.KVComplete] says.
+func (p *Profile) KVComplete() bool {
+	return !slices.ContainsFunc(p.Candidates, func(c Candidate) bool { return !c.Mask.KVComplete() })
 }
 
 // NeverKept is what every mask skips that a policy can choose: nothing when the

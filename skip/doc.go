@@ -4,7 +4,7 @@
 // # Basics
 //
 // A [Mask] is a set of sublayers: a layer's attention, its feed-forward, or both.
-// [Parse] and [Mask.String] turn a mask from and into text, "4,6,9-11,a5,f7". A mask
+// [Parse] and [Mask.String] turn a mask from and into text, "4,6,9-11,a5,f7,k8,l0-3". A mask
 // is what llama's Context.Decode takes. [Prefill] says whether a prompt is decoded
 // under the mask of its answer.
 //

@@ -17,12 +17,12 @@ const wordBits = 64
 // ErrMask is returned when a text is no mask.
 var ErrMask = errors.New("not a mask")
 
-// Mask is what a decode leaves out: a set of sublayers, and the tokens outside a
-// vocabulary shortlist. The zero value skips nothing. Masks are values: they compare
+// Mask is what a decode leaves out: a set of sublayers, what local attention does not
+// see, and the tokens outside a vocabulary shortlist. The zero value skips nothing. Masks are values: they compare
 // with ==, and are keys of maps. A Mask is what llama's Context.Decode takes: bit 2L
-// skips layer L's attention, bit 2L+1 its feed-forward; the last word is the
-// shortlist's size.
-type Mask [shortlistWord + 1]uint64
+// skips layer L's attention, bit 2L+1 its feed-forward; behind these are the
+// shortlist's size and what local.go says.
+type Mask [windowWord + 1]uint64
 
 // shortlistWord is the word behind those of the layers.
 const shortlistWord = 2 * MaxLayers / wordBits
@@ -57,6 +57,10 @@ func Layers(layers ...int) Mask {
 func (m Mask) With(layer int, half Half) Mask {
 	w, shift := place(layer)
 	m[:shortlistWord][w] |= uint64(half) << shift
+	if half&Attention != 0 && m[localWord:windowWord][w] != 0 {
+		m.setAttention(layer, skippedAttention)
+		m = m.withWindow(m.Window())
+	}
 	return m
 }
 
@@ -77,37 +81,44 @@ func (m Mask) WithShortlist(size int) Mask {
 
 func place(layer int) (word, shift int) { return 2 * layer / wordBits, 2 * layer % wordBits }
 
-// Union returns the mask that skips what either skips: with the shorter shortlist.
+// Union returns the mask that skips what either skips: with the shorter shortlist and the
+// smaller window.
 func (m Mask) Union(other Mask) Mask {
+	before := m
 	for i := range shortlistWord {
 		m[i] |= other[i]
 	}
 	if n := other[shortlistWord]; n != 0 && (m[shortlistWord] == 0 || n < m[shortlistWord]) {
 		m[shortlistWord] = n
 	}
+	m.mergeAttention(&before, &other, less(before.Window(), other.Window()), larger)
 	return m
 }
 
 // Intersection returns the mask that skips what both skip: with the longer
-// shortlist, if both have one.
+// shortlist, if both have one, and a window that sees what either's does.
 func (m Mask) Intersection(other Mask) Mask {
+	before := m
 	for i := range shortlistWord {
 		m[i] &= other[i]
 	}
 	if n := other[shortlistWord]; n == 0 || m[shortlistWord] != 0 && n > m[shortlistWord] {
 		m[shortlistWord] = n
 	}
+	m.mergeAttention(&before, &other, more(before.Window(), other.Window()), smaller)
 	return m
 }
 
 // Minus is m without what other skips: without a shortlist, if other has one.
 func (m Mask) Minus(other Mask) Mask {
+	before := m
 	for i := range shortlistWord {
 		m[i] &^= other[i]
 	}
 	if other[shortlistWord] != 0 {
 		m[shortlistWord] = 0
 	}
+	m.mergeAttention(&before, &other, before.Window(), without)
 	return m
 }
 
@@ -123,12 +134,12 @@ func (m Mask) Len() int {
 	return n
 }
 
-// KeepsAttention reports whether the mask keeps every attention sublayer. A KV cache
-// filled under such masks has all keys and values at every position, so it
-// serves any mask: the mask may change from token to token.
-func (m Mask) KeepsAttention() bool {
+// KVComplete reports whether every attention sublayer's keys and values are written. A KV
+// cache filled under such masks has them all at every position, so it serves any mask: the
+// mask may change from token to token.
+func (m Mask) KVComplete() bool {
 	for l := 0; l <= m.Highest(); l++ {
-		if m.Skipped(l)&Attention != 0 {
+		if m.attention(l) == skippedAttention {
 			return false
 		}
 	}
@@ -138,8 +149,8 @@ func (m Mask) KeepsAttention() bool {
 // Lowest is the lowest layer that the mask names, -1 when it names none.
 func (m Mask) Lowest() int {
 	for w := range shortlistWord {
-		if m[w] != 0 {
-			return (w*wordBits + bits.TrailingZeros64(m[w])) / 2
+		if named := m.named(w); named != 0 {
+			return (w*wordBits + bits.TrailingZeros64(named)) / 2
 		}
 	}
 	return -1
@@ -148,26 +159,39 @@ func (m Mask) Lowest() int {
 // Highest is the highest layer that the mask names, -1 when it names none.
 func (m Mask) Highest() int {
 	for w := shortlistWord - 1; w >= 0; w-- {
-		if m[w] != 0 {
-			return (w*wordBits + bits.Len64(m[w]) - 1) / 2
+		if named := m.named(w); named != 0 {
+			return (w*wordBits + bits.Len64(named) - 1) / 2
 		}
 	}
 	return -1
 }
 
+// named has bits of the layers that the mask names, in place of its word w.
+func (m *Mask) named(w int) uint64 { return m[w] | m[localWord+w] }
+
 // WholeLayers lists the layers that the mask skips whole, in order. only is
-// false when it skips single sublayers too, or has a shortlist.
+// false when it skips single sublayers too, makes attention local or has a shortlist.
 func (m Mask) WholeLayers() (layers []int, only bool) {
-	only = m.Shortlist() == 0
+	only = m.Shortlist() == 0 && !m.HasLocal()
 	for l := 0; l <= m.Highest(); l++ {
-		switch m.Skipped(l) {
+		switch m.apart(l) {
 		case Whole:
 			layers = append(layers, l)
 		case Attention, FeedForward:
 			only = false
 		}
+		only = only && !m.Written(l)
 	}
 	return layers, only
+}
+
+// apart is what the mask skips of layer, without attention whose keys and values are written.
+func (m Mask) apart(layer int) Half {
+	half := m.Skipped(layer)
+	if half&Attention != 0 && m.Written(layer) {
+		half &^= Attention
+	}
+	return half
 }
 
 // Check finds out whether the mask fits a model of nLayer layers: it names no
@@ -183,43 +207,54 @@ func (m Mask) Check(nLayer int) error {
 }
 
 // String writes the mask as Parse reads it, layers in order and runs
-// shortened: "4,6,9-11,a5,f7,v1024". The empty mask is "".
+// shortened: "4,6,9-11,a5,f7,k8,l0-3,w256+4,v1024". The empty mask is "".
 func (m Mask) String() string {
 	var parts []string
 	for _, kind := range []struct {
 		prefix string
 		half   Half
 	}{{"", Whole}, {"a", Attention}, {"f", FeedForward}} {
-		for l := 0; l <= m.Highest(); l++ {
-			if m.Skipped(l) != kind.half {
-				continue
-			}
-			end := l
-			for end < m.Highest() && m.Skipped(end+1) == kind.half {
-				end++
-			}
-			switch end - l {
-			case 0:
-				parts = append(parts, fmt.Sprintf("%s%d", kind.prefix, l))
-			case 1:
-				parts = append(parts, fmt.Sprintf("%s%d", kind.prefix, l), fmt.Sprintf("%s%d", kind.prefix, end))
-			default:
-				parts = append(parts, fmt.Sprintf("%s%d-%d", kind.prefix, l, end))
-			}
-			l = end
-		}
+		parts = appendRuns(parts, kind.prefix, m.Highest(), func(l int) bool { return m.apart(l) == kind.half })
 	}
+	parts = append(parts, m.attentionText()...)
 	if n := m.Shortlist(); n != 0 {
 		parts = append(parts, fmt.Sprintf("v%d", n))
 	}
 	return strings.Join(parts, ",")
 }
 
-// Parse reads a mask: layers and runs of layers separated by commas, "a" in
-// front for attention alone, "f" for feed-forward alone, as in "4,6,9-11,a5,f7";
-// "v1024" is a vocabulary shortlist of 1024 tokens. Spaces are ignored; an empty text is the empty mask. The error wraps [ErrMask].
+// appendRuns appends the layers up to the highest that in picks, runs of three or more shortened.
+func appendRuns(parts []string, prefix string, highest int, in func(layer int) bool) []string {
+	for l := 0; l <= highest; l++ {
+		if !in(l) {
+			continue
+		}
+		end := l
+		for end < highest && in(end+1) {
+			end++
+		}
+		switch end - l {
+		case 0:
+			parts = append(parts, fmt.Sprintf("%s%d", prefix, l))
+		case 1:
+			parts = append(parts, fmt.Sprintf("%s%d", prefix, l), fmt.Sprintf("%s%d", prefix, end))
+		default:
+			parts = append(parts, fmt.Sprintf("%s%d-%d", prefix, l, end))
+		}
+		l = end
+	}
+	return parts
+}
+
+// Parse reads a mask: layers and runs of layers separated by commas, as in
+// "4,6,9-11,a5,f7,k8,l0-3,w256+4,v1024". In front of layers, "a" means attention alone, "f"
+// feed-forward alone, "k" attention alone with its keys and values written, and "l" makes
+// attention local: it sees the last 256 tokens and the first 4, or what "w" says.
+// "v1024" is a vocabulary shortlist of 1024 tokens. Where a layer is named twice, more is
+// skipped. Spaces are ignored; an empty text is the empty mask. The error wraps [ErrMask].
 func Parse(text string) (Mask, error) {
 	var m Mask
+	window, hasWindow, hasLocal := DefaultWindow, false, false
 	text = strings.Join(strings.Fields(text), "")
 	if text == "" {
 		return m, nil
@@ -234,12 +269,25 @@ func Parse(text string) (Mask, error) {
 			m = m.WithShortlist(n)
 			continue
 		}
-		half, run := Whole, part
-		switch {
-		case strings.HasPrefix(part, "a"):
-			half, run = Attention, part[1:]
-		case strings.HasPrefix(part, "f"):
-			half, run = FeedForward, part[1:]
+		if size, ok := strings.CutPrefix(part, "w"); ok {
+			var err error
+			if window, err = parseWindow(size); err != nil {
+				return Mask{}, fmt.Errorf("%w: %q in %q: %w", ErrMask, part, text, err)
+			}
+			hasWindow = true
+			continue
+		}
+		with, run := func(l int) Mask { return m.With(l, Whole) }, part
+		for prefix, kind := range map[string]func(l int) Mask{
+			"a": func(l int) Mask { return m.With(l, Attention) },
+			"f": func(l int) Mask { return m.With(l, FeedForward) },
+			"k": func(l int) Mask { return m.WithWritten(l) },
+			"l": func(l int) Mask { return m.WithLocal(l, DefaultWindow) },
+		} {
+			if layers, ok := strings.CutPrefix(part, prefix); ok {
+				with, run = kind, layers
+				hasLocal = hasLocal || prefix == "l"
+			}
 		}
 		first, last, isRun := strings.Cut(run, "-")
 		if !isRun {
@@ -252,14 +300,17 @@ func Parse(text string) (Mask, error) {
 				err = fmt.Errorf("it runs backwards")
 			}
 			for l := from; err == nil && l <= to; l++ {
-				m = m.With(l, half)
+				m = with(l)
 			}
 		}
 		if err != nil {
 			return Mask{}, fmt.Errorf("%w: %q in %q: %w; write layers as in 4,6,9-11,a5,f7", ErrMask, part, text, err)
 		}
 	}
-	return m, nil
+	if hasWindow && !hasLocal {
+		return Mask{}, fmt.Errorf("%w: %q has a window, but no layer that it is for, as in l0-3,%s", ErrMask, text, window)
+	}
+	return m.withWindow(window), nil
 }
 
 func parseLayer(text string) (int, error) {

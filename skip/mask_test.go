@@ -96,6 +96,9 @@ func randomMask(r *rand.Rand) (m skip.Mask) {
 		}
 	}
 	if r.IntN(3) == 0 {
+		m = m.WithLocal(r.IntN(skip.MaxLayers), skip.Window{Recent: 1 + r.IntN(1000), Sinks: r.IntN(9)}).WithWritten(r.IntN(skip.MaxLayers))
+	}
+	if r.IntN(3) == 0 {
 		m = m.WithShortlist(skip.MinShortlist + r.IntN(5000))
 	}
 	return m
@@ -120,7 +123,7 @@ func TestRoundTrip(t *testing.T) {
 
 // FuzzParse checks that a text either is refused or has one meaning.
 func FuzzParse(f *testing.F) {
-	for _, text := range []string{"", "4,6,9-11,a5,f7", "a0-511", "1,,2", "5-3", "512", "v1024", "v4", "f2,v64", "\xff"} {
+	for _, text := range []string{"", "4,6,9-11,a5,f7", "a0-511", "1,,2", "5-3", "512", "v1024", "v4", "f2,v64", "k3,l0-2,w64+2", "w4,l3", "\xff"} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
@@ -147,7 +150,7 @@ func TestShortlistInMasks(t *testing.T) {
 	require.False(t, only, "no file can have a shortlist")
 	require.Equal(t, 7, m.Highest())
 	require.False(t, skip.Mask{}.WithShortlist(64).IsEmpty())
-	require.True(t, skip.Mask{}.WithShortlist(64).KeepsAttention())
+	require.True(t, skip.Mask{}.WithShortlist(64).KVComplete())
 	a, b, none := skip.Mask{}.WithShortlist(64), skip.Mask{}.WithShortlist(128), skip.Mask{}
 	for _, c := range []struct{ union, intersection, minus, want skip.Mask }{
 		{a.Union(b), b.Union(a), a.Union(none), a},
@@ -217,10 +220,10 @@ func TestCheck(t *testing.T) {
 	require.ErrorContains(t, err, "it skips all 4 layers, keep at least one")
 }
 
-func TestKeepsAttention(t *testing.T) {
+func TestKVComplete(t *testing.T) {
 	for text, want := range map[string]bool{"": true, "f0": true, "f0,f5-9": true, "a3": false, "3": false, "f1,a200": false} {
 		m, err := skip.Parse(text)
 		require.NoError(t, err)
-		require.Equal(t, want, m.KeepsAttention(), text)
+		require.Equal(t, want, m.KVComplete(), text)
 	}
 }

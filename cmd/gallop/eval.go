@@ -214,7 +214,7 @@ func runEval(cmd *cobra.Command, f *evaluation) error {
 				}
 				rows = append(rows, more...)
 				for _, threshold := range f.thresholds {
-					if threshold > 0 && (prefill != skip.FullPrefill || !p.KeepsAttention()) {
+					if threshold > 0 && (prefill != skip.FullPrefill || !p.KVComplete()) {
 						continue // escalation cannot be had there
 					}
 					row, err := t.Generated(ctx, p.Profile, p.name, prefill, depth, threshold)

@@ -46,6 +46,9 @@ func runExec(cmd *cobra.Command, text string, args []string) error {
 	if mask.Shortlist() != 0 {
 		return usageError{fmt.Errorf("--skip %s: a vocabulary shortlist works in gallop's own commands only; leave out v%d", mask, mask.Shortlist())}
 	}
+	if mask.HasLocal() || mask.WithoutLocal() != mask.Unread() {
+		return usageError{fmt.Errorf("--skip %s: local attention (l) and attention whose keys and values are written (k) work in gallop's own commands only", mask)}
+	}
 	library, err := preload.FindLibrary(preload.SearchPath())
 	if err != nil {
 		return err

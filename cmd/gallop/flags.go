@@ -59,7 +59,7 @@ func (g *generation) add(cmd *cobra.Command) {
 func (g *generation) addOthers(cmd *cobra.Command) {
 	f, d := cmd.Flags(), llama.DefaultSampling()
 	f.StringVarP(&g.model, "model", "m", "", "model: a GGUF file, or a name as `gallop models` lists them (default: the demo model)")
-	f.StringVar(&g.mask, "skip", "", "layers to skip, as in 4,6,9-11,a5,f7 (a: attention alone, f: feed-forward alone); v1024: a vocabulary shortlist, as --shortlist")
+	f.StringVar(&g.mask, "skip", "", "layers to skip, as in 4,6,9-11,a5,f7 (a: attention alone, f: feed-forward alone, k: attention alone with keys and values written); l0-3,w256+4: local attention there, to the last 256 tokens and the first 4; v1024: a vocabulary shortlist, as --shortlist")
 	f.StringVar(&g.route, "route", routeTurn, "when to choose layers: turn, chat (at the first question) or off")
 	f.Float64Var(&g.depth, "depth", 0, "always skip this many layers' worth of weights; 0 = by --quality")
 	f.Float64Var(&g.quality, "quality", 0, "skip as much as keeps this share of the whole model's probability per token, above 0 to 1; 0 = the profile's")
@@ -340,7 +340,7 @@ func (e *engineFlags) add(f *pflag.FlagSet) {
 	f.IntVarP(&e.batch, "batch-size", "b", 2048, "tokens decoded in one call at most")
 	f.IntVar(&e.ubatch, "ub", 512, "tokens computed at once")
 	f.IntVar(&e.gpuLayers, "ngl", -1, "layers on the GPU; -1 = all, 0 = none")
-	f.StringVar(&e.flash, "fa", "auto", "flash attention: on, off or auto")
+	f.StringVar(&e.flash, "fa", "auto", "flash attention: on, off or auto, on a CPU whichever was measured to be faster")
 	f.StringVar(&e.cacheK, "ctk", "f16", "type of cached keys: f32, f16, bf16, q8_0, q4_0")
 	f.StringVar(&e.cacheV, "ctv", "f16", "type of cached values, likewise")
 	f.BoolVar(&e.noMmap, "no-mmap", false, "read the model into memory instead of mapping it")

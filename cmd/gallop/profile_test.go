@@ -159,6 +159,6 @@ func TestProfileTravels(t *testing.T) {
 	code, _, notes = invoke(t, "", "profile", "check", "-m", first)
 	require.Equal(t, exitError, code)
 	require.Contains(t, notes, "has no profile")
-	require.True(t, p.Candidates[1].Mask.KeepsAttention())
+	require.True(t, p.Candidates[1].Mask.KVComplete())
 	require.Equal(t, skip.FullPrefill, p.Defaults.Prefill)
 }

@@ -57,6 +57,8 @@ func wholeLayers(mask string) ([]int, error) {
 		return nil, errors.New("name the layers to leave out: --skip 4,6")
 	case m.Shortlist() != 0:
 		return nil, fmt.Errorf("--skip %s: no file can have a vocabulary shortlist; leave out v%d", m, m.Shortlist())
+	case m.HasLocal():
+		return nil, fmt.Errorf("--skip %s: no file can make attention local; use `gallop chat --skip`", m)
 	case !only:
 		return nil, fmt.Errorf("--skip %s: no file can leave out attention or feed-forward alone; "+
 			"name whole layers, or skip at run time with `gallop chat --skip`", m)

@@ -18,7 +18,7 @@ import (
 )
 
 // help is what /help shows.
-const help = `/skip 4,6,9-11,a5,f7  skip these layers from now on (a: attention alone, f: feed-forward alone)
+const help = `/skip 4,6,9-11,a5,f7  skip these layers from now on (a: attention alone, f: feed-forward alone; l: local attention)
 /skip none            run the whole model again
 /skip                 show what is skipped
 /route                let the router choose again, after a /skip

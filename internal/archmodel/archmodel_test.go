@@ -76,6 +76,37 @@ func TestMasksOnManyArchitectures(t *testing.T) {
 	}
 }
 
+// TestLocalOnManyArchitectures makes attention local on shapes of each kind of it.
+func TestLocalOnManyArchitectures(t *testing.T) {
+	maker := newMaker(t)
+	for name, refused := range map[string]string{ // what the refusal says, none = it is exact
+		"bloom":          "", // biases by distance in the attention mask
+		"chameleon-swin": "in a way that cannot be local",
+		"cohere2":        "", // halves side by side, sliding windows
+		"deepseek2":      "", // latent attention: the values are a part of the keys
+		"gemma2":         "", // capped logits between product and softmax
+		"gemma4-e2b":     "", // layers that read another one's cache
+		"gpt-oss":        "", // sinks of its own in the softmax
+		"hy_v4":          "to one residual stream",
+		"mamba":          "no attention to cached tokens",
+		"mistral4":       "",
+		"nanbeige-loops": "", // blocks that run twice, each time with a cache of its own
+		"qwen2vl":        "", // four positions for each token
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, path := write(t, maker, name)
+			outcome, reason, err := archmodel.Local(t.Context(), m, path)
+			require.NoError(t, err)
+			if refused == "" {
+				require.Equal(t, archmodel.Exact, outcome, reason)
+			} else {
+				require.Equal(t, archmodel.Refused, outcome, reason)
+				require.Contains(t, reason, refused)
+			}
+		})
+	}
+}
+
 // TestRowsWithoutHalves has sequences under masks that would be refused alone.
 func TestRowsWithoutHalves(t *testing.T) {
 	maker := newMaker(t)

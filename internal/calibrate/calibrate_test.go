@@ -194,7 +194,7 @@ func TestUnits(t *testing.T) {
 			_, whole := c.Mask.WholeLayers()
 			require.InDelta(t, 1, c.Depth, 0.5, unit)
 			require.True(t, whole || unit != calibrate.Layers)
-			require.True(t, c.Mask.KeepsAttention() || unit != calibrate.FeedForwards)
+			require.True(t, c.Mask.KVComplete() || unit != calibrate.FeedForwards)
 			require.Zero(t, c.Mask.Skipped(0)|c.Mask.Skipped(m.NLayer-1), "first and last layer stay")
 		}
 		parsed, err := calibrate.ParseUnit(string(unit))

@@ -102,7 +102,7 @@ const escalationCases = 256
 // escalating lists the candidates of a depth that escalation can go with.
 func (r *run) escalating(depth float64) (group []int) {
 	for c, candidate := range r.candidates {
-		if c > 0 && candidate.Mask.KeepsAttention() && candidate.At(depth) {
+		if c > 0 && candidate.Mask.KVComplete() && candidate.At(depth) {
 			group = append(group, c)
 		}
 	}

@@ -328,7 +328,7 @@ func Units(u Unit, sizes search.Sizes) []search.Unit {
 	case Layers:
 		return search.LayerUnits(sizes)
 	case FeedForwards:
-		return slices.DeleteFunc(search.SublayerUnits(sizes), func(u search.Unit) bool { return !u.Mask.KeepsAttention() })
+		return slices.DeleteFunc(search.SublayerUnits(sizes), func(u search.Unit) bool { return !u.Mask.KVComplete() })
 	}
 	return search.SublayerUnits(sizes)
 }

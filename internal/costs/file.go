@@ -20,6 +20,7 @@ type File struct {
 
 	Masks map[string]Kept `json:"masks,omitempty"` // as --skip takes them
 	Ahead float64         `json:"ahead,omitempty"` // seconds saved up for finding out about masks
+	Flash *Flash          `json:"flash,omitempty"` // nil = not measured
 }
 
 // Batches is what was found out about decoding several tokens of an answer at once.
@@ -50,6 +51,7 @@ func (l *File) valid() bool {
 	for n, cost := range l.Costs {
 		ok = ok && n > 1 && n <= MostRows && cost > 0
 	}
+	ok = ok && (l.Flash == nil || l.Flash.On.valid() && l.Flash.Off.valid())
 	for _, mask := range l.Masks {
 		ok = ok && mask.valid()
 	}

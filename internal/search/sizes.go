@@ -46,8 +46,10 @@ func SizesOf(tensors []llama.Tensor, nLayer int) Sizes {
 	return s
 }
 
-// Bytes is how many bytes of weights m skips.
+// Bytes is how many bytes of weights m skips. Attention whose keys and values are written
+// counts as kept, as a part of it is read.
 func (s Sizes) Bytes(m skip.Mask) (skipped uint64) {
+	m = m.Unread()
 	for l := range min(len(s.Attention), skip.MaxLayers) { // no mask names later ones
 		if m.Skipped(l)&skip.Attention != 0 {
 			skipped += s.Attention[l]

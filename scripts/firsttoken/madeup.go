@@ -58,7 +58,7 @@ func madeUp(m *llama.Model, path string) error {
 	units := search.SublayerUnits(search.SizesOf(m.Tensors, m.NLayer))
 	var halves []search.Unit
 	for _, u := range units {
-		if u.Mask.KeepsAttention() {
+		if u.Mask.KVComplete() {
 			halves = append(halves, u)
 		}
 	}

@@ -27,7 +27,7 @@ func knapsack(units []search.Unit, turns []float64, attention, feedForward float
 	best := map[int]choice{0: {}} // by the time that is spared
 	for i, u := range units {
 		w := weight(feedForward)
-		if !u.Mask.KeepsAttention() {
+		if !u.Mask.KVComplete() {
 			w = weight(attention)
 		}
 		if math.IsNaN(turns[i]) {

@@ -166,7 +166,7 @@ func (p *plan) ofLayers(ctx context.Context) error {
 // ofHalves are the methods that skip halves of layers for the answer alone, without a profile.
 func (p *plan) ofHalves(ctx context.Context) error {
 	halves := search.SublayerUnits(p.sizes)
-	feedForwards := slices.DeleteFunc(slices.Clone(halves), func(u search.Unit) bool { return !u.Mask.KeepsAttention() })
+	feedForwards := slices.DeleteFunc(slices.Clone(halves), func(u search.Unit) bool { return !u.Mask.KVComplete() })
 	drawn, err := p.random(feedForwards)
 	if err == nil {
 		err = p.add(randomHalves, skip.FullPrefill, inTurn(drawn))

@@ -53,7 +53,7 @@ static bool go_together(int layer) {
 static bool needs_skipped(int skipped, int kept, int halves) {
     for (int i = 0; i < job.rows->n_masks; i++) {
         const uint64_t *mask = row_mask(i);
-        if (skipped_halves(mask, skipped) & ATTENTION && (skipped_halves(mask, kept) & halves) != halves) {
+        if (skipped_halves(mask, skipped) & ATTENTION && !is_written(mask, skipped) && (skipped_halves(mask, kept) & halves) != halves) {
             return true;
         }
     }
@@ -200,6 +200,8 @@ static bool gate(struct graph *g, int i, struct ggml_tensor *other, int layer, i
 
 #ifndef LAYERSKIP_PRELOAD
 
+static void layerskip_free_local(struct layerskip_local *l);
+
 static bool same_rows(const struct layerskip_gates *gates, const struct layerskip_rows *rows, const struct llama_batch *batch) {
     const struct layerskip_rows *built = &gates->built;
     if (rows == NULL) {
@@ -248,6 +250,7 @@ void layerskip_free(struct layerskip_state *state) {
     free(gates->memory);
     *gates = (struct layerskip_gates){0};
     state->plan = (struct layerskip_plan){0};
+    layerskip_free_local(&state->local);
 }
 
 #endif

@@ -35,6 +35,7 @@
  * for after a failed decode, when nothing is known of the old graph.
  *
  * The rows of a batch may have different masks: gates.c has what becomes of layers that only some skip.
+ * Attention can be left out in part, too: local.c has how it sees a window.
  *
  * The vocabulary shortlist is one more edit, of the graph's last node. What is MUL_MAT(matrix, hidden)
  * in llama.cpp's graph becomes MUL_MAT(preview, MUL_MAT(basis, hidden)), with two small matrices of
@@ -78,6 +79,16 @@ static struct {
     void *(*buffer_get_base)(void *buffer);
     void (*buffer_free)(void *buffer);
     int (*tensor_alloc)(void *buffer, struct ggml_tensor *, void *address);
+    int (*compute)(struct ggml_backend_sched *, struct ggml_cgraph *);
+    struct ggml_tensor *(*new_tensor_4d)(struct ggml_context *, int32_t type, int64_t, int64_t, int64_t, int64_t);
+    struct ggml_tensor *(*permute)(struct ggml_context *, struct ggml_tensor *, int, int, int, int);
+    struct ggml_tensor *(*transpose)(struct ggml_context *, struct ggml_tensor *);
+    struct ggml_tensor *(*cast)(struct ggml_context *, struct ggml_tensor *, int32_t type);
+    struct ggml_tensor *(*view_4d)(struct ggml_context *, struct ggml_tensor *, int64_t, int64_t, int64_t, int64_t, size_t nb1,
+                                   size_t nb2, size_t nb3, size_t offset);
+    struct ggml_tensor *(*custom_4d)(struct ggml_context *, int32_t type, int64_t, int64_t, int64_t, int64_t, struct ggml_tensor **, int n,
+                                     layerskip_step *, int n_threads, void *data);
+    bool (*is_host)(void *buffer);
     int32_t (*decode)(struct llama_context *, struct llama_batch);
     void (*set_causal_attn)(struct llama_context *, bool);
 } real;
@@ -89,6 +100,10 @@ static _Thread_local struct {
     const int8_t *outputs;             /* (n_rows,) other than 0 = the row's output is wanted */
     int n_rows;                        /* of the batch */
     struct layerskip_gates *gates;
+    struct layerskip_local *local;
+    const struct llama_batch *batch;
+    int32_t rows_done;                      /* of the batch, by computations of this decode */
+    int32_t next_of[LAYERSKIP_SEQUENCES];   /* the same for each sequence, where each has cells of its own: where to go on */
     struct layerskip_plan *plan; /* NULL outside a decode of layerskip_decode's */
     bool changed;                /* the mask, since the graph before */
     struct layerskip_report *report;
@@ -160,6 +175,14 @@ const char *layerskip_init(void *libllama) {
         {"ggml_backend_buffer_get_base", (void **)&real.buffer_get_base},
         {"ggml_backend_buffer_free", (void **)&real.buffer_free},
         {"ggml_backend_tensor_alloc", (void **)&real.tensor_alloc},
+        {"ggml_backend_sched_graph_compute_async", (void **)&real.compute},
+        {"ggml_new_tensor_4d", (void **)&real.new_tensor_4d},
+        {"ggml_permute", (void **)&real.permute},
+        {"ggml_transpose", (void **)&real.transpose},
+        {"ggml_cast", (void **)&real.cast},
+        {"ggml_view_4d", (void **)&real.view_4d},
+        {"ggml_custom_4d", (void **)&real.custom_4d},
+        {"ggml_backend_buffer_is_host", (void **)&real.is_host},
         {"llama_decode", (void **)&real.decode},
         {"llama_set_causal_attn", (void **)&real.set_causal_attn},
 #endif
@@ -177,6 +200,7 @@ static bool find_operations(const char *(*op_name)(int)) {
         {"SCALE", &op.scale},     {"CONT", &op.cont},       {"RESHAPE", &op.reshape},   {"VIEW", &op.view},
         {"PERMUTE", &op.permute}, {"TRANSPOSE", &op.transpose}, {"GET_ROWS", &op.get_rows}, {"MUL_MAT", &op.mul_mat},
         {"MUL_MAT_ID", &op.mul_mat_id}, {"FLASH_ATTN_EXT", &op.flash_attn}, {"ROPE", &op.rope},
+        {"SOFT_MAX", &op.soft_max}, {"SET_ROWS", &op.set_rows}, {"CPY", &op.cpy},
     };
     enum { WANTED = sizeof wanted / sizeof *wanted, MOST = 80 }; /* no release has fewer operations than MOST */
     int found = 0;
@@ -232,7 +256,17 @@ bool layerskip_fits(void *libllama) {
     return same;
 }
 
+#ifndef LAYERSKIP_PRELOAD
+static bool computations_pass;
+
+bool layerskip_sees_computations(void) { return computations_pass; }
+#endif
+
 const char *layerskip_hook(void *libllama) {
+#ifndef LAYERSKIP_PRELOAD
+    computations_pass = layerskip_divert(libllama, "ggml_backend_sched_graph_compute_async",
+                                         (void *)ggml_backend_sched_graph_compute_async) == NULL;
+#endif
     return layerskip_divert(libllama, "ggml_backend_sched_alloc_graph", (void *)ggml_backend_sched_alloc_graph);
 }
 
@@ -251,10 +285,15 @@ static bool is_empty(const uint64_t *mask) {
     return true;
 }
 
+/* True if the keys and values of a layer are written though its attention is skipped. */
+static bool is_written(const uint64_t *mask, int layer) {
+    return (mask[LAYERSKIP_LOCAL + 2 * layer / 64] >> (2 * layer % 64) & 2) != 0;
+}
+
 /* Highest layer that the mask names, or -1. */
 static int last_named(const uint64_t *mask) {
     for (int layer = LAYERSKIP_MAX_LAYERS - 1; layer >= 0; layer--) {
-        if (skipped_halves(mask, layer) != 0) {
+        if (skipped_halves(mask, layer) != 0 || skipped_halves(mask + LAYERSKIP_LOCAL, layer) != 0) {
             return layer;
         }
     }
@@ -292,6 +331,9 @@ static bool check_mask(const struct graph *g, const uint64_t *mask) {
         const int skipped = skipped_halves(mask, layer);
         if (!check_halves(g, layer, skipped)) {
             return false;
+        }
+        if (is_written(mask, layer) && g->written[layer][CACHE_KEYS] == 0) {
+            return refuse("layer %d writes no keys and values, so it cannot write them while its attention is skipped", layer, 0);
         }
         whole += skipped == WHOLE;
     }
@@ -387,7 +429,8 @@ enum { ALWAYS_WRITTEN = 4 };
 /* True if a cache is of skipped halves alone. Where no weights tell of which, as with the last tokens that RWKV
  * keeps for both, it goes with the last of them. */
 static bool is_skipped_cache(const struct graph *g, int layer, int kind, const uint64_t *mask) {
-    const int skipped = layer >= 0 && layer < g->n_layer ? skipped_halves(mask, layer) : 0;
+    const bool written = layer >= 0 && layer < g->n_layer && kind <= CACHE_VALUES && is_written(mask, layer);
+    const int skipped = layer >= 0 && layer < g->n_layer && !written ? skipped_halves(mask, layer) : 0;
     const int halves = skipped != 0 ? g->written[layer][kind] : 0;
     return skipped != 0 && ((halves != 0 ? halves : g->has[layer]) & ~skipped) == 0;
 }
@@ -499,11 +542,18 @@ static bool shorten_output(struct graph *g, struct layerskip_output *o) {
     return refuse("the product with the output matrix is not in the graph", 0, 0);
 }
 
+#ifndef LAYERSKIP_PRELOAD
+#include "local.c"
+#endif
+
 /* ---- the graph that remains ---- */
 
 /* Builds the graph again from what is kept. */
 static void rebuild(struct ggml_cgraph *cgraph, const struct graph *g) {
     real.clear(cgraph);
+#ifndef LAYERSKIP_PRELOAD
+    keep_masks(cgraph);
+#endif
     for (int i = 0; i < g->n; i++) {
         for (int s = 0; s < GGML_SRC; s++) {
             struct ggml_tensor *src = g->nodes[i].t->src[s];
@@ -535,7 +585,7 @@ static bool is_model_pass(const struct graph *g) {
 static bool edit_graph(struct ggml_cgraph *cgraph, struct graph *g, const uint64_t *mask) {
     const bool layers = last_named(mask) >= 0 || job.rows != NULL, shortlist = mask[LAYERSKIP_SHORTLIST] != 0;
     struct layerskip_report *r = job.report;
-    r->layers_removed = r->sublayers_removed = r->sublayers_gated = 0;
+    r->layers_removed = r->sublayers_removed = r->sublayers_gated = r->local = 0;
     survey(cgraph, g);
     if (layers && !find_layers(g)) {
         return !job.refused && (!is_model_pass(g) || refuse("the layers of this architecture do not add to one residual stream "
@@ -552,6 +602,11 @@ static bool edit_graph(struct ggml_cgraph *cgraph, struct graph *g, const uint64
     if ((layers && !skip_layers(cgraph, g, mask)) || (shortlist && !shorten_output(g, job.output))) {
         return false;
     }
+#ifndef LAYERSKIP_PRELOAD
+    if (layers && !localize(cgraph, g, mask)) {
+        return false;
+    }
+#endif
     rebuild(cgraph, g);
     r->n_layer = g->n_layer;
     r->nodes = g->n;
@@ -769,6 +824,10 @@ __attribute__((visibility("default"))) bool ggml_backend_sched_alloc_graph(struc
     }
     const int own = real.n_nodes(graph);
 #ifndef LAYERSKIP_PRELOAD
+    if (job.local != NULL) {
+        forget_plans(job.local);
+        read_graph(graph, job.local);
+    }
     ok = job.report == NULL || check_rotations(graph);
 #endif
     if (ok && job.mask != NULL) {
@@ -805,8 +864,10 @@ static void discard(struct ggml_tensor **inputs) {
 
 int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ctx, struct llama_batch batch,
                          const uint64_t *mask, const struct layerskip_rows *rows, int32_t alone) {
+    const int64_t cells = cells_in_windows(mask, rows, &batch);
     const bool changed = state->graph != NULL &&
                          (memcmp(state->built, mask, sizeof state->built) != 0 || state->built_alone != alone ||
+                          state->local.built_cells != cells ||
                           !same_rows(&state->gates, rows, &batch));
     const bool new_graph = state->graph == NULL || changed;
     if (new_graph && !remember_rows(&state->gates, rows, &batch)) {
@@ -824,6 +885,7 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
     if (new_graph) {
         memcpy(state->built, mask, sizeof state->built);
         state->built_alone = alone;
+        state->local.built_cells = cells;
         memset(&state->report, 0, sizeof state->report);
     }
     const bool masked = !is_empty(mask) || rows != NULL;
@@ -832,6 +894,10 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
     job.outputs = batch.logits;
     job.n_rows = batch.n_tokens;
     job.gates = &state->gates;
+    job.local = &state->local;
+    job.batch = &batch;
+    job.rows_done = 0;
+    memset(job.next_of, 0, sizeof job.next_of);
     job.plan = &state->plan;
     job.changed = new_graph;
     job.report = &state->report;
@@ -846,6 +912,8 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
     job.rows = NULL;
     job.outputs = NULL;
     job.gates = NULL;
+    job.local = NULL;
+    job.batch = NULL;
     job.plan = NULL;
     job.report = NULL;
     job.stream = NULL;

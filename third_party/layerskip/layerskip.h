@@ -5,7 +5,8 @@
  * feed-forward sublayer; both bits leave the whole layer out. The logits are those of the same
  * model with the output projections of what is left out set to zero, bit for bit on CPU. One word
  * more is the size of the vocabulary shortlist: other than 0, the output matrix gives way to a
- * preview of it, and the decode's logits are the preview's.
+ * preview of it, and the decode's logits are the preview's. Further words make attention local, or
+ * write the keys and values of attention that is left out.
  *
  * See layerskip.c for how it works.
  */
@@ -17,7 +18,12 @@
 enum {
     LAYERSKIP_MAX_LAYERS = 512,
     LAYERSKIP_SHORTLIST = 2 * LAYERSKIP_MAX_LAYERS / 64, /* the mask's word with the shortlist's size, 0 = whole output matrix */
-    LAYERSKIP_WORDS = LAYERSKIP_SHORTLIST + 1,           /* uint64 words in a mask */
+    LAYERSKIP_LOCAL = LAYERSKIP_SHORTLIST + 1, /* words: bit 2L makes layer L's attention local, bit 2L+1 writes keys and values of what is skipped */
+    LAYERSKIP_WINDOW = LAYERSKIP_LOCAL + LAYERSKIP_SHORTLIST, /* the word with what local attention sees: recent tokens, and first ones << 32 */
+    LAYERSKIP_WORDS = LAYERSKIP_WINDOW + 1,              /* uint64 words in a mask */
+    LAYERSKIP_SEQUENCES = 256,                           /* of a context at most; llama.cpp's limit */
+    LAYERSKIP_CACHES = 2,                                /* of a model at most: of all tokens, and of sliding windows */
+    LAYERSKIP_PLANS = 64,                                /* different ways in which a graph's attention is local */
     LAYERSKIP_INPUTS = 16,                               /* of a graph that are remembered: one would do */
     LAYERSKIP_REASON = 192,                          /* bytes of a refusal's sentence, 0 included */
 };
@@ -44,6 +50,7 @@ struct layerskip_report {
     int32_t layers_removed;
     int32_t sublayers_removed; /* of layers that keep their other half */
     int32_t sublayers_gated;   /* that only some rows skip */
+    int32_t local;             /* layers whose attention some rows have local, where that hides anything from them */
     char reason[LAYERSKIP_REASON];
 };
 
@@ -97,6 +104,78 @@ struct layerskip_gates {
     void *memory;                /* owned */
 };
 
+/* What a token sees: the last tokens, itself included, and the first ones. */
+struct layerskip_window {
+    int32_t recent; /* 0 = everything */
+    int32_t sinks;
+};
+
+/* Cells that follow each other, from a place in the cache to one among those that are seen. */
+struct layerskip_run {
+    int32_t to, from, n;
+};
+
+/* How attention to one cache is local in a graph; see local.c. */
+struct layerskip_attention {
+    int cache;                        /* of layerskip_local's */
+    bool gathers;                     /* else all cells are read, and only the mask is another */
+    struct ggml_tensor *mask;         /* (n_kv, rows, 1, streams), llama.cpp's */
+    struct ggml_tensor *seen;         /* (n_seen, rows, 1, streams), in its place */
+    int64_t n_seen, streams;
+    struct layerskip_window *windows; /* owned: by mask of the rows */
+    struct layerskip_run *runs;       /* (streams, n_seen) in the memory of windows, as is n_runs (streams,) */
+    int32_t *n_runs;
+};
+
+/* The inputs of a graph that belong to one of the model's caches. */
+struct layerskip_cache {
+    const struct ggml_tensor *places; /* (rows,) the cell that each row goes to */
+    const struct ggml_tensor *mask;   /* (n_kv, rows, 1, streams); NULL = unknown */
+    int64_t cells, streams;           /* of a stream; in the cache */
+};
+
+/* The cells of a sequence's positions, from first on; -1 = it is in none. */
+struct layerskip_cells {
+    int32_t *cells; /* (n,) owned */
+    int32_t first, n, room;
+};
+
+struct layerskip_sequence {
+    struct layerskip_cells in[LAYERSKIP_CACHES];
+    int32_t *restored[LAYERSKIP_CACHES]; /* (n_restored,) owned: positions that came back, in the order of their cells; these show at the next decode */
+    int32_t n_restored[LAYERSKIP_CACHES];
+    bool lost; /* it is not known where its positions are */
+};
+
+/* What local attention stands on; see local.c. */
+struct layerskip_local {
+    bool hooked;                          /* computations pass the hook; set by the owner */
+    struct layerskip_sequence *sequences; /* (n_sequences,) owned */
+    int n_sequences;
+    struct ggml_cgraph *graph;            /* llama.cpp's last, which what follows is of */
+    const struct ggml_tensor *positions;  /* (rows,) or more; NULL = it reads none */
+    struct layerskip_cache caches[LAYERSKIP_CACHES];
+    int n_caches;
+    uint8_t cache_of[LAYERSKIP_MAX_LAYERS]; /* which of them has the layer's keys, + 1; 0 = none */
+    struct layerskip_attention plans[LAYERSKIP_PLANS];
+    int n_plans;
+    int64_t built_cells;        /* that the graph was built for, as layerskip_decode counts them */
+    struct ggml_context *nodes; /* owned */
+    int n_room;                 /* layers that nodes has room for */
+    void *buffer;               /* owned: has seen of all plans */
+    size_t size;                /* of buffer, bytes */
+    int32_t *marks;             /* (n_marks,) owned: scratch */
+    int64_t n_marks;
+    void *tokens; /* (n_tokens,) owned: scratch */
+    int64_t n_tokens;
+};
+
+/* What a copy of a sequence's cells needs to be found again. free() takes it. */
+struct layerskip_saved {
+    int32_t n[LAYERSKIP_CACHES];
+    int32_t positions[]; /* those of one cache behind those of the other, in the order of their cells */
+};
+
 /* What ggml's allocator knows of a context's last graph. */
 struct layerskip_plan {
     int32_t n_nodes;
@@ -120,6 +199,7 @@ struct layerskip_state {
     struct layerskip_output output;
     struct layerskip_gates gates;
     struct layerskip_plan plan;
+    struct layerskip_local local;
 };
 
 /* ---- what each system does in its own way: hook_linux.c, hook_darwin.c, hook_windows.c ---- */
@@ -168,11 +248,24 @@ const char *layerskip_hook(void *libllama);
 int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ctx, struct llama_batch batch,
                          const uint64_t *mask, const struct layerskip_rows *rows, int32_t alone);
 
+/* Whether libllama's computations pass the hook, without which attention cannot be local. */
+bool layerskip_sees_computations(void);
+
+/* What the owner of a context tells of changes of its KV cache besides decodes, after they were made; as llama.cpp's
+ * functions of the like, from inclusive, to exclusive, seq < 0 for all sequences. */
+void layerskip_forget_cells(struct layerskip_state *state, int32_t seq, int32_t from, int32_t to);
+void layerskip_copy_cells(struct layerskip_state *state, int32_t src, int32_t dst, int32_t from, int32_t to);
+
+/* For a copy of a sequence that is made now; NULL: no memory. And that the copy was put into a sequence; saved may be NULL. */
+struct layerskip_saved *layerskip_save_cells(const struct layerskip_state *state, int32_t seq);
+void layerskip_restore_cells(struct layerskip_state *state, int32_t seq, const struct layerskip_saved *saved);
+
 /* Frees what the state owns, after its llama_context. */
 void layerskip_free(struct layerskip_state *state);
 
-/* The function of this name in libggml-base, taken over. */
+/* The functions of these names in libggml-base, taken over. */
 bool ggml_backend_sched_alloc_graph(struct ggml_backend_sched *sched, struct ggml_cgraph *graph);
+int ggml_backend_sched_graph_compute_async(struct ggml_backend_sched *sched, struct ggml_cgraph *graph);
 
 #ifdef __linux__ /* elsewhere no function can come before one that a library has itself */
 

@@ -32,7 +32,7 @@ enum { CACHE_KEYS, CACHE_VALUES, CACHE_OTHER = sizeof cache_letters - 1, CACHE_K
 
 /* Operations by ggml's numbers; filled by layerskip_fits. */
 static struct {
-    int32_t add, mul, norm, rms_norm, scale, cont, reshape, view, permute, transpose, get_rows, mul_mat, mul_mat_id, flash_attn, rope;
+    int32_t add, mul, norm, rms_norm, scale, cont, reshape, view, permute, transpose, get_rows, mul_mat, mul_mat_id, flash_attn, rope, soft_max, set_rows, cpy;
 } op;
 
 /* A node of the graph, and what is known of it. */
