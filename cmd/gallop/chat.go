@@ -66,6 +66,9 @@ func checkModel(arg string) error {
 }
 
 func runChat(cmd *cobra.Command, g *generation, first []string, history string) error {
+	notes := cmd.ErrOrStderr()
+	lines, interactive := newLines(cmd.InOrStdin(), notes, history) // what is typed while the model loads is a line, too
+	defer lines.Close()
 	ctx, stop := interruptible(cmd)
 	engine, request, closeAll, err := g.open(ctx, cmd)
 	stop() // from here on Ctrl-C is for answers
@@ -73,7 +76,6 @@ func runChat(cmd *cobra.Command, g *generation, first []string, history string) 
 		return err
 	}
 	defer closeAll()
-	notes := cmd.ErrOrStderr()
 	routed, err := g.skips(cmd, true)
 	if err != nil {
 		return err
@@ -98,7 +100,6 @@ func runChat(cmd *cobra.Command, g *generation, first []string, history string) 
 		}
 		defer learning.close()
 	}
-	lines, interactive := newLines(cmd.InOrStdin(), notes, history)
 	info := engine.Info()
 	fmt.Fprintf(notes, "%s: %d layers, context of %d tokens; /help lists the commands\n", filepath.Base(info.Path), info.Layers, info.Context)
 	known := engine.Shortlist().List

@@ -26,6 +26,7 @@ const maxLine = 16 << 20
 // closing quotes where it begins with three.
 type lineSource interface {
 	Next() (string, error)
+	Close() // gives the terminal back as it was
 }
 
 // newLines reads from in: with an editor and a history, which is kept in a file unless
@@ -40,6 +41,8 @@ func newLines(in io.Reader, out io.Writer, history string) (lines lineSource, in
 }
 
 type pipe struct{ *bufio.Scanner }
+
+func (pipe) Close() {}
 
 func (p pipe) Next() (string, error) {
 	var line string
@@ -76,15 +79,23 @@ func (p pipe) Next() (string, error) {
 }
 
 // editor is a line editor on a terminal, which is in raw mode only while a line
-// is typed: during an answer Ctrl-C must be a signal.
+// is typed: during an answer Ctrl-C must be a signal. What is typed meanwhile waits.
 type editor struct {
-	file *os.File
-	out  io.Writer
+	file  *os.File
+	out   io.Writer
+	found *term.State // of the terminal; nil = not known
+	stop  func()      // what giveBack does at signals
+
+	mu  sync.Mutex
+	raw bool
 	typing
 }
 
 func newEditor(f *os.File, out io.Writer, history string) *editor {
 	e := &editor{file: f, out: out, typing: typing{in: bufio.NewReader(f), out: out, plain: isDumb()}}
+	e.found, _ = term.GetState(int(f.Fd()))
+	e.stop = restoreOnSignal(e.giveBack)
+	takeLongLines(f)
 	if history != "" {
 		h := &historyFile{path: history}
 		for _, line := range h.read() {
@@ -115,18 +126,15 @@ func unquoted(line string) string {
 
 // Next reads a line; lines pasted together come as one.
 func (e *editor) Next() (string, error) {
-	state, err := term.MakeRaw(int(e.file.Fd()))
+	e.mu.Lock()
+	_, err := term.MakeRaw(int(e.file.Fd()))
+	e.raw = err == nil
+	e.mu.Unlock()
 	if err != nil {
 		return "", err
 	}
-	restore := sync.OnceFunc(func() {
-		if !e.plain {
-			io.WriteString(e.out, "\x1b[?2004l") // pasted text is no longer marked
-		}
-		term.Restore(int(e.file.Fd()), state)
-	})
-	defer restore()
-	defer restoreOnSignal(restore)()
+	defer takeLongLines(e.file)
+	defer e.giveBack()
 	e.columns = usualColumns
 	if width, _, err := term.GetSize(int(e.file.Fd())); err == nil && width > len(prompt) {
 		e.columns = width
@@ -136,6 +144,25 @@ func (e *editor) Next() (string, error) {
 	}
 	line, err := e.read()
 	return unquoted(line), err
+}
+
+// giveBack leaves the terminal as it was found.
+func (e *editor) giveBack() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.raw && !e.plain {
+		io.WriteString(e.out, "\x1b[?2004l") // pasted text is no longer marked
+	}
+	e.raw = false
+	if e.found != nil {
+		_ = term.Restore(int(e.file.Fd()), e.found)
+	}
+}
+
+// Close gives the terminal back as it was found.
+func (e *editor) Close() {
+	e.stop()
+	e.giveBack()
 }
 
 // isDumb tells whether the terminal is one that shows escape sequences as they are, or

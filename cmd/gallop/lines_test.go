@@ -24,6 +24,7 @@ func TestTerminalOfNoSize(t *testing.T) {
 	terminal, keys := llamatest.Terminal(t)
 	var screen bytes.Buffer
 	lines, interactive := newLines(terminal, &screen, "")
+	defer lines.Close()
 	require.True(t, interactive)
 	_, err := keys.WriteString("hello there\r")
 	require.NoError(t, err)
@@ -33,6 +34,35 @@ func TestTerminalOfNoSize(t *testing.T) {
 	require.Contains(t, screen.String(), "> hello there\r\n", "it is one line on the screen, too")
 }
 
+// TestLongLineWhileNobodyReads types before the first line is asked for and between two, as
+// while the model loads or answers.
+func TestLongLineWhileNobodyReads(t *testing.T) {
+	terminal, keys := llamatest.Terminal(t)
+	found, err := unix.IoctlGetTermios(int(terminal.Fd()), getTermios)
+	require.NoError(t, err)
+	require.NotZero(t, found.Lflag&unix.ICANON)
+	go io.Copy(io.Discard, keys) // what the terminal echoes
+	lines, _ := newLines(terminal, io.Discard, "")
+	for range 2 {
+		want := strings.Repeat("word ", 2000)
+		typed := make(chan error)
+		go func() {
+			_, err := keys.WriteString(want + "\r")
+			typed <- err
+		}()
+		time.Sleep(100 * time.Millisecond)
+		line, err := lines.Next()
+		require.NoError(t, err)
+		require.NoError(t, <-typed)
+		require.Equal(t, len(want), len(line))
+		require.Equal(t, want, line)
+	}
+	lines.Close()
+	left, err := unix.IoctlGetTermios(int(terminal.Fd()), getTermios)
+	require.NoError(t, err)
+	require.Equal(t, found, left)
+}
+
 // TestDumbTerminals types on terminals that know no escape sequences, or may not.
 func TestDumbTerminals(t *testing.T) {
 	terminal, keys := llamatest.Terminal(t)
@@ -40,6 +70,7 @@ func TestDumbTerminals(t *testing.T) {
 		t.Setenv("TERM", name)
 		var screen bytes.Buffer
 		lines, _ := newLines(terminal, &screen, "")
+		defer lines.Close()
 		_, err := keys.WriteString("hello\r")
 		require.NoError(t, err)
 		line, err := lines.Next()
@@ -87,6 +118,7 @@ func TestHistoryIsKept(t *testing.T) {
 	typed := func(keys string) string {
 		terminal, other := llamatest.Terminal(t)
 		lines, _ := newLines(terminal, io.Discard, path)
+		defer lines.Close()
 		_, err := other.WriteString(keys)
 		require.NoError(t, err)
 		line, err := lines.Next()

@@ -22,6 +22,18 @@ func ownFile(f *os.File) *os.File {
 	return f
 }
 
+// takeLongLines has a terminal keep whatever is typed while nobody reads it. As long as it
+// edits lines itself, it cuts them off at some thousand bytes.
+func takeLongLines(f *os.File) {
+	t, err := unix.IoctlGetTermios(int(f.Fd()), getTermios)
+	if err != nil {
+		return
+	}
+	t.Lflag &^= unix.ICANON
+	t.Cc[unix.VMIN], t.Cc[unix.VTIME] = 1, 0
+	_ = unix.IoctlSetTermios(int(f.Fd()), setTermios, t)
+}
+
 // holdsSomething tells whether a pipe has bytes that nobody has read yet.
 func holdsSomething(f *os.File) bool {
 	poll := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLIN}}
