@@ -152,7 +152,7 @@ eval: build setup ## compare ways to choose layers on the demo model; table, pic
 profile: build setup ## make the demo model's profile anew
 	$(BUILD)/gallop calibrate -t 1 --data demo/calibration.jsonl --unit feed-forward --prefill full --depths 2,3,4 --quality 0.995 -o demo/gallop-demo.gallop.gguf
 
-travel: build setup need-$(CC) ## measure how well a profile made on Q8_0 routes Q4_0 and Q4_K_M of the demo model; tables go to build/travel
+travel: build setup need-$(CC) ## measure how well a profile made on Q8_0 routes Q4_0 and Q4_K_M of the demo model; rows go to build/travel, the table into docs/results.md
 	@scripts/travel '$(BUILD)'
 
 models: need-go need-python3 ## fetch real pretrained models (2 GB), for measurements; MODELS= names some
