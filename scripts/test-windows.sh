@@ -13,10 +13,10 @@ for program in x86_64-w64-mingw32-gcc wine wineserver; do
 done
 
 mkdir -p "$folder"
-go build -trimpath -o "$folder/gallop" ./cmd/gallop
+go build -trimpath -o "$folder/" ./cmd/gallop ./scripts/logits
 (
 	export GOOS=windows GOARCH=amd64 CGO_ENABLED=1 CC=x86_64-w64-mingw32-gcc
-	go build -trimpath -o "$folder/gallop.exe" ./cmd/gallop
+	go build -trimpath -o "$folder/" ./cmd/gallop ./scripts/logits
 )
 
 export WINEPREFIX=$folder/prefix WINEDEBUG=-all DISPLAY=

@@ -1,7 +1,7 @@
-// Command logits writes what the demo model computes on this system, whole and under masks,
-// and compares that with what another system wrote:
+// Command logits writes what a model, the demo model if none is named, computes on this system,
+// whole and under masks, and compares that with what another system wrote:
 //
-//	go run ./scripts/logits -o here.json
+//	go run ./scripts/logits -o here.json [MODEL]
 //	go run ./scripts/logits -compare here.json there.json -tolerance 0.2
 //
 // The text is decoded greedily, one token at a time. Processors differ in the order in which
@@ -29,7 +29,7 @@ const prompt = "<|user|>\nWhat is 3 plus 4?<|end|>\n<|assistant|>\n"
 const tokens = 24 // of an answer
 
 // masks are what is tried: the whole model, layers, halves of both kinds, many.
-var masks = []string{"", "5", "2,7", "a4,f8", "f2,f5,f9", "a3,a6,f3,f7"}
+var masks = []string{"", "5", "2,7", "a4,f6", "f2,f5,f7", "a3,a6,f3,f7"}
 
 // result is what one mask gave.
 type result struct {
@@ -40,6 +40,7 @@ type result struct {
 
 func main() {
 	out := flag.String("o", "", "file to write")
+	plain := flag.Bool("plain", false, "without flash attention")
 	compares := flag.Bool("compare", false, "compare two files")
 	tolerance := flag.Float64("tolerance", 0, "largest difference of two logits, relative to the spread of a token's logits")
 	flag.Parse()
@@ -47,7 +48,7 @@ func main() {
 	if *compares {
 		err = compare(flag.Arg(0), flag.Arg(1), *tolerance)
 	} else {
-		err = write(*out)
+		err = write(*out, flag.Arg(0), *plain)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "logits:", err)
@@ -55,22 +56,27 @@ func main() {
 	}
 }
 
-func write(path string) error {
+func write(path, file string, plain bool) (err error) {
 	if _, err := libs.Load(); err != nil {
 		return err
 	}
-	file, err := demo.Path()
-	if err != nil {
-		return err
+	if file == "" {
+		if file, err = demo.Path(); err != nil {
+			return err
+		}
 	}
 	model, err := llama.LoadModel(context.Background(), file, nil)
 	if err != nil {
 		return err
 	}
 	defer model.Close()
+	opts := llama.ContextOptions{NCtx: 256, Threads: 1}
+	if plain {
+		opts.Flash = llama.FlashOff
+	}
 	var all []result
 	for _, text := range masks {
-		r, err := decode(model, text)
+		r, err := decode(model, opts, text)
 		if err != nil {
 			return fmt.Errorf("mask %q: %w", text, err)
 		}
@@ -83,7 +89,7 @@ func write(path string) error {
 	return os.WriteFile(path, data, 0o644)
 }
 
-func decode(model *llama.Model, text string) (r result, err error) {
+func decode(model *llama.Model, opts llama.ContextOptions, text string) (r result, err error) {
 	r.Mask = text
 	var mask skip.Mask
 	if text != "" {
@@ -91,7 +97,7 @@ func decode(model *llama.Model, text string) (r result, err error) {
 			return r, err
 		}
 	}
-	c, err := model.NewContext(&llama.ContextOptions{NCtx: 256, Threads: 1})
+	c, err := model.NewContext(&opts)
 	if err != nil {
 		return r, err
 	}
