@@ -120,6 +120,10 @@ type Context struct {
 	nOut int                      // tokens of the last decode; 0 = nothing to read
 	mask skip.Mask                // of the last decode
 
+	embeds  bool       // made with Embeddings: every token has outputs
+	outputs []C.int8_t // (nOut,) of the last decode's tokens, 0 = has none; reused
+	nWanted int        // of outputs that are not 0
+
 	nSeq    int     // sequences, 0 to nSeq-1
 	nUBatch int     // tokens computed at once
 	unified bool    // sequences share one KV buffer
@@ -210,6 +214,7 @@ func (m *Model) NewContext(opts *ContextOptions) (*Context, error) {
 	c.nSeq = int(C.llama_n_seq_max(c.ptr))
 	c.nUBatch = int(C.llama_n_ubatch(c.ptr))
 	c.unified = o.KVUnified
+	c.embeds = o.Embeddings
 	live.Add(1)
 	return c, nil
 }
@@ -421,6 +426,7 @@ func (c *Context) decode(b *Batch, mask skip.Mask) error {
 	switch code {
 	case 0:
 		c.nOut = b.Len()
+		c.noteOutputs(b)
 		if mask.Shortlist() > 0 {
 			return c.listOutputs(b)
 		}
@@ -443,6 +449,19 @@ func (c *Context) decode(b *Batch, mask skip.Mask) error {
 		return fmt.Errorf("%w: llama.cpp built a graph that the hook did not see", ErrMask)
 	}
 	return fmt.Errorf("%w (code %d)", cause(ErrDecode, &c.own.err), int(code))
+}
+
+// noteOutputs remembers which tokens of a batch have outputs.
+func (c *Context) noteOutputs(b *Batch) {
+	c.outputs, c.nWanted = append(c.outputs[:0], unsafe.Slice(b.c.logits, b.Len())...), 0
+	for i := range c.outputs {
+		if c.embeds {
+			c.outputs[i] = 1
+		}
+		if c.outputs[i] != 0 {
+			c.nWanted++
+		}
+	}
 }
 
 // check finds what llama.cpp would answer with an abort instead of an error.
@@ -507,6 +526,9 @@ func (c *Context) Embedding(i int) ([]float32, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !c.embeds {
+		return nil, fmt.Errorf("embedding %d of a context without Embeddings: %w", i, ErrNoOutput)
+	}
 	row := C.llama_get_embeddings_ith(p, C.int32_t(i))
 	if row == nil {
 		return nil, fmt.Errorf("embedding %d: %w", i, ErrNoOutput)
@@ -514,11 +536,13 @@ func (c *Context) Embedding(i int) ([]float32, error) {
 	return unsafe.Slice((*float32)(unsafe.Pointer(row)), c.Model.NEmbd), nil
 }
 
+// output refuses places that have none: builds of llama.cpp with assertions, as those for Windows,
+// end the process there.
 func (c *Context) output(i int) (*C.struct_llama_context, error) {
 	if c.ptr == nil {
 		return nil, fmt.Errorf("output %d: %w", i, ErrClosed)
 	}
-	if i >= c.nOut || i < -c.nOut {
+	if c.nOut == 0 || i >= c.nOut || i < -c.nWanted || i >= 0 && c.outputs[i] == 0 {
 		return nil, fmt.Errorf("output %d of a batch of %d: %w", i, c.nOut, ErrNoOutput)
 	}
 	return c.ptr, nil

@@ -600,7 +600,7 @@ static size_t candidates(const struct gallop_steps *s, const float *logits, stru
             continue;
         }
         for (int32_t i = g; i < end; i++) {
-            if (!(logits[i] < least)) {
+            if (logits[i] >= least && logits[i] > -INFINITY) { /* with a bias of +inf, -inf were no number */
                 items[n++] = (struct llama_token_data){.id = i, .logit = logits[i], .p = 0};
             }
         }
@@ -613,7 +613,7 @@ static size_t candidates(const struct gallop_steps *s, const float *logits, stru
  * read in twice as many ways with each character; each way behind a token is compared with all others. */
 enum { LOOK_AHEAD = 16, LOOK_AHEAD_LEAST = 1 << 20, GO_ON = 1 << 16 };
 
-/* What grammar and chain leave of the logits. */
+/* What grammar and chain leave of the logits: no token that the grammar forbids, which has -inf then. */
 static struct llama_token_data_array leave(struct gallop_steps *s, const float *logits,
                                            struct llama_token_data *items, int32_t n_vocab) {
     struct llama_token_data_array a = {
@@ -627,15 +627,27 @@ static struct llama_token_data_array leave(struct gallop_steps *s, const float *
             s->lost = true;
             a.size = 0; /* what is left may be forbidden */
         }
+        size_t allowed = 0;
+        for (size_t i = 0; i < a.size; i++) {
+            if (a.data[i].logit > -INFINITY) {
+                a.data[allowed++] = a.data[i];
+            }
+        }
+        a.size = allowed;
     }
-    gallop_api.llama_sampler_apply(s->chain, &a);
+    if (a.size > 0) { /* llama.cpp asserts that */
+        gallop_api.llama_sampler_apply(s->chain, &a);
+    }
     return a;
 }
 
+/* The place of the likeliest; -1 = no token has a chance, and drawing from none fails an assertion of some builds. */
 static int64_t likeliest(const struct llama_token_data_array *a) {
     int64_t best = -1;
+    float top = -INFINITY;
     for (size_t i = 0; i < a->size; i++) {
-        if (best < 0 || a->data[i].logit > a->data[best].logit) {
+        if (a->data[i].logit > top) {
+            top = a->data[i].logit;
             best = (int64_t)i;
         }
     }
@@ -667,28 +679,24 @@ llama_token gallop_sample(struct gallop_steps *s, const float *logits, struct ll
         return most_likely(logits, n_vocab);
     }
     struct llama_token_data_array a = leave(s, logits, items, n_vocab);
-    if (s->draw != NULL) {
-        gallop_api.llama_sampler_apply(s->draw, &a);
-    } else {
-        a.selected = likeliest(&a);
-    }
-    if (a.selected < 0 || (size_t)a.selected >= a.size) {
+    a.selected = likeliest(&a);
+    if (a.selected < 0) {
         return LLAMA_TOKEN_NULL;
     }
-    /* Accepting a token that a grammar forbids would end the process in an exception; forbidden ones
-     * have -inf, or NaN where a bias of +inf was added. */
-    const struct llama_token_data chosen = a.data[a.selected];
-    return chosen.logit > -__builtin_inff() ? chosen.id : LLAMA_TOKEN_NULL;
+    if (s->draw != NULL && a.data[a.selected].logit < INFINITY) { /* next to an infinite logit no other has a chance */
+        gallop_api.llama_sampler_apply(s->draw, &a);
+    }
+    return a.data[a.selected].id;
 }
 
 int32_t gallop_distribute(struct gallop_steps *s, const float *logits, struct llama_token_data *items, int32_t n_vocab) {
     const struct llama_token_data_array a = leave(s, logits, items, n_vocab);
     const int64_t best = likeliest(&a);
-    if (best < 0 || !(a.data[best].logit > -__builtin_inff())) {
+    if (best < 0) {
         return 0;
     }
     const float top = a.data[best].logit;
-    if (s->draw == NULL || top == __builtin_inff()) { /* next to an infinite logit no other has a chance */
+    if (s->draw == NULL || top == INFINITY) { /* next to an infinite logit no other has a chance */
         items[0] = (struct llama_token_data){.id = a.data[best].id, .logit = top, .p = 1};
         return 1;
     }
