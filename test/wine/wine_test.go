@@ -178,6 +178,23 @@ func TestGrammar(t *testing.T) {
 	require.NotContains(t, string(complaint), "panic")
 }
 
+// tests are package llama's of what a mask does, and of what ends a process where llama.cpp is
+// built with assertions, as it is for Windows.
+const tests = "^(TestMask.*|TestEveryMask|TestSwitch.*|TestContextsInParallel|TestParallelSublayers|TestSequentialTwin|" +
+	"TestRowMasks.*|TestHeaderAgrees|TestOutputs|TestSampling.*|TestGrammar|TestVocab.*|TestHostileModels|TestHostileLoRA|TestShortlist.*|TestInfluence.*)$"
+
+// TestLlama runs package llama's tests as Windows has them.
+func TestLlama(t *testing.T) {
+	need(t)
+	cmd := wine(t.Context(), "llama.test.exe", "-test.run", tests, "-test.timeout", "40m", "-test.v")
+	cmd.Dir = "../../llama"
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	passed := regexp.MustCompile(`(?m)^--- (PASS|SKIP): .*$`).FindAllString(strings.ReplaceAll(string(out), "\r", ""), -1)
+	t.Logf("%s", strings.Join(passed, "\n"))
+	require.Greater(t, len(passed), 20)
+}
+
 // TestLogits compares logits, whole and under masks, with those of Linux for the same release
 // and CPU module. They are equal to the last bit, but for two operations, found by comparing the
 // graphs node by node with equal inputs:
