@@ -181,7 +181,7 @@ func TestGrammar(t *testing.T) {
 // tests are package llama's of what a mask does, and of what ends a process where llama.cpp is
 // built with assertions, as it is for Windows.
 const tests = "^(TestMask.*|TestEveryMask|TestSwitch.*|TestContextsInParallel|TestParallelSublayers|TestSequentialTwin|" +
-	"TestRowMasks.*|TestHeaderAgrees|TestOutputs|TestSampling.*|TestGrammar|TestVocab.*|TestHostileModels|TestHostileLoRA|TestShortlist.*|TestInfluence.*)$"
+	"TestRowMasks.*|TestHeaderAgrees|TestOutputs|TestSampling.*|TestGrammar|TestVocab.*|TestHostileModels|TestHostileLoRA|TestShortlistIsExactWhereItSays|TestShortlistOfManyRows|TestInfluence.*)$"
 
 // TestLlama runs package llama's tests as Windows has them.
 func TestLlama(t *testing.T) {
