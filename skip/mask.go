@@ -17,12 +17,12 @@ const wordBits = 64
 // ErrMask is returned when a text is no mask.
 var ErrMask = errors.New("not a mask")
 
-// Mask is what a decode leaves out: a set of sublayers, and the tokens outside a
-// vocabulary shortlist. The zero value skips nothing. Masks are values: they compare
+// Mask is what a decode leaves out: a set of sublayers, a share of the neurons of
+// feed-forwards, and the tokens outside a vocabulary shortlist. The zero value skips nothing. Masks are values: they compare
 // with ==, and are keys of maps. A Mask is what llama's Context.Decode takes: bit 2L
-// skips layer L's attention, bit 2L+1 its feed-forward; the last word is the
-// shortlist's size.
-type Mask [shortlistWord + 1]uint64
+// skips layer L's attention, bit 2L+1 its feed-forward; behind these are the
+// shortlist's size and the share of neurons.
+type Mask [neuronWord + 1]uint64
 
 // shortlistWord is the word behind those of the layers.
 const shortlistWord = 2 * MaxLayers / wordBits
@@ -85,11 +85,12 @@ func (m Mask) Union(other Mask) Mask {
 	if n := other[shortlistWord]; n != 0 && (m[shortlistWord] == 0 || n < m[shortlistWord]) {
 		m[shortlistWord] = n
 	}
+	m[neuronWord] = m.mergeNeurons(other)
 	return m
 }
 
 // Intersection returns the mask that skips what both skip: with the longer
-// shortlist, if both have one.
+// shortlist, if both have one, and with neurons, if both leave out the same.
 func (m Mask) Intersection(other Mask) Mask {
 	for i := range shortlistWord {
 		m[i] &= other[i]
@@ -97,16 +98,21 @@ func (m Mask) Intersection(other Mask) Mask {
 	if n := other[shortlistWord]; n == 0 || m[shortlistWord] != 0 && n > m[shortlistWord] {
 		m[shortlistWord] = n
 	}
+	m[neuronWord] = m.commonNeurons(other)
 	return m
 }
 
-// Minus is m without what other skips: without a shortlist, if other has one.
+// Minus is m without what other skips: without a shortlist, if other has one, and
+// without neurons, if other leaves out some.
 func (m Mask) Minus(other Mask) Mask {
 	for i := range shortlistWord {
 		m[i] &^= other[i]
 	}
 	if other[shortlistWord] != 0 {
 		m[shortlistWord] = 0
+	}
+	if other.Neurons() != 0 {
+		m[neuronWord] = 0
 	}
 	return m
 }
@@ -156,9 +162,9 @@ func (m Mask) Highest() int {
 }
 
 // WholeLayers lists the layers that the mask skips whole, in order. only is
-// false when it skips single sublayers too, or has a shortlist.
+// false when it skips single sublayers or neurons too, or has a shortlist.
 func (m Mask) WholeLayers() (layers []int, only bool) {
-	only = m.Shortlist() == 0
+	only = m.Shortlist() == 0 && m.Neurons() == 0
 	for l := 0; l <= m.Highest(); l++ {
 		switch m.Skipped(l) {
 		case Whole:
@@ -183,7 +189,7 @@ func (m Mask) Check(nLayer int) error {
 }
 
 // String writes the mask as Parse reads it, layers in order and runs
-// shortened: "4,6,9-11,a5,f7,v1024". The empty mask is "".
+// shortened: "4,6,9-11,a5,f7,n20%,v1024". The empty mask is "".
 func (m Mask) String() string {
 	var parts []string
 	for _, kind := range []struct {
@@ -209,6 +215,9 @@ func (m Mask) String() string {
 			l = end
 		}
 	}
+	if n := m.neuronText(); n != "" {
+		parts = append(parts, n)
+	}
 	if n := m.Shortlist(); n != 0 {
 		parts = append(parts, fmt.Sprintf("v%d", n))
 	}
@@ -217,7 +226,8 @@ func (m Mask) String() string {
 
 // Parse reads a mask: layers and runs of layers separated by commas, "a" in
 // front for attention alone, "f" for feed-forward alone, as in "4,6,9-11,a5,f7";
-// "v1024" is a vocabulary shortlist of 1024 tokens. Spaces are ignored; an empty text is the empty mask. The error wraps [ErrMask].
+// "n20%" leaves out a fifth of each feed-forward's neurons; "v1024" is a vocabulary
+// shortlist of 1024 tokens. Spaces are ignored; an empty text is the empty mask. The error wraps [ErrMask].
 func Parse(text string) (Mask, error) {
 	var m Mask
 	text = strings.Join(strings.Fields(text), "")
@@ -232,6 +242,14 @@ func Parse(text string) (Mask, error) {
 					ErrMask, part, text, MinShortlist, MaxShortlist)
 			}
 			m = m.WithShortlist(n)
+			continue
+		}
+		if share, ok := strings.CutPrefix(part, "n"); ok {
+			n, err := parseNeurons(share)
+			if err != nil {
+				return Mask{}, fmt.Errorf("%w: %q in %q: %w", ErrMask, part, text, err)
+			}
+			m = m.WithNeurons(n, 0)
 			continue
 		}
 		half, run := Whole, part

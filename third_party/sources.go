@@ -24,6 +24,8 @@ var (
 	_ string
 	//go:embed layerskip/gates.c
 	_ string
+	//go:embed layerskip/neurons.c
+	_ string
 	//go:embed layerskip/rows.c
 	_ string
 	//go:embed layerskip/barrier.c

@@ -5,7 +5,8 @@
  * feed-forward sublayer; both bits leave the whole layer out. The logits are those of the same
  * model with the output projections of what is left out set to zero, bit for bit on CPU. One word
  * more is the size of the vocabulary shortlist: other than 0, the output matrix gives way to a
- * preview of it, and the decode's logits are the preview's.
+ * preview of it, and the decode's logits are the preview's. One more says which smaller feed-forwards stand in
+ * for the model's: its lower half, other than 0, is how much they leave out, its upper half which of the context's they are.
  *
  * See layerskip.c for how it works.
  */
@@ -17,7 +18,9 @@
 enum {
     LAYERSKIP_MAX_LAYERS = 512,
     LAYERSKIP_SHORTLIST = 2 * LAYERSKIP_MAX_LAYERS / 64, /* the mask's word with the shortlist's size, 0 = whole output matrix */
-    LAYERSKIP_WORDS = LAYERSKIP_SHORTLIST + 1,           /* uint64 words in a mask */
+    LAYERSKIP_NEURONS = LAYERSKIP_SHORTLIST + 1,         /* that with the neurons, 0 = all of them */
+    LAYERSKIP_WORDS = LAYERSKIP_NEURONS + 1,             /* uint64 words in a mask */
+    LAYERSKIP_CHOICES = 128,                             /* choices of neurons that a context has room for */
     LAYERSKIP_INPUTS = 16,                               /* of a graph that are remembered: one would do */
     LAYERSKIP_REASON = 192,                          /* bytes of a refusal's sentence, 0 included */
 };
@@ -76,6 +79,30 @@ struct layerskip_output {
     void *data;                       /* theirs */
 };
 
+/* A weight of the model's feed-forwards, and the part of it that the kept neurons need; see neurons.c. */
+struct layerskip_swap {
+    const struct ggml_tensor *whole; /* the model's */
+    struct ggml_tensor *kept;        /* the owner's, outlives the context */
+    bool down;                       /* its columns are the neurons', not its rows */
+};
+struct layerskip_neurons {
+    const struct layerskip_swap *swaps; /* (n,) the owner's; a layer without any keeps all neurons */
+    int32_t n;
+};
+
+/*
+ * Steps that read the activations in front of products with these weights, in decodes without a choice of neurons: a
+ * step's first source is the product (src[0]), its second the activations (src[1]), (n_ff, n_rows).
+ */
+struct layerskip_watch {
+    const struct ggml_tensor *const *weights; /* (n,) the owner's */
+    void *const *data;                        /* (n,) of each one's step */
+    int32_t n;
+    layerskip_step *step;
+    struct ggml_context *nodes; /* room for n nodes; the owner's */
+    bool on;                    /* in the decodes to come */
+};
+
 /* The masks of a batch's rows; see gates.c. */
 struct layerskip_rows {
     const uint64_t *masks;  /* (n_masks, LAYERSKIP_WORDS) */
@@ -118,6 +145,9 @@ struct layerskip_state {
     struct layerskip_report report;
     struct layerskip_stream *stream; /* NULL = nobody reads it; the owner's, outlives the context */
     struct layerskip_output output;
+    const struct layerskip_neurons *neurons[LAYERSKIP_CHOICES]; /* by number, NULL = none; the owner's */
+    struct layerskip_watch watch;
+    bool built_watched; /* the last graph has its steps */
     struct layerskip_gates gates;
     struct layerskip_plan plan;
 };
