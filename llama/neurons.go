@@ -172,7 +172,7 @@ type keptPart struct {
 
 // NewNeurons makes room for kept[layer] neurons of each layer, a multiple of [NeuronBlock];
 // a layer that keeps all neurons, or 0, computes with the model's own matrices. downs are the types
-// that the columns are to be given in. [Neurons.Set] fills in the neurons.
+// that the columns are to be given in. [Neurons.Set] must fill in every other layer before a decode.
 func (m *Model) NewNeurons(kept []int, downs []gguf.Type) (*Neurons, error) {
 	ff, err := m.FeedForwards()
 	if err != nil {

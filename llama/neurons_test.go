@@ -268,7 +268,9 @@ func TestNeuronsRefused(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 8*64*ff[0].Bytes(m), n.Size)
 	ids, down := make([]int32, 64), make([]byte, 64*64*4)
-	require.NoError(t, n.Set(0, ids, down))
+	for l := range 8 {
+		require.NoError(t, n.Set(l, ids, down))
+	}
 	require.ErrorIs(t, n.Set(0, ids[1:], down), llama.ErrOption)
 	require.ErrorIs(t, n.Set(0, ids, down[1:]), llama.ErrOption)
 	for _, id := range []int32{-1, 128} {

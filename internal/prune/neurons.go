@@ -83,6 +83,16 @@ func sparse(f *gguf.File, kept []Kept) (gguf.Metadata, []gguf.Source, error) {
 		meta.Delete(key)
 	}
 	key := meta.ArchKey(keyFeedForward)
+	for layer, k := range kept { // qwen counts twice as many as there are
+		if k.IDs == nil {
+			continue
+		}
+		old, err := f.Metadata.Uint(key)
+		down, _ := f.Tensor(fmt.Sprintf("blk.%d.ffn_down.weight", layer))
+		if err == nil {
+			widths[layer] = uint32(old * uint64(len(k.IDs)) / down.Shape[0])
+		}
+	}
 	old, _ := meta.Lookup(key)
 	_, isArray := gguf.ArrayLen(old)
 	switch {

@@ -557,11 +557,18 @@ static bool is_model_pass(const struct graph *g) {
     return false;
 }
 
+/* True if some node reads a layer's weights: not every architecture names its results. */
+static bool reads_layers(const struct graph *g) {
+    for (int i = 0; i < g->n; i++) {
+        if (g->nodes[i].block >= 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool edit_graph(struct ggml_cgraph *cgraph, struct graph *g, const uint64_t *mask) {
     const bool layers = last_named(mask) >= 0 || job.rows != NULL, shortlist = mask[LAYERSKIP_SHORTLIST] != 0;
-#ifndef LAYERSKIP_PRELOAD
-    const bool neurons = mask[LAYERSKIP_NEURONS] != 0;
-#endif
     struct layerskip_report *r = job.report;
     r->layers_removed = r->sublayers_removed = r->sublayers_gated = 0;
     survey(cgraph, g);
@@ -570,18 +577,18 @@ static bool edit_graph(struct ggml_cgraph *cgraph, struct graph *g, const uint64
                                                             "from the embeddings to the logits, so nothing can be skipped", 0, 0));
     }
     if (!layers) {
-        if (!is_model_pass(g)) {
+        if (!reads_layers(g)) {
             return true;
         }
         for (int i = 0; i < g->n; i++) {
             g->nodes[i].keep = true;
         }
     }
-    if ((layers && !skip_layers(cgraph, g, mask)) || (shortlist && !shorten_output(g, job.output))) {
+    if ((layers && !skip_layers(cgraph, g, mask)) || (shortlist && is_model_pass(g) && !shorten_output(g, job.output))) {
         return false;
     }
 #ifndef LAYERSKIP_PRELOAD
-    if (neurons && !spare_neurons(g, job.neurons)) {
+    if (mask[LAYERSKIP_NEURONS] != 0 && !spare_neurons(g, job.neurons)) {
         return false;
     }
     if (job.watch != NULL) {
