@@ -335,7 +335,7 @@ func (c *Context) checkNeurons(b *Batch, mask skip.Mask) error {
 	}
 	masks := unsafe.Slice((*skip.Mask)(unsafe.Pointer(b.rows.masks)), b.rows.n_masks)
 	for i := range masks {
-		if masks[i].Neurons() != masks[0].Neurons() || masks[i].NeuronChoice() != masks[0].NeuronChoice() {
+		if !masks[i].SameNeurons(masks[0]) {
 			return fmt.Errorf("%w: sequences without the same neurons cannot be decoded together", ErrMask)
 		}
 	}
@@ -383,6 +383,9 @@ func (c *Context) MeasureActivity(on bool) error {
 	c.activity = at
 	return nil
 }
+
+// MeasuresActivity tells whether decodes do.
+func (c *Context) MeasuresActivity() bool { return c.activity != nil }
 
 // Activity is what was measured of a layer in a sequence's tokens since the last
 // [Context.ResetActivity]. In the last layer llama.cpp computes the tokens alone whose outputs are wanted.

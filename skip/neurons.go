@@ -35,6 +35,9 @@ func (m Mask) WithNeurons(share, choice int) Mask {
 	return m
 }
 
+// SameNeurons tells whether both masks leave out the same neurons: none, or by the same choice.
+func (m Mask) SameNeurons(other Mask) bool { return m[neuronWord] == other[neuronWord] }
+
 // mergeNeurons is what [Mask.Union] makes of two masks' neurons: the larger share.
 func (m Mask) mergeNeurons(other Mask) uint64 {
 	if other.Neurons() > m.Neurons() {

@@ -46,6 +46,9 @@ func runExec(cmd *cobra.Command, text string, args []string) error {
 	if mask.Shortlist() != 0 {
 		return usageError{fmt.Errorf("--skip %s: a vocabulary shortlist works in gallop's own commands only; leave out v%d", mask, mask.Shortlist())}
 	}
+	if mask.Neurons() != 0 {
+		return usageError{fmt.Errorf("--skip %s: neurons are left out in gallop's own commands only", mask)}
+	}
 	library, err := preload.FindLibrary(preload.SearchPath())
 	if err != nil {
 		return err

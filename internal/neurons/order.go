@@ -71,25 +71,39 @@ func (o *Order) kept(share int) []int {
 // Size is how many bytes the smaller matrices take that a mask with this share needs.
 func (o *Order) Size(share int) (bytes uint64) {
 	for l, n := range o.kept(share) {
-		layer := &o.Layers[l]
-		if n == 0 || n == layer.ff.Width {
-			continue
+		if n > 0 && n < o.Layers[l].ff.Width {
+			bytes += uint64(o.size(l, share))
 		}
-		rows := layer.ff.Bytes(o.model)*float64(layer.ff.Width) - float64(layer.ff.Down.Size)
-		bytes += uint64((rows + float64(layer.down.Size)) / float64(layer.ff.Width) * float64(n))
 	}
 	return bytes
 }
 
-// Spared is how many bytes fewer a token reads under a mask with this share.
-func (o *Order) Spared(share int) uint64 {
-	whole := uint64(0)
-	for l, n := range o.kept(share) {
-		if layer := &o.Layers[l]; n > 0 && n < layer.ff.Width {
-			whole += uint64(layer.ff.Bytes(o.model) * float64(layer.ff.Width))
+// Spared is how many bytes fewer a token reads under a mask for its neurons.
+func (o *Order) Spared(mask skip.Mask) uint64 {
+	spared := 0.0
+	for l := range o.Layers {
+		if mask.Skipped(l)&skip.FeedForward == 0 {
+			spared += o.whole(l) - o.size(l, mask.Neurons())
 		}
 	}
-	return max(whole, o.Size(share)) - o.Size(share)
+	return uint64(max(spared, 0))
+}
+
+// whole is how many bytes a layer's feed-forward takes.
+func (o *Order) whole(l int) float64 {
+	ff := &o.Layers[l].ff
+	return ff.Bytes(o.model) * float64(ff.Width)
+}
+
+// size is how many bytes a token reads of a layer's feed-forward.
+func (o *Order) size(l, share int) float64 {
+	layer := &o.Layers[l]
+	n := Kept(layer.ff.Width, share)
+	if n == 0 || n == layer.ff.Width {
+		return o.whole(l)
+	}
+	rows := o.whole(l) - float64(layer.ff.Down.Size)
+	return (rows + float64(layer.down.Size)) / float64(layer.ff.Width) * float64(n)
 }
 
 // Choose gives the blocks of each layer that a mask with this share keeps, in the order's numbers,
@@ -191,6 +205,6 @@ func (c *Choice) set(l int, blocks []int32, whole, columns []byte) ([]byte, []by
 		return whole, columns, 0, err
 	}
 	c.blocks[l] = slices.Clone(blocks)
-	rows := layer.ff.Bytes(c.order.model)*float64(layer.ff.Width) - float64(layer.ff.Down.Size)
+	rows := c.order.whole(l) - float64(layer.ff.Down.Size)
 	return whole, columns, uint64(len(columns)) + uint64(rows/float64(layer.ff.Width)*float64(len(ids))), nil
 }

@@ -284,7 +284,7 @@ func (t *bench) methods(o *options, spared []float64) ([]*method, error) {
 		if err := t.c.SetNeurons(len(t.choice)-1, c.Neurons); err != nil {
 			return nil, err
 		}
-		real := float64(t.order.Spared(share)) / float64(t.layers)
+		real := float64(t.order.Spared(skip.Mask{}.WithNeurons(share, 0))) / float64(t.layers)
 		both := func(h *neurons.Heard) [][]int32 { return t.order.Choose(h, share) }
 		list = append(list,
 			&method{name: "neurons, static", mask: mask, spared: real, choose: func(*neurons.Heard) [][]int32 { return t.order.Choose(nil, share) }},
@@ -307,7 +307,7 @@ func (t *bench) methods(o *options, spared []float64) ([]*method, error) {
 // share is that of neurons which leaves out a share of the layers' bytes, 0 = there is none.
 func (t *bench) share(spared float64) int {
 	for share := 1; share <= skip.MaxNeurons; share++ {
-		if float64(t.order.Spared(share)) >= spared*float64(t.layers) {
+		if float64(t.order.Spared(skip.Mask{}.WithNeurons(share, 0))) >= spared*float64(t.layers) {
 			return share
 		}
 	}
