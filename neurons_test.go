@@ -9,6 +9,7 @@ import (
 
 	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/internal/randmodel"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -169,6 +170,10 @@ func testNeuronsRefused(t *testing.T, m *llama.Model, o gallop.Options) {
 	o.Cache = t.TempDir()
 	fresh := engine(t, llamatest.Small(t, "llama"), o)
 	require.ErrorContains(t, ask(fresh, "n50%", nil), "was not learnt yet")
+	o.LoRA = []gallop.Adapter{{Path: llamatest.OutputLoRA(t, randmodel.Small("llama"))}}
+	adapted := engine(t, llamatest.Small(t, "llama"), o)
+	require.ErrorContains(t, ask(adapted, "n50%", nil), "an adapter changes the feed-forwards")
+	o.LoRA = nil
 	moe := engine(t, llamatest.Small(t, "llama-moe"), o)
 	require.Contains(t, moe.Neurons().Why, "mixtures of experts")
 	require.ErrorIs(t, moe.LearnNeurons(t.Context(), nil), llama.ErrNeurons)

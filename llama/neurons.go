@@ -46,8 +46,8 @@ func (f *FeedForward) Bytes(m *Model) float64 {
 }
 
 // FeedForwards are those of the layers, (NLayer,). The error wraps [ErrNeurons] where the
-// model's neurons cannot be left out: mixtures of experts, weights on a GPU or rearranged without a
-// mapped file, layers that share weights.
+// model's neurons cannot be left out: mixtures of experts, weights on a GPU or not mapped, layers
+// that share weights.
 func (m *Model) FeedForwards() ([]FeedForward, error) {
 	refuse := func(format string, args ...any) ([]FeedForward, error) {
 		return nil, fmt.Errorf("%w: "+format, append([]any{ErrNeurons}, args...)...)
@@ -68,7 +68,7 @@ func (m *Model) FeedForwards() ([]FeedForward, error) {
 		}
 		f := &layers[layer]
 		switch {
-		case strings.Contains(rest, "exp"): // experts, and those that all tokens share
+		case strings.Contains(rest, "exp"): // or those that all tokens share
 			return refuse("the feed-forwards are mixtures of experts, of which the model itself chooses for each token")
 		case rest == "ffn_down.weight":
 			f.Width, f.Down, f.down = int(t.Shape[0]), t, i
@@ -82,7 +82,7 @@ func (m *Model) FeedForwards() ([]FeedForward, error) {
 		none = none && f.Width == 0
 		for _, i := range append(slices.Clone(f.rows), f.down) {
 			if f.Width > 0 && m.rowBytes(i) == 0 {
-				return refuse("%s is not in main memory as in the file", m.Tensors[i].Name)
+				return refuse("%s is not in main memory as in the file: load the model mapped", m.Tensors[i].Name)
 			}
 		}
 		for _, i := range f.rows {
@@ -284,6 +284,11 @@ func (n *Neurons) Set(layer int, ids []int32, down []byte) error {
 			}
 		}
 		C.gallop_set_part(p.tensor, unsafe.Pointer(&k.bytes[0]), C.size_t(len(k.bytes)))
+		if at := n.model.places[p.from]; n.model.pageable && at.repacked() { // what was read would stand in memory a second time
+			if err := n.model.drop(at.file, n.model.Tensors[p.from].Size); err != nil {
+				return err
+			}
+		}
 	}
 	C.gallop_set_part(k.down.tensor, unsafe.Pointer(&down[0]), C.size_t(len(down)))
 	return nil

@@ -16,10 +16,10 @@ func ExampleMask_Neurons() {
 		return
 	}
 	fmt.Println(mask.Neurons(), "of", skip.NeuronUnits, "neurons;", mask)
-	fmt.Println(mask.WithNeurons(0, 0), mask.KeepsAttention())
+	fmt.Println(mask.WithNeurons(0, 0))
 	// Output:
 	// 125 of 1000 neurons; f3,n12.5%,v1024
-	// f3,v1024 true
+	// f3,v1024
 }
 
 func TestParseNeurons(t *testing.T) {

@@ -33,10 +33,15 @@ func learnNeurons(ctx context.Context, cmd *cobra.Command, e *gallop.Engine, mas
 	if known.Learnt || known.Why != "" { // the answer says why not
 		return nil
 	}
-	report, done := stageProgress(cmd.ErrOrStderr())
+	report, done := learningProgress(cmd)
 	defer done()
-	const steps = 100
-	stage := "learning which neurons are active on the whole, once for a model, in a minute or so"
-	report(stage, 0, steps)
-	return e.LearnNeurons(ctx, func(share float64) { report(stage, int(share*steps), steps) })
+	return e.LearnNeurons(ctx, report)
+}
+
+// learningProgress shows how far learning has come.
+func learningProgress(cmd *cobra.Command) (report func(share float64), done func()) {
+	bar, done := stageProgress(cmd.ErrOrStderr())
+	const steps, stage = 100, "learning which neurons are active on the whole, once for a model, in a minute or so"
+	bar(stage, 0, steps)
+	return func(share float64) { bar(stage, int(share*steps), steps) }, done
 }

@@ -62,29 +62,29 @@ func (h *Heard) Tokens() float64 {
 	return h.tokens[0]
 }
 
-// score is each neuron's mean share in a layer; nil = nothing is known.
-func (h *Heard) score(layer int) []float32 {
+// score is each neuron's mean share in a layer, and of how many tokens; nil = nothing is known.
+func (h *Heard) score(layer int) (shares []float32, tokens float64) {
 	if h == nil || h.tokens[layer] == 0 {
-		return nil
+		return nil, 0
 	}
 	score := make([]float32, len(h.sums[layer]))
 	for i, s := range h.sums[layer] {
 		score[i] = s / float32(h.tokens[layer])
 	}
-	return score
+	return score, h.tokens[layer]
 }
 
 // Plus is h with weight times the mean of other added to its own mean, where other knows one.
 func (h *Heard) Plus(other *Heard, weight float32) *Heard {
 	sum := h.Clone()
 	for l := range sum.sums {
-		more, own := other.score(l), h.score(l)
+		more, _ := other.score(l)
+		own, tokens := h.score(l)
 		if more == nil || own == nil {
 			continue
 		}
-		sum.tokens[l] = 1
 		for i := range more {
-			sum.sums[l][i] = own[i] + weight*more[i]
+			sum.sums[l][i] = (own[i] + weight*more[i]) * float32(tokens)
 		}
 	}
 	return sum

@@ -18,10 +18,10 @@ import (
 	"github.com/gallop-llm/gallop/skip"
 )
 
-const (
-	// learnPrompts is how many built-in prompts, with their answers, static scores come from.
-	learnPrompts = 16
+// learnPrompts is how many built-in prompts, with their answers, static scores come from; fewer in tests.
+var learnPrompts = 16
 
+const (
 	// kind is what files say in general.type, version that of their meaning: others are made anew.
 	kind    = "gallop-neurons"
 	version = 1
@@ -47,9 +47,9 @@ var endian = binary.LittleEndian
 // ErrNoOrder is returned where a model's order was not learnt yet.
 var ErrNoOrder = errors.New("which neurons are active on the whole was not learnt yet")
 
-// columnType is the type of a matrix's columns in their order: those of a type whose blocks are larger than [llama.NeuronBlock] are quantised anew
+// ColumnType is the type of a matrix's columns in their order: those of a type whose blocks are larger than [llama.NeuronBlock] are quantised anew
 // in another one.
-func columnType(of string) (gguf.Type, error) {
+func ColumnType(of string) (gguf.Type, error) {
 	if t, ok := columnTypes[of]; ok {
 		return t, nil
 	}
@@ -139,7 +139,7 @@ func (o *Order) readLayer(l int, layer *Layer) error {
 			return errors.New("its scores are out of range")
 		}
 	}
-	want, err := columnType(layer.ff.Down.Type)
+	want, err := ColumnType(layer.ff.Down.Type)
 	if err != nil {
 		return err
 	}
@@ -161,7 +161,7 @@ func Learn(ctx context.Context, m *llama.Model, dir string, threads int, progres
 	}
 	for _, f := range ff {
 		if f.Width > 0 {
-			if _, err := columnType(f.Down.Type); err != nil {
+			if _, err := ColumnType(f.Down.Type); err != nil {
 				return err
 			}
 		}
@@ -184,12 +184,12 @@ func Learn(ctx context.Context, m *llama.Model, dir string, threads int, progres
 			return ctx.Err()
 		}
 		progress(reading + (1-reading)*float64(l)/float64(len(ff)))
-		score := static.score(l)
+		score, _ := static.score(l)
 		if score == nil {
 			return fmt.Errorf("%w: layer %d was never seen at work", llama.ErrNeurons, l)
 		}
 		ids := sorted(score)
-		to, err := columnType(f.Down.Type)
+		to, err := ColumnType(f.Down.Type)
 		if err != nil {
 			return err
 		}
@@ -244,7 +244,7 @@ func measure(ctx context.Context, m *llama.Model, threads int, progress func(flo
 				return err
 			}
 			static.equally(p.Context)
-			progress(float64(i+1) / learnPrompts)
+			progress(float64(i+1) / float64(learnPrompts))
 		}
 		return nil
 	}

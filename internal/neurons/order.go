@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/gallop-llm/gallop/gguf"
+	"github.com/gallop-llm/gallop/internal/prune"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -107,27 +108,36 @@ func (o *Order) size(l, share int) float64 {
 }
 
 // Choose gives the blocks of each layer that a mask with this share keeps, in the order's numbers,
-// ascending: those with the largest sums of scores. Layers of which h knows nothing go by their static scores.
+// ascending: those with the largest sums of scores. Static scores count as of a few tokens. Layers of which h knows nothing go by their static scores.
 func (o *Order) Choose(h *Heard, share int) [][]int32 {
 	kept := o.kept(share)
 	chosen := make([][]int32, len(o.Layers))
 	for l := range o.Layers {
 		layer := &o.Layers[l]
 		if layer.ff.Width > 0 {
-			chosen[l] = layer.choose(h.score(l), kept[l]/llama.NeuronBlock)
+			heard, tokens := h.score(l)
+			chosen[l] = layer.choose(heard, tokens, kept[l]/llama.NeuronBlock)
 		}
 	}
 	return chosen
 }
 
-// choose gives the n best blocks by the sum of the static score and another one, nil = none.
-func (l *Layer) choose(heard []float32, n int) []int32 {
+// prior is how many tokens static scores count as: they decide about short prompts, and little
+// about long ones. In place of 16 as much as the prompt was worse on prompts unlike the built-in ones.
+const prior = 16
+
+// choose gives the n best blocks by static scores and those heard of so many tokens, nil = none.
+func (l *Layer) choose(heard []float32, tokens float64, n int) []int32 {
+	static := float32(1)
+	if heard != nil {
+		static = float32(prior / tokens)
+	}
 	all := l.ff.Width / llama.NeuronBlock
 	scores, blocks := make([]float32, all), make([]int32, all)
 	for b := range all {
 		blocks[b] = int32(b)
 		for _, id := range l.IDs[b*llama.NeuronBlock:][:llama.NeuronBlock] {
-			scores[b] += l.Static[id]
+			scores[b] += static * l.Static[id]
 			if heard != nil {
 				scores[b] += heard[id]
 			}
@@ -189,6 +199,25 @@ func (c *Choice) Set(blocks [][]int32) (copied uint64, err error) {
 	close(work)
 	running.Wait()
 	return copied, err
+}
+
+// Keep are the kept neurons as a file has them that lacks the others.
+func (o *Order) Keep(blocks [][]int32) ([]prune.Kept, error) {
+	kept := make([]prune.Kept, len(o.Layers))
+	for l := range o.Layers {
+		layer := &o.Layers[l]
+		if n := len(blocks[l]) * llama.NeuronBlock; n == 0 || n == layer.ff.Width {
+			continue
+		}
+		whole, err := io.ReadAll(o.file.Reader(layer.down))
+		if err != nil {
+			return nil, fmt.Errorf("read the columns of layer %d's neurons: %w", l, err)
+		}
+		kept[l] = prune.Kept{
+			IDs: IDs(layer.IDs, blocks[l]), Down: Columns(nil, whole, layer.down.Type, layer.ff.Width, blocks[l]), Type: layer.down.Type,
+		}
+	}
+	return kept, nil
 }
 
 // set fills in a layer; whole and columns are scratch.

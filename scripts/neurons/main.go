@@ -59,6 +59,8 @@ type options struct {
 	search    int // prompts that static halves are searched by
 	shares    string
 	threads   int
+	speed     bool
+	rounds    int
 }
 
 func main() {
@@ -70,6 +72,8 @@ func main() {
 	flag.IntVar(&o.search, "search", 8, "built-in prompts to search static halves by")
 	flag.StringVar(&o.shares, "spared", "0.1,0.2,0.3", "shares of the layers' bytes to leave out")
 	flag.IntVar(&o.threads, "threads", 0, "threads, 0 = the model's default")
+	flag.BoolVar(&o.speed, "speed", false, "measure the speed of model files instead of what answers lose; wants a quiet machine")
+	flag.IntVar(&o.rounds, "rounds", 5, "turns of 7 tokens each, with -speed")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -80,6 +84,17 @@ func main() {
 }
 
 func run(ctx context.Context, o *options, names []string) error {
+	if o.speed {
+		if _, err := libs.Load(); err != nil {
+			return err
+		}
+		for _, name := range names {
+			if err := speed(ctx, name, o.threads, o.rounds); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
+		return nil
+	}
 	if o.data == "" || len(names) == 0 {
 		return errors.New("name the folder of the data, DATA=, and models, MODELS=")
 	}
