@@ -34,7 +34,7 @@ get-python3 := with `apt install python3-pip`
 NO_RACE := /test$$|/scripts/|/cmd/|/demo|/internal/(archmodel|calibrate|dataset|draft|preload|randmodel|schema|score|shortlist|template|tools|search|prune|lab/.*|server/web)$$
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build setup test test-long test-clients test-gpu test-cpus test-windows check-darwin test-architectures lint preload bench bench-shapes bench-peers bench-engine bench-serve bench-lossless bench-compare real-speed real-table templates eval profile install release test-release test-bare test-arm64 fuzz clean travel models page need-browser need-page
+.PHONY: help demo build setup test test-long test-clients test-gpu test-cpus test-windows check-darwin test-architectures lint preload bench bench-shapes bench-peers bench-engine bench-serve bench-lossless bench-compare real-speed real-table neurons templates eval profile install release test-release test-bare test-arm64 fuzz clean travel models page need-browser need-page
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -127,6 +127,9 @@ real-speed: build setup ## measure real models beside stock decoding (MODELS= by
 real-table: build setup ## compare ways to skip on published benchmarks (DATA= their folder, MODELS= by name, EXAMPLES= of each); writes build/real-table.json
 	go build -o $(BUILD)/realtable ./scripts/realtable
 	nice $(BUILD)/realtable -data '$(DATA)' -folder $(BUILD)/real-table -o $(BUILD)/real-table.json $(if $(PARTS),-parts $(PARTS)) $(if $(EXAMPLES),-examples $(EXAMPLES)) $(MODELS)
+
+neurons: build setup ## measure what answers lose without neurons, at equal bytes (DATA= folder of spec_bench.jsonl, MODELS= by name); rows go to build/neurons.json
+	go run ./scripts/neurons -data '$(DATA)' -o $(BUILD)/neurons.json $(MODELS)
 
 bench-compare: build setup need-git ## compare Go's benchmarks with those of a git REF=
 	scripts/bench-compare '$(REF)'

@@ -80,6 +80,7 @@ type Answer struct {
 	Escalated int     // tokens that the mask left in doubt and the whole model decided
 	Drafts    *Drafts // nil unless [Request].Lossless
 	Shortlist Listed  // what the vocabulary shortlist did
+	Spared    Spared  // the neurons that were left out
 	Weighed   Weighed // whether the mask paid
 	Threads   Threads // at the answer's end
 

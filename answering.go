@@ -10,6 +10,7 @@ import (
 	"github.com/gallop-llm/gallop/internal/costs"
 	"github.com/gallop-llm/gallop/internal/draft"
 	"github.com/gallop-llm/gallop/internal/engine"
+	"github.com/gallop-llm/gallop/internal/neurons"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -30,6 +31,8 @@ type answering struct {
 	chosen  *choosing
 	seat    *engine.Seat
 	list    listing
+	heard   *neurons.Heard // of the conversation; nil = nothing was
+	choice  *choice        // of neurons; nil = none
 	weigher *costs.Weigher // nil = the mask is not weighed
 	drafter *draft.Drafter // nil = this answer drafts nothing: it is not lossless, or another one drafts
 	slot    *slot
@@ -121,6 +124,9 @@ func (x *answering) enter() (err error) {
 	}
 	start := time.Now()
 	x.seat, err = x.e.loop.Enter(x.ctx, x.prompt, x.r.MaxTokens, func(note any, shared int) skip.Mask {
+		if before, ok := note.(*left); ok {
+			x.heard = before.heard
+		}
 		if x.chosen != nil && p.promptMasked() {
 			x.e.take(p, x.chosen, &x.r, note, shared)
 		}
@@ -180,6 +186,9 @@ func (x *answering) prefill() error {
 		return err
 	}
 	x.list.begin(x)
+	if err := x.listen(); err != nil {
+		return err
+	}
 	mask := x.plan.prefill.Mask(x.plan.answerMask())
 	start := time.Now()
 	defer func() { x.a.Timing.Prefill = time.Since(start) }()
@@ -220,7 +229,12 @@ func (x *answering) generate() error {
 	if err := x.settle(); err != nil {
 		return err
 	}
-	mask := x.plan.answerMask()
+	if more {
+		if err := x.chooseNeurons(); err != nil {
+			return err
+		}
+	}
+	mask := shown(x.plan.answerMask())
 	x.mask = &mask
 	start := time.Now()
 	defer func() { x.a.Timing.Decode = time.Since(start) }()
@@ -448,11 +462,15 @@ func (x *answering) sumWeights() {
 
 // leave gives back what the answer used.
 func (x *answering) leave() {
-	var note any
+	note := &left{heard: x.heard}
 	if x.plan.choice != nil {
-		note = &said{x.plan.decision, x.plan.prefill}
+		note.said = &said{x.plan.decision, x.plan.prefill}
 	}
 	x.seat.Leave(note)
+	if x.choice != nil {
+		x.e.sparing.give(x.choice)
+		x.choice = nil
+	}
 	if x.weigher != nil {
 		x.weigher = nil
 		x.e.weighing.Unlock()

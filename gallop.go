@@ -41,6 +41,7 @@ type Engine struct {
 	close   context.CancelFunc
 	closed  sync.Once
 
+	sparing   sparing            // of neurons
 	learner   *shortlist.Learner // of the vocabulary shortlist; nil = off
 	costsPath string             // "" = nothing is kept
 
@@ -176,6 +177,9 @@ func (e *Engine) start() (err error) {
 			e.log.Warn("the vocabulary shortlist in the cache cannot be used and is learnt anew", "error", err)
 		})
 	}
+	if err := e.sparing.init(e); err != nil {
+		return err
+	}
 	e.loop, err = engine.New(e.model, engine.Options{
 		Context: o.Context, Parallel: o.Parallel, Queue: o.Queue, Isolate: o.Isolate, Cost: e.tokenCost,
 	})
@@ -259,7 +263,7 @@ func (e *Engine) closeParts() (err error) {
 	if e.learner != nil {
 		err = errors.Join(err, e.learner.Close())
 	}
-	err = errors.Join(err, e.drafter.Close())
+	err = errors.Join(err, e.drafter.Close(), e.sparing.close())
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.embedder != nil {
@@ -316,7 +320,7 @@ func (e *Engine) tokenCost(mask skip.Mask) float64 {
 // skippedShare is the share of a token's weights that a mask leaves out.
 func (e *Engine) skippedShare(mask skip.Mask) float64 {
 	read, _ := e.model.TokenBytes()
-	return float64(e.sizes.Bytes(mask.WithShortlist(0))) / float64(max(read, 1))
+	return float64(e.sizes.Bytes(mask.WithShortlist(0))+e.sparing.spared(mask)) / float64(max(read, 1))
 }
 
 // openProfile opens the profile that the options name, or the model's own. A found one that

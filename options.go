@@ -28,6 +28,10 @@ type Options struct {
 	// answers and, with Learn, in idle time, and kept in the user's cache folder.
 	Shortlist int
 
+	// NeuronsMemory bounds, in bytes, what the weights of kept neurons take beside the model
+	// (masks such as n20%); 0 = half of the memory that is free. Answers wait where it is too little for as many at once.
+	NeuronsMemory uint64
+
 	// Learn lets the engine use idle time for what makes later answers faster. It stops
 	// at once when a request comes.
 	Learn bool

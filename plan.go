@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gallop-llm/gallop/internal/neurons"
 	"github.com/gallop-llm/gallop/router"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -14,6 +15,7 @@ import (
 type plan struct {
 	mask     skip.Mask // of the answer; the router's choice takes its place
 	byHand   bool      // mask is not the router's
+	neurons  int       // the share to leave out once the prompt is read, in thousandths; then mask has them
 	routes   bool      // the router chooses
 	policy   router.Policy
 	profile  *sharedProfile // the engine's; nil = none
@@ -72,12 +74,17 @@ func (e *Engine) fill(p *plan, r *Request) error {
 			p.policy.Quality = asked.amount
 		}
 	case skipLayers:
-		p.mask, p.byHand = asked.mask.WithShortlist(0), true
+		p.mask, p.byHand, p.neurons = asked.mask.WithShortlist(0).WithNeurons(0, 0), true, asked.mask.Neurons()
 		if err := p.mask.Check(e.model.NLayer); err != nil {
 			return err
 		}
 		if n := asked.mask.Shortlist(); n > 0 && r.Shortlist == 0 {
 			r.Shortlist = n
+		}
+		if p.neurons > 0 {
+			if err := e.sparing.check(p.neurons); err != nil {
+				return fmt.Errorf("%w: %w", ErrUnskippable, err)
+			}
 		}
 	}
 	if d := r.Drafts; r.Lossless && d != nil {
@@ -119,6 +126,8 @@ func (e *Engine) checkPlan(p *plan, asked Skip) error {
 		switch {
 		case e.opts.ReleaseSkipped:
 			return fmt.Errorf("%w: the whole model verifies each draft and would read released weights again each time; leave out one of the two", ErrRequest)
+		case p.neurons > 0:
+			return fmt.Errorf("%w: drafts leave out layers and halves, not neurons; leave out n%g%%", ErrLossless, float64(p.neurons)*100/skip.NeuronUnits)
 		case asked.hasEsc && asked.escalate > 0:
 			return fmt.Errorf("%w: escalation and lossless exclude each other: lossless answers are all the whole model's", ErrRequest)
 		}
@@ -153,7 +162,10 @@ func checkEscalation(mask skip.Mask, prefill skip.Prefill) error {
 }
 
 func (e *Engine) planOf(p *plan) Plan {
-	mask := p.answerMask()
+	mask := shown(p.answerMask())
+	if p.neurons > 0 { // they are not chosen yet where nothing is decoded
+		mask = mask.WithNeurons(p.neurons, 0)
+	}
 	return Plan{
 		Mask: mask, Prefill: p.prefill, Escalate: p.escalate, Depth: p.policy.Depth, Quality: p.policy.Quality,
 		LayersRun: e.LayersRun(mask), Choice: p.choice,
@@ -217,10 +229,24 @@ func (c *choosing) end() {
 	}
 }
 
-// said is the note that an answer leaves with its sequence: what was chosen for it.
+// left is the note that an answer leaves with its sequence.
+type left struct {
+	said  *said          // nil = nothing was chosen
+	heard *neurons.Heard // which neurons were active; nil = nothing was measured
+}
+
+// said is what was chosen for an answer.
 type said struct {
 	decision router.Decision
 	prefill  skip.Prefill
+}
+
+// saidIn is what a note says of a choice.
+func saidIn(note any) (*said, bool) {
+	if l, ok := note.(*left); ok && l.said != nil {
+		return l.said, true
+	}
+	return nil, false
 }
 
 // expectedAnswer is how many tokens an answer is expected to have where no bound is set,
@@ -232,7 +258,7 @@ const expectedAnswer = 128
 func (e *Engine) take(p *plan, c *choosing, r *Request, note any, shared int) {
 	next := c.decision
 	p.mask, p.choice, p.decision = next.Mask, choiceOf(next), next
-	before, ok := note.(*said)
+	before, ok := saidIn(note)
 	switch {
 	case p.perChat && p.later:
 		p.choice.Kept, p.choice.Reason = true, "the conversation stays with its first choice"

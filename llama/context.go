@@ -138,6 +138,9 @@ type Context struct {
 	rowUse    []ShortlistUse                                   // of the last batch's tokens with logits; reused
 	sizes     []C.int32_t                                      // of the lists of a decode's outputs; reused
 	measure   func(row int, try func(size int) ShortlistTrial) // of MeasureShortlist; nil = none
+
+	neurons  map[int]*Neurons // by choice, kept alive
+	activity []int            // (NLayer,) a layer's place in own.activity, -1 = none; nil = nothing is measured
 }
 
 // Stats tells what a mask removed from the graph of the last decode.
@@ -276,6 +279,10 @@ func (c *Context) Close() error {
 		c.shortlist.release()
 		c.shortlist = nil
 	}
+	for _, n := range c.neurons {
+		n.release()
+	}
+	c.neurons, c.activity = nil, nil
 	live.Add(-1)
 	c.Model.release()
 	return nil
@@ -421,8 +428,12 @@ func (c *Context) decode(b *Batch, mask skip.Mask) error {
 	} else if err := c.checkShortlist(b, mask.Shortlist()); err != nil {
 		return err
 	}
+	if err := c.checkNeurons(b, mask); err != nil {
+		return err
+	}
 	c.mask = mask
 	c.list(b)
+	c.owners(b)
 	if err := c.Model.useWeights(mask); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@
 #include "faults.h"
 #include "lanes.h"
 #include "shortlist.h"
+#include "neurons.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -505,6 +506,7 @@ void gallop_free_context(struct gallop_context *c) {
     free_pools(c->pools);
     layerskip_free(&c->skip);
     gallop_use_shortlist(c, NULL, 0);
+    gallop_measure_activity(c, NULL, 0, 0, 0);
     if (c->inputs != NULL) {
         for (int layer = 0; layer < LAYERSKIP_MAX_LAYERS; layer++) {
             free(c->inputs->after[layer].data);

@@ -134,6 +134,7 @@ struct gallop_context {
     struct gallop_influence *influence; /* NULL = not measured; owned */
     struct gallop_inputs *inputs;       /* NULL = not read; owned */
     struct gallop_listing *listing;     /* of shortlist.c; NULL = no shortlist; owned */
+    struct gallop_activity *activity;   /* of neurons.c; NULL = not measured; owned */
     struct gallop_pool *pools;          /* the first is in use; NULL = llama.cpp makes threads for each graph; owned */
 };
 

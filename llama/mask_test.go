@@ -90,12 +90,15 @@ var variants = []variant{
 }
 
 // run decodes a prompt and decodeSteps tokens and returns every logit, and in
-// embeddings mode every number of the hidden states.
-func run(t *testing.T, m *llama.Model, v variant, mask skip.Mask) (numbers []float32, stats llama.Stats) {
+// embeddings mode every number of the hidden states. prepare, if given, sees the context first.
+func run(t *testing.T, m *llama.Model, v variant, mask skip.Mask, prepare ...func(*llama.Context)) (numbers []float32, stats llama.Stats) {
 	t.Helper()
 	c, err := m.NewContext(&v.opts)
 	require.NoError(t, err)
 	defer c.Close()
+	for _, p := range prepare {
+		p(c)
+	}
 	tokens := prompt(promptTokens + decodeSteps)
 	collect := func(b *llama.Batch) {
 		require.NoError(t, c.Decode(b, mask))

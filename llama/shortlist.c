@@ -167,11 +167,8 @@ end:
 
 /* ---- the shortlist's matrices ---- */
 
-/*
- * The kind of memory in which the CPU multiplies a matrix of t's type and shape fastest. Not AMX's where a
- * row is one block: for 32 tokens or more its product is then added to what the memory held before.
- */
-static struct ggml_backend_buffer_type *fastest_memory(struct ggml_tensor *t, bool repack) {
+/* Not AMX's where a row is one block: for 32 tokens or more its product is then added to what the memory held before. */
+struct ggml_backend_buffer_type *gallop_fastest_memory(struct ggml_tensor *t, bool repack) {
     struct ggml_backend_buffer_type **(*extra)(struct ggml_backend_device *) =
         (struct ggml_backend_buffer_type * *(*)(struct ggml_backend_device *)) gallop_cpu_function("ggml_backend_dev_get_extra_bufts");
     struct ggml_backend_device *cpu = cpu_device();
@@ -206,7 +203,7 @@ bool gallop_new_shortlist(struct gallop_shortlist *s, const float *basis, const 
         s->basis = gallop_api.ggml_new_tensor_2d(s->contexts[0], GGML_TYPE_F32, s->matrix.n_embd, rank);
         s->preview = gallop_api.ggml_new_tensor_2d(s->contexts[1], GGML_TYPE_Q4_0, rank, s->matrix.n_vocab);
         s->buffers[0] = gallop_api.ggml_backend_alloc_ctx_tensors_from_buft(s->contexts[0], gallop_api.ggml_backend_cpu_buffer_type());
-        s->buffers[1] = gallop_api.ggml_backend_alloc_ctx_tensors_from_buft(s->contexts[1], fastest_memory(s->preview, repack));
+        s->buffers[1] = gallop_api.ggml_backend_alloc_ctx_tensors_from_buft(s->contexts[1], gallop_fastest_memory(s->preview, repack));
     }
     if (s->buffers[0] == NULL || s->buffers[1] == NULL) {
         gallop_free_shortlist(s);

@@ -60,6 +60,10 @@ bool gallop_new_shortlist(struct gallop_shortlist *s, const float *basis, const 
                           struct gallop_text *err);
 void gallop_free_shortlist(struct gallop_shortlist *s);
 
+/* The kind of memory in which the CPU multiplies a matrix of t's type and shape, which has none yet, fastest. repack =
+ * weights may be rearranged. */
+struct ggml_backend_buffer_type *gallop_fastest_memory(struct ggml_tensor *t, bool repack);
+
 /* Room for a few tensors and a graph, or NULL; to be freed by ggml_free. */
 struct ggml_context *gallop_new_nodes(void);
 

@@ -58,6 +58,7 @@ compile llama/system_unix.c
 compile llama/faults_linux.c
 compile llama/allowance.c
 compile llama/testdata/machofinder.c
+compile llama/neurons.c
 compile llama/shortlist.c
 compile scripts/cloop.c
 compile internal/archmodel/tensors/tensors.c

@@ -18,11 +18,12 @@ const wordBits = 64
 var ErrMask = errors.New("not a mask")
 
 // Mask is what a decode leaves out: a set of sublayers, what local attention does not
-// see, and the tokens outside a vocabulary shortlist. The zero value skips nothing. Masks are values: they compare
-// with ==, and are keys of maps. A Mask is what llama's Context.Decode takes: bit 2L
-// skips layer L's attention, bit 2L+1 its feed-forward; behind these are the
-// shortlist's size and what local.go says.
-type Mask [windowWord + 1]uint64
+// see, a share of the neurons of feed-forwards, and the tokens outside a vocabulary
+// shortlist. The zero value skips nothing. Masks are values: they compare with ==, and are
+// keys of maps. A Mask is what llama's Context.Decode takes: bit 2L skips layer L's
+// attention, bit 2L+1 its feed-forward; behind these are the shortlist's size, what local.go
+// says, and what neurons.go says.
+type Mask [neuronWord + 1]uint64
 
 // shortlistWord is the word behind those of the layers.
 const shortlistWord = 2 * MaxLayers / wordBits
@@ -92,11 +93,13 @@ func (m Mask) Union(other Mask) Mask {
 		m[shortlistWord] = n
 	}
 	m.mergeAttention(&before, &other, less(before.Window(), other.Window()), larger)
+	m[neuronWord] = m.mergeNeurons(other)
 	return m
 }
 
 // Intersection returns the mask that skips what both skip: with the longer
-// shortlist, if both have one, and a window that sees what either's does.
+// shortlist, if both have one, a window that sees what either's does, and with neurons, if
+// both leave out the same.
 func (m Mask) Intersection(other Mask) Mask {
 	before := m
 	for i := range shortlistWord {
@@ -106,10 +109,12 @@ func (m Mask) Intersection(other Mask) Mask {
 		m[shortlistWord] = n
 	}
 	m.mergeAttention(&before, &other, more(before.Window(), other.Window()), smaller)
+	m[neuronWord] = m.commonNeurons(other)
 	return m
 }
 
-// Minus is m without what other skips: without a shortlist, if other has one.
+// Minus is m without what other skips: without a shortlist, if other has one, and
+// without neurons, if other leaves out some.
 func (m Mask) Minus(other Mask) Mask {
 	before := m
 	for i := range shortlistWord {
@@ -119,6 +124,9 @@ func (m Mask) Minus(other Mask) Mask {
 		m[shortlistWord] = 0
 	}
 	m.mergeAttention(&before, &other, before.Window(), without)
+	if other.Neurons() != 0 {
+		m[neuronWord] = 0
+	}
 	return m
 }
 
@@ -170,9 +178,9 @@ func (m Mask) Highest() int {
 func (m *Mask) named(w int) uint64 { return m[w] | m[localWord+w] }
 
 // WholeLayers lists the layers that the mask skips whole, in order. only is
-// false when it skips single sublayers too, makes attention local or has a shortlist.
+// false when it skips single sublayers or neurons too, makes attention local or has a shortlist.
 func (m Mask) WholeLayers() (layers []int, only bool) {
-	only = m.Shortlist() == 0 && !m.HasLocal()
+	only = m.Shortlist() == 0 && !m.HasLocal() && m.Neurons() == 0
 	for l := 0; l <= m.Highest(); l++ {
 		switch m.apart(l) {
 		case Whole:
@@ -207,7 +215,7 @@ func (m Mask) Check(nLayer int) error {
 }
 
 // String writes the mask as Parse reads it, layers in order and runs
-// shortened: "4,6,9-11,a5,f7,k8,l0-3,w256+4,v1024". The empty mask is "".
+// shortened: "4,6,9-11,a5,f7,k8,l0-3,w256+4,n20%,v1024". The empty mask is "".
 func (m Mask) String() string {
 	var parts []string
 	for _, kind := range []struct {
@@ -217,6 +225,9 @@ func (m Mask) String() string {
 		parts = appendRuns(parts, kind.prefix, m.Highest(), func(l int) bool { return m.apart(l) == kind.half })
 	}
 	parts = append(parts, m.attentionText()...)
+	if n := m.neuronText(); n != "" {
+		parts = append(parts, n)
+	}
 	if n := m.Shortlist(); n != 0 {
 		parts = append(parts, fmt.Sprintf("v%d", n))
 	}
@@ -247,10 +258,10 @@ func appendRuns(parts []string, prefix string, highest int, in func(layer int) b
 }
 
 // Parse reads a mask: layers and runs of layers separated by commas, as in
-// "4,6,9-11,a5,f7,k8,l0-3,w256+4,v1024". In front of layers, "a" means attention alone, "f"
+// "4,6,9-11,a5,f7,k8,l0-3,w256+4,n20%,v1024". In front of layers, "a" means attention alone, "f"
 // feed-forward alone, "k" attention alone with its keys and values written, and "l" makes
 // attention local: it sees the last 256 tokens and the first 4, or what "w" says.
-// "v1024" is a vocabulary shortlist of 1024 tokens. Where a layer is named twice, more is
+// "n20%" leaves out a fifth of each feed-forward's neurons; "v1024" is a vocabulary shortlist of 1024 tokens. Where a layer is named twice, more is
 // skipped. Spaces are ignored; an empty text is the empty mask. The error wraps [ErrMask].
 func Parse(text string) (Mask, error) {
 	var m Mask
@@ -267,6 +278,14 @@ func Parse(text string) (Mask, error) {
 					ErrMask, part, text, MinShortlist, MaxShortlist)
 			}
 			m = m.WithShortlist(n)
+			continue
+		}
+		if share, ok := strings.CutPrefix(part, "n"); ok {
+			n, err := parseNeurons(share)
+			if err != nil {
+				return Mask{}, fmt.Errorf("%w: %q in %q: %w", ErrMask, part, text, err)
+			}
+			m = m.WithNeurons(n, 0)
 			continue
 		}
 		if size, ok := strings.CutPrefix(part, "w"); ok {

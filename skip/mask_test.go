@@ -101,6 +101,9 @@ func randomMask(r *rand.Rand) (m skip.Mask) {
 	if r.IntN(3) == 0 {
 		m = m.WithShortlist(skip.MinShortlist + r.IntN(5000))
 	}
+	if r.IntN(3) == 0 {
+		m = m.WithNeurons(1+r.IntN(skip.MaxNeurons), 0)
+	}
 	return m
 }
 
@@ -123,7 +126,7 @@ func TestRoundTrip(t *testing.T) {
 
 // FuzzParse checks that a text either is refused or has one meaning.
 func FuzzParse(f *testing.F) {
-	for _, text := range []string{"", "4,6,9-11,a5,f7", "a0-511", "1,,2", "5-3", "512", "v1024", "v4", "f2,v64", "k3,l0-2,w64+2", "w4,l3", "\xff"} {
+	for _, text := range []string{"", "4,6,9-11,a5,f7", "a0-511", "1,,2", "5-3", "512", "v1024", "v4", "f2,v64", "k3,l0-2,w64+2", "w4,l3", "n20%", "n12.5%,v64", "n0%", "\xff"} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

@@ -26,6 +26,8 @@ var (
 	_ string
 	//go:embed layerskip/local.c
 	_ string
+	//go:embed layerskip/neurons.c
+	_ string
 	//go:embed layerskip/rows.c
 	_ string
 	//go:embed layerskip/barrier.c

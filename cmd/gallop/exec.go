@@ -49,6 +49,9 @@ func runExec(cmd *cobra.Command, text string, args []string) error {
 	if mask.HasLocal() || mask.WithoutLocal() != mask.Unread() {
 		return usageError{fmt.Errorf("--skip %s: local attention (l) and attention whose keys and values are written (k) work in gallop's own commands only", mask)}
 	}
+	if mask.Neurons() != 0 {
+		return usageError{fmt.Errorf("--skip %s: neurons are left out in gallop's own commands only", mask)}
+	}
 	library, err := preload.FindLibrary(preload.SearchPath())
 	if err != nil {
 		return err

@@ -40,7 +40,7 @@ type generation struct {
 	profile, route, prefill                             string
 	depth, quality, escalate                            float64
 	lossless                                            bool
-	draftMax                                            int
+	draftMax, neuronsMemory                             int
 	draftSource, shortlist                              string
 	stop                                                []string
 	escapes
@@ -59,7 +59,7 @@ func (g *generation) add(cmd *cobra.Command) {
 func (g *generation) addOthers(cmd *cobra.Command) {
 	f, d := cmd.Flags(), llama.DefaultSampling()
 	f.StringVarP(&g.model, "model", "m", "", "model: a GGUF file, or a name as `gallop models` lists them (default: the demo model)")
-	f.StringVar(&g.mask, "skip", "", "layers to skip, as in 4,6,9-11,a5,f7 (a: attention alone, f: feed-forward alone, k: attention alone with keys and values written); l0-3,w256+4: local attention there, to the last 256 tokens and the first 4; v1024: a vocabulary shortlist, as --shortlist")
+	f.StringVar(&g.mask, "skip", "", "layers to skip, as in 4,6,9-11,a5,f7 (a: attention alone, f: feed-forward alone, k: attention alone with keys and values written); l0-3,w256+4: local attention there, to the last 256 tokens and the first 4; n20%: a fifth of the neurons of feed-forwards, chosen by prompt; v1024: a vocabulary shortlist, as --shortlist")
 	f.StringVar(&g.route, "route", routeTurn, "when to choose layers: turn, chat (at the first question) or off")
 	f.Float64Var(&g.depth, "depth", 0, "always skip this many layers' worth of weights; 0 = by --quality")
 	f.Float64Var(&g.quality, "quality", 0, "skip as much as keeps this share of the whole model's probability per token, above 0 to 1; 0 = the profile's")
@@ -69,6 +69,7 @@ func (g *generation) addOthers(cmd *cobra.Command) {
 	f.IntVar(&g.draftMax, "draft-max", draft.MaxDraft, "tokens in a draft at most")
 	f.StringVar(&g.draftSource, "draft-source", "both", "where drafts come from: mask (layers are skipped), lookup (what was said before) or both")
 	f.StringVar(&g.shortlist, "shortlist", "auto", "tokens that get exact logits from the output matrix, the others from a preview of it: a number, off, or auto (where it was measured to pay)")
+	addNeuronsMemory(f, &g.neuronsMemory)
 	f.StringArrayVar(&g.stop, "reverse-prompt", nil, "end the answer in front of this text; repeatable")
 	g.escapes.add(f)
 	f.StringVar(&g.system, "sys", "", "system prompt")
@@ -116,7 +117,7 @@ func (g *generation) open(ctx context.Context, cmd *cobra.Command) (e *gallop.En
 			fmt.Fprintln(cmd.ErrOrStderr(), "gallop:", err)
 		}
 	}
-	if err := g.learnListed(ctx, cmd, e, &request); err != nil {
+	if err := cmp.Or(g.learnListed(ctx, cmd, e, &request), learnNeurons(ctx, cmd, e, request.Skip.Mask())); err != nil {
 		closeAll()
 		return nil, request, nil, err
 	}
@@ -227,7 +228,8 @@ func (g *generation) options(cmd *cobra.Command, m *llama.Model) (*gallop.Option
 	if size == 0 {
 		o.Shortlist = -1
 	}
-	return o, nil
+	o.NeuronsMemory, err = neuronsMemory(g.neuronsMemory)
+	return o, err
 }
 
 // request turns the flags into how questions are answered; sampling flags that were not

@@ -43,6 +43,24 @@ func TestPruneDemo(t *testing.T) {
 	require.Contains(t, stdout, " layers kept, ")
 }
 
+func TestPruneNeurons(t *testing.T) {
+	alone(t)
+	llamatest.Library(t)
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	s := randmodel.Tiny(2)
+	s.FF = 128
+	path := llamatest.Write(t, s)
+	out := filepath.Join(t.TempDir(), "out.gguf")
+	code, stdout, errOut := runGallop("prune", "-m", path, "--skip", "n50%", "-o", out)
+	require.Equal(t, exitOK, code, errOut)
+	require.Regexp(t, `^`+out+`: without 50 % of the neurons of feed-forwards, \d+ KiB instead of \d+ KiB\n$`, stdout)
+	require.Contains(t, errOut, "once for a model")
+	m := llamatest.Open(t, out)
+	ff, err := m.FeedForwards()
+	require.NoError(t, err)
+	require.Equal(t, 64, ff[1].Width)
+}
+
 func TestPruneRefusals(t *testing.T) {
 	alone(t)
 	path := llamatest.Write(t, randmodel.Small("llama")) // layers 0 to 7
@@ -60,6 +78,7 @@ func TestPruneRefusals(t *testing.T) {
 		"negative":      {path, "-1", exitUsage, "not a mask"},
 		"empty":         {path, "", exitUsage, "name the layers to leave out: --skip 4,6"},
 		"attention":     {path, "4,a5", exitUsage, "no file can leave out attention or feed-forward alone"},
+		"neurons too":   {path, "4,n20%", exitUsage, "neurons are pruned apart from layers"},
 		"shortlist":     {path, "4,v1024", exitUsage, "no file can have a vocabulary shortlist; leave out v1024"},
 		"feed-forward":  {path, "f0-7", exitUsage, "no file can leave out attention or feed-forward alone"},
 		"kind goes by number": {gemma, "1", exitError,

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/dustin/go-humanize"
 
@@ -156,6 +157,9 @@ func summary(a *gallop.Answer, nLayer int) string {
 	fmt.Fprintf(&s, " · %g of %d layers", a.Plan.LayersRun, nLayer)
 	if layers := a.Plan.Mask.WithShortlist(0); !layers.IsEmpty() {
 		fmt.Fprintf(&s, ", without %s", layers)
+	}
+	if n := a.Spared; n.Share > 0 {
+		fmt.Fprintf(&s, " · neurons chosen by %d tokens in %s, %s copied", n.Heard, n.Took.Round(time.Millisecond), humanize.IBytes(n.Copied))
 	}
 	if n := a.Plan.Mask.Shortlist(); n > 0 {
 		fmt.Fprintf(&s, " · shortlist v%d", n)

@@ -71,6 +71,16 @@ type runResult struct {
 	Drafts       *runDrafts    `json:"drafts,omitempty"`                 // absent when not lossless
 	Shortlist    runListed     `json:"shortlist"`
 	Weighed      *runWeighed   `json:"weighed,omitempty"` // absent when no mask was weighed
+	Neurons      *runNeurons   `json:"neurons,omitempty"` // absent when none were left out
+}
+
+// runNeurons is what was left out of feed-forwards.
+type runNeurons struct {
+	Share  float64 `json:"share"`        // of the neurons
+	Heard  int     `json:"heard"`        // tokens that they were chosen by
+	Copied uint64  `json:"copied_bytes"` // of weights
+	Memory uint64  `json:"memory_bytes"` // beside the model
+	MS     float64 `json:"ms"`           // choosing and copying
 }
 
 // runListed is what the vocabulary shortlist did.
@@ -176,6 +186,9 @@ func resultOf(e *gallop.Engine, a *gallop.Answer) runResult {
 		DecodeMS: ms(a.Timing.Decode), DecodeTPS: a.Speed(),
 		Prefill: a.Plan.Prefill.String(), Escalated: a.Escalated, Weights: info.Size,
 		Threads: a.Threads.Now, Changes: a.Threads.Changes, Drafts: draftsOf(a), Shortlist: runListed(a.Shortlist),
+	}
+	if n := a.Spared; n.Share > 0 {
+		r.Neurons = &runNeurons{n.Share, n.Heard, n.Copied, n.Size, ms(n.Took)}
 	}
 	r.Resident, _ = e.Model().ResidentWeights() // 0 where the system does not tell
 	if c := a.Plan.Choice; c != nil {

@@ -31,6 +31,7 @@ type serving struct {
 	models, aliases, keys, hosts, origins  []string
 	host, profile, skip                    string
 	port, parallel, queue, predict, memory int
+	neurons                                int
 	seed                                   int64
 	temp                                   float32
 	timeout, grace                         time.Duration
@@ -71,6 +72,7 @@ send it write the model's name as in name@skip=4,6, name@quality=0.95 or name@wh
 	f.BoolVar(&s.learn, "learn", false, "use idle time for what makes later answers faster")
 	f.BoolVar(&s.isolate, "isolate", false, "let no answer depend on which others are made at the same time, to the bit; slower")
 	f.IntVar(&s.memory, "models-memory", 0, "MiB that loaded models may need together; those that nobody uses make room (default: seven eighths of the machine's, or of what the container or service may have)")
+	addNeuronsMemory(f, &s.neurons)
 	f.DurationVar(&s.timeout, "timeout", time.Hour, "time that an answer may take")
 	f.DurationVar(&s.grace, "grace", 30*time.Second, "time that running requests get when the server ends")
 	f.BoolVar(&s.noPage, "no-page", false, "serve no chat page")
@@ -168,8 +170,12 @@ func (s *serving) engineOptions() (*gallop.Options, error) {
 	if err != nil {
 		return nil, usageError{fmt.Errorf("--skip: %w", err)}
 	}
+	memory, err := neuronsMemory(s.neurons)
+	if err != nil {
+		return nil, err
+	}
 	return &gallop.Options{
-		Profile: s.profile, Parallel: s.parallel, Queue: cmp.Or(s.queue, -1), Skip: skipped, Learn: s.learn, Isolate: s.isolate,
+		Profile: s.profile, Parallel: s.parallel, Queue: cmp.Or(s.queue, -1), Skip: skipped, Learn: s.learn, Isolate: s.isolate, NeuronsMemory: memory,
 		Context: context, Model: *s.loading(),
 	}, nil
 }

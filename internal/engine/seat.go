@@ -97,6 +97,9 @@ func (s *Seat) Context() *llama.Context { return s.loop.ctx }
 // Alone tells whether no other answer took part in the last Decode.
 func (s *Seat) Alone() bool { return s.alone }
 
+// Seq is the sequence in the context.
+func (s *Seat) Seq() int { return s.seq }
+
 // Len is how many tokens the sequence holds.
 func (s *Seat) Len() int { return s.n }
 

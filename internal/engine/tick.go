@@ -165,7 +165,7 @@ func (l *Loop) joins(s, first *Seat, exact bool) bool {
 		return false
 	case s.under.WithShortlist(0) == first.under.WithShortlist(0) && !l.masks.several:
 		return true
-	case l.apart || !l.ctx.Unified():
+	case l.apart || !l.ctx.Unified() || !l.masks.common.SameNeurons(s.under):
 		return false
 	}
 	// Together, what only one side keeps is computed for both.
@@ -243,7 +243,7 @@ func (l *Loop) decode(parts []part) error {
 	}
 	for _, p := range parts {
 		s := p.seat
-		l.ledger.Append(s.seq, s.tokens[:p.n], s.under.WithShortlist(0))
+		l.ledger.Append(s.seq, s.tokens[:p.n], s.under.WithShortlist(0).WithNeurons(s.under.Neurons(), 0))
 		s.alone = s.alone && len(parts) == 1
 		if len(s.tokens) == p.n && s.outputs > 0 {
 			l.ctx.Logits(s.at) // llama.cpp sorts outputs at the first look: several goroutines may look from here on

@@ -14,9 +14,8 @@ import (
 	"time"
 
 	"github.com/gallop-llm/gallop/gguf"
-	"github.com/gallop-llm/gallop/internal/dataset"
+	"github.com/gallop-llm/gallop/internal/practice"
 	"github.com/gallop-llm/gallop/internal/stats"
-	"github.com/gallop-llm/gallop/internal/template"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -40,12 +39,6 @@ const (
 	// sampledRows is how many rows of the output matrix stand for all when directions are sought.
 	sampledRows = 4096
 
-	// learnBatch is how many tokens are decoded at once for their hidden states, each with a row of logits.
-	learnBatch = 32
-	// learnContext is the context of learning, in tokens: longer prompts are cut.
-	learnContext = 512
-	// learnAnswer is how many tokens of an answer are learnt from.
-	learnAnswer = 48
 	// measuredTokens is how many tokens of other prompts' answers a preview is measured on.
 	measuredTokens = 96
 	// longTiming is after how long a few turns of timing are enough.
@@ -369,123 +362,35 @@ func reason(err error) string {
 	return strings.TrimPrefix(err.Error(), llama.ErrShortlist.Error()+": ")
 }
 
-// student decodes built-in prompts in a context of its own.
+// student learns from built-in prompts.
 type student struct {
+	*practice.Practice
 	ctx     context.Context
 	model   *llama.Model
 	matrix  *llama.OutputMatrix
 	threads int
-	c       *llama.Context
-	batch   *llama.Batch
-	prompts []dataset.Example
-	pos     int // tokens in the cache
 }
 
 func newStudent(ctx context.Context, m *llama.Model, o *llama.OutputMatrix, threads int) (*student, error) {
-	c, err := m.NewContext(&llama.ContextOptions{NCtx: min(learnContext, m.NCtxTrain), NBatch: learnBatch, NUBatch: learnBatch, Threads: threads})
+	p, err := practice.New(ctx, m, threads)
 	if err != nil {
 		return nil, err
 	}
-	batch, err := llama.NewBatch(learnBatch, nil)
-	if err != nil {
-		return nil, errors.Join(err, c.Close())
-	}
-	c.AbortOn(ctx)
-	prompts := dataset.Starter()
-	// Tasks stand together in the list; a few prompts should be of many.
-	rand.New(rand.NewPCG(7, 7)).Shuffle(len(prompts), func(i, j int) { prompts[i], prompts[j] = prompts[j], prompts[i] })
-	return &student{ctx: ctx, model: m, matrix: o, threads: threads, c: c, batch: batch, prompts: prompts}, nil
-}
-
-func (s *student) Close() error { return errors.Join(s.batch.Close(), s.c.Close()) }
-
-// prompt empties the cache and decodes the next built-in prompt; see gets each token's row. The
-// prompts begin again when all were used.
-func (s *student) prompt(see func(row int) error) error {
-	p := s.prompts[0]
-	s.prompts = append(s.prompts[1:], p)
-	text, err := s.model.Render(llama.Conversation{Messages: []llama.Message{{Role: "user", Content: p.Prompt}}, Answer: true})
-	if err != nil {
-		text = template.Typed(p.Prompt)
-	}
-	tokens, err := s.model.Vocab.TokenizeText(text)
-	if err != nil {
-		return err
-	}
-	tokens = tokens[:min(len(tokens), s.c.NCtx()/2)]
-	s.c.Clear()
-	s.pos = 0
-	for chunk := range slices.Chunk(tokens, learnBatch) {
-		if err := s.decode(chunk, skip.Mask{}); err != nil {
-			return err
-		}
-		for row := range chunk {
-			if err := see(row); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// decode appends tokens, each with an output.
-func (s *student) decode(tokens []llama.Token, mask skip.Mask) error {
-	if err := s.fill(tokens); err != nil {
-		return err
-	}
-	if err := s.c.Decode(s.batch, mask); err != nil {
-		return err
-	}
-	s.pos += len(tokens)
-	return nil
+	return &student{p, ctx, m, o, threads}, nil
 }
 
 // hidden copies the hidden state of a row of the last decode into out (nEmbd,).
 func (s *student) hidden(row int, out []float32) error {
-	err := s.c.Hidden(row, out)
+	err := s.Context.Hidden(row, out)
 	if errors.Is(err, llama.ErrNoOutput) { // every row has one
 		return fmt.Errorf("%w: the model's graph does not end in one product with the output matrix", llama.ErrShortlist)
 	}
 	return err
 }
 
-func (s *student) fill(tokens []llama.Token) error {
-	s.batch.Clear()
-	for i, t := range tokens {
-		if err := s.batch.Add(t, s.pos+i, true, 0); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// next is the likeliest next token; end tells that the answer is over.
-func (s *student) next() (token llama.Token, end bool, err error) {
-	logits, err := s.c.Logits(-1)
-	if err != nil {
-		return llama.NoToken, true, err
-	}
-	token, _ = llama.TopProbability(logits)
-	return token, s.model.Vocab.IsEnd(token) || s.pos >= s.c.NCtx(), nil
-}
-
-// answer continues the prompt with up to learnAnswer likeliest tokens: add appends each.
-func (s *student) answer(add func(token llama.Token) error) error {
-	for range learnAnswer {
-		token, end, err := s.next()
-		if err != nil || end {
-			return err
-		}
-		if err := add(token); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // collect adds hidden states of prompts and their answers until there are enough.
 func (s *student) collect(m *Moments, enough int) error {
-	states := make([]float32, 0, learnBatch*s.matrix.NEmbd)
+	states := make([]float32, 0, 128*s.matrix.NEmbd)
 	see := func(row int) error {
 		n := len(states)
 		states = slices.Grow(states, s.matrix.NEmbd)[:n+s.matrix.NEmbd]
@@ -493,14 +398,14 @@ func (s *student) collect(m *Moments, enough int) error {
 	}
 	for m.N < enough {
 		states = states[:0]
-		if err := s.prompt(see); err != nil {
+		if err := s.Prompt(see); err != nil {
 			return err
 		}
-		err := s.answer(func(token llama.Token) error {
+		err := s.Continue(func(token llama.Token) error {
 			if m.N+len(states)/s.matrix.NEmbd >= enough {
 				return errEnough
 			}
-			if err := s.decode([]llama.Token{token}, skip.Mask{}); err != nil {
+			if err := s.Decode([]llama.Token{token}, skip.Mask{}); err != nil {
 				return err
 			}
 			return see(0)
@@ -543,35 +448,33 @@ func (s *student) make(m *Moments) (made *Made, basis []float32, preview []byte,
 	}
 	made = &Made{List: list, States: m.N}
 	if err := s.measure(made, m); err != nil {
-		return nil, nil, nil, errors.Join(err, s.c.SetShortlist(nil), list.Close())
+		return nil, nil, nil, errors.Join(err, s.Context.SetShortlist(nil), list.Close())
 	}
-	return made, basis, preview, s.c.SetShortlist(nil)
+	return made, basis, preview, s.Context.SetShortlist(nil)
 }
 
 // measure chooses the size and the margin, and times a token both ways.
 func (s *student) measure(made *Made, m *Moments) error {
-	if err := s.c.SetShortlist(made.List); err != nil {
+	if err := s.Context.SetShortlist(made.List); err != nil {
 		return err
 	}
 	trials := make([][]llama.ShortlistTrial, len(sizes))
 	var whole, short []float64 // seconds
 	states := make([]float32, s.matrix.NEmbd)
 	for tokens := 0; tokens < measuredTokens; {
-		if err := s.prompt(func(int) error { return nil }); err != nil {
+		if err := s.Prompt(func(int) error { return nil }); err != nil {
 			return err
 		}
-		err := s.answer(func(token llama.Token) error {
-			if err := s.fill([]llama.Token{token}); err != nil {
-				return err
-			}
-			if err := s.c.MeasureShortlist(s.batch, skip.Mask{}.WithShortlist(sizes[0]), sizes, func(_ int, of []llama.ShortlistTrial) {
-				for i, t := range of {
-					trials[i] = append(trials[i], t)
-				}
+		err := s.Continue(func(token llama.Token) error {
+			if err := s.DecodeBy([]llama.Token{token}, func(b *llama.Batch) error {
+				return s.Context.MeasureShortlist(b, skip.Mask{}.WithShortlist(sizes[0]), sizes, func(_ int, of []llama.ShortlistTrial) {
+					for i, t := range of {
+						trials[i] = append(trials[i], t)
+					}
+				})
 			}); err != nil {
 				return err
 			}
-			s.pos++
 			if err := s.hidden(0, states); err != nil {
 				return err
 			}
@@ -587,7 +490,7 @@ func (s *student) measure(made *Made, m *Moments) error {
 	// Time both in turns, each several tokens in a row: the first after a change builds a new graph.
 	const turns, leastTurns, run = 8, 4, 6
 	start := time.Now()
-	token, _, err := s.next()
+	token, _, err := s.Next()
 	if err != nil {
 		return err
 	}
@@ -597,12 +500,11 @@ func (s *student) measure(made *Made, m *Moments) error {
 		}
 		for _, mask := range []skip.Mask{{}, skip.Mask{}.WithShortlist(made.Size)} {
 			for i := range run {
-				if s.pos >= s.c.NCtx() {
-					s.c.Clear()
-					s.pos = 0
+				if s.Full() {
+					s.Clear()
 				}
 				began := time.Now()
-				if err := s.decode([]llama.Token{token}, mask); err != nil {
+				if err := s.Decode([]llama.Token{token}, mask); err != nil {
 					return err
 				}
 				switch took := time.Since(began).Seconds(); {

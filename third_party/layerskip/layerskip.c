@@ -42,6 +42,8 @@
  * ours. The node itself stays, as llama.cpp reads the logits from it. The hidden state is marked as
  * an output, so that its memory is not used again and the exact logits can be computed from it.
  *
+ * Feed-forwards can be left out in part: neurons.c has how.
+ *
  * Who wants to read the residual stream instead of cutting it (block influence) gives a
  * layerskip_stream: the same search then tells where x, cut and out of each layer are.
  *
@@ -109,6 +111,8 @@ static _Thread_local struct {
     struct layerskip_report *report;
     struct layerskip_stream *stream; /* NULL = nobody reads it */
     struct layerskip_output *output; /* NULL = nobody reads or changes it */
+    const struct layerskip_neurons *neurons; /* that the mask chooses; NULL = none */
+    const struct layerskip_watch *watch;     /* NULL = nothing is watched */
     struct ggml_cgraph *graph;       /* the last that was built; NULL = none was */
     struct ggml_tensor **inputs;     /* (LAYERSKIP_INPUTS,) what it reads, NULL behind the last; NULL = nobody asks */
     int32_t alone;                   /* what rows.c is to compute as for one token */
@@ -222,6 +226,9 @@ bool layerskip_fits(void *libllama) {
     struct ggml_tensor *(*new_tensor)(struct ggml_context *, int32_t type, int64_t n);
     struct ggml_tensor *(*add)(struct ggml_context *, struct ggml_tensor *, struct ggml_tensor *);
     struct ggml_tensor *(*view)(struct ggml_context *, struct ggml_tensor *, int64_t n, size_t offset);
+    struct ggml_tensor *(*unary)(struct ggml_context *, struct ggml_tensor *);
+    struct ggml_tensor *(*glu)(struct ggml_context *, struct ggml_tensor *, struct ggml_tensor *);
+    struct ggml_tensor *(*sqr)(struct ggml_context *, struct ggml_tensor *);
     struct ggml_tensor *(*set_name)(struct ggml_tensor *, const char *);
     void (*set_input)(struct ggml_tensor *);
     const char *(*op_name)(int);
@@ -246,6 +253,13 @@ bool layerskip_fits(void *libllama) {
     struct ggml_tensor *b = new_tensor(ctx, GGML_TYPE_F32, 8);
     struct ggml_tensor *sum = add(ctx, a, b);
     struct ggml_tensor *part = view(ctx, a, 2, 8);
+    unary = (struct ggml_tensor * (*)(struct ggml_context *, struct ggml_tensor *)) layerskip_function(libllama, "ggml_silu");
+    glu = (struct ggml_tensor * (*)(struct ggml_context *, struct ggml_tensor *, struct ggml_tensor *))
+        layerskip_function(libllama, "ggml_swiglu_split");
+    sqr = (struct ggml_tensor * (*)(struct ggml_context *, struct ggml_tensor *)) layerskip_function(libllama, "ggml_sqr");
+    op.unary = unary != NULL ? unary(ctx, a)->op : -1;
+    op.glu = glu != NULL ? glu(ctx, a, b)->op : -1;
+    op.sqr = sqr != NULL ? sqr(ctx, a)->op : -1;
     set_name(sum, "gallop");
     set_input(a);
     const bool same = sum->src[0] == a && sum->src[1] == b && sum->src[2] == NULL && sum->ne[0] == 8 && sum->ne[1] == 1 &&
@@ -543,7 +557,16 @@ static bool shorten_output(struct graph *g, struct layerskip_output *o) {
 }
 
 #ifndef LAYERSKIP_PRELOAD
+/* Gives a node n numbers in each row. */
+static void narrow(struct ggml_tensor *t, int64_t n) {
+    t->ne[0] = n;
+    for (int d = 1; d < GGML_DIMS; d++) {
+        t->nb[d] = t->nb[d - 1] * (size_t)t->ne[d - 1];
+    }
+}
+
 #include "local.c"
+#include "neurons.c"
 #endif
 
 /* ---- the graph that remains ---- */
@@ -565,6 +588,11 @@ static void rebuild(struct ggml_cgraph *cgraph, const struct graph *g) {
     for (int i = 0; i < g->n; i++) {
         if (g->nodes[i].keep) {
             real.expand(cgraph, g->nodes[i].t);
+#ifndef LAYERSKIP_PRELOAD
+            if (job.watch != NULL) {
+                watch_product(cgraph, job.watch, g->nodes[i].t);
+            }
+#endif
         }
     }
     if (g->end != NULL) {
@@ -582,6 +610,16 @@ static bool is_model_pass(const struct graph *g) {
     return false;
 }
 
+/* True if some node reads a layer's weights: not every architecture names its results. */
+static bool reads_layers(const struct graph *g) {
+    for (int i = 0; i < g->n; i++) {
+        if (g->nodes[i].block >= 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool edit_graph(struct ggml_cgraph *cgraph, struct graph *g, const uint64_t *mask) {
     const bool layers = last_named(mask) >= 0 || job.rows != NULL, shortlist = mask[LAYERSKIP_SHORTLIST] != 0;
     struct layerskip_report *r = job.report;
@@ -592,19 +630,25 @@ static bool edit_graph(struct ggml_cgraph *cgraph, struct graph *g, const uint64
                                                             "from the embeddings to the logits, so nothing can be skipped", 0, 0));
     }
     if (!layers) {
-        if (!is_model_pass(g)) {
+        if (!reads_layers(g)) {
             return true;
         }
         for (int i = 0; i < g->n; i++) {
             g->nodes[i].keep = true;
         }
     }
-    if ((layers && !skip_layers(cgraph, g, mask)) || (shortlist && !shorten_output(g, job.output))) {
+    if ((layers && !skip_layers(cgraph, g, mask)) || (shortlist && is_model_pass(g) && !shorten_output(g, job.output))) {
         return false;
     }
 #ifndef LAYERSKIP_PRELOAD
     if (layers && !localize(cgraph, g, mask)) {
         return false;
+    }
+    if (mask[LAYERSKIP_NEURONS] != 0 && !spare_neurons(g, job.neurons)) {
+        return false;
+    }
+    if (job.watch != NULL) {
+        real.reset(job.watch->nodes);
     }
 #endif
     rebuild(cgraph, g);
@@ -815,7 +859,7 @@ __attribute__((visibility("default"))) bool ggml_backend_sched_alloc_graph(struc
     bool ok = true;
     if (job.stream != NULL) {
         *job.stream = (struct layerskip_stream){0};
-        if (job.mask == NULL) {
+        if (job.mask == NULL || is_empty(job.mask)) {
             find_stream(graph, job.stream);
         }
     }
@@ -865,9 +909,10 @@ static void discard(struct ggml_tensor **inputs) {
 int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ctx, struct llama_batch batch,
                          const uint64_t *mask, const struct layerskip_rows *rows, int32_t alone) {
     const int64_t cells = cells_in_windows(mask, rows, &batch);
+    const bool watched = state->watch.on && mask[LAYERSKIP_NEURONS] == 0;
     const bool changed = state->graph != NULL &&
                          (memcmp(state->built, mask, sizeof state->built) != 0 || state->built_alone != alone ||
-                          state->local.built_cells != cells ||
+                          state->local.built_cells != cells || state->built_watched != watched ||
                           !same_rows(&state->gates, rows, &batch));
     const bool new_graph = state->graph == NULL || changed;
     if (new_graph && !remember_rows(&state->gates, rows, &batch)) {
@@ -886,10 +931,14 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
         memcpy(state->built, mask, sizeof state->built);
         state->built_alone = alone;
         state->local.built_cells = cells;
+        state->built_watched = watched;
         memset(&state->report, 0, sizeof state->report);
     }
     const bool masked = !is_empty(mask) || rows != NULL;
-    job.mask = masked ? mask : NULL;
+    const uint64_t choice = mask[LAYERSKIP_NEURONS] >> 32;
+    job.mask = masked || watched ? mask : NULL;
+    job.neurons = mask[LAYERSKIP_NEURONS] != 0 && choice < LAYERSKIP_CHOICES ? state->neurons[choice] : NULL;
+    job.watch = watched ? &state->watch : NULL;
     job.rows = rows;
     job.outputs = batch.logits;
     job.n_rows = batch.n_tokens;
@@ -909,6 +958,8 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
     job.refused = job.broken = false;
     const int32_t result = real.decode(ctx, batch);
     job.mask = NULL;
+    job.neurons = NULL;
+    job.watch = NULL;
     job.rows = NULL;
     job.outputs = NULL;
     job.gates = NULL;
@@ -924,7 +975,7 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
     if (job.graph != NULL) {
         state->graph = job.graph;
     }
-    const bool unseen = result == 0 && job.graph == NULL && (changed || (masked && new_graph));
+    const bool unseen = result == 0 && job.graph == NULL && (changed || ((masked || watched) && new_graph));
     state->failed = result != 0 || unseen;
     if (state->failed) {
         state->graph = NULL; /* llama.cpp may hold one that was never allocated, or none */

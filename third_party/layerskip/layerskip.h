@@ -6,7 +6,9 @@
  * model with the output projections of what is left out set to zero, bit for bit on CPU. One word
  * more is the size of the vocabulary shortlist: other than 0, the output matrix gives way to a
  * preview of it, and the decode's logits are the preview's. Further words make attention local, or
- * write the keys and values of attention that is left out.
+ * write the keys and values of attention that is left out. The last
+ * says which smaller feed-forwards stand in for the model's: its lower half, other than 0, is how much they leave out,
+ * its upper half which of the context's they are.
  *
  * See layerskip.c for how it works.
  */
@@ -20,10 +22,12 @@ enum {
     LAYERSKIP_SHORTLIST = 2 * LAYERSKIP_MAX_LAYERS / 64, /* the mask's word with the shortlist's size, 0 = whole output matrix */
     LAYERSKIP_LOCAL = LAYERSKIP_SHORTLIST + 1, /* words: bit 2L makes layer L's attention local, bit 2L+1 writes keys and values of what is skipped */
     LAYERSKIP_WINDOW = LAYERSKIP_LOCAL + LAYERSKIP_SHORTLIST, /* the word with what local attention sees: recent tokens, and first ones << 32 */
-    LAYERSKIP_WORDS = LAYERSKIP_WINDOW + 1,              /* uint64 words in a mask */
+    LAYERSKIP_NEURONS = LAYERSKIP_WINDOW + 1,            /* that with the neurons, 0 = all of them */
+    LAYERSKIP_WORDS = LAYERSKIP_NEURONS + 1,             /* uint64 words in a mask */
     LAYERSKIP_SEQUENCES = 256,                           /* of a context at most; llama.cpp's limit */
     LAYERSKIP_CACHES = 2,                                /* of a model at most: of all tokens, and of sliding windows */
     LAYERSKIP_PLANS = 64,                                /* different ways in which a graph's attention is local */
+    LAYERSKIP_CHOICES = 128,                             /* choices of neurons that a context has room for */
     LAYERSKIP_INPUTS = 16,                               /* of a graph that are remembered: one would do */
     LAYERSKIP_REASON = 192,                          /* bytes of a refusal's sentence, 0 included */
 };
@@ -81,6 +85,30 @@ struct layerskip_output {
     struct ggml_context *nodes;       /* room for the few nodes that the edit adds; NULL likewise; the owner's */
     layerskip_step *const *steps;     /* NULL at the end */
     void *data;                       /* theirs */
+};
+
+/* A weight of the model's feed-forwards, and the part of it that the kept neurons need; see neurons.c. */
+struct layerskip_swap {
+    const struct ggml_tensor *whole; /* the model's */
+    struct ggml_tensor *kept;        /* the owner's, outlives the context */
+    bool down;                       /* its columns are the neurons', not its rows */
+};
+struct layerskip_neurons {
+    const struct layerskip_swap *swaps; /* (n,) the owner's; a layer without any keeps all neurons */
+    int32_t n;
+};
+
+/*
+ * Steps that read the activations in front of products with these weights, in decodes without a choice of neurons: a
+ * step's first source is the product (src[0]), its second the activations (src[1]), (n_ff, n_rows).
+ */
+struct layerskip_watch {
+    const struct ggml_tensor *const *weights; /* (n,) the owner's */
+    void *const *data;                        /* (n,) of each one's step */
+    int32_t n;
+    layerskip_step *step;
+    struct ggml_context *nodes; /* room for n nodes; the owner's */
+    bool on;                    /* in the decodes to come */
 };
 
 /* The masks of a batch's rows; see gates.c. */
@@ -197,6 +225,9 @@ struct layerskip_state {
     struct layerskip_report report;
     struct layerskip_stream *stream; /* NULL = nobody reads it; the owner's, outlives the context */
     struct layerskip_output output;
+    const struct layerskip_neurons *neurons[LAYERSKIP_CHOICES]; /* by number, NULL = none; the owner's */
+    struct layerskip_watch watch;
+    bool built_watched; /* the last graph has its steps */
     struct layerskip_gates gates;
     struct layerskip_plan plan;
     struct layerskip_local local;

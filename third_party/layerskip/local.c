@@ -580,14 +580,6 @@ static int readers(const struct graph *g, const struct ggml_tensor *t) {
     return n;
 }
 
-/* Gives a node as many numbers in each row as cells are seen. */
-static void narrow(struct ggml_tensor *t, int64_t n_seen) {
-    t->ne[0] = n_seen;
-    t->nb[1] = (size_t)n_seen * t->nb[0];
-    t->nb[2] = t->nb[1] * (size_t)t->ne[1];
-    t->nb[3] = t->nb[2] * (size_t)t->ne[2];
-}
-
 /* Has products, softmax and what is between them, without flash attention, see the plan's cells. */
 static bool narrow_softmax(struct local_edit *e, struct ggml_tensor *softmax) {
     struct ggml_tensor *values = NULL;

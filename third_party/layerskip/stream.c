@@ -32,7 +32,7 @@ enum { CACHE_KEYS, CACHE_VALUES, CACHE_OTHER = sizeof cache_letters - 1, CACHE_K
 
 /* Operations by ggml's numbers; filled by layerskip_fits. */
 static struct {
-    int32_t add, mul, norm, rms_norm, scale, cont, reshape, view, permute, transpose, get_rows, mul_mat, mul_mat_id, flash_attn, rope, soft_max, set_rows, cpy;
+    int32_t add, mul, norm, rms_norm, scale, cont, reshape, view, permute, transpose, get_rows, mul_mat, mul_mat_id, flash_attn, rope, soft_max, set_rows, cpy, unary, glu, sqr;
 } op;
 
 /* A node of the graph, and what is known of it. */
@@ -55,6 +55,7 @@ struct node {
     bool stream;
     bool read;                   /* some node reads it */
     bool left_out;               /* it is an addend, or a part of one, that is left out */
+    bool narrow;                 /* it has as many numbers fewer as neurons are left out */
     bool keep;
 };
 
