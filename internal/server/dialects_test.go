@@ -383,6 +383,16 @@ func TestStopReasons(t *testing.T) {
 	_, v = post(t, h, "/v1/responses", `{"input":"a"}`)
 	require.Equal(t, "incomplete", v["status"])
 	require.Equal(t, "max_output_tokens", at(t, v, "incomplete_details", "reason"))
+
+	f.finish, f.stopped = gallop.FinishStop, "END"
+	_, v = post(t, h, chatPath, `{`+hi+`,"stop":"END"}`)
+	require.Equal(t, "stop", at(t, v, "choices", 0, "finish_reason"))
+	_, v = post(t, h, "/v1/messages", `{"max_tokens":5,`+hi+`,"stop_sequences":["END"]}`)
+	require.Equal(t, "stop_sequence", v["stop_reason"])
+	require.Equal(t, "END", v["stop_sequence"])
+	_, v = post(t, h, "/completion", `{"prompt":"a","stop":["END"]}`)
+	require.Equal(t, "word", v["stop_type"])
+	require.Equal(t, "END", v["stopping_word"])
 }
 
 // TestCallsThatAreCutOff has a limit of tokens, or a stop text, end an answer within a call:
