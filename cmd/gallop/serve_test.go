@@ -24,7 +24,8 @@ func TestServe(t *testing.T) {
 	llamatest.Library(t)
 	alone(t)
 	first, second := llamatest.Write(t, randmodel.Small("llama")), llamatest.Write(t, randmodel.Small("qwen3"))
-	p := startServe(t, "-m", first, "-m", second, "--alias", "one", "--alias", "two", "-c", "64", "-t", "1", "-n", "5", "--api-key", "key")
+	p := startServe(t, "-m", first, "-m", second, "--alias", "one", "--alias", "two", "-c", "64", "-t", "1", "-n", "5", "--api-key", "key",
+		"-b", "64", "-ub", "32", "--temp", "0", "--seed", "1", "--parallel", "2", "--jinja") // as llama-server has them
 	for _, name := range []string{"one", "two"} {
 		status, text := p.ask(t, http.MethodPost, "/v1/completions", `{"model":"`+name+`","prompt":"a","max_tokens":-1}`)
 		require.Equal(t, http.StatusOK, status, text)
@@ -34,6 +35,7 @@ func TestServe(t *testing.T) {
 	status, text := p.ask(t, http.MethodGet, "/", "")
 	require.Equal(t, http.StatusOK, status)
 	require.Contains(t, text, "<!doctype html>")
+	require.Contains(t, p.url, "http://127.0.0.1:", "no other machine, as long as no --host says so")
 	log := p.end(t)
 	require.Contains(t, log, "generated_tokens=5")
 	require.Empty(t, p.stdout.String())

@@ -579,6 +579,11 @@ func TestNewHub(t *testing.T) {
 	_, err = NewHub()
 	require.ErrorContains(t, err, "put the token alone into HF_TOKEN")
 	t.Setenv("HF_TOKEN", "other")
+	t.Setenv("MODEL_ENDPOINT", "https://hub.example/")
+	h, err = NewHub()
+	require.NoError(t, err)
+	require.Equal(t, "https://hub.example", h.Endpoint, "it goes before HF_ENDPOINT, as in llama.cpp")
+	t.Setenv("MODEL_ENDPOINT", "")
 	for _, bad := range []string{"huggingface", "ftp://x", "http://", "::"} {
 		t.Setenv("HF_ENDPOINT", bad)
 		_, err := NewHub()

@@ -334,7 +334,7 @@ func (s *Server) generate(ctx context.Context, j *job, take func(wire.Step) erro
 
 func (s *Server) generateOne(ctx context.Context, j *job, i int, take func(wire.Step) error) error {
 	split := j.split()
-	defer split.End()
+	defer split.End(true)
 	var all wire.Collector
 	var scored []gallop.Token
 	for d, err := range j.engine.Stream(ctx, j.requests[i]) {
@@ -343,7 +343,8 @@ func (s *Server) generateOne(ctx context.Context, j *job, i int, take func(wire.
 		}
 		step := wire.Step{Answer: i, Pieces: split.Add(d.Text, d.Controls), Tokens: d.Tokens, Mask: d.Mask}
 		if d.Answer != nil {
-			step.Pieces = append(step.Pieces, split.End()...)
+			ended := d.Answer.Finish == gallop.FinishStop && d.Answer.Stopped == ""
+			step.Pieces = append(step.Pieces, split.End(!ended)...)
 		}
 		all.Add(step.Pieces)
 		if !j.Stream {

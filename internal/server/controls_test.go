@@ -94,7 +94,7 @@ func TestMarksThatAreControlTokens(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			e, bias := c.open(t)
 			split := recognise(c.template).Split(ToolUse{Tools: []wire.Tool{{Function: wire.ToolFunction{Name: "choose"}}}})
-			defer split.End()
+			defer split.End(false)
 			r := gallop.Request{
 				Messages: []gallop.Message{{Role: "user", Content: "hi"}}, Controls: true, Detail: true,
 				Sampling: &llama.Sampling{Grammar: "root ::= " + schema.Literal(c.answer), LogitBias: bias},
@@ -106,7 +106,7 @@ func TestMarksThatAreControlTokens(t *testing.T) {
 				controls += len(d.Controls)
 				all.Add(split.Add(d.Text, d.Controls))
 			}
-			all.Add(split.End())
+			all.Add(split.End(false))
 			require.Positive(t, controls, "the marks are control tokens")
 			got := all.Result(gallop.Answer{}, nil)
 			for i := range got.Calls {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -94,7 +95,7 @@ func (s *fakeSplitter) Add(text string, _ []gallop.Control) (pieces []wire.Piece
 	return pieces
 }
 
-func (s *fakeSplitter) End() []wire.Piece { return nil }
+func (s *fakeSplitter) End(bool) []wire.Piece { return nil }
 
 const weather = `"tools":[{"type":"function","function":{"name":"weather","description":"d","parameters":{"type":"object"},"strict":true}}]`
 
@@ -382,6 +383,123 @@ func TestStopReasons(t *testing.T) {
 	_, v = post(t, h, "/v1/responses", `{"input":"a"}`)
 	require.Equal(t, "incomplete", v["status"])
 	require.Equal(t, "max_output_tokens", at(t, v, "incomplete_details", "reason"))
+
+	f.finish, f.stopped = gallop.FinishStop, "END"
+	_, v = post(t, h, chatPath, `{`+hi+`,"stop":"END"}`)
+	require.Equal(t, "stop", at(t, v, "choices", 0, "finish_reason"))
+	_, v = post(t, h, "/v1/messages", `{"max_tokens":5,`+hi+`,"stop_sequences":["END"]}`)
+	require.Equal(t, "stop_sequence", v["stop_reason"])
+	require.Equal(t, "END", v["stop_sequence"])
+	_, v = post(t, h, "/completion", `{"prompt":"a","stop":["END"]}`)
+	require.Equal(t, "word", v["stop_type"])
+	require.Equal(t, "END", v["stopping_word"])
+}
+
+// TestCallsThatAreCutOff has a limit of tokens, or a stop text, end an answer within a call:
+// nothing of the call is content, and no dialect says that it can be done.
+func TestCallsThatAreCutOff(t *testing.T) {
+	const all = `See.<tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>`
+	const named, argued = len(`See.<tool_call>{"name": "weath`), len(`See.<tool_call>{"name": "weather", "arguments": {"city": "Os`)
+	f := newFake()
+	f.info.Template = "<tool_call>"
+	h := serve(t, f, func(o *Options) { o.format = recognise })
+	says := func(finish gallop.Finish, stopped string, pieces ...string) {
+		f.finish, f.stopped = finish, stopped
+		f.says = func(gallopRequest) []string { return pieces }
+	}
+	const anthropicTools = `"tools":[{"name":"weather","input_schema":{"type":"object"}}]`
+	const responseTools = `"tools":[{"type":"function","name":"weather","parameters":{"type":"object"}}]`
+	for _, c := range []struct {
+		end             int
+		stopped         string
+		chat, anthropic string
+		response, item  string
+		arguments       any // nil = there is no call
+	}{
+		{end: named, chat: "length", anthropic: "max_tokens", response: "incomplete", item: "incomplete"},
+		{end: len("See.<tool_"), chat: "length", anthropic: "max_tokens", response: "incomplete", item: "incomplete"},
+		{end: argued, chat: "length", anthropic: "max_tokens", response: "incomplete", item: "incomplete", arguments: `{"city": "Os`},
+		{end: argued, stopped: "lo", chat: "stop", anthropic: "stop_sequence", response: "completed", item: "incomplete", arguments: `{"city": "Os`},
+		{end: len(all) - 1, chat: "length", anthropic: "max_tokens", response: "incomplete", item: "completed", arguments: `{"city": "Oslo"}`},
+	} {
+		finish := gallop.FinishLength
+		if c.stopped != "" {
+			finish = gallop.FinishStop
+		}
+		says(finish, c.stopped, all[:c.end-5], all[c.end-5:c.end])
+
+		_, v := post(t, h, chatPath, `{`+hi+`,`+weather+`}`)
+		require.Equal(t, "See.", at(t, v, "choices", 0, "message", "content"))
+		require.Equal(t, c.chat, at(t, v, "choices", 0, "finish_reason"))
+		if c.arguments == nil {
+			require.NotContains(t, at(t, v, "choices", 0, "message"), "tool_calls")
+		} else {
+			require.Equal(t, c.arguments, at(t, v, "choices", 0, "message", "tool_calls", 0, "function", "arguments"))
+		}
+		_, data := postRaw(t, h, chatPath, `{`+hi+`,`+weather+`,"stream":true}`)
+		content, arguments, reason := "", "", any(nil)
+		for _, e := range events(t, data) {
+			if e.data == "[DONE]" {
+				continue
+			}
+			choice := at(t, e.json(t), "choices", 0)
+			delta := at(t, choice, "delta").(map[string]any)
+			text, _ := delta["content"].(string)
+			content += text
+			calls, _ := delta["tool_calls"].([]any)
+			for _, call := range calls {
+				arguments += at(t, call, "function", "arguments").(string)
+			}
+			reason = at(t, choice, "finish_reason")
+		}
+		require.Equal(t, "See.", content)
+		require.Equal(t, c.chat, reason)
+		require.Equal(t, fmt.Sprint(cmp.Or(c.arguments, any(""))), arguments)
+
+		_, v = post(t, h, "/v1/messages", `{"max_tokens":50,`+hi+`,`+anthropicTools+`}`)
+		require.Equal(t, c.anthropic, v["stop_reason"])
+		require.Equal(t, "See.", at(t, v, "content", 0, "text"))
+		if c.arguments == nil {
+			require.Len(t, v["content"], 1)
+		} else {
+			require.Equal(t, "weather", at(t, v, "content", 1, "name"))
+			want := map[string]any{}
+			if c.end > argued {
+				want["city"] = "Oslo"
+			}
+			require.Equal(t, want, at(t, v, "content", 1, "input"), "no part of the arguments that might be done")
+		}
+		_, data = postRaw(t, h, "/v1/messages", `{"max_tokens":50,`+hi+`,`+anthropicTools+`,"stream":true}`)
+		require.Contains(t, string(data), `"stop_reason":"`+c.anthropic+`"`)
+		require.NotContains(t, string(data), "tool_call>")
+
+		_, v = post(t, h, "/v1/responses", `{"input":"hi",`+responseTools+`}`)
+		require.Equal(t, c.response, v["status"])
+		output := v["output"].([]any)
+		last := output[len(output)-1]
+		require.Equal(t, c.item, at(t, last, "status"))
+		if c.arguments == nil {
+			require.Len(t, output, 1)
+		} else {
+			require.Equal(t, c.arguments, at(t, last, "arguments"))
+		}
+		require.Equal(t, "See.", at(t, output[0], "content", 0, "text"))
+		_, data = postRaw(t, h, "/v1/responses", `{"input":"hi",`+responseTools+`,"stream":true}`)
+		list := events(t, data)
+		require.Equal(t, "response."+c.response, list[len(list)-1].name)
+		require.Equal(t, "response.output_item.done", list[len(list)-2].name)
+		require.Equal(t, c.item, at(t, list[len(list)-2].json(t), "item", "status"))
+		require.Equal(t, c.end == len(all)-1, strings.Contains(string(data), "event: response.function_call_arguments.done"))
+		require.NotContains(t, string(data), "tool_call>")
+	}
+
+	// What the model itself ends is as it was: a call that can be done, or a text.
+	says(gallop.FinishStop, "", all)
+	_, v := post(t, h, chatPath, `{`+hi+`,`+weather+`}`)
+	require.Equal(t, "tool_calls", at(t, v, "choices", 0, "finish_reason"))
+	says(gallop.FinishStop, "", "Use <tool_call> to call.")
+	_, v = post(t, h, chatPath, `{`+hi+`,`+weather+`}`)
+	require.Equal(t, "Use <tool_call> to call.", at(t, v, "choices", 0, "message", "content"))
 }
 
 func TestResponses(t *testing.T) {

@@ -60,8 +60,9 @@ type ToolUse struct {
 type Splitter interface {
 	// Add takes what is new of the answer's text, and the control tokens within it.
 	Add(text string, controls []gallop.Control) []wire.Piece
-	// End gives what was held back. It must be called, and may be called again.
-	End() []wire.Piece
+	// End gives what was held back. cut says that the model did not end the answer itself. It must
+	// be called, and may be called again.
+	End(cut bool) []wire.Piece
 }
 
 // plain is the splitter of answers that are text and nothing else.
@@ -74,4 +75,4 @@ func (plain) Add(text string, _ []gallop.Control) []wire.Piece {
 	return []wire.Piece{{Text: text}}
 }
 
-func (plain) End() []wire.Piece { return nil }
+func (plain) End(bool) []wire.Piece { return nil }

@@ -199,6 +199,16 @@ func TestDemoFollowsGrammars(t *testing.T) {
 	require.Equal(t, "choose", at(t, v, "choices", 0, "message", "tool_calls", 0, "function", "name"))
 	require.NoError(t, json.Unmarshal([]byte(at(t, v, "choices", 0, "message", "tool_calls", 0, "function", "arguments").(string)), &document))
 
+	// A limit cuts the call off. The model's likeliest tokens are line breaks, which must not come.
+	for limit, arguments := range map[int]bool{3: false, 30: true} {
+		status, v = post(t, h, chatPath, fmt.Sprintf(`{`+hi+`,"temperature":0,"max_tokens":%d,"tool_choice":"required","tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object","properties":{"a":{"type":"string","minLength":100}},"required":["a"]}}}]}`, limit))
+		require.Equal(t, 200, status, v)
+		require.Equal(t, "length", at(t, v, "choices", 0, "finish_reason"), v)
+		message := at(t, v, "choices", 0, "message").(map[string]any)
+		require.Contains(t, []any{nil, ""}, message["content"])
+		require.Equal(t, arguments, message["tool_calls"] != nil, v)
+	}
+
 	status, v = post(t, h, chatPath, `{`+hi+`,"response_format":{"type":"json_schema","json_schema":{"schema":{"type":"array","uniqueItems":true}}}}`)
 	require.Equal(t, 400, status)
 	require.Contains(t, at(t, v, "error", "message"), "uniqueItems")

@@ -24,6 +24,9 @@ type fake struct {
 	errAt  int                           // pieces that come before err
 	finish gallop.Finish
 
+	stopped string // the stop text that ends an answer
+	missed  string // why nothing was cached; "" = 3 tokens were
+
 	mu       sync.Mutex
 	requests []gallop.Request
 
@@ -71,9 +74,12 @@ func (f *fake) Stream(ctx context.Context, r gallop.Request) iter.Seq2[gallop.De
 			says = f.says(r)
 		}
 		a := gallop.Answer{
-			Finish: f.finish, Usage: gallop.Usage{Prompt: len(prompt), Cached: 3}, Escalated: 1,
+			Finish: f.finish, Stopped: f.stopped, Usage: gallop.Usage{Prompt: len(prompt), Cached: 3}, Escalated: 1,
 			Plan:   gallop.Plan{Mask: skip.Layers(4, 6), Prefill: skip.FullPrefill, LayersRun: 10, Choice: &gallop.Choice{Task: "math", Reason: "because"}},
 			Timing: gallop.Timing{Prefill: time.Second, Decode: 2 * time.Second},
+		}
+		if f.missed != "" {
+			a.Usage.Cached, a.Usage.Missed = 0, f.missed
 		}
 		if r.PromptLogprobs {
 			a.Prompt = tokens(prompt, r.Logprobs)

@@ -70,7 +70,7 @@ func (s chatSplitter) Add(text string, controls []gallop.Control) []wire.Piece {
 	return pieces(append(list, s.Write(text[from:])...))
 }
 
-func (s chatSplitter) End() []wire.Piece { return pieces(s.Close()) }
+func (s chatSplitter) End(cut bool) []wire.Piece { return pieces(s.Close(cut)) }
 
 func pieces(events []tools.Event) (list []wire.Piece) {
 	for _, e := range events {
@@ -85,7 +85,7 @@ func pieces(events []tools.Event) (list []wire.Piece) {
 			list = append(list, wire.Piece{Call: &wire.CallPiece{Index: e.Call, Arguments: e.Text}})
 		case tools.Broken:
 			list = append(list, wire.Piece{Text: e.Text, Broken: true})
-		case tools.End: // of a call, which the next piece or the answer's end tells too
+		case tools.End: // of a call, which its arguments tell too
 		}
 	}
 	return list

@@ -8,6 +8,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -72,7 +76,7 @@ func TestContentType(t *testing.T) {
 		"text/plain": 415, "application/x-www-form-urlencoded": 415, "multipart/form-data; boundary=x": 415, "": 415,
 		"application/json; charset=utf-16": 415, "application/jsonx": 415, "text/plain; application/json": 415,
 	} {
-		for _, path := range []string{chatPath, "/v1/messages", "/completion", "/v1/embeddings", "/tokenize", "/detokenize", "/apply-template", "/v1/messages/count_tokens"} {
+		for _, path := range []string{chatPath, "/v1/completions", "/v1/responses", "/v1/messages", "/completion", "/v1/embeddings", "/tokenize", "/detokenize", "/apply-template", "/v1/messages/count_tokens"} {
 			status, _ := postRaw(t, h, path, `{`+hi+`}`, "Content-Type", kind)
 			require.Equal(t, want == 415, status == 415, "%s %s", path, kind)
 		}
@@ -232,6 +236,74 @@ func TestHeaders(t *testing.T) {
 	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	require.NoError(t, err)
 	require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, res.StatusCode)
+}
+
+// TestSlowHeaders ends a client that sends its headers byte by byte.
+func TestSlowHeaders(t *testing.T) {
+	url, end := listen(t, newFake(), func(o *Options) { o.BodyTimeout = 50 * time.Millisecond })
+	defer end()
+	conn, err := net.Dial("tcp", url)
+	require.NoError(t, err)
+	defer conn.Close()
+	fmt.Fprintf(conn, "GET /health HTTP/1.1\r\nHost: local")
+	require.NoError(t, conn.SetReadDeadline(time.Now().Add(20*time.Second)))
+	_, err = io.Copy(io.Discard, conn)
+	require.NoError(t, err, "the connection is closed")
+}
+
+// TestNothingIsFetched gives URLs wherever a request may have one: the server asks none of them.
+func TestNothingIsFetched(t *testing.T) {
+	asked := 0
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked++ }))
+	defer elsewhere.Close()
+	h := serve(t, newFake(), func(o *Options) { o.format, o.schema = nil, nil })
+	url := `"` + elsewhere.URL + `/x"`
+	message := func(part string) string { return `"messages":[{"role":"user","content":[` + part + `]}]` }
+	for path, bodies := range map[string][]string{
+		chatPath: {
+			`{` + message(`{"type":"image_url","image_url":{"url":`+url+`}}`) + `}`,
+			`{` + message(`{"type":"file","file":{"file_url":`+url+`}}`) + `}`,
+			`{` + hi + `,"response_format":{"type":"json_schema","json_schema":{"schema":{"$ref":` + url + `}}}}`,
+			`{` + hi + `,"response_format":{"type":"json_schema","json_schema":{"schema":{"$schema":` + url + `,"$id":` + url + `,"properties":{"a":{"$ref":"y"}}}}}}`,
+			`{` + hi + `,"tools":[{"type":"function","function":{"name":"f","parameters":{"$ref":` + url + `}}}]}`,
+		},
+		"/v1/messages": {
+			`{"max_tokens":5,` + message(`{"type":"image","source":{"type":"url","url":`+url+`}}`) + `}`,
+			`{"max_tokens":5,` + message(`{"type":"document","source":{"type":"url","url":`+url+`}}`) + `}`,
+			`{"max_tokens":5,` + hi + `,"mcp_servers":[{"type":"url","url":` + url + `,"name":"x"}]}`,
+		},
+		"/v1/responses":  {`{"input":[{"role":"user","content":[{"type":"input_image","image_url":` + url + `}]}]}`, `{"input":[{"role":"user","content":[{"type":"input_file","file_url":` + url + `}]}]}`},
+		"/completion":    {`{"prompt":"a","json_schema":{"$ref":` + url + `}}`, `{"prompt":{"prompt_string":"a","multimodal_data":[` + url + `]}}`},
+		"/v1/embeddings": {`{"input":[{"type":"image_url","image_url":` + url + `}]}`},
+	} {
+		for _, body := range bodies {
+			status, data := postRaw(t, h, path, body)
+			require.Equal(t, 400, status, "%s %s: %s", path, body, data)
+		}
+	}
+	require.Zero(t, asked)
+}
+
+// TestModelsAreNoPaths opens no file that a client names, and takes none.
+func TestModelsAreNoPaths(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "model.gguf")
+	require.NoError(t, os.WriteFile(file, []byte("GGUF"), 0o600))
+	// One model alone answers for any name.
+	h := serve(t, newFake(), func(o *Options) { o.Models = append(o.Models, model("other", newFake())) })
+	for _, name := range []string{file, "./fake", "../fake", "/models/fake.gguf", "file://" + file, "http://127.0.0.1/fake.gguf", "fake.gguf", "org/repo:Q4_K_M"} {
+		for _, path := range []string{chatPath, "/v1/completions", "/v1/responses", "/v1/embeddings", "/completion", "/tokenize", "/apply-template"} {
+			status, v := post(t, h, path, fmt.Sprintf(`{"model":%q,%s,"prompt":"a","input":"a","content":"a"}`, name, hi))
+			require.Contains(t, []int{400, 404}, status, "%s %s: %v", path, name, v)
+		}
+		status, _ := post(t, h, chatPath, fmt.Sprintf(`{"model":%q,%s}`, name, hi))
+		require.Equal(t, 404, status, name)
+		status, _ = get(t, h, "/props?model="+url.QueryEscape(name))
+		require.Equal(t, 404, status, name)
+	}
+	for _, path := range []string{"/models/load", "/models/unload", "/models", "/v1/models", "/v1/files", "/lora-adapters", "/slots/0?action=save", "/props", "/api/pull", "/api/create"} {
+		status, _ := postRaw(t, h, path, `{"model":"`+file+`","filename":"`+file+`"}`)
+		require.Contains(t, []int{404, 405}, status, path)
+	}
 }
 
 // TestSlowBody ends a client that sends its body byte by byte.

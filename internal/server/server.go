@@ -131,7 +131,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	base, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	h := &http.Server{
-		Handler: s, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: maxHeader,
+		Handler: s, ReadHeaderTimeout: min(10*time.Second, s.opts.BodyTimeout), IdleTimeout: 2 * time.Minute, MaxHeaderBytes: maxHeader,
 		WriteTimeout: s.opts.WriteLimit, // begins anew with each write of an answer
 		BaseContext:  func(net.Listener) context.Context { return base },
 		ErrorLog:     slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),

@@ -163,6 +163,9 @@ func TestChat(t *testing.T) {
 	require.Equal(t, float32(0.5), r.Sampling.Temp)
 	require.Equal(t, uint32(7), r.Sampling.Seed)
 	require.Equal(t, 33, r.Sampling.TopK, "what the client leaves out is the model's own advice")
+
+	_, _ = post(t, h, "/v1/chat/completions", `{`+hi+`,"max_completion_tokens":8}`)
+	require.Equal(t, 8, f.asked()[1].MaxTokens, "the newer name")
 }
 
 func pick(v any, names ...string) map[string]any {
@@ -527,6 +530,20 @@ func TestLogsLeaveProbesOut(t *testing.T) {
 	require.Empty(t, log.String())
 	_, _ = get(t, h, "/v1/models")
 	require.Equal(t, 1, strings.Count(log.String(), "\n"))
+}
+
+// TestLogsSayWhyTheCacheWasMissed where an answer's usage has no cached tokens.
+func TestLogsSayWhyTheCacheWasMissed(t *testing.T) {
+	var log bytes.Buffer
+	f := newFake()
+	h := serve(t, f, func(o *Options) { o.Logger = slog.New(slog.NewJSONHandler(&log, nil)) })
+	_, _ = post(t, h, chatPath, `{`+hi+`}`)
+	require.Contains(t, log.String(), `"cached_tokens":3`)
+	require.NotContains(t, log.String(), "cache_missed")
+	f.missed = "the first token is another one"
+	_, v := post(t, h, chatPath, `{`+hi+`}`)
+	require.Equal(t, 0.0, at(t, v, "usage", "prompt_tokens_details", "cached_tokens"))
+	require.Contains(t, log.String(), `"cache_missed":"the first token is another one"`)
 }
 
 func TestLogsTellNothingOfPrompts(t *testing.T) {

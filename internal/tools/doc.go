@@ -14,6 +14,7 @@
 // them. The token that ended the answer is not part of the text.
 //
 // In a stream a call is told of when its name is known, and its arguments as they
-// come. An answer that breaks off within them, or goes on in a way that is no JSON,
-// ends in an event that takes the call back: the text belongs to the content.
+// come. Arguments that turn out to be no JSON end in an event that takes the call back:
+// the text belongs to the content. A call that a limit of tokens cuts off stays a call,
+// whose arguments are the start of an object: see [Parser.Close].
 package tools

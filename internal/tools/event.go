@@ -15,7 +15,7 @@ const (
 	Begin                 // a call begins: Call, ID, Name
 	Arguments             // Text goes on the JSON of a call's arguments
 	End                   // a call is complete
-	Broken                // a call has no end: Text, with which it began, belongs to the content
+	Broken                // a call is none: Text, with which it began, belongs to the content
 )
 
 // Event is a piece of an answer.
@@ -30,7 +30,7 @@ type Event struct {
 // Call is a function's call.
 type Call struct {
 	ID, Name  string
-	Arguments string // JSON object
+	Arguments string // JSON object; the start of one where the answer was cut off
 }
 
 // Message is an answer taken apart.

@@ -15,7 +15,7 @@ func Example() {
 	for _, piece := range []string{"Let me see.\n<tool", "_call>\n{\"name\": \"weather\", \"argum", "ents\": {\"city\": \"Os", "lo\"}}\n</tool_call>"} {
 		message.Add(parser.Write(piece)...)
 	}
-	message.Add(parser.Close()...)
+	message.Add(parser.Close(false)...)
 	fmt.Println(format.Name, message.Content, message.Calls[0].Name, message.Calls[0].Arguments)
 	// Output: hermes Let me see. weather {"city": "Oslo"}
 }

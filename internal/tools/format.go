@@ -386,9 +386,8 @@ func (b *builder) answer(r Request, lazy bool) {
 		b.Define("root", gbnf(strings.TrimPrefix(lead, mark))+"tool-calls")
 		return
 	}
-	b.Define("tool-space", `[ \n\t]{0,8}`)
 	if r.Choice == Required {
-		b.Define("tool-required", "tool-space "+gbnf(lead)+"tool-calls")
+		b.Define("tool-required", gbnf(lead)+"tool-calls")
 		b.begin("tool-required", r.Opened)
 		return
 	}
@@ -399,7 +398,7 @@ func (b *builder) answer(r Request, lazy bool) {
 	} else {
 		// Calls stand at the beginning or nowhere.
 		b.Define("tool-rest", gbnf(lead)+"tool-calls | "+b.plain())
-		free = "tool-space tool-rest"
+		free = space + " tool-rest"
 	}
 	b.Define("tool-auto", free)
 	b.begin("tool-auto", r.Opened)
@@ -424,14 +423,19 @@ func (b *builder) plain() string {
 	return "tool-text"
 }
 
-// begin defines root: reasoning, if there is any, and then a rule.
+// space is what may stand between reasoning and what follows.
+const space = `[ \n\t]{0,8}`
+
+// begin defines root: reasoning, if there is any, and then a rule. White space stands only
+// behind reasoning, where templates have it: a model that may begin with it need not end it.
 func (b *builder) begin(then string, opened bool) {
 	alts := []string{then}
 	if opened {
 		alts = nil
 	}
+	b.Define("tool-behind", space+" "+then)
 	for _, t := range b.f.reasoning {
-		body := b.text(false, schema.End{Text: t.close, Then: then})
+		body := b.text(false, schema.End{Text: t.close, Then: "tool-behind"})
 		if opened {
 			alts = append(alts, body)
 		} else {
@@ -489,9 +493,7 @@ func (f *Format) Respond(source []byte, opened bool) (string, error) {
 	if f.layout == harmonyCalls {
 		b.harmonyBegin(schema.Literal(harmonyChannel+"final"+harmonyMessage)+" "+document, "analysis")
 	} else {
-		b.Define("tool-space", `[ \n\t]{0,8}`)
-		b.Define("tool-document", "tool-space "+document)
-		b.begin("tool-document", opened)
+		b.begin(document, opened)
 	}
 	if b.err != nil {
 		return "", b.err

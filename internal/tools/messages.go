@@ -85,8 +85,12 @@ func (s *scanner) messageEnd() bool {
 	return s.skip(harmonyEnd) || s.skip(harmonyReturn) || s.skip(harmonyCall) || s.has(harmonyStart)
 }
 
-// plain makes content of what was read, which turned out to be no message.
+// plain makes content of what was read, which turned out to be no message. Where the answer
+// was cut off, it may have become one, and is dropped.
 func (s *scanner) plain() {
+	if s.brokeOff() {
+		return
+	}
 	for _, r := range s.since(s.mark) {
 		s.content(string(r))
 	}

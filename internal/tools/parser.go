@@ -67,12 +67,14 @@ func (p *Parser) Control(text string) []Event {
 	return p.s.take()
 }
 
-// Close ends the answer and gives what is left. Further calls do nothing.
-func (p *Parser) Close() []Event {
+// Close ends the answer and gives what is left. Further calls do nothing. cut says that
+// the model did not end the answer itself: then the call that it was writing stays one, with
+// the part of its arguments that came, and what was to become a call or a mark is dropped.
+func (p *Parser) Close(cut bool) []Event {
 	if p.done {
 		return nil
 	}
-	p.done = true
+	p.done, p.s.cut = true, cut
 	p.s.in = append(p.s.in, p.rest...)
 	p.s.ended = true
 	p.next()
@@ -80,11 +82,11 @@ func (p *Parser) Close() []Event {
 	return p.s.take()
 }
 
-// Parse takes a whole answer apart.
+// Parse takes a whole answer apart, which the model ended.
 func (f *Format) Parse(r Request, answer string) (m Message) {
 	p := f.Parser(r)
 	m.Add(p.Write(answer)...)
-	m.Add(p.Close()...)
+	m.Add(p.Close(false)...)
 	return m
 }
 
@@ -102,6 +104,7 @@ type scanner struct {
 	pos   int  // in it
 	mark  int  // where the scanner goes back to if what it reads is no call
 	ended bool // no more will come
+	cut   bool // and the model had more to say
 	wait  func() bool
 
 	events []Event
@@ -151,6 +154,9 @@ func (s *scanner) more() bool {
 	return true
 }
 
+// brokeOff reports whether the scanner stands where the answer was cut off.
+func (s *scanner) brokeOff() bool { return s.cut && !s.more() }
+
 // peek is the next byte, 0 at the end.
 func (s *scanner) peek() byte {
 	if s.more() {
@@ -159,12 +165,19 @@ func (s *scanner) peek() byte {
 	return 0
 }
 
-// has reports whether a text comes next.
+// has reports whether a text comes next. The start of one that was cut off is dropped,
+// after which nothing comes.
 func (s *scanner) has(text string) bool {
 	start := s.pos
 	defer func() { s.pos = start }()
 	for i := range len(text) {
-		if !s.more() || s.in[s.pos] != text[i] {
+		if !s.more() {
+			if s.cut {
+				s.in = s.in[:start]
+			}
+			return false
+		}
+		if s.in[s.pos] != text[i] {
 			return false
 		}
 		s.pos++
@@ -248,6 +261,9 @@ func (s *scanner) until(most int, ends ...string) (text, end string, ok bool) {
 				return text, e, true
 			}
 		}
+		if s.brokeOff() {
+			break
+		}
 		if s.pos++; most > 0 && s.pos-start > most {
 			break
 		}
@@ -266,9 +282,12 @@ func (s *scanner) answer() {
 	for s.more() {
 		s.advance()
 		if s.calls {
-			if s.envelope(first) || behind && s.unmarked() {
+			if s.envelope(first) || behind && !s.brokeOff() && s.unmarked() {
 				first, behind, s.held = false, true, ""
 				continue
+			}
+			if s.brokeOff() {
+				return // the start of a call
 			}
 			s.pos = s.mark
 		}
@@ -319,7 +338,7 @@ func (s *scanner) thoughts() {
 func (s *scanner) text(kind Kind, end func() bool) {
 	space := ""
 	for s.more() {
-		if s.advance(); end() {
+		if s.advance(); end() || s.brokeOff() {
 			return
 		}
 		switch text := s.rune(); {
@@ -346,9 +365,13 @@ func (s *scanner) envelope(first bool) bool {
 	}
 	bare := len(s.f.triggers) == 0 || s.f.Name == "llama"
 	if bare && first && (s.peek() == '{' || s.peek() == '[' || s.peek() == '`') {
+		text := s.peek() != '{' // may begin so, too
 		fenced := s.skip("```json") || s.skip("```")
 		s.skipSpace()
 		if !s.list(true) {
+			if text {
+				s.pos = s.mark
+			}
 			return false
 		}
 		if s.skipSpace(); fenced {
@@ -442,10 +465,13 @@ func (s *scanner) argument(text string) {
 	s.emit(Event{Kind: Arguments, Call: s.begun - 1, Text: text})
 }
 
-// finish ends the call that began, or takes it back.
+// finish ends the call that began, or takes it back. One that was cut off stays as it is.
 func (s *scanner) finish(ok bool) {
-	if ok {
+	switch {
+	case ok:
 		s.emit(Event{Kind: End, Call: s.begun - 1})
+		return
+	case s.brokeOff():
 		return
 	}
 	s.begun--
@@ -467,7 +493,9 @@ func (s *scanner) list(bare bool) bool {
 			if n == 0 {
 				return false
 			}
-			s.pos = start
+			if !s.brokeOff() {
+				s.pos = start
+			}
 			return true
 		}
 		start = s.pos

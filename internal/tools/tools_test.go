@@ -132,7 +132,7 @@ func parseMarked(f *Format, r Request, answer string) (m Message) {
 		from = at[1]
 	}
 	m.Add(p.Write(answer[from:])...)
-	m.Add(p.Close()...)
+	m.Add(p.Close(false)...)
 	return m
 }
 
@@ -316,11 +316,11 @@ func events(f *Format, r Request, pieces ...string) []Event {
 			s.emit(e)
 		}
 	}
-	for _, e := range p.Close() {
+	for _, e := range p.Close(false) {
 		e.ID = ""
 		s.emit(e)
 	}
-	if p.Close() != nil || p.Write("x") != nil {
+	if p.Close(false) != nil || p.Write("x") != nil {
 		panic("a closed parser goes on")
 	}
 	return s.take()
@@ -364,7 +364,7 @@ func TestStream(t *testing.T) {
 				}
 			}
 		}
-		m.Add(p.Close()...)
+		m.Add(p.Close(false)...)
 		require.True(t, sameCalls(t, made[:1], m.Calls, d.name))
 		require.Greater(t, pieces, len(made[0].Arguments)/3, "%s: they come in one piece", d.name)
 	}
@@ -379,6 +379,86 @@ func continuable(text string) bool {
 		}
 	}
 	return false
+}
+
+// TestCutOff cuts answers off at each place, as a limit of tokens does: nothing of a call or a
+// mark gets into the content, and a call that began keeps the start of its arguments.
+func TestCutOff(t *testing.T) {
+	answers := map[string]string{
+		"<|tool_call_start|>":                              `<|tool_call_start|>[get_weather(city="Oslo", days=2), noop()]<|tool_call_end|>`,
+		`<tool_call>\n<function=x>\n<parameter=y>`:         "<tool_call>\n<function=get_weather>\n<parameter=city>\nOslo\n</parameter>\n<parameter=days>\n2\n</parameter>\n</function>\n</tool_call>",
+		`<tool_call>{name}<arg_key>k</arg_key><arg_value>`: "<tool_call>get_weather<arg_key>city</arg_key><arg_value>Oslo</arg_value><arg_key>days</arg_key><arg_value>2</arg_value></tool_call>",
+	}
+	for _, d := range dialects {
+		answers[d.template] = d.answer(d.calls())
+	}
+	for template, answer := range answers {
+		f := Recognise(template)
+		thought, content := "I wonder.", "Let me see."
+		switch f.Name {
+		case "harmony":
+			answer = "<|channel|>analysis<|message|>" + thought + "<|end|><|start|>assistant<|channel|>commentary<|message|>" + content + "<|end|><|start|>assistant" + answer
+		case "llama", "json": // calls stand alone
+			content = ""
+			answer = f.reasoning[0].open + "\n" + thought + "\n" + f.reasoning[0].close + "\n\n" + answer
+		default:
+			answer = f.reasoning[0].open + "\n" + thought + "\n" + f.reasoning[0].close + "\n\n" + content + "\n" + answer
+		}
+		begun := 0
+		for end := range len(answer) + 1 {
+			cut := strings.ToValidUTF8(answer[:end], "") // as the engine gives it
+			p := f.Parser(Request{Functions: offered})
+			var m, streamed Message
+			m.Add(p.Write(cut)...)
+			m.Add(p.Close(true)...)
+			p = f.Parser(Request{Functions: offered})
+			for i := range len(cut) {
+				streamed.Add(p.Write(cut[i : i+1])...)
+				require.NotContains(t, streamed.Content, "<", "%s: %q", f.Name, cut)
+			}
+			streamed.Add(p.Close(true)...)
+			require.True(t, strings.HasPrefix(content+"\n", m.Content), "%s: %q gives the content %q", f.Name, cut, m.Content)
+			require.True(t, strings.HasPrefix(thought, m.Reasoning), "%s: %q gives the thought %q", f.Name, cut, m.Reasoning)
+			for i, c := range m.Calls {
+				require.Contains(t, []string{"get_weather", "noop"}, c.Name, "%s: %q", f.Name, cut)
+				require.True(t, json.Valid([]byte(c.Arguments)) || i == len(m.Calls)-1 && continuable(c.Arguments), "%s: %q gives %q", f.Name, cut, c.Arguments)
+				if c.Arguments != "" && !json.Valid([]byte(c.Arguments)) {
+					begun++
+				}
+				m.Calls[i].ID, streamed.Calls[i].ID = "", ""
+			}
+			require.Equal(t, m, streamed, "%s: %q", f.Name, cut)
+		}
+		if f.layout != pythonCalls { // whose calls come as a whole
+			require.Greater(t, begun, 20, f.Name)
+		}
+	}
+	// What is no call stays content, also where it begins as one might.
+	for _, answer := range []string{"```json\n{\"title\": \"A long", "[1, 2", "Use [brackets", "x > 1", "{city}"} {
+		p := Recognise("").Parser(Request{Functions: offered})
+		var m Message
+		m.Add(p.Write(answer)...)
+		m.Add(p.Close(true)...)
+		require.Equal(t, Message{Content: answer}, m)
+	}
+}
+
+// TestBlankAnswers has no white space come before what is forced: a model that prefers it
+// would write nothing else.
+func TestBlankAnswers(t *testing.T) {
+	r := gbnftest.NewRig(t)
+	source := []byte(`{"type":"object","properties":{"a":{"type":"integer"}},"required":["a"]}`)
+	for _, d := range dialects {
+		f := Recognise(d.template)
+		grammar, err := f.Grammar(Request{Functions: offered, Choice: Required, Parallel: true})
+		require.NoError(t, err)
+		document, err := f.Respond(source, false)
+		require.NoError(t, err)
+		for _, blank := range []string{" ", "\n", "\n\n", "\t"} {
+			require.False(t, r.Accepts(t, grammar, blank+d.answer(d.calls())), "%s by\n%s", d.name, grammar)
+			require.False(t, r.Accepts(t, document, blank+`{"a": 1}`), "%s by\n%s", d.name, document)
+		}
+	}
 }
 
 // followed checks that the grammars let an answer be written.
@@ -528,6 +608,17 @@ func TestRespond(t *testing.T) {
 	require.ErrorIs(t, err, schema.ErrSchema)
 }
 
+// cutOff ends an answer as a limit does: its calls but the last have valid arguments.
+func cutOff(t *testing.T, f *Format, r Request, answer string) {
+	p := f.Parser(r)
+	var m Message
+	m.Add(p.Write(answer)...)
+	m.Add(p.Close(true)...)
+	for i, c := range m.Calls {
+		require.True(t, json.Valid([]byte(c.Arguments)) || i == len(m.Calls)-1, "%q", m.Calls)
+	}
+}
+
 // FuzzSplit cuts answers anywhere: what they are taken apart into stays the same,
 // and arguments go on validly.
 func FuzzSplit(f *testing.F) {
@@ -555,6 +646,7 @@ func FuzzSplit(f *testing.F) {
 			answer = answer[:at] + marks[r.IntN(len(marks))] + answer[at+r.IntN(min(4, len(answer)-at+1)):]
 		}
 		want := events(format, request, answer)
+		cutOff(t, format, request, answer)
 		var pieces []string
 		for rest := answer; rest != ""; {
 			n := 1 + r.IntN(min(len(rest), 12))

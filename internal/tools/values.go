@@ -98,6 +98,9 @@ func (s *scanner) gemmaString(out func(string)) bool {
 			out(`"`)
 			return true
 		}
+		if s.brokeOff() {
+			return false
+		}
 		text := quoted(s.rune())
 		out(text[1 : len(text)-1])
 	}
@@ -334,6 +337,9 @@ func (s *scanner) taggedValue(closeTag string, types []string) bool {
 				}
 				s.argument(`"`)
 				return true
+			}
+			if s.brokeOff() {
+				return false
 			}
 			text := quoted(s.rune())
 			text = text[1 : len(text)-1]

@@ -92,7 +92,7 @@ func stop(result *wire.Result) (reason, sequence *string) {
 	switch {
 	case result.Finish == gallop.FinishLength:
 		word = "max_tokens"
-	case len(result.Calls) > 0:
+	case result.Called():
 		word = "tool_use"
 	case result.Stopped != "":
 		word, sequence = "stop_sequence", &result.Stopped
@@ -111,7 +111,7 @@ func (r *reply) Whole(results []wire.Result) any {
 	}
 	for _, c := range result.Calls {
 		input := json.RawMessage(c.Arguments)
-		if !json.Valid(input) { // the answer was cut off in its middle
+		if !c.Whole() { // a client that does it all the same misses the arguments
 			input = json.RawMessage("{}")
 		}
 		m.Content = append(m.Content, content{Type: "tool_use", ID: toolUse + c.ID, Name: c.Name, Input: input})

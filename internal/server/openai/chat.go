@@ -45,7 +45,7 @@ func newUsage(results []wire.Result, n int) *usage {
 
 func finishReason(r *wire.Result) *string {
 	reason := string(r.Finish)
-	if r.Finish == gallop.FinishStop && len(r.Calls) > 0 {
+	if r.Finish == gallop.FinishStop && r.Called() {
 		reason = "tool_calls"
 	}
 	return &reason

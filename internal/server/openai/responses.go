@@ -326,7 +326,7 @@ func (r *responseReply) Step(s wire.Step) (events []wire.Event) {
 			kind, delta = "message", p.Text
 		}
 		if n := len(r.output); n == 0 || r.output[n-1].Type != kind || p.Call != nil && p.Call.ID != "" {
-			events = append(append(events, r.closeItem()...), r.openItem(kind, p.Call)...)
+			events = append(append(events, r.closeItem(false)...), r.openItem(kind, p.Call)...)
 		}
 		item := r.output[len(r.output)-1]
 		if delta == "" {
@@ -390,18 +390,31 @@ func (r *responseReply) openItem(kind string, call *wire.CallPiece) []wire.Event
 	return events
 }
 
+// end sets the status of an item to which nothing comes any more. cut says that the answer
+// was to go on.
+func (i *outputItem) end(cut bool) {
+	if i.Arguments != nil {
+		cut = !json.Valid([]byte(*i.Arguments))
+	}
+	if i.Status = "completed"; cut {
+		i.Status = "incomplete"
+	}
+}
+
 // closeItem ends the item that is open, if there is one.
-func (r *responseReply) closeItem() (events []wire.Event) {
+func (r *responseReply) closeItem(cut bool) (events []wire.Event) {
 	if len(r.output) == 0 {
 		return nil
 	}
 	item := r.output[len(r.output)-1]
-	item.Status = "completed"
-	if item.Content == nil {
+	item.end(cut)
+	switch {
+	case item.Content == nil && item.Status == "incomplete": // the arguments are not done
+	case item.Content == nil:
 		at := r.at(item)
 		at["arguments"], at["name"] = *item.Arguments, item.Name
 		events = append(events, r.event("response.function_call_arguments.done", at))
-	} else {
+	default:
 		part := item.Content[0]
 		at := r.at(item)
 		if at["text"] = part.Text; item.Type == "message" {
@@ -415,7 +428,7 @@ func (r *responseReply) closeItem() (events []wire.Event) {
 }
 
 func (r *responseReply) End(results []wire.Result) []wire.Event {
-	events := r.closeItem()
+	events := r.closeItem(results[0].Finish == gallop.FinishLength)
 	o := r.object("completed", results)
 	return append(events, r.event("response."+o.Status, map[string]any{"response": o}))
 }
@@ -437,8 +450,8 @@ func (r *responseReply) Whole(results []wire.Result) any {
 	for _, c := range result.Calls {
 		*r.newItem("function_call", &wire.CallPiece{ID: c.ID, Name: c.Name}).Arguments = c.Arguments
 	}
-	for _, item := range r.output {
-		item.Status = "completed"
+	for i, item := range r.output {
+		item.end(i == len(r.output)-1 && result.Finish == gallop.FinishLength)
 	}
 	return r.object("completed", results)
 }

@@ -176,7 +176,7 @@ type Piece struct {
 	Text      string
 	Reasoning string // what the model thinks before it answers
 	Call      *CallPiece
-	Broken    bool // the last call has no end: Text, with which it began, is no call
+	Broken    bool // the last call is none: Text is what it began with
 }
 
 // CallPiece is a part of a call of a tool.
@@ -208,8 +208,15 @@ type Result struct {
 
 // ToolCall is a call of a tool.
 type ToolCall struct {
-	ID, Name, Arguments string // Arguments is a JSON object
+	ID, Name, Arguments string // Arguments is a JSON object, or the start of one: see [ToolCall.Whole]
 }
+
+// Whole reports whether a call was written to its end. One is not where a limit of tokens
+// or a stop text cut the answer off.
+func (c *ToolCall) Whole() bool { return json.Valid([]byte(c.Arguments)) }
+
+// Called reports whether the answer ends with calls that can be done.
+func (r *Result) Called() bool { return len(r.Calls) > 0 && r.Calls[len(r.Calls)-1].Whole() }
 
 // Collector makes a result from pieces.
 type Collector struct {

@@ -291,7 +291,7 @@ class Answer extends TurnView {
     if (speed) parts.push(`${figure(speed)} tokens/s`)
     if (turn.summary?.escalated) parts.push(`${turn.summary.escalated} escalated`)
     if (turn.summary?.accepted) parts.push(`${turn.summary.accepted} drafted`)
-    this.facts.textContent = parts.filter(Boolean).join(" · ")
+    this.facts.replaceChildren(...parts.filter(Boolean).flatMap((part, i) => [i ? " · " : "", h("span", { class: "fact" }, part!)]))
     this.layers.title = turn.milliseconds ? `Show this answer’s layers; it took ${duration(turn.milliseconds)}` : "Show this answer’s layers"
   }
 

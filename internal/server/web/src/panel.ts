@@ -87,7 +87,7 @@ export class Panel {
     const isWhole = turn.mode?.kind === "whole"
     if (tps) {
       const rows = [{ name: "This answer", tps, kind: "this" }]
-      if (whole && !isWhole) rows.push({ name: `Whole model, ${whole.answers > 1 ? `median of ${whole.answers} answers` : "1 answer"}`, tps: whole.tps, kind: "whole" })
+      if (whole && !isWhole) rows.push({ name: `Whole model, ${whole.answers > 1 ? `median of ${whole.answers}` : "1 answer"}`, tps: whole.tps, kind: "whole" })
       parts.push(h("h3", {}, "Speed"), bars(rows))
       if (!isWhole && turn.state === "done") {
         if (whole && whole.answers >= enough) parts.push(h("p", { class: "ratio" }, h("strong", {}, `${figure(tps / whole.tps)} ×`), " the whole model’s speed"))

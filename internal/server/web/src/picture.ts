@@ -77,17 +77,17 @@ export class Tower extends Picture {
 
   protected draw(layers: number): void {
     const pitch = Math.max(5, Math.min(21, 400 / layers))
-    const top = 30
+    const top = 38
     const height = layers * pitch
-    this.element.setAttribute("viewBox", `0 0 260 ${height + 2 * top}`)
+    this.element.setAttribute("viewBox", `0 0 260 ${height + top + 30}`)
     const every = pitch >= 12 ? 1 : pitch >= 7 ? 4 : 8
     const stream = svg("g", { class: "stream" },
-      svg("path", { d: `M130 ${height + top + 12}V${top - 8}` }),
-      svg("path", { d: `M124 ${top - 4}l6 -8l6 8`, class: "tip" }),
-      svg("text", { x: 130, y: height + 2 * top - 4, "text-anchor": "middle" }, "prompt"),
+      svg("path", { d: `M130 ${height + top + 12}V${top - 14}` }),
+      svg("path", { d: `M124 ${top - 10}l6 -8l6 8`, class: "tip" }),
+      svg("text", { x: 130, y: height + top + 26, "text-anchor": "middle" }, "prompt"),
       svg("text", { x: 130, y: 11, "text-anchor": "middle" }, "next token"),
-      svg("text", { x: 26, y: 18, class: "attention-name" }, "attention"),
-      svg("text", { x: 234, y: 18, "text-anchor": "end", class: "feed-forward-name" }, "feed-forward"))
+      svg("text", { x: 26, y: top - 8, class: "attention-name" }, "attention"),
+      svg("text", { x: 234, y: top - 8, "text-anchor": "end", class: "feed-forward-name" }, "feed-forward"))
     this.element.append(stream)
     for (let layer = 0; layer < layers; layer++) {
       const y = top + height - (layer + 1) * pitch
