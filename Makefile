@@ -34,7 +34,7 @@ get-python3 := with `apt install python3-pip`
 NO_RACE := /test$$|/scripts/|/cmd/|/demo|/internal/(archmodel|calibrate|dataset|draft|preload|randmodel|schema|score|shortlist|template|tools|search|prune|lab/.*|server/web)$$
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build setup test test-long test-clients test-gpu test-cpus test-windows check-darwin test-architectures lint preload bench bench-shapes bench-peers bench-engine bench-serve bench-lossless bench-compare real-speed real-table neurons templates eval profile install release test-release test-bare test-arm64 fuzz clean travel models page need-browser need-page
+.PHONY: help demo build setup test test-long test-clients test-gpu test-cpus test-windows check-darwin test-architectures lint preload bench bench-shapes bench-peers bench-engine bench-serve bench-lossless bench-compare real-speed real-table bench-long neurons templates eval profile install release test-release test-bare test-arm64 fuzz clean travel models page need-browser need-page
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -114,6 +114,10 @@ bench-engine: build setup need-$(CC) need-git ## measure many requests in one de
 bench-serve: build setup ## measure what HTTP costs: 1, 8 and 64 clients beside the engine alone; writes build/serve.json
 	go build -o $(BUILD)/benchserve ./scripts/benchserve
 	$(BUILD)/benchserve -o $(BUILD)/serve.json
+
+bench-long: build setup ## measure local attention on a long document (MODELS= by name, CONTEXTS= in tokens); PARTS=quality can run beside other work, PARTS=speed later; writes build/long.json
+	go build -o $(BUILD)/benchlong ./scripts/benchlong
+	nice $(BUILD)/benchlong -o $(BUILD)/long.json $(if $(PARTS),-parts $(PARTS)) $(if $(CONTEXTS),-contexts $(CONTEXTS)) $(MODELS)
 
 bench-lossless: build setup ## measure lossless drafts; rows go to build/lossless.json
 	@scripts/bench-lossless '$(BUILD)'

@@ -116,10 +116,19 @@ const (
 	counts = 0.03
 )
 
+// localOnCPU skips a test of what a GPU refuses.
+func localOnCPU(t *testing.T) {
+	t.Helper()
+	if gpuRun() {
+		t.Skip("a cache on a GPU takes no local attention")
+	}
+}
+
 // TestLocalAttention compares with stock llama.cpp whose attention mask has the same pattern:
 // its tokens are decoded in sequences that have the window's cells alone. Without flash
 // attention softmax and product sum hidden cells in as zeros, in another order.
 func TestLocalAttention(t *testing.T) {
+	localOnCPU(t)
 	llamatest.Library(t)
 	for name, path := range localModels(t) {
 		t.Run(name, func(t *testing.T) {
@@ -166,6 +175,7 @@ func TestLocalAttention(t *testing.T) {
 // TestLocalRows has sequences in one decode that see different windows, or everything, beside
 // halves that only some skip. Each comes to what it comes to alone, as in TestRowMasks.
 func TestLocalRows(t *testing.T) {
+	localOnCPU(t)
 	llamatest.Library(t)
 	for name, path := range localModels(t) {
 		t.Run(name, func(t *testing.T) {
@@ -206,6 +216,7 @@ func TestLocalRows(t *testing.T) {
 // TestWithoutAnythingToHide has prompts no longer than sinks and window together: they are decoded as
 // without a window, in the same graph.
 func TestWithoutAnythingToHide(t *testing.T) {
+	localOnCPU(t)
 	llamatest.Library(t)
 	m := llamatest.Small(t, "llama")
 	opts := llama.ContextOptions{NCtx: 256, Threads: 1}
@@ -227,6 +238,7 @@ func TestWithoutAnythingToHide(t *testing.T) {
 
 // TestLocalRefused has what cannot be done; nothing has happened then, and the context goes on.
 func TestLocalRefused(t *testing.T) {
+	localOnCPU(t)
 	llamatest.Library(t)
 	m := llamatest.Small(t, "llama")
 	c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 256, Threads: 1})
@@ -370,6 +382,7 @@ func (s *script) step() {
 // cells are soon in no order, cut, forked, parked and brought back. The tokens of a chunk see
 // what they would see alone.
 func TestLocalAttentionOfManySequences(t *testing.T) {
+	localOnCPU(t)
 	llamatest.Library(t)
 	const sequences = 3
 	for name, path := range localModels(t) {

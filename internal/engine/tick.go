@@ -232,8 +232,10 @@ func (l *Loop) decode(parts []part) error {
 	l.decodes.Add(1)
 	l.cached.Store(int64(l.ledger.Used()))
 	if err != nil {
+		// Where a sequence's cells are may not be known any more: then it is decoded anew.
+		anew := len(parts) == 1 && errors.Is(err, llama.ErrMask) && mask.HasLocal()
 		for _, p := range parts {
-			if l.ctx.Remove(p.seat.seq, p.seat.n, -1) != nil { // recurrent models forget all or nothing
+			if anew || l.ctx.Remove(p.seat.seq, p.seat.n, -1) != nil { // recurrent models forget all or nothing
 				l.ctx.Remove(p.seat.seq, 0, -1)
 				l.ledger.Cut(p.seat.seq, 0)
 				p.seat.n = 0

@@ -519,10 +519,6 @@ static struct ggml_tensor *gather_cells(struct local_edit *e, struct ggml_tensor
         refuse_local(e->layer);
         return NULL;
     }
-    if (view->src[0]->buffer != NULL && !real.is_host(view->src[0]->buffer)) {
-        refuse("the cache of layer %d is on a GPU, where attention cannot be local", e->layer, 0);
-        return NULL;
-    }
     int64_t ne[GGML_DIMS];
     memcpy(ne, view->ne, sizeof ne);
     ne[cells] = e->plan->n_seen;
@@ -613,6 +609,9 @@ static bool localize_attention(struct graph *g, struct layerskip_local *l, struc
     struct ggml_tensor *mask = t->src[at];
     if (cache < 0 || !is_input(mask) || (mask->type != GGML_TYPE_F16 && mask->type != GGML_TYPE_F32) || mask->ne[2] != 1) {
         return refuse_local(layer);
+    }
+    if (view->view_src->buffer != NULL && !real.is_host(view->view_src->buffer)) {
+        return refuse("the cache of layer %d is on a GPU, where attention cannot be local", layer, 0);
     }
     struct local_edit e = {.g = g, .l = l, .layer = layer, .plan = plan_attention(l, cache, mask, windows, gather)};
     if (e.plan == NULL) {

@@ -1,0 +1,448 @@
+// Command benchlong measures local attention on a long document: for each model and length
+// it ranks the layers by what the window costs each alone, makes as many local as a budget of
+// divergence allows, and compares with the whole model behind the same text: quality on tokens that
+// nothing was chosen by, and the speed of single tokens and of a prompt's pieces, in turns. Speeds want a
+// quiet machine: -parts quality can run beside other work, and -parts speed adds them to its rows later.
+//
+//	go run ./scripts/benchlong -o build/long.json qwen2.5-coder-0.5b-instruct
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gallop-llm/gallop/internal/files"
+	"github.com/gallop-llm/gallop/libs"
+	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/skip"
+)
+
+const (
+	chosenBy  = 128 // tokens that layers are ranked and counted by
+	comparing = 256 // tokens behind these that quality is measured on
+	piece     = 128 // tokens of a prompt's piece whose speed is measured
+	chunk     = 512 // tokens in a batch
+)
+
+// row is a line of the result.
+type row struct {
+	Model   string  `json:"model"`
+	Context int     `json:"context"` // tokens in front of what is measured
+	Mask    string  `json:"mask"`
+	Local   int     `json:"local"`  // layers whose attention is local
+	Layers  int     `json:"layers"` // of the model
+	KL      float64 `json:"kl"`     // nats per token, whole model to mask, keys and values by the whole model
+	Agree   float64 `json:"agree"`  // share of tokens with the same likeliest next one
+	// In milliseconds, the fastest of the turns: stock with and without flash attention, and the mask with each.
+	DecodeOn       float64 `json:"decode_on"`
+	DecodeOff      float64 `json:"decode_off"`
+	LocalOn        float64 `json:"local_on"`
+	LocalOff       float64 `json:"local_off"`
+	PromptOn       float64 `json:"prompt_on"` // a token of a piece
+	PromptOff      float64 `json:"prompt_off"`
+	PromptLocalOn  float64 `json:"prompt_local_on"`
+	PromptLocalOff float64 `json:"prompt_local_off"`
+	DecodeRatio    float64 `json:"decode_ratio"`  // of the better of both without a mask to the better of both with it
+	PrefillRatio   float64 `json:"prefill_ratio"` // likewise, at this length
+}
+
+func main() {
+	out := flag.String("o", "build/long.json", "where the rows go")
+	contexts := flag.String("contexts", "1000,4000", "lengths of the document, in tokens")
+	window := flag.String("window", "w256+4", "what local attention sees")
+	budget := flag.Float64("kl", 0.02, "nats per token that local attention may cost")
+	document := flag.String("text", "docs", "the document: a file, or a folder whose .md files are read")
+	turns := flag.Int("turns", 7, "pieces of a prompt that are timed in each way, and four times as many runs of single tokens")
+	parts := flag.String("parts", "quality,speed", "what is measured")
+	flag.Parse()
+	var err error
+	if strings.Contains(*parts, "quality") {
+		err = quality(*out, *contexts, *window, *budget, *document, flag.Args())
+	}
+	if err == nil && strings.Contains(*parts, "speed") {
+		err = speed(*out, *turns)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "benchlong:", err)
+		os.Exit(1)
+	}
+}
+
+// result is what the file has.
+type result struct {
+	Window string  `json:"window"`
+	Budget float64 `json:"budget"`
+	Rows   []row   `json:"rows"`
+}
+
+func (r *result) write(path string) error {
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	return files.Write(path, append(data, '\n'))
+}
+
+func quality(out, contexts, window string, budget float64, document string, models []string) error {
+	if len(models) == 0 {
+		return errors.New("name models: files, or names that `make models` fetches")
+	}
+	text, err := read(document)
+	if err != nil {
+		return err
+	}
+	mask, err := skip.Parse("l0," + window)
+	if err != nil {
+		return err
+	}
+	if _, err := libs.Load(); err != nil {
+		return err
+	}
+	all := result{Window: window, Budget: budget}
+	for _, name := range models {
+		for field := range strings.SplitSeq(contexts, ",") {
+			n, err := strconv.Atoi(field)
+			if err != nil || n < 1 {
+				return fmt.Errorf("a context of %q tokens: write numbers as in 1000,4000", field)
+			}
+			r, err := judge(name, text, n, mask.Window(), budget)
+			if err != nil {
+				return fmt.Errorf("%s at %d tokens: %w", name, n, err)
+			}
+			all.Rows = append(all.Rows, r)
+			if err := all.write(out); err != nil { // after each row: a long run may be stopped
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// speed adds how fast the masks in the file are.
+func speed(out string, turns int) error {
+	data, err := os.ReadFile(out)
+	if err != nil {
+		return err
+	}
+	var all result
+	if err := json.Unmarshal(data, &all); err != nil {
+		return fmt.Errorf("%s: %w", out, err)
+	}
+	if _, err := libs.Load(); err != nil {
+		return err
+	}
+	for i := range all.Rows {
+		r := &all.Rows[i]
+		if err := r.time(turns); err != nil {
+			return fmt.Errorf("%s at %d tokens: %w", r.Model, r.Context, err)
+		}
+		if err := all.write(out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// read gives a file's text, or that of all pages in a folder.
+func read(path string) (string, error) {
+	var text strings.Builder
+	err := filepath.WalkDir(path, func(file string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || (file != path && filepath.Ext(file) != ".md") {
+			return err
+		}
+		data, err := os.ReadFile(file)
+		text.Write(data)
+		return err
+	})
+	return text.String(), err
+}
+
+// place finds a model: a file, or one that `make models` fetched.
+func place(name string) (string, error) {
+	if _, err := os.Stat(name); err == nil {
+		return name, nil
+	}
+	cache, err := os.UserCacheDir()
+	return filepath.Join(cache, "gallop", "models", name+".gguf"), err
+}
+
+// document is a model behind a long text.
+type document struct {
+	ctx    *llama.Context
+	batch  *llama.Batch
+	tokens []llama.Token
+	n      int // of them in the cache
+}
+
+func (d *document) decode(to int, mask skip.Mask, outputs bool) error {
+	for d.n < to {
+		d.batch.Clear()
+		end := min(d.n+chunk, to)
+		for i := d.n; i < end; i++ {
+			if err := d.batch.Add(d.tokens[i], i, outputs || i == to-1, 0); err != nil {
+				return err
+			}
+		}
+		if err := d.ctx.Decode(d.batch, mask); err != nil {
+			return err
+		}
+		d.n = end
+	}
+	return nil
+}
+
+// forget drops the tokens from n on.
+func (d *document) forget(n int) error {
+	d.n = n
+	return d.ctx.Remove(0, n, -1)
+}
+
+// predict gives the distributions, as log-probabilities (nVocab,), behind each of the next tokens,
+// which are decoded in one batch and dropped again.
+func (d *document) predict(tokens int, mask skip.Mask) (all [][]float32, err error) {
+	before := d.n
+	if err := d.decode(before+tokens, mask, true); err != nil {
+		return nil, err
+	}
+	for i := range tokens {
+		logits, err := d.ctx.Logits(i)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, logProbabilities(logits))
+	}
+	return all, d.forget(before)
+}
+
+func logProbabilities(logits []float32) []float32 {
+	top, sum := float64(slices.Max(logits)), 0.0
+	for _, x := range logits {
+		sum += math.Exp(float64(x) - top)
+	}
+	own := make([]float32, len(logits))
+	for i, x := range logits {
+		own[i] = float32(float64(x) - top - math.Log(sum))
+	}
+	return own
+}
+
+// compare gives the mean divergence of masked from whole, and the share whose likeliest token is the same.
+func compare(whole, masked [][]float32) (kl, agree float64) {
+	for i, p := range whole {
+		q := masked[i]
+		best, other := 0, 0
+		for k := range p {
+			kl += math.Exp(float64(p[k])) * float64(p[k]-q[k])
+			if p[k] > p[best] {
+				best = k
+			}
+			if q[k] > q[other] {
+				other = k
+			}
+		}
+		if best == other {
+			agree++
+		}
+	}
+	n := float64(len(whole))
+	return kl / n, agree / n
+}
+
+// load opens a model on the CPU.
+func load(name string) (*llama.Model, error) {
+	path, err := place(name)
+	if err != nil {
+		return nil, err
+	}
+	return llama.LoadModel(context.Background(), path, &llama.ModelOptions{GPULayers: llama.CPUOnly})
+}
+
+// newDocument is an empty one, with room for n tokens and what is measured behind them.
+func newDocument(m *llama.Model, tokens []llama.Token, n int, flash llama.FlashAttention) (*document, error) {
+	b, err := llama.NewBatch(chunk, nil)
+	if err != nil {
+		return nil, err
+	}
+	c, err := m.NewContext(&llama.ContextOptions{NCtx: n + chunk, Flash: flash, NUBatch: chunk})
+	if err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return &document{ctx: c, batch: b, tokens: tokens}, nil
+}
+
+func (d *document) close() error { return errors.Join(d.batch.Close(), d.ctx.Close()) }
+
+// judge chooses a mask for a length and says how good it is.
+func judge(name, text string, n int, window skip.Window, budget float64) (r row, err error) {
+	m, err := load(name)
+	if err != nil {
+		return r, err
+	}
+	defer m.Close()
+	tokens, err := m.Vocab.Tokenize(text, false)
+	if err != nil {
+		return r, err
+	}
+	if need := n + chosenBy + comparing; len(tokens) < need {
+		return r, fmt.Errorf("the document has %d tokens, want %d: name a longer one with -text", len(tokens), need)
+	}
+	r = row{Model: name, Context: n, Layers: m.NLayer}
+	fmt.Fprintf(os.Stderr, "%s: reads %d tokens\n", r.Model, n)
+	on, err := newDocument(m, tokens, n, llama.FlashOn)
+	if err != nil {
+		return r, err
+	}
+	defer on.close()
+	if err := on.decode(n, skip.Mask{}, false); err != nil {
+		return r, err
+	}
+	mask, err := choose(on, m.NLayer, window, budget)
+	if err != nil {
+		return r, err
+	}
+	if err := on.decode(n+chosenBy, skip.Mask{}, false); err != nil {
+		return r, err
+	}
+	whole, err := on.predict(comparing, skip.Mask{})
+	if err != nil {
+		return r, err
+	}
+	masked, err := on.predict(comparing, mask)
+	if err != nil {
+		return r, err
+	}
+	r.KL, r.Agree = compare(whole, masked)
+	r.Mask = mask.String()
+	for l := range m.NLayer {
+		if mask.Local(l) {
+			r.Local++
+		}
+	}
+	return r, nil
+}
+
+// fill writes keys and values of every layer and computes next to nothing else: for speed alone it does
+// not matter what a cache holds.
+func fill(layers int) (m skip.Mask) {
+	for l := range layers {
+		m = m.WithWritten(l)
+		if l > 0 {
+			m = m.With(l, skip.FeedForward)
+		}
+	}
+	return m
+}
+
+// choose makes those layers local that cost least alone, as many as the budget allows together.
+func choose(d *document, layers int, window skip.Window, budget float64) (mask skip.Mask, err error) {
+	whole, err := d.predict(chosenBy, skip.Mask{})
+	if err != nil {
+		return mask, err
+	}
+	costs, order := make([]float64, layers), make([]int, layers)
+	cost := func(m skip.Mask) (float64, error) {
+		masked, err := d.predict(chosenBy, m)
+		if err != nil {
+			return 0, err
+		}
+		kl, _ := compare(whole, masked)
+		return kl, nil
+	}
+	for l := range layers {
+		order[l] = l
+		if costs[l], err = cost(skip.Mask{}.WithLocal(l, window)); err != nil {
+			return mask, err
+		}
+	}
+	slices.SortFunc(order, func(a, b int) int { return cmp.Compare(costs[a], costs[b]) })
+	first := func(k int) (m skip.Mask) {
+		for _, l := range order[:k] {
+			m = m.WithLocal(l, window)
+		}
+		return m
+	}
+	least, most := 0, layers // of layers that the budget allows, and that were not refused
+	for least < most {
+		k := (least + most + 1) / 2
+		kl, err := cost(first(k))
+		if err != nil {
+			return mask, err
+		}
+		if kl <= budget {
+			least = k
+		} else {
+			most = k - 1
+		}
+	}
+	return first(least), nil
+}
+
+// time measures single tokens and pieces of a prompt by all four ways in turns.
+func (r *row) time(turns int) error {
+	m, err := load(r.Model)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	mask, err := skip.Parse(r.Mask)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(os.Stderr, "%s: speed behind %d tokens\n", r.Model, r.Context)
+	tokens := make([]llama.Token, r.Context+chunk)
+	for i := range tokens {
+		tokens[i] = llama.Token(1 + i%min(m.Vocab.Size-1, 1000))
+	}
+	var documents [2]*document
+	for i, flash := range []llama.FlashAttention{llama.FlashOn, llama.FlashOff} {
+		d, err := newDocument(m, tokens, r.Context, flash)
+		if err != nil {
+			return err
+		}
+		defer d.close()
+		if err := d.decode(r.Context, fill(m.NLayer), false); err != nil {
+			return err
+		}
+		documents[i] = d
+	}
+	masks := [2]skip.Mask{{}, mask}
+	single, prompt := [4]float64{}, [4]float64{}
+	for turn := range 5 * turns {
+		for way := range 4 {
+			d, count, times, best := documents[way%2], 1, 3, &single[way]
+			if turn%5 == 4 {
+				count, times, best = piece, 1, &prompt[way]
+			}
+			for range times { // only the first has its graph to build
+				start := time.Now()
+				if err := d.decode(r.Context+count, masks[way/2], false); err != nil {
+					return err
+				}
+				took := time.Since(start).Seconds() * 1000 / float64(count)
+				if err := d.forget(r.Context); err != nil {
+					return err
+				}
+				if *best == 0 || took < *best {
+					*best = took
+				}
+			}
+		}
+	}
+	r.DecodeOn, r.DecodeOff, r.LocalOn, r.LocalOff = single[0], single[1], single[2], single[3]
+	r.PromptOn, r.PromptOff, r.PromptLocalOn, r.PromptLocalOff = prompt[0], prompt[1], prompt[2], prompt[3]
+	r.DecodeRatio = min(single[0], single[1]) / min(single[2], single[3])
+	r.PrefillRatio = min(prompt[0], prompt[1]) / min(prompt[2], prompt[3])
+	return nil
+}
