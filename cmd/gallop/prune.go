@@ -114,30 +114,23 @@ func pruneNeurons(cmd *cobra.Command, flag string, args []string, out string, ma
 	if err != nil {
 		return err
 	}
-	progress, done := byteBar(cmd.ErrOrStderr(), "pruning")
-	err = prune.Neurons(ctx, path, out, kept, &prune.Options{Progress: progress})
-	done()
-	if err != nil {
-		return err
-	}
-	before, err := inspect.Read(path)
-	if err != nil {
-		return err
-	}
-	after, err := inspect.Read(out)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%s: without %g %% of the neurons of feed-forwards, %s instead of %s\n", out, float64(mask.Neurons())*100/skip.NeuronUnits,
-		humanize.IBytes(uint64(after.FileBytes)), humanize.IBytes(uint64(before.FileBytes)))
-	return nil
+	return pruneTo(cmd, path, out, func(o *prune.Options) error { return prune.Neurons(ctx, path, out, kept, o) }, func(_, _ *inspect.Model) string {
+		return fmt.Sprintf("without %g %% of the neurons of feed-forwards", float64(mask.Neurons())*100/skip.NeuronUnits)
+	})
 }
 
 func runPrune(cmd *cobra.Command, path, out string, layers []int) error {
 	ctx, stop := interruptible(cmd)
 	defer stop()
+	return pruneTo(cmd, path, out, func(o *prune.Options) error { return prune.Layers(ctx, path, out, layers, o) }, func(before, after *inspect.Model) string {
+		return fmt.Sprintf("%d of %d layers kept", len(after.Layers), len(before.Layers))
+	})
+}
+
+// pruneTo lets write write the file and says what it has become.
+func pruneTo(cmd *cobra.Command, path, out string, write func(*prune.Options) error, what func(before, after *inspect.Model) string) error {
 	progress, done := byteBar(cmd.ErrOrStderr(), "pruning")
-	err := prune.Layers(ctx, path, out, layers, &prune.Options{Progress: progress})
+	err := write(&prune.Options{Progress: progress})
 	done()
 	if err != nil {
 		return err
@@ -150,7 +143,6 @@ func runPrune(cmd *cobra.Command, path, out string, layers []int) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%s: %d of %d layers kept, %s instead of %s\n", out, len(after.Layers), len(before.Layers),
-		humanize.IBytes(uint64(after.FileBytes)), humanize.IBytes(uint64(before.FileBytes)))
+	fmt.Fprintf(cmd.OutOrStdout(), "%s: %s, %s instead of %s\n", out, what(before, after), humanize.IBytes(uint64(after.FileBytes)), humanize.IBytes(uint64(before.FileBytes)))
 	return nil
 }

@@ -1,7 +1,6 @@
 package prune
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,22 +28,7 @@ const keyFeedForward = "feed_forward_length"
 // given. Stock llama.cpp loads it as a model with narrower feed-forwards. Errors are as of [Layers]
 // and [ErrNeurons].
 func Neurons(ctx context.Context, src, dst string, kept []Kept, opts *Options) error {
-	opts = cmp.Or(opts, &Options{})
-	f, err := gguf.Open(src)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	for _, part := range f.Paths() {
-		if err := checkTarget(part, dst, opts.Overwrite); err != nil {
-			return err
-		}
-	}
-	meta, tensors, err := sparse(f, kept)
-	if err != nil {
-		return fmt.Errorf("%s: %w", src, err)
-	}
-	return gguf.Write(ctx, dst, meta, tensors, &gguf.WriteOptions{Progress: opts.Progress})
+	return write(ctx, src, dst, opts, func(f *gguf.File) (gguf.Metadata, []gguf.Source, error) { return sparse(f, kept) })
 }
 
 // sparse gives metadata and tensors of the file without the neurons.

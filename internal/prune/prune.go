@@ -63,6 +63,11 @@ type Options struct {
 // dst appears only when it is complete; after any failure, a full disk or a
 // cancelled context nothing is left of it.
 func Layers(ctx context.Context, src, dst string, layers []int, opts *Options) error {
+	return write(ctx, src, dst, opts, func(f *gguf.File) (gguf.Metadata, []gguf.Source, error) { return reduce(f, layers) })
+}
+
+// write writes what change makes of the model src.
+func write(ctx context.Context, src, dst string, opts *Options, change func(*gguf.File) (gguf.Metadata, []gguf.Source, error)) error {
 	opts = cmp.Or(opts, &Options{})
 	f, err := gguf.Open(src)
 	if err != nil {
@@ -74,7 +79,7 @@ func Layers(ctx context.Context, src, dst string, layers []int, opts *Options) e
 			return err
 		}
 	}
-	meta, tensors, err := reduce(f, layers)
+	meta, tensors, err := change(f)
 	if err != nil {
 		return fmt.Errorf("%s: %w", src, err)
 	}
