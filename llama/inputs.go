@@ -34,10 +34,10 @@ func (c *Context) LayerInput(layer, i int) ([]float32, error) {
 	if layer < 1 || layer >= c.Model.NLayer {
 		return nil, fmt.Errorf("layer input: %w: layer %d, want 1 to %d", ErrOption, layer, c.Model.NLayer-1)
 	}
-	if _, err := c.output(i); err != nil {
-		return nil, err
+	if c.ptr == nil {
+		return nil, fmt.Errorf("layer input: %w", ErrClosed)
 	}
-	if c.own.inputs != nil && c.unified && i >= 0 { // other caches' batches may be computed in another order
+	if c.own.inputs != nil && c.unified && i >= 0 && i < c.nOut { // other caches' batches may be computed in another order
 		rows := &c.own.inputs.after[layer-1]
 		if int(rows.n) == c.nOut && int(rows.width) == c.Model.NEmbd {
 			all := unsafe.Slice((*float32)(unsafe.Pointer(rows.data)), c.nOut*c.Model.NEmbd)
