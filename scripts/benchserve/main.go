@@ -166,7 +166,7 @@ func demoSubject(context.Context) (*subject, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &subject{name: "gallop-demo", path: path, url: "/v1/chat/completions", ctx: 256, threads: 1, loads: []load{{1, 4, 100}, {8, 2, 30}, {most, 1, 4}}}
+	s := &subject{name: "gallop-demo", path: path, url: "/v1/chat/completions", ctx: 256, threads: 1, loads: []load{{1, 4, 60}, {8, 2, 24}, {most, 1, 12}}}
 	for _, e := range examples {
 		prompt, err := json.Marshal(e.Prompt)
 		if err != nil {
