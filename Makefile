@@ -50,7 +50,7 @@ setup: build ## fetch llama.cpp's libraries into the user's cache folder
 
 test: build setup preload need-browser need-page ## run the tests, then once more with the race detector
 	go test -timeout 20m ./...
-	go test -timeout 20m -race -skip 'TestMaskEquals|TestEveryMask|TestRowMasks|TestAlone' $$(go list ./... | grep -vE '$(NO_RACE)')
+	go test -timeout 20m -race -skip 'TestMaskEquals|TestEveryMask|TestRowMasks|TestAlone|TestLocal|TestNeuronsEqualPruned|TestNeuronsSwitch' $$(go list ./... | grep -vE '$(NO_RACE)')
 
 test-long: build setup preload need-python3 need-node need-browser need-page ## run the tests that take long, with foreign programs among them
 	GALLOP_LONG=1 go test -timeout 2h ./...
