@@ -30,7 +30,7 @@ if ! command -v shellcheck >/dev/null; then
 	apt-get install -y -qq shellcheck >/dev/null
 fi
 scripts=()
-for file in .ci/* scripts/*; do
+for file in .ci/* scripts/* deploy/calibrate/*; do
 	if [ -f "$file" ] && head -n 1 "$file" | grep -qE '^#!.*\b(ba)?sh\b'; then
 		scripts+=("$file")
 	fi

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -24,6 +25,8 @@ import (
 // calibration holds the flags of `gallop calibrate`.
 type calibration struct {
 	model, template, out, unit, prefill, features, depths, preset string
+	shard, work                                                   string
+	merge, wait                                                   bool
 	data                                                          []string
 	quick, skipBad                                                bool
 	threads, gpuLayers, perTask                                   int
@@ -49,7 +52,14 @@ is JSONL with "prompt" and, where known, "answer" and "task"; published files of
 ARC, BoolQ, HellaSwag, PIQA, WinoGrande, OpenBookQA, SciQ, MathQA and GSM8K are
 read as they are.
 
-A run that was stopped goes on where it was when it is started again.`,
+A run that was stopped goes on where it was when it is started again.
+
+Several machines share the work by a folder that all of them see: each runs
+--shard i/n --work DIR, with i from 0, and one runs --merge --work DIR, all with the same
+other flags. Without --wait a shard ends when it has done what it can until others have
+done theirs, and is to be started again; --merge then exits with 75 and prints which
+shards those are. With --wait, all n run at once and wait for each other. The profile is
+that of one machine, to the bit where the processors are of one kind.`,
 		Args: oneModel,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if f.model, err = namedModel(cmd, f.model, args); err != nil {
@@ -75,6 +85,10 @@ A run that was stopped goes on where it was when it is started again.`,
 	flags.DurationVar(&f.budget, "budget", 0, "time for all searches together, as in 30m (default: no limit)")
 	flags.Uint64VarP(&f.seed, "seed", "s", 1, "seed of all that is random")
 	flags.IntVarP(&f.threads, "threads", "t", -1, "threads; -1 = physical cores, fewer for a tiny model")
+	flags.StringVar(&f.shard, "shard", "", "compute share i of n, as in 0/4, into --work")
+	flags.BoolVar(&f.merge, "merge", false, "make the profile of what the shards have computed in --work; exits with 75 while losses are missing")
+	flags.BoolVar(&f.wait, "wait", false, "with --shard and --merge: wait for other shards instead of ending")
+	flags.StringVar(&f.work, "work", "", "folder that all shards share")
 	flags.IntVar(&f.gpuLayers, "ngl", -1, "layers on the GPU; -1 = all, 0 = none")
 	return cmd
 }
@@ -92,7 +106,9 @@ func runCalibrate(cmd *cobra.Command, f *calibration) error {
 	if err != nil {
 		return err
 	}
-	if err := setFolder(o, fingerprint); err != nil {
+	if o.Shard != nil {
+		o.Folder = f.work
+	} else if err := setFolder(o, fingerprint); err != nil {
 		return err
 	}
 	ctx, stop := interruptible(cmd)
@@ -127,12 +143,52 @@ func runCalibrate(cmd *cobra.Command, f *calibration) error {
 	}
 	_, err = calibrate.Run(ctx, m, *o)
 	done()
-	if err != nil {
+	var missing *calibrate.MissingError
+	switch {
+	case errors.As(err, &missing) && f.merge:
+		fmt.Fprintln(cmd.OutOrStdout(), missing.List())
 		return err
+	case errors.As(err, &missing):
+		fmt.Fprintf(cmd.ErrOrStderr(), "shard %s has done its share so far: %v\n", f.shard, missing)
+		return nil
+	case err != nil:
+		return err
+	case o.Shard != nil && !f.merge:
+		fmt.Fprintf(cmd.ErrOrStderr(), "shard %s has nothing left to do: `gallop calibrate --merge` makes the profile\n", f.shard)
+		return nil
 	}
 	fmt.Fprintln(cmd.OutOrStdout(), out)
 	return nil
 }
+
+// shards is what the flags say of shards; nil = this process does all.
+func (f *calibration) shards() (*calibrate.Shard, error) {
+	if f.shard == "" && !f.merge {
+		if f.work != "" || f.wait {
+			return nil, usageError{errors.New("--work and --wait go with --shard or --merge")}
+		}
+		return nil, nil
+	}
+	if f.work == "" || f.merge && f.shard != "" {
+		return nil, usageError{errors.New("write --shard i/n --work DIR to compute a share, and --merge --work DIR to make the profile")}
+	}
+	if f.quick || f.budget > 0 {
+		return nil, usageError{errors.New("shards have no limit of time, which would make the result depend on the machines: leave out --quick and --budget")}
+	}
+	if f.merge {
+		return &calibrate.Shard{Number: calibrate.Merge, Wait: f.wait}, nil
+	}
+	number, of, ok := strings.Cut(f.shard, "/")
+	i, err := strconv.Atoi(number)
+	n, err2 := strconv.Atoi(of)
+	if !ok || err != nil || err2 != nil || i < 0 || i >= n || n > mostShards {
+		return nil, usageError{fmt.Errorf("--shard is %q, want i/n with i from 0 to n-1 and n at most %d, as in 0/4", f.shard, mostShards)}
+	}
+	return &calibrate.Shard{Number: i, Of: n, Wait: f.wait}, nil
+}
+
+// mostShards is how many logs each shard reads at most.
+const mostShards = 10_000
 
 // setFolder names the folder for what is measured of a model, and forgets what old
 // calibrations measured.
@@ -196,6 +252,9 @@ func (f *calibration) options(cmd *cobra.Command) (*calibrate.Options, error) {
 		if o.Preset, err = router.Preset(f.preset); err != nil {
 			return nil, usageError{fmt.Errorf("--preset: %w", err)}
 		}
+	}
+	if o.Shard, err = f.shards(); err != nil {
+		return nil, err
 	}
 	o.Examples = dataset.Starter()
 	if len(f.data) > 0 {

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/gallop-llm/gallop/internal/calibrate"
 	"github.com/gallop-llm/gallop/libs"
 	"github.com/gallop-llm/gallop/llama"
 )
@@ -25,6 +26,7 @@ const (
 	exitOK          = 0
 	exitError       = 1
 	exitUsage       = 2
+	exitAgain       = 75  // EX_TEMPFAIL of sysexits.h: to be tried again
 	exitInterrupted = 130 // as shells count SIGINT
 	exitTerminated  = 143 // and SIGTERM
 )
@@ -50,6 +52,7 @@ func run(args []string, in io.Reader, out, errOut io.Writer) int {
 func codeOf(ctx context.Context, err error) int {
 	var usage usageError
 	var code exitCode
+	var missing *calibrate.MissingError
 	switch {
 	case err == nil:
 		return exitOK
@@ -61,6 +64,8 @@ func codeOf(ctx context.Context, err error) int {
 		return int(code)
 	case errors.As(err, &usage):
 		return exitUsage
+	case errors.As(err, &missing):
+		return exitAgain
 	}
 	return exitError
 }

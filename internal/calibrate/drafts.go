@@ -22,74 +22,88 @@ const drafting = "drafting"
 // pay, because the whole model verifies.
 var draftShares = []float64{0.3, 0.45, 0.6, 0.75, 0.9}
 
-// wrong gives, of each case, the share of the answer's tokens that the model
+// wrong is the share of a case's answer's tokens that the model
 // under a mask would have drafted wrongly: those that are not its likeliest after
 // the whole model's prompt and the answer's tokens before. The first token comes
 // from the prompt's own pass and is never drafted. The share is a little too
 // high for drafts, which begin anew every few tokens from what the whole model
 // has verified.
-func (r *run) wrong(name string, cases []score.Case) search.Losses {
-	return r.valuesOf(name, cases, skip.FullPrefill, func(s score.Score) (share float64) {
-		drafted := s.Tokens[1:]
-		for _, t := range drafted {
-			if math.Exp(t.LogP) < t.Top*(1-likeliestRounding) {
-				share += 1 / float64(len(drafted))
-			}
+func wrong(s score.Score) (share float64) {
+	drafted := s.Tokens[1:]
+	for _, t := range drafted {
+		if math.Exp(t.LogP) < t.Top*(1-likeliestRounding) {
+			share += 1 / float64(len(drafted))
 		}
-		return share
-	})
+	}
+	return share
 }
 
 // likeliestRounding is how much a probability may fall short of the likeliest
 // token's, from rounding, and be taken for it.
 const likeliestRounding = 1e-6
 
-// drafts finds masks to draft under: a search over the halves of layers, for the
-// fewest wrong tokens per byte saved, on all tasks together. What becomes of each
-// prompt's tokens under each mask is what acceptance is predicted by.
+// forDrafts is the search of masks to draft under: over the halves of layers, for the
+// fewest wrong tokens per byte saved, on all tasks together.
+func (r *run) forDrafts() pursuit {
+	units := search.SublayerUnits(r.sizes)
+	return pursuit{drafting, r.mixed, units, draftShares[len(draftShares)-1] * inner(units), skip.FullPrefill, wrong}
+}
+
+// inner is the depth of all units.
+func inner(units []search.Unit) (depth float64) {
+	for _, u := range units {
+		depth += u.Depth
+	}
+	return depth
+}
+
+// drafts finds masks to draft under. What becomes of each prompt's tokens under each mask is
+// what acceptance is predicted by.
 func (r *run) drafts(ctx context.Context, p *router.Profile) error {
 	if r.Preset != nil {
 		return nil
 	}
-	units := search.SublayerUnits(r.sizes)
-	inner := 0.0
-	for _, u := range units {
-		inner += u.Depth
+	if err := r.findDrafts(ctx, p); err != nil {
+		return err
 	}
-	influence, err := r.influence(ctx, units)
+	rows, err := r.measureDrafts(ctx, p)
 	if err != nil {
 		return err
 	}
-	cases := r.mixed()
-	o := r.options("searching "+drafting, influence, r.Budget/time.Duration(len(r.tasks)+1))
-	o.Depth, o.PerByte = draftShares[len(draftShares)-1]*inner, true
-	path, err := search.Greedy(ctx, units, len(cases), r.wrong(drafting, cases), o)
+	p.Drafter, _, err = router.Train(r.vectors, rows, &router.TrainOptions{Hidden: draftHidden, Nets: 1, Seed: r.Seed, Between: func() error { return r.Pause.Wait(ctx) }})
+	return err
+}
+
+// findDrafts searches the masks.
+func (r *run) findDrafts(ctx context.Context, p *router.Profile) error {
+	s := r.forDrafts()
+	path, err := r.find(ctx, s, r.Budget/time.Duration(len(r.tasks)+1))
 	if err != nil && !errors.Is(err, search.ErrBudget) {
 		return err
 	}
 	for _, share := range draftShares {
-		mask := maskAt(path, share*inner)
+		mask := maskAt(path, share*inner(s.units))
 		if !slices.ContainsFunc(p.Drafts, func(d router.Draft) bool { return d.Mask == mask }) {
 			p.Drafts = append(p.Drafts, router.Draft{Mask: mask, Depth: r.sizes.Depth(mask)})
 		}
 	}
-	return r.acceptance(ctx, p)
+	return nil
 }
 
-// acceptance measures every prompt under every draft and trains what predicts it.
-func (r *run) acceptance(ctx context.Context, p *router.Profile) error {
-	rows := make([][]float64, len(r.cases))
+// measureDrafts measures every prompt under every draft: (len(r.cases), 1 + len(p.Drafts)).
+func (r *run) measureDrafts(ctx context.Context, p *router.Profile) (rows [][]float64, err error) {
+	rows = make([][]float64, len(r.cases))
 	for from, to := 0, 0; from < len(r.cases); from = to {
 		to = r.chunkFrom(from)
-		wrong := r.wrong(fmt.Sprint(drafting, " from ", from), r.cases[from:to])
+		losses := r.wrap(fmt.Sprint(drafting, " from ", from), r.valuesOf(r.cases[from:to], skip.FullPrefill, wrong), r.chunkOwner(from), true)
 		for i := from; i < to; i++ {
 			rows[i] = []float64{0} // nothing drafted is never wrong
 		}
 		for n, d := range p.Drafts {
 			r.Progress("measuring drafts", from*len(p.Drafts)+n*(to-from), len(r.cases)*len(p.Drafts))
-			values, err := wrong(ctx, d.Mask, search.All(to-from))
+			values, err := losses(ctx, d.Mask, search.All(to-from))
 			if err != nil {
-				return err
+				return nil, err
 			}
 			for i, v := range values {
 				rows[from+i] = append(rows[from+i], v)
@@ -100,9 +114,7 @@ func (r *run) acceptance(ctx context.Context, p *router.Profile) error {
 	for n := range p.Drafts {
 		p.Drafts[n].Acceptance = min(max(p.Drafts[n].Acceptance, 0), 1) // sums round
 	}
-	var err error
-	p.Drafter, _, err = router.Train(r.vectors, rows, &router.TrainOptions{Hidden: draftHidden, Nets: 1, Seed: r.Seed, Between: func() error { return r.Pause.Wait(ctx) }})
-	return err
+	return rows, nil
 }
 
 // draftHidden is the width of the network that predicts acceptance. It only

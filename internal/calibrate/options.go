@@ -54,6 +54,10 @@ type Options struct {
 	Seed    uint64
 	Folder  string // for what has been measured so far; a run with the same data and settings resumes from it
 
+	// Shard, unless nil, makes the run one of several processes that share the work by logs in
+	// Folder. Such a run has no Budget, no Time and no Pause.
+	Shard *Shard
+
 	// Pause, while it is on, holds up what is done, and does not count for Time; nil =
 	// never. A decode that is running is done again, so that last digits may differ. The
 	// memory beside the model's is bounded then, see [Memory].

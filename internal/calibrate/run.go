@@ -35,6 +35,7 @@ type run struct {
 	cases  []score.Case            // each with an answer
 	tasks  []string                // sorted
 	byTask map[string][]score.Case // what the searches look at
+	mixed  []score.Case            // what those look at that know no task
 
 	unsearched []int                         // the other cases
 	sample     []int                         // cases that escalation is calibrated on, ascending
@@ -55,6 +56,12 @@ type run struct {
 	measured   time.Duration      // that the candidates took to be measured
 	unitLosses [][]float64        // (len(tasks), 2 layers) loss increase of each sublayer skipped alone; NaN = not searched
 	losses     [][]float64        // (len(cases), len(candidates)) loss increase over the empty mask
+
+	sharing bool              // losses of other shards are waited for, and not computed
+	missing map[int]bool      // shards that have not computed yet what was asked for
+	did     bool              // something was computed
+	owners  map[string]shards // of the searches, by name; nil = not divided yet
+	chunks  []int             // where chunks of cases begin; nil = not known yet
 }
 
 // scored is a case under a mask.
@@ -65,7 +72,8 @@ type scored struct {
 
 // Run makes a profile for m: omission sets, router and policy. The same data,
 // settings and seed give the same profile, but for the speed that is measured in the
-// end, also when a run was killed and started again with the same folder.
+// end, also when a run was killed and started again with the same folder, and when several
+// shared it. A shard that has nothing left to do gives a nil profile, or [MissingError].
 func Run(ctx context.Context, m *llama.Model, o Options) (*router.Profile, error) {
 	r := &run{Options: o, start: time.Now(), model: m, sizes: search.SizesOf(m.Tensors, m.NLayer), tokens: map[scored][]score.TokenScore{}}
 	if err := r.defaults(); err != nil {
@@ -85,7 +93,9 @@ func Run(ctx context.Context, m *llama.Model, o Options) (*router.Profile, error
 			r.influenceCtx.Close()
 		}
 	}()
-	if r.log, err = search.OpenLog(filepath.Join(r.Folder, LogFile), r.key()); errors.Is(err, search.ErrLogKey) || errors.Is(err, search.ErrLog) { // other settings, or an older version's
+	if r.Shard != nil {
+		err = r.openShards(ctx)
+	} else if r.log, err = search.OpenLog(filepath.Join(r.Folder, LogFile), r.key()); errors.Is(err, search.ErrLogKey) || errors.Is(err, search.ErrLog) { // other settings, or an older version's
 		r.log, err = search.CreateLog(filepath.Join(r.Folder, LogFile), r.key())
 	}
 	if err != nil {
@@ -97,12 +107,16 @@ func Run(ctx context.Context, m *llama.Model, o Options) (*router.Profile, error
 		return nil, err
 	}
 	defer r.features.Close()
-	for _, stage := range []func(context.Context) error{
-		r.encode, r.group, r.answer, r.openScorer, r.split, r.searchAll, r.contest, r.measure,
-	} {
-		if err := stage(ctx); err != nil {
+	if err := r.through(ctx, r.encode, r.group, r.answer, r.split, r.openScorer); err != nil {
+		return nil, err
+	}
+	if r.Shard != nil {
+		if err := r.share(ctx); err != nil || !r.Shard.merges() {
 			return nil, err
 		}
+	}
+	if err := r.through(ctx, r.searchAll, r.contest, r.measure); err != nil {
+		return nil, err
 	}
 	p, err := r.profile(ctx)
 	if err != nil {
@@ -128,6 +142,16 @@ func Run(ctx context.Context, m *llama.Model, o Options) (*router.Profile, error
 		}
 	}
 	return p, r.tell(p)
+}
+
+// through does stages in order.
+func (r *run) through(ctx context.Context, stages ...func(context.Context) error) error {
+	for _, stage := range stages {
+		if err := stage(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // tell hands over a profile that can be used.

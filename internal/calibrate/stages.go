@@ -3,21 +3,17 @@ package calibrate
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"math"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/internal/batch"
 	"github.com/gallop-llm/gallop/internal/dataset"
-	"github.com/gallop-llm/gallop/internal/files"
 	"github.com/gallop-llm/gallop/internal/score"
 	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/internal/stats"
@@ -132,9 +128,16 @@ const (
 )
 
 // answer lets the whole model answer the prompts that have no answer: what a
-// mask changes is measured against that. The answers are kept in a file. With a
+// mask changes is measured against that. The answers are kept in the log. With a
 // limit of time, prompts that would take too long are left out.
 func (r *run) answer(ctx context.Context) error {
+	if r.Shard != nil {
+		return r.shared(ctx, r.answerOpen)
+	}
+	return r.answerOpen(ctx)
+}
+
+func (r *run) answerOpen(ctx context.Context) error {
 	var open []int
 	for i, c := range r.cases {
 		if len(c.Answers) == 0 {
@@ -144,51 +147,70 @@ func (r *run) answer(ctx context.Context) error {
 	if len(open) == 0 {
 		return nil
 	}
-	type kept struct {
-		Key     string          `json:"key"`
-		Most    int             `json:"most"` // prompts that there is time for; 0 = not known yet
-		Answers [][]llama.Token `json:"answers"`
+	// In the log: the answers' tokens, and for how many prompts there is time.
+	name := func(n int) string { return fmt.Sprint("answer ", n) }
+	known := func(n int) bool { return r.log.Kept(name(n), skip.Mask{}) != nil }
+	const counted = "prompts that there is time for"
+	most := len(open)
+	if kept := r.log.Kept(counted, skip.Mask{}); kept != nil {
+		most = min(most, int(kept[0]))
 	}
-	path := filepath.Join(r.Folder, "answers.json")
-	var k kept
-	if data, err := os.ReadFile(path); err == nil {
-		if json.Unmarshal(data, &k) != nil || k.Key != r.key() {
-			k = kept{}
+	for from := 0; from < most; from += answerChunk {
+		chunk := search.All(len(open))[from:min(from+answerChunk, len(open))]
+		if !slices.ContainsFunc(chunk, func(n int) bool { return !known(n) }) {
+			continue
 		}
-	}
-	k.Key = r.key()
-	e, err := r.engine(open)
-	if err != nil {
-		return err
-	}
-	defer e.Close()
-	most := cmp.Or(k.Most, len(open))
-	for len(k.Answers) < min(most, len(open)) {
-		r.Progress("answering", len(k.Answers), len(open))
+		if r.sharing && r.theirs(r.part(from/answerChunk, (most+answerChunk-1)/answerChunk).first) {
+			continue
+		}
+		r.Progress("answering", from, len(open))
 		start := r.elapsed()
-		own, err := r.answers(ctx, e, open[len(k.Answers):min(len(k.Answers)+answerChunk, len(open))])
+		own, err := r.answerChunk(ctx, pick(open, chunk))
 		if err != nil {
 			return err
 		}
-		k.Answers = append(k.Answers, own...)
-		if k.Most == 0 && r.Time > 0 {
+		if from == 0 && r.Time > 0 {
 			each := (r.elapsed() - start) / time.Duration(len(own))
-			k.Most = max(leastPrompts, int(promptShare/promptReads*float64(r.Time)/float64(each)))
-			most = k.Most
+			most = min(most, max(leastPrompts, int(promptShare/promptReads*float64(r.Time)/float64(each))))
+			if err := r.log.Keep(counted, skip.Mask{}, []float64{float64(most)}); err != nil {
+				return err
+			}
 		}
-		data, err := json.Marshal(k)
-		if err != nil {
-			return err
-		}
-		if err := files.Write(path, data); err != nil {
-			return fmt.Errorf("keep the whole model's answers: %w", err)
+		for k, n := range chunk {
+			tokens := make([]float64, len(own[k]))
+			for i, t := range own[k] {
+				tokens[i] = float64(t)
+			}
+			if err := r.log.Keep(name(n), skip.Mask{}, tokens); err != nil {
+				return err
+			}
 		}
 	}
-	for n, i := range open[:len(k.Answers)] {
-		r.cases[i].Answers, r.cases[i].Own = [][]llama.Token{k.Answers[n]}, true
+	if len(r.missing) > 0 {
+		return errMissing
+	}
+	for n, i := range open {
+		var tokens []llama.Token
+		for _, t := range r.log.Kept(name(n), skip.Mask{}) {
+			tokens = append(tokens, llama.Token(t))
+		}
+		if tokens != nil {
+			r.cases[i].Answers, r.cases[i].Own = [][]llama.Token{tokens}, true
+		}
 	}
 	r.keep(slices.DeleteFunc(search.All(len(r.cases)), func(i int) bool { return len(r.cases[i].Answers) == 0 }))
 	return nil
+}
+
+// answerChunk gives the whole model's own answers to some of the cases' prompts, which depend on
+// no others: the engine is new, since logits depend in their last digits on what else is in its cache.
+func (r *run) answerChunk(ctx context.Context, some []int) ([][]llama.Token, error) {
+	e, err := r.engine(some)
+	if err != nil {
+		return nil, err
+	}
+	defer e.Close()
+	return r.answers(ctx, e, some)
 }
 
 // answers gives the whole model's own answers to some of the cases' prompts.
@@ -221,6 +243,7 @@ func (r *run) engine(some []int) (*gallop.Engine, error) {
 	}
 	return gallop.New(r.model, &gallop.Options{
 		Parallel: max(min(atOnce, score.DefaultNCtx/room), 1), Profile: gallop.NoProfile, Shortlist: -1, NoCosts: true,
+		Isolate: r.Pause == nil, // else a near tie is decided by which requests happen to share a decode
 		Context: llama.ContextOptions{NCtx: room, Threads: r.Threads}, Pause: r.Pause,
 	})
 }
@@ -248,6 +271,15 @@ func (r *run) split(context.Context) error {
 		}
 	}
 	r.tasks = slices.Sorted(maps.Keys(r.byTask))
+	// Cases of every task in turn, twice as many as a task's search sees: what SLEB calls
+	// calibration data, for sets that know no task.
+	for i := range r.PerTask {
+		for _, task := range r.tasks {
+			if i < len(r.byTask[task]) && len(r.mixed) < 2*r.PerTask {
+				r.mixed = append(r.mixed, r.byTask[task][i])
+			}
+		}
+	}
 	r.sample = r.unsearched
 	if len(r.sample) == 0 {
 		r.sample = search.All(len(r.cases))
@@ -262,13 +294,54 @@ func (r *run) split(context.Context) error {
 	return nil
 }
 
-// lossesOf gives the task losses of cases under masks, from the log where they
-// are known.
-func (r *run) lossesOf(task string, cases []score.Case, margin bool) search.Losses {
-	if margin {
-		return r.valuesOf(task, cases, r.Prefill, func(s score.Score) float64 { return s.Margin })
+// pursuit is a search that a calibration does.
+type pursuit struct {
+	name    string
+	cases   []score.Case
+	units   []search.Unit
+	depth   float64
+	prefill skip.Prefill
+	value   func(score.Score) float64 // of a case, that is made small
+}
+
+// lossesOf are a search's, from the log where they are known; else their owner computes them.
+func (r *run) lossesOf(p pursuit, owner func(skip.Mask) int) search.Losses {
+	return r.wrap(p.name, r.valuesOf(p.cases, p.prefill, p.value), owner, false)
+}
+
+// forAll is the search of the sets that know no task.
+func (r *run) forAll() pursuit {
+	return pursuit{general, r.mixed, Units(r.Unit, r.sizes), slices.Max(r.Depths), r.Prefill, loss}
+}
+
+// forTask are a task's searches: by loss, and where there are wrong answers by margin.
+func (r *run) forTask(task string) []pursuit {
+	p := pursuit{task, r.byTask[task], Units(r.Unit, r.sizes), slices.Max(r.Depths), r.Prefill, loss}
+	all := []pursuit{p}
+	if len(p.cases[0].Answers) > 1 {
+		p.name, p.value = task+" by margin", func(s score.Score) float64 { return s.Margin }
+		all = append(all, p)
 	}
-	return r.valuesOf(task, cases, r.Prefill, loss)
+	return all
+}
+
+// find does a search. budget 0 = no limit.
+func (r *run) find(ctx context.Context, p pursuit, budget time.Duration) ([]search.Step, error) {
+	influence, err := r.influence(ctx, p.units)
+	if err != nil {
+		return nil, err
+	}
+	o := r.options("searching "+p.name, p.depth, influence, budget)
+	var owner func(skip.Mask) int
+	if r.sharing {
+		owner = r.dividing(p, o)
+	}
+	return search.Greedy(ctx, p.units, len(p.cases), r.lossesOf(p, owner), o)
+}
+
+// firstOwner is the shard that computes what a search does not ask for in its rounds.
+func (r *run) firstOwner(name string) func(skip.Mask) int {
+	return func(skip.Mask) int { return r.ownersOf(name).first }
 }
 
 // loss is what a search makes small and a router predicts. Against the whole
@@ -281,9 +354,9 @@ func loss(s score.Score) float64 {
 	return s.Loss
 }
 
-// valuesOf gives a value of the scores of cases under masks, likewise.
-func (r *run) valuesOf(name string, cases []score.Case, prefill skip.Prefill, value func(score.Score) float64) search.Losses {
-	return r.log.Wrap(name, func(ctx context.Context, mask skip.Mask, examples []int) ([]float64, error) {
+// valuesOf gives a value of the scores of cases under masks.
+func (r *run) valuesOf(cases []score.Case, prefill skip.Prefill, value func(score.Score) float64) search.Losses {
+	return func(ctx context.Context, mask skip.Mask, examples []int) ([]float64, error) {
 		if err := r.holdPrompts(ctx, cases, prefill); err != nil {
 			return nil, err
 		}
@@ -297,7 +370,7 @@ func (r *run) valuesOf(name string, cases []score.Case, prefill skip.Prefill, va
 			values[i] = value(s)
 		}
 		return values, err
-	})
+	}
 }
 
 // holdPrompts makes what is scored next depend on cases alone, and not on what was
@@ -337,10 +410,10 @@ func Units(u Unit, sizes search.Sizes) []search.Unit {
 // after the first.
 const pooled = 8
 
-// options are those of a search down to the deepest sets. budget 0 = no limit.
-func (r *run) options(stage string, influence []float64, budget time.Duration) *search.Options {
+// options are those of a search. budget 0 = no limit.
+func (r *run) options(stage string, depth float64, influence []float64, budget time.Duration) *search.Options {
 	o := &search.Options{
-		Depth: slices.Max(r.Depths), PerByte: r.Unit != Layers, Budget: budget, Influence: influence,
+		Depth: depth, PerByte: r.Unit != Layers, Budget: budget, Influence: influence,
 		Progress: func(done, total int) { r.Progress(stage, done, max(total, done, 1)) },
 	}
 	if o.Held = r.Pause.Held; budget > 0 {
@@ -355,38 +428,28 @@ const searchShare = 0.5
 
 // searchAll finds the sets that know no task, and the baselines.
 func (r *run) searchAll(ctx context.Context) error {
-	r.candidates = []router.Candidate{{}}
+	r.candidates, r.baselines = []router.Candidate{{}}, nil
 	if r.Preset != nil {
 		r.candidates = r.Preset
 		return nil
-	}
-	units := Units(r.Unit, r.sizes)
-	influence, err := r.influence(ctx, units)
-	if err != nil {
-		return err
 	}
 	budget := r.Budget / time.Duration(len(r.tasks)+1)
 	if r.Time > 0 {
 		budget = max(r.left()-time.Duration((1-searchShare)*float64(r.Time)), time.Nanosecond)
 	}
-	cases, start := r.mixed(), r.elapsed()
-	path, err := search.Greedy(ctx, units, len(cases), r.lossesOf(general, cases, false), r.options("searching "+general, influence, budget))
+	all, start := r.forAll(), r.elapsed()
+	path, err := r.find(ctx, all, budget)
 	if err != nil && !errors.Is(err, search.ErrBudget) {
 		return err
 	}
 	r.searched = r.elapsed() - start
 	r.take(general, path)
-	return r.baseline(ctx, units, influence, cases)
+	return r.baseline(ctx, all)
 }
 
 // searchTasks finds each task's sets. With a limit of time it does so for all
 // tasks or none, and more tells whether it did.
 func (r *run) searchTasks(ctx context.Context) (more bool, err error) {
-	units := Units(r.Unit, r.sizes)
-	influence, err := r.influence(ctx, units)
-	if err != nil {
-		return false, err
-	}
 	budget := r.Budget / time.Duration(len(r.tasks)+1)
 	if r.Time > 0 {
 		// Half as many examples as for all prompts take half of that time, and the new
@@ -401,29 +464,22 @@ func (r *run) searchTasks(ctx context.Context) (more bool, err error) {
 		path []search.Step
 	}
 	var all []found
+	r.unitLosses = nil
 	for _, task := range r.tasks {
-		cases := r.byTask[task]
-		for _, margin := range []bool{false, true} {
-			name := task
-			if margin {
-				if len(cases[0].Answers) < 2 {
-					break
-				}
-				name += " by margin"
-			}
-			path, err := search.Greedy(ctx, units, len(cases), r.lossesOf(name, cases, margin), r.options("searching "+name, influence, budget))
+		for _, p := range r.forTask(task) {
+			path, err := r.find(ctx, p, budget)
 			if errors.Is(err, search.ErrBudget) && r.Time > 0 {
 				return false, nil
 			}
 			if err != nil && !errors.Is(err, search.ErrBudget) {
 				return false, err
 			}
-			all = append(all, found{name, path})
+			all = append(all, found{p.name, path})
 		}
 		if r.Time > 0 {
 			continue
 		}
-		if err := r.unitLossesOf(ctx, task, units); err != nil {
+		if err := r.unitLossesOf(ctx, task); err != nil && !(r.sharing && errors.Is(err, errMissing)) { // a shard goes on with the next task
 			return false, err
 		}
 	}
@@ -434,18 +490,19 @@ func (r *run) searchTasks(ctx context.Context) (more bool, err error) {
 }
 
 // unitLossesOf measures what each unit skipped alone costs a task.
-func (r *run) unitLossesOf(ctx context.Context, task string, units []search.Unit) error {
-	cases := r.byTask[task]
-	whole, err := r.lossesOf(task, cases, false)(ctx, skip.Mask{}, search.All(len(cases)))
+func (r *run) unitLossesOf(ctx context.Context, task string) error {
+	p := r.forTask(task)[0]
+	losses := r.lossesOf(p, r.firstOwner(task))
+	whole, err := losses(ctx, skip.Mask{}, search.All(len(p.cases)))
 	if err != nil {
 		return err
 	}
-	alone, err := search.Singles(ctx, units, len(cases), r.lossesOf(task, cases, false))
+	alone, err := search.Singles(ctx, p.units, len(p.cases), losses)
 	if err != nil {
 		return err
 	}
 	row := slices.Repeat([]float64{math.NaN()}, 2*r.model.NLayer)
-	for i, u := range units {
+	for i, u := range p.units {
 		l := u.Mask.Highest()
 		if u.Mask.Skipped(l)&skip.Attention != 0 {
 			row[2*l] = alone[i] - stats.Mean(whole)
@@ -458,19 +515,6 @@ func (r *run) unitLossesOf(ctx context.Context, task string, units []search.Unit
 	return nil
 }
 
-// mixed takes cases of every task in turn, twice as many as a task's search sees:
-// what SLEB calls calibration data, for sets that know no task.
-func (r *run) mixed() (cases []score.Case) {
-	for i := range r.PerTask {
-		for _, task := range r.tasks {
-			if i < len(r.byTask[task]) && len(cases) < 2*r.PerTask {
-				cases = append(cases, r.byTask[task][i])
-			}
-		}
-	}
-	return cases
-}
-
 // How much text block influence is measured on: the mean over some thousand tokens
 // has long settled, and that over fewer orders the layers nearly the same.
 const (
@@ -480,17 +524,22 @@ const (
 
 // influence gives ShortGPT's block influence of every unit. It is measured once.
 func (r *run) influence(ctx context.Context, units []search.Unit) ([]float64, error) {
+	name := fmt.Sprintf("block influence of %d units from %s", len(units), units[0].Mask)
+	if kept := r.log.Kept(name, skip.Mask{}); kept != nil && r.Time == 0 {
+		return kept, nil
+	}
 	if r.influenceCtx == nil {
 		if err := r.measureInfluence(ctx); err != nil {
 			return nil, err
 		}
 	}
-	return search.Influences(units, r.influenceCtx), nil
+	values := search.Influences(units, r.influenceCtx)
+	return values, r.log.Keep(name, skip.Mask{}, values)
 }
 
 func (r *run) measureInfluence(ctx context.Context) error {
 	longest := 0
-	cases := r.mixed()
+	cases := r.mixed
 	for _, c := range cases {
 		longest = max(longest, len(c.Prompt))
 	}
@@ -559,8 +608,12 @@ func maskAt(path []search.Step, depth float64) skip.Mask {
 }
 
 // baseline finds what a router has to beat: sets found without looking at tasks.
-func (r *run) baseline(ctx context.Context, units []search.Unit, influence []float64, cases []score.Case) error {
-	losses := r.lossesOf(general, cases, false)
+func (r *run) baseline(ctx context.Context, p pursuit) error {
+	units, losses := p.units, r.lossesOf(p, r.firstOwner(general))
+	influence, err := r.influence(ctx, units)
+	if err != nil {
+		return err
+	}
 	for _, depth := range r.Depths {
 		byInfluence, err := search.ByInfluence(units, influence, depth)
 		if err != nil {
@@ -573,7 +626,7 @@ func (r *run) baseline(ctx context.Context, units []search.Unit, influence []flo
 		sets := []router.Candidate{{Task: router.BaselineInfluence, Mask: byInfluence}, {Task: router.BaselineRandom, Mask: random}}
 		run, err := search.Step{}, error(search.ErrSearch)
 		if r.Time == 0 { // it looks at every run
-			run, err = search.Contiguous(ctx, units, len(cases), losses, depth)
+			run, err = search.Contiguous(ctx, units, len(p.cases), losses, depth)
 		}
 		switch {
 		case err == nil:
@@ -614,7 +667,7 @@ func (r *run) chunkOf(n int) (from, to int) {
 // escalation needs of them.
 func (r *run) lossesFrom(from int) search.Losses {
 	to := r.chunkFrom(from)
-	return r.log.Wrap(fmt.Sprint("candidates from ", from), func(ctx context.Context, mask skip.Mask, examples []int) ([]float64, error) {
+	return r.wrap(fmt.Sprint("candidates from ", from), func(ctx context.Context, mask skip.Mask, examples []int) ([]float64, error) {
 		scores, err := r.scoreChunk(ctx, r.cases[from:to], mask, examples)
 		values := make([]float64, len(scores))
 		for k, s := range scores {
@@ -623,10 +676,13 @@ func (r *run) lossesFrom(from int) search.Losses {
 				if _, in := slices.BinarySearch(r.sample, i); in {
 					r.tokens[scored{i, mask}] = s.Tokens
 				}
+				if r.sharing {
+					err = cmp.Or(err, r.keepTokens(i, mask))
+				}
 			}
 		}
 		return values, err
-	})
+	}, r.chunkOwner(from), true)
 }
 
 // scoreChunk scores some of a chunk of cases.
@@ -646,6 +702,9 @@ func (r *run) scoreChunk(ctx context.Context, chunk []score.Case, mask skip.Mask
 func (r *run) tokensOf(ctx context.Context, n int, mask skip.Mask) ([]score.TokenScore, error) {
 	if known, ok := r.tokens[scored{n, mask}]; ok {
 		return known, nil
+	}
+	if kept := r.keptTokens(n, mask); kept != nil {
+		return kept, nil
 	}
 	from, to := r.chunkOf(n)
 	chunk := r.cases[from:to]

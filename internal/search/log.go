@@ -8,11 +8,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math"
 	"os"
 	"sync"
 
+	"github.com/gallop-llm/gallop/internal/files"
 	"github.com/gallop-llm/gallop/skip"
 )
 
@@ -33,13 +35,16 @@ var (
 //
 // The file is a line of JSON that names the key, then one for each evaluation,
 // written at once and whole when it is done. What a kill or a crash left
-// unreadable at the end is cut off when the log is opened. One process may use a
-// log at a time, any number of goroutines.
+// unreadable at the end is cut off when the log is opened. One process may write a
+// log at a time, any number of goroutines. Other processes may read it meanwhile,
+// see [Log.Join].
 type Log struct {
-	mu    sync.Mutex
-	file  *os.File                   // nil once closed
-	size  int64                      // bytes up to the end of the last whole line
-	known map[logKey]map[int]float64 // by example
+	mu     sync.Mutex
+	key    string
+	file   *os.File                   // nil once closed
+	size   int64                      // bytes up to the end of the last whole line
+	joined map[string]int64           // other logs, and how far they were read
+	known  map[logKey]map[int]float64 // by example
 }
 
 // logKey is what losses belong to.
@@ -59,11 +64,12 @@ type (
 		Mask     skip.Mask `json:"mask"`
 		Examples []int     `json:"examples"`
 		Losses   string    `json:"losses"` // the bits of each, big endian, in hex: exact, and NaN has some too
+		Sum      uint32    `json:"sum"`    // CRC-32 of the line with 0 here
 	}
 )
 
 // logVersion changes when old files can no longer be read.
-const logVersion = 2
+const logVersion = 3
 
 // lossHex is how many hex digits a loss takes.
 const lossHex = 16
@@ -71,14 +77,20 @@ const lossHex = 16
 // OpenLog opens the log at path, or makes it. key stands for everything that
 // losses depend on besides task, mask and example: model, data, settings. A log
 // with another key is refused with [ErrLogKey], any other file with [ErrLog];
-// [CreateLog] starts anew.
+// [CreateLog] starts anew. A log that another process has open is files.ErrLocked.
 func OpenLog(path, key string) (*Log, error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err
 	}
-	l := &Log{file: file}
-	if err := l.open(key); err != nil {
+	// Two processes would write over each other's lines. Where the file system has no locks, the
+	// lines' sums tell.
+	if err := files.TryLock(file); errors.Is(err, files.ErrLocked) {
+		file.Close()
+		return nil, fmt.Errorf("%s: %w; let it end first", path, err)
+	}
+	l := &Log{file: file, key: key, joined: map[string]int64{}, known: map[logKey]map[int]float64{}}
+	if err := l.open(); err != nil {
 		file.Close()
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -94,56 +106,130 @@ func CreateLog(path, key string) (*Log, error) {
 }
 
 // open reads the file and puts it in order.
-func (l *Log) open(key string) error {
+func (l *Log) open() error {
 	data, err := io.ReadAll(l.file)
 	if err != nil {
 		return err
 	}
-	if head := headLine(key); len(data) < len(head) && bytes.HasPrefix(head, data) { // new, or killed in the head
+	if head := headLine(l.key); len(data) < len(head) && bytes.HasPrefix(head, data) { // new, or killed in the head
 		if err := l.write(head); err != nil {
 			return err
 		}
 		data = head
 	}
-	if l.size, l.known, err = readLog(data, key); err != nil {
+	from, err := checkHead(data, l.key)
+	if err != nil {
 		return err
 	}
+	l.size = int64(from) + l.read(data[from:])
 	return l.file.Truncate(l.size)
 }
 
-// readLog gives what is in a log's file, and how many bytes of it are whole
-// lines. The first that is not ends it.
-func readLog(data []byte, key string) (size int64, known map[logKey]map[int]float64, err error) {
+// checkHead gives the length of a log's first line.
+func checkHead(data []byte, key string) (length int, err error) {
 	end := bytes.IndexByte(data, '\n') + 1
 	var head logHead
 	if end == 0 || json.Unmarshal(data[:end], &head) != nil || head.Version == 0 {
-		return 0, nil, ErrLog
+		return 0, ErrLog
 	}
 	if head.Version != logVersion {
-		return 0, nil, fmt.Errorf("%w that this version reads: it is of format %d, want %d", ErrLog, head.Version, logVersion)
+		return 0, fmt.Errorf("%w that this version reads: it is of format %d, want %d", ErrLog, head.Version, logVersion)
 	}
 	if !bytes.Equal(data[:end], headLine(key)) {
-		return 0, nil, fmt.Errorf("%w: its key is %q, wanted is %q; model, data or settings have changed", ErrLogKey, head.Key, key)
+		return 0, fmt.Errorf("%w: its key is %q, wanted is %q; model, data or settings have changed", ErrLogKey, head.Key, key)
 	}
-	known = map[logKey]map[int]float64{}
+	return end, nil
+}
+
+// CheckLog gives the error of [OpenLog] about a log that is another search's, or is none, and
+// changes nothing. No log, or one that is being made, is no error.
+func CheckLog(path, key string) error {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if head := headLine(key); len(data) < len(head) && bytes.HasPrefix(head, data) {
+		return nil
+	}
+	if _, err := checkHead(data, key); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+// read takes in the lines in data, up to the first that is not whole, and gives the bytes
+// that they have.
+func (l *Log) read(data []byte) (size int64) {
 	for {
+		end := bytes.IndexByte(data[size:], '\n') + 1
+		line, ok := parseLine(data[size : size+int64(end)])
+		if !ok {
+			return size
+		}
 		size += int64(end)
-		data = data[end:]
-		end = bytes.IndexByte(data, '\n') + 1
-		var line logLine
-		if end == 0 || json.Unmarshal(data[:end], &line) != nil {
-			return size, known, nil
-		}
-		bits, err := hex.DecodeString(line.Losses)
-		if err != nil || len(line.Losses) != lossHex*len(line.Examples) {
-			return size, known, nil
-		}
+		bits, _ := hex.DecodeString(line.Losses)
 		losses := make([]float64, len(line.Examples))
 		for i := range losses {
 			losses[i] = math.Float64frombits(binary.BigEndian.Uint64(bits[8*i:]))
 		}
-		remember(known, logKey{line.Task, line.Mask}, line.Examples, losses)
+		l.remember(logKey{line.Task, line.Mask}, line.Examples, losses)
 	}
+}
+
+// parseLine reads a line that is whole and undamaged.
+func parseLine(text []byte) (line logLine, ok bool) {
+	if json.Unmarshal(text, &line) != nil || len(line.Losses) != lossHex*len(line.Examples) {
+		return line, false
+	}
+	_, err := hex.DecodeString(line.Losses)
+	return line, err == nil && line.Sum == sumOf(line)
+}
+
+// sumOf is the checksum of a line.
+func sumOf(line logLine) uint32 {
+	line.Sum = 0
+	return crc32.ChecksumIEEE(appendLine(nil, line))
+}
+
+// Join takes in what another process has written to the log at path since the last call,
+// changes nothing there, and tells how many bytes that were. A line at the end that is not whole is left for the next call;
+// no file, or an empty one, has nothing yet. The errors are those of [OpenLog]; [ErrLog] also when a line
+// before the last is damaged.
+func (l *Log) Join(path string) (news int64, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	file, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer file.Close()
+	from := l.joined[path]
+	data, err := io.ReadAll(io.NewSectionReader(file, from, math.MaxInt64-from))
+	if err != nil {
+		return 0, fmt.Errorf("read %s: %w", path, err)
+	}
+	if from == 0 {
+		if head := headLine(l.key); len(data) < len(head) && bytes.HasPrefix(head, data) {
+			return 0, nil // being made
+		}
+		length, err := checkHead(data, l.key)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", path, err)
+		}
+		from, data = int64(length), data[length:]
+	}
+	size := l.read(data)
+	l.joined[path] = from + size
+	if end := bytes.IndexByte(data[size:], '\n') + 1; end > 0 && int64(end) < int64(len(data))-size {
+		return 0, fmt.Errorf("%s: %w: byte %d is damaged; start what wrote it again, which goes on before that", path, ErrLog, from+size)
+	}
+	return size, nil
 }
 
 // headLine is the first line of a log.
@@ -159,12 +245,12 @@ func appendLine(dst []byte, v any) []byte {
 }
 
 // remember adds losses of examples.
-func remember(known map[logKey]map[int]float64, key logKey, examples []int, losses []float64) {
-	if known[key] == nil {
-		known[key] = map[int]float64{}
+func (l *Log) remember(key logKey, examples []int, losses []float64) {
+	if l.known[key] == nil {
+		l.known[key] = map[int]float64{}
 	}
 	for k, i := range examples {
-		known[key][i] = losses[k]
+		l.known[key][i] = losses[k]
 	}
 }
 
@@ -227,12 +313,36 @@ func (l *Log) add(key logKey, examples []int, losses []float64) error {
 	for _, loss := range losses {
 		bits = binary.BigEndian.AppendUint64(bits, math.Float64bits(loss))
 	}
-	line := appendLine(nil, logLine{Task: key.task, Mask: key.mask, Examples: examples, Losses: hex.EncodeToString(bits)})
-	if err := l.write(line); err != nil {
+	line := logLine{Task: key.task, Mask: key.mask, Examples: examples, Losses: hex.EncodeToString(bits)}
+	line.Sum = sumOf(line)
+	if err := l.write(appendLine(nil, line)); err != nil {
 		return fmt.Errorf("keep losses of mask %q: %w", key.mask, err)
 	}
-	remember(l.known, key, examples, losses)
+	l.remember(key, examples, losses)
 	return nil
+}
+
+// Keep adds all values of a name under a mask, on disk first: other things than losses that
+// a run needs again.
+func (l *Log) Keep(name string, mask skip.Mask, values []float64) error {
+	return l.add(logKey{name, mask}, All(len(values)), values)
+}
+
+// Kept gives the values of a name under a mask; nil = none are known.
+func (l *Log) Kept(name string, mask skip.Mask) (values []float64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	known := l.known[logKey{name, mask}]
+	for i := range len(known) {
+		values = append(values, known[i])
+	}
+	return values
+}
+
+// Known tells whether the losses of all these examples of task are known.
+func (l *Log) Known(task string, mask skip.Mask, examples []int) bool {
+	_, open, err := l.find(logKey{task, mask}, examples)
+	return err == nil && len(open) == 0
 }
 
 // Close closes the file. Further calls do nothing.

@@ -1,6 +1,7 @@
 package search_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/gallop-llm/gallop/internal/files"
 	"github.com/gallop-llm/gallop/internal/search"
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -130,7 +132,7 @@ func TestLogRefuses(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
 
-	for _, text := range []string{"Dear diary", "Dear diary,\n", "{}\n", "{\"gallop_search_log\":3,\"key\":\"k\"}\n", "\n"} {
+	for _, text := range []string{"Dear diary", "Dear diary,\n", "{}\n", "{\"gallop_search_log\":4,\"key\":\"k\"}\n", "\n"} {
 		other := filepath.Join(dir, "other")
 		require.NoError(t, os.WriteFile(other, []byte(text), 0o600))
 		_, err = search.OpenLog(other, "k")
@@ -241,10 +243,71 @@ func TestGreedyResumes(t *testing.T) {
 	}
 }
 
+// TestLogJoin reads another process's log while it is written.
+func TestLogJoin(t *testing.T) {
+	dir := t.TempDir()
+	theirs, ours := filepath.Join(dir, "theirs"), filepath.Join(dir, "ours")
+	l := openLog(t, theirs, "key")
+	var r recorder
+	for i := range 2 {
+		_, err := l.Wrap("t", r.losses)(t.Context(), skip.Layers(1), []int{2 * i, 2*i + 1})
+		require.NoError(t, err)
+	}
+	require.NoError(t, l.Keep("name", skip.Mask{}, []float64{3, 4}))
+	require.NoError(t, l.Close())
+	whole, err := os.ReadFile(theirs)
+	require.NoError(t, err)
+	require.NoError(t, os.Remove(theirs))
+
+	reader := openLog(t, ours, "key")
+	var sum int64
+	for n := range len(whole) + 1 {
+		require.NoError(t, os.WriteFile(theirs, whole[:n], 0o600))
+		news, err := reader.Join(theirs)
+		require.NoError(t, err, n)
+		sum += news
+		require.Equal(t, n == len(whole), reader.Kept("name", skip.Mask{}) != nil)
+	}
+	require.Equal(t, len(whole)-len("{\"gallop_search_log\":3,\"key\":\"key\"}\n"), int(sum))
+	require.Equal(t, []float64{3, 4}, reader.Kept("name", skip.Mask{}))
+	require.True(t, reader.Known("t", skip.Layers(1), search.All(4)))
+	require.False(t, reader.Known("t", skip.Layers(1), search.All(5)))
+	mine, err := os.ReadFile(ours)
+	require.NoError(t, err)
+	require.Equal(t, 1, bytes.Count(mine, []byte("\n")), "what others keep is not kept again")
+
+	for i := range whole { // any damage before the last line is told, and nothing is taken for true
+		damaged := bytes.Clone(whole[:len(whole)-1])
+		if i >= bytes.LastIndexByte(damaged, '\n') {
+			break
+		}
+		damaged[i] ^= 4
+		require.NoError(t, os.WriteFile(theirs, damaged, 0o600))
+		reader := openLog(t, filepath.Join(dir, "another"), "key")
+		_, err := reader.Join(theirs)
+		require.True(t, errors.Is(err, search.ErrLog) || errors.Is(err, search.ErrLogKey), i)
+		require.NoError(t, reader.Close())
+	}
+	_, err = reader.Join(filepath.Join(dir, "none"))
+	require.NoError(t, err)
+
+	openLog(t, theirs+"2", "key")
+	_, err = search.OpenLog(theirs+"2", "key")
+	require.ErrorIs(t, err, files.ErrLocked)
+}
+
 // FuzzOpenLog: any bytes are a log, refused, or cut to one.
 func FuzzOpenLog(f *testing.F) {
-	head := "{\"gallop_search_log\":2,\"key\":\"k\"}\n"
-	line := "{\"task\":\"t\",\"mask\":\"3,a5\",\"examples\":[0,1],\"losses\":\"3ff00000000000004000000000000000\"}\n"
+	head := "{\"gallop_search_log\":3,\"key\":\"k\"}\n"
+	seed := filepath.Join(f.TempDir(), "log")
+	l, err := search.OpenLog(seed, "k")
+	require.NoError(f, err)
+	_, err = l.Wrap("t", new(recorder).losses)(f.Context(), skip.Layers(3).With(5, skip.Attention), []int{0, 1})
+	require.NoError(f, err)
+	require.NoError(f, l.Close())
+	data, err := os.ReadFile(seed)
+	require.NoError(f, err)
+	line := string(data[len(head):])
 	for _, seed := range []string{
 		"", head, head[:9], head + line, head + line + line[:30], head + "rubbish\n" + line, "x",
 		head + "{\"examples\":[9223372036854775807],\"losses\":\"3ff0000000000000\"}\n",

@@ -80,6 +80,11 @@ type Options struct {
 	// it covers. Units that it covers in part are never taken. Default: skip nothing.
 	Start skip.Mask
 
+	// Round, when set, is called before each round with the masks that the round chooses
+	// among, for a caller that wants to have their losses computed elsewhere, all at once. An
+	// error ends the search. Default: nothing.
+	Round func(ctx context.Context, masks []skip.Mask) error
+
 	// Progress, when set, is called after every call of losses with the examples
 	// evaluated so far and an estimate of how many it will be in all; the last
 	// call has both the same.
@@ -251,7 +256,7 @@ func Singles(ctx context.Context, units []Unit, examples int, losses Losses) ([]
 // evaluations or fewer. Examples should be at least some dozens.
 //
 // On any error the path so far comes back with it, after [ErrBudget] to its end. Errors: [ErrSearch],
-// [ErrBudget], [ErrLosses], those of ctx and losses.
+// [ErrBudget], [ErrLosses], those of ctx, losses and [Options].Round.
 func Greedy(ctx context.Context, units []Unit, examples int, losses Losses, o *Options) ([]Step, error) {
 	s, err := newSearch(units, examples, losses, cmp.Or(o, &Options{}))
 	if err != nil {
@@ -443,6 +448,15 @@ func (s *search) remaining(candidates int) int {
 
 // round takes the best of the candidates.
 func (s *search) round(ctx context.Context, candidates []int) error {
+	if s.o.Round != nil {
+		masks := make([]skip.Mask, len(candidates))
+		for i, unit := range candidates {
+			masks[i] = s.at.Mask.Union(s.units[unit].Mask)
+		}
+		if err := s.o.Round(ctx, masks); err != nil {
+			return err
+		}
+	}
 	if s.here == nil && (s.o.PerByte || !s.o.Exhaustive) {
 		if err := s.see(ctx, s.at.Mask, &s.here, All(s.examples)); err != nil {
 			s.here = nil

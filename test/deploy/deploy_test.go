@@ -7,9 +7,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -22,6 +24,7 @@ import (
 	"github.com/stretchr/testify/require"
 	apps "k8s.io/api/apps/v1"
 	autoscaling "k8s.io/api/autoscaling/v2"
+	batch "k8s.io/api/batch/v1"
 	core "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/yaml"
@@ -90,6 +93,55 @@ func TestKubernetes(t *testing.T) {
 	require.Equal(t, []core.PersistentVolumeAccessMode{core.ReadOnlyMany}, claim.Spec.AccessModes)
 	require.True(t, *pod.Spec.SecurityContext.RunAsNonRoot && *c.SecurityContext.ReadOnlyRootFilesystem)
 	require.Contains(t, string(read(t, "grafana.json")), scaler.Spec.Metrics[0].Pods.Metric.Name, "which the dashboard's test finds in /metrics")
+}
+
+// TestCalibrateJobs decodes the Jobs that calibrate in shards, and compares what must agree.
+func TestCalibrateJobs(t *testing.T) {
+	var jobs []batch.Job
+	var claim core.PersistentVolumeClaim
+	documents := yaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(read(t, "calibrate/kubernetes.yaml"))))
+	for {
+		document, err := documents.Read()
+		if err == io.EOF {
+			break
+		}
+		require.NoError(t, err)
+		var kind v1.TypeMeta
+		require.NoError(t, strict.Unmarshal(document, &kind))
+		if kind.Kind == "Job" {
+			require.Equal(t, "batch/v1", kind.APIVersion)
+			var job batch.Job
+			require.NoError(t, strict.UnmarshalStrict(document, &job))
+			jobs = append(jobs, job)
+			continue
+		}
+		require.Equal(t, "PersistentVolumeClaim", kind.Kind)
+		require.NoError(t, strict.UnmarshalStrict(document, &claim))
+	}
+	require.Len(t, jobs, 2)
+	shards, merge := jobs[0].Spec, jobs[1].Spec
+	require.Equal(t, batch.IndexedCompletion, *shards.CompletionMode)
+	require.Equal(t, *shards.Completions, *shards.Parallelism, "they wait for each other")
+	a, b := shards.Template.Spec.Containers[0], merge.Template.Spec.Containers[0]
+	at := slices.Index(a.Args, "--shard")
+	require.Equal(t, fmt.Sprintf("$(JOB_COMPLETION_INDEX)/%d", *shards.Completions), a.Args[at+1])
+	require.Equal(t, a.Args[:at], b.Args[:at], "the same flags")
+	require.Equal(t, []string{"--wait"}, a.Args[at+2:])
+	require.Equal(t, []string{"--merge", "--wait"}, b.Args[at:at+2])
+	require.Equal(t, []core.PersistentVolumeAccessMode{core.ReadWriteMany}, claim.Spec.AccessModes)
+	for _, job := range []batch.JobSpec{shards, merge} {
+		pod := job.Template.Spec
+		names := map[string]bool{}
+		for _, v := range pod.Volumes {
+			names[v.Name] = true
+		}
+		require.Len(t, pod.Containers[0].VolumeMounts, len(names))
+		for _, mount := range pod.Containers[0].VolumeMounts {
+			require.True(t, names[mount.Name], mount.Name)
+		}
+		require.Equal(t, claim.Name, pod.Volumes[1].PersistentVolumeClaim.ClaimName)
+		require.Equal(t, core.RestartPolicyOnFailure, pod.RestartPolicy)
+	}
 }
 
 // image answers for the images that the Dockerfile starts from, which are not at hand.
