@@ -34,7 +34,7 @@ get-python3 := with `apt install python3-pip`
 NO_RACE := /test$$|/scripts/|/cmd/|/demo|/internal/(archmodel|calibrate|dataset|draft|preload|randmodel|schema|score|shortlist|template|tools|search|prune|lab/.*|server/web)$$
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build setup test test-long test-clients test-gpu test-cpus test-windows check-darwin test-architectures lint preload bench bench-shapes bench-peers bench-engine bench-serve bench-lossless bench-compare real-speed real-table bench-long neurons templates eval profile install release test-release test-bare test-arm64 fuzz clean travel models page need-browser need-page
+.PHONY: help demo build setup test test-long test-clients test-scale test-gpu test-cpus test-windows check-darwin test-architectures lint preload bench bench-shapes bench-peers bench-engine bench-serve bench-lossless bench-compare real-speed real-table bench-long neurons templates eval profile install release test-release test-bare test-arm64 fuzz clean travel models page need-browser need-page
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,10 @@ test-long: build setup preload need-python3 need-node need-browser need-page ## 
 
 test-clients: build setup need-python3 need-npm need-node ## let published clients in Go, Python and JavaScript, and lm-eval ask the server; part of test-long
 	GALLOP_LONG=1 go test -timeout 30m -count 1 -v -run 'TestClients|TestHarness' ./internal/server ./cmd/gallop
+
+test-scale: build setup ## run the tests with nginx, HAProxy, Slurm and GNU parallel (apt has nginx-light, haproxy, slurm-wlm, munge, parallel), and shards that are killed; part of test-long
+	GALLOP_LONG=1 go test -timeout 30m -count 1 -v -run 'TestBalancers|TestCalibrateShards|TestSlurm|TestParallel$$' ./cmd/gallop ./test
+	go test -C test/deploy -count 1 .
 
 test-gpu: build ## run the mask tests on a GPU: DEVICE=vulkan or cuda, whole models and NGL=5 of their layers
 	@$(BUILD)/gallop setup --device $(DEVICE)

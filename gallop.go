@@ -433,7 +433,7 @@ func (e *Engine) Info() Info {
 	return Info{
 		Path: m.Path, Name: cmp.Or(m.Metadata["general.name"], filepath.Base(m.Path)), Architecture: m.Architecture, Description: m.Description,
 		Layers: m.NLayer, Context: e.nCtx, TrainContext: m.NCtxTrain, Vocab: m.Vocab.Size, Embd: m.NEmbd, Size: m.Size, Params: m.NParams,
-		Template: m.Template(), Profile: profile, Parallel: e.opts.Parallel,
+		Template: m.Template(), Profile: profile, Parallel: e.opts.Parallel, Queue: e.opts.Queue,
 	}
 }
 

@@ -85,6 +85,7 @@ type Info struct {
 	Template     string // of the chat format; "" = the model completes text
 	Profile      string // the file that layers are chosen by; "" = none
 	Parallel     int    // requests that are answered at once
+	Queue        int    // requests that may wait for their turn
 }
 
 // Stats counts what an engine has done since it was opened, and what it is doing.

@@ -31,6 +31,7 @@ type fake struct {
 	requests []gallop.Request
 
 	begun, ended, cancelled atomic.Int64
+	waiting                 atomic.Int64
 	closed                  atomic.Bool
 }
 
@@ -206,7 +207,7 @@ func (f *fake) Info() gallop.Info { return f.info }
 
 func (f *fake) Stats() gallop.Stats {
 	return gallop.Stats{
-		Running: int(f.begun.Load() - f.ended.Load()), Requests: uint64(f.ended.Load()), Cancelled: uint64(f.cancelled.Load()),
+		Running: int(f.begun.Load() - f.ended.Load()), Waiting: int(f.waiting.Load()), Requests: uint64(f.ended.Load()), Cancelled: uint64(f.cancelled.Load()),
 		PromptTokens: 100, CachedTokens: 40, Generated: 50, Escalated: 5, Drafted: 20, Accepted: 10, Decodes: 60, PrefillSeconds: 2, DecodeSeconds: 5,
 		WeightsRead: 0.75, CacheUsed: 30, CacheOf: 120, Slots: []gallop.Slot{{Busy: f.begun.Load() > f.ended.Load(), Prompt: 7, Generated: 2}, {}},
 	}

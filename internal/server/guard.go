@@ -24,7 +24,7 @@ import (
 //   - Origin, where there is one, must be the server itself or an allowed one.
 //   - What is posted must be JSON by its Content-Type. A form cannot send that, and scripts of
 //     other origins must ask first, which is answered for allowed ones alone.
-//   - Where there are keys, each request needs one, but for /health and the page's own files.
+//   - Where there are keys, each request needs one, but for /health, /ready and the page's own files.
 
 // checkHost refuses names that the server does not serve.
 func (s *Server) checkHost(host string) *wire.Error {

@@ -2,6 +2,7 @@ package server
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -114,6 +115,18 @@ var sumMetrics = []statMetric{
 	newSum("spec_decode_num_accepted_tokens_total", "Drafted tokens that were accepted.", prometheus.CounterValue, func(s *gallop.Stats) float64 { return float64(s.Accepted) }),
 }
 
+func newPicked(name, help string, of func(*gallop.Stats) float64) statMetric {
+	return statMetric{prometheus.NewDesc("vllm:"+name, help, []string{"model_name"}, nil), prometheus.GaugeValue, of}
+}
+
+// pickedMetrics are what an endpoint picker of the Gateway API's inference extension asks for, under the
+// names of vLLM that its model server protocol lists first.
+var pickedMetrics = []statMetric{
+	newPicked("num_requests_waiting", "Requests that wait for their turn.", func(s *gallop.Stats) float64 { return float64(s.Waiting) }),
+	newPicked("num_requests_running", "Requests that are being answered.", func(s *gallop.Stats) float64 { return float64(s.Running) }),
+	newPicked("kv_cache_usage_perc", "Share of the KV cache that is in use, 0 to 1.", func(s *gallop.Stats) float64 { return ratio(float64(s.CacheUsed), float64(s.CacheOf)) }),
+}
+
 func ratio(a, b float64) float64 {
 	if b == 0 {
 		return 0
@@ -127,7 +140,7 @@ func (m *metrics) Describe(to chan<- *prometheus.Desc) {
 	for _, s := range statMetrics {
 		to <- s.desc
 	}
-	for _, s := range sumMetrics {
+	for _, s := range slices.Concat(sumMetrics, pickedMetrics) {
 		to <- s.desc
 	}
 }
@@ -141,7 +154,7 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 			loaded = 1
 		}
 		to <- prometheus.MustNewConstMetric(loadedDesc, prometheus.GaugeValue, loaded, s.Name)
-		for _, stat := range statMetrics {
+		for _, stat := range slices.Concat(statMetrics, pickedMetrics) {
 			to <- prometheus.MustNewConstMetric(stat.desc, stat.kind, stat.of(&s.stats), s.Name)
 		}
 		sum = addCounters(sum, s.stats)

@@ -37,7 +37,7 @@ func TestMetrics(t *testing.T) {
 		"llamacpp:prompt_tokens_total": 60, "llamacpp:prompt_seconds_total": 2, "llamacpp:prompt_tokens_seconds": 30,
 		"llamacpp:tokens_predicted_total": 50, "llamacpp:tokens_predicted_seconds_total": 5, "llamacpp:predicted_tokens_seconds": 10,
 		"llamacpp:kv_cache_usage_ratio": 0.25, "llamacpp:kv_cache_tokens": 30, "llamacpp:requests_processing": 0, "llamacpp:requests_deferred": 0,
-		"llamacpp:n_decode_total": 60, "llamacpp:spec_decode_num_draft_tokens_total": 20, "llamacpp:spec_decode_num_accepted_tokens_total": 10,
+		"vllm:num_requests_waiting": 0, "vllm:num_requests_running": 0, "vllm:kv_cache_usage_perc": 0.25, "llamacpp:n_decode_total": 60, "llamacpp:spec_decode_num_draft_tokens_total": 20, "llamacpp:spec_decode_num_accepted_tokens_total": 10,
 	} {
 		require.Equal(t, want, value(name), name)
 	}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 
 	"github.com/gallop-llm/gallop"
@@ -49,20 +50,49 @@ func (s *Server) answers(add handle) {
 func (s *Server) natives(add handle) {
 	for _, path := range []string{"/health", "/v1/health"} {
 		add("GET "+path, llamaserver.Error, true, func(w *writer, _ *http.Request) error {
-			switch {
-			case s.ending.Load():
-				return closing()
-			case s.starting.Load():
-				return loading()
+			if err := s.serving(); err != nil {
+				return err
 			}
 			return w.ok(map[string]string{"status": "ok"})
 		})
 	}
+	add("GET /ready", llamaserver.Error, true, func(w *writer, _ *http.Request) error {
+		if err := s.ready(); err != nil {
+			return err
+		}
+		return w.ok(map[string]string{"status": "ok"})
+	})
 	add("GET /props", llamaserver.Error, false, s.props)
 	add("GET /slots", llamaserver.Error, false, s.slots)
 	add("POST /tokenize", llamaserver.Error, false, s.tokenize)
 	add("POST /detokenize", llamaserver.Error, false, s.detokenize)
 	add("POST /apply-template", llamaserver.Error, false, s.applyTemplate)
+}
+
+// serving tells why the server answers nothing; nil = it does.
+func (s *Server) serving() error {
+	switch {
+	case s.ending.Load():
+		return closing()
+	case s.starting.Load():
+		return loading()
+	}
+	return nil
+}
+
+// ready tells why a balancer should send new requests elsewhere; nil = it should not. A queue counts
+// as full at three quarters, so that what is on its way when a balancer asks still has room.
+func (s *Server) ready() error {
+	if err := s.serving(); err != nil {
+		return err
+	}
+	for _, m := range s.models.all() {
+		if room := m.info.Queue; m.loaded && room > 0 && 4*m.stats.Waiting >= 3*room {
+			return &wire.Error{Status: http.StatusServiceUnavailable, Code: "busy", RetryAfter: retryAfter,
+				Message: fmt.Sprintf("%d requests wait for model %s, which has room for %d", m.stats.Waiting, m.Name, room)}
+		}
+	}
+	return nil
 }
 
 // read reads a JSON body into what parse makes of it.

@@ -283,7 +283,7 @@ func (s *Server) note(r *http.Request, status int, rec *record) {
 	switch {
 	case rec.err != nil:
 		level = slog.LevelError
-	case strings.HasSuffix(r.Pattern, "/health") || strings.HasSuffix(r.Pattern, "/metrics"):
+	case strings.HasSuffix(r.Pattern, "/health") || strings.HasSuffix(r.Pattern, "/ready") || strings.HasSuffix(r.Pattern, "/metrics"):
 		level = slog.LevelDebug // asked for all the time
 	}
 	attrs := []slog.Attr{slog.String("id", rec.id), slog.String("route", r.Pattern), slog.Int("status", status), slog.Duration("took", took)}

@@ -10,6 +10,7 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -519,11 +520,32 @@ func TestQuickWhileBusy(t *testing.T) {
 	<-ended
 }
 
+// TestReady follows the queue: at three quarters of its room new requests should go elsewhere.
+func TestReady(t *testing.T) {
+	f := newFake()
+	f.info.Queue = 8
+	h := serve(t, f, nil)
+	_, _ = post(t, h, chatPath, `{`+hi+`}`) // loads the model
+	for waiting, want := range map[int64]int{0: 200, 5: 200, 6: 503, 8: 503} {
+		f.waiting.Store(waiting)
+		status, data := get(t, h, "/ready")
+		require.Equal(t, want, status, waiting)
+		if want == 503 {
+			require.Contains(t, string(data), strconv.Itoa(int(waiting))+" requests wait for model fake, which has room for 8")
+		}
+		status, _ = get(t, h, "/health")
+		require.Equal(t, 200, status)
+	}
+	f.info.Queue = 0 // no queue: requests beyond those that run are refused anyway
+	status, _ := get(t, h, "/ready")
+	require.Equal(t, 200, status)
+}
+
 // TestLogsLeaveProbesOut: what is asked for every few seconds would hide the rest.
 func TestLogsLeaveProbesOut(t *testing.T) {
 	var log bytes.Buffer
 	h := serve(t, newFake(), func(o *Options) { o.Logger = slog.New(slog.NewJSONHandler(&log, nil)) })
-	for _, path := range []string{"/health", "/v1/health", "/metrics"} {
+	for _, path := range []string{"/health", "/v1/health", "/ready", "/metrics"} {
 		status, _ := get(t, h, path)
 		require.Equal(t, 200, status)
 	}

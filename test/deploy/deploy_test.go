@@ -75,8 +75,9 @@ func TestKubernetes(t *testing.T) {
 	require.Equal(t, deployment.Name, scaler.Spec.ScaleTargetRef.Name)
 	require.Equal(t, c.Ports[0].Name, service.Spec.Ports[0].TargetPort.StrVal)
 	require.Equal(t, core.ServiceAffinityClientIP, service.Spec.SessionAffinity)
+	require.Equal(t, "/ready", c.ReadinessProbe.HTTPGet.Path)
 	for _, probe := range []*core.Probe{c.StartupProbe, c.ReadinessProbe, c.LivenessProbe} {
-		require.Equal(t, "/health", probe.HTTPGet.Path)
+		require.True(t, probe == c.ReadinessProbe || probe.HTTPGet.Path == "/health")
 		require.Equal(t, c.Ports[0].Name, probe.HTTPGet.Port.StrVal)
 	}
 	volumes := map[string]core.Volume{}
