@@ -31,8 +31,11 @@ rm -rf "$WINEPREFIX"
 wineboot --init
 wineserver --wait
 x86_64-w64-mingw32-gcc -O2 -shared -o "$WINEPREFIX/drive_c/windows/system32/bcryptprimitives.dll" test/wine/testdata/bcryptprimitives.c -ladvapi32
+math=(-O2 -ffp-contract=off -fno-builtin -shared)
+x86_64-w64-mingw32-gcc "${math[@]}" -o "$WINEPREFIX/drive_c/windows/system32/gallop-wine-math-functions.dll" test/wine/testdata/angles.c test/wine/testdata/angles.def
+cc "${math[@]}" -fPIC -o "$folder/angles.so" test/wine/testdata/angles.c
 
 npm_config_registry=$(npm config get registry) # npm's configuration is not in the prefix
 export npm_config_registry
 wine "$folder/gallop.exe" setup
-GALLOP_WINE=$folder go test -count 1 -timeout 60m -v ./test/wine
+GALLOP_WINE=$folder go test -count 1 -timeout 4h -v ./test/wine
