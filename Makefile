@@ -145,7 +145,7 @@ bench-compare: build setup need-git ## compare Go's benchmarks with those of a g
 release: need-go need-$(CC) need-git need-npm ## build archives, packages and manifests of a release into build/release, for TARGETS=linux-amd64,… or all whose C compiler is here
 	go run ./scripts/release -o '$(BUILD)/release' -version '$(VERSION)' -registry '$(REGISTRY)' -targets '$(TARGETS)'
 
-test-release: need-go need-$(CC) need-git need-npm ## build a release twice in different folders and compare; install and remove its Debian package
+test-release: need-go need-$(CC) need-git need-npm need-python3 ## build a release twice in different folders and compare; check its manifests; install and remove its Debian package
 	scripts/test-release '$(BUILD)' '$(TARGETS)'
 
 test-bare: ## unpack build/release's archive where there is nothing but Debian's smallest system; set up, ask and chat

@@ -61,7 +61,7 @@ func TestCommandLine(t *testing.T) {
 		"no command":       {nil, exitOK, "Available Commands:"},
 		"help":             {[]string{"help"}, exitOK, "inspect"},
 		"version":          {[]string{"--version"}, exitOK, "gallop version dev"},
-		"version in full":  {[]string{"version"}, exitOK, "llama.cpp " + llama.Release + "\n" + runtime.GOOS + "/" + runtime.GOARCH},
+		"version in full":  {[]string{"version"}, exitOK, "llama.cpp " + strings.Join(llama.Releases, " or ") + "\n" + runtime.GOOS + "/" + runtime.GOARCH},
 		"unknown command":  {[]string{"jump"}, exitUsage, "gallop: there is no command \"jump\"; see `gallop help`\n"},
 		"nearly a command": {[]string{"rum"}, exitUsage, "gallop: there is no command \"rum\"; did you mean run?; see `gallop help`\n"},
 		"nearly a flag":    {[]string{"run", "--tepm=0"}, exitUsage, "gallop: unknown flag: --tepm; did you mean --temp?; see `gallop help run`\n"},

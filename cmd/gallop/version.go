@@ -20,14 +20,14 @@ func newVersionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Say what this program is",
-		Long:  `Say what this program is: its version, the commit it was built from, the llama.cpp release that it works with, and the system it was built for.`,
+		Long:  `Say what this program is: its version, the commit it was built from, the llama.cpp releases that it works with, and the system it was built for.`,
 		Args:  noArgument,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			lines := []string{"gallop " + version}
 			if commit != "" {
 				lines = append(lines, "commit "+commit)
 			}
-			lines = append(lines, "llama.cpp "+llama.Release, runtime.GOOS+"/"+runtime.GOARCH+", "+runtime.Version())
+			lines = append(lines, "llama.cpp "+strings.Join(llama.Releases, " or "), runtime.GOOS+"/"+runtime.GOARCH+", "+runtime.Version())
 			_, err := fmt.Fprintln(cmd.OutOrStdout(), strings.Join(lines, "\n"))
 			return err
 		},

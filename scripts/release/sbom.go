@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gallop-llm/gallop/llama"
 	llamacpp "github.com/gallop-llm/gallop/third_party/llama.cpp"
 )
 
@@ -93,8 +92,8 @@ func (r *release) partsList(t target, program string) ([]byte, error) {
 
 // llamaParts are llama.cpp's packages that the program of a system can fetch.
 func llamaParts(t target) (parts []component, err error) {
-	arch := strings.Replace(t.arch, "amd64", "x64", 1)
-	system := strings.Replace(t.os, "windows", "win32", 1)
+	systems := map[string]string{"linux": "linux", "windows": "win", "darwin": "mac"}
+	platform := systems[t.os] + "-" + strings.Replace(t.arch, "amd64", "x64", 1)
 	for _, device := range []string{"cpu", "cuda", "metal", "vulkan"} {
 		text, err := llamacpp.Locks.ReadFile("npm/" + device + "/package-lock.json")
 		if err != nil {
@@ -103,7 +102,6 @@ func llamaParts(t target) (parts []component, err error) {
 		var lock struct {
 			Packages map[string]struct {
 				Version, Integrity, License string
-				OS, CPU                     []string
 			}
 		}
 		if err := json.Unmarshal(text, &lock); err != nil {
@@ -111,7 +109,7 @@ func llamaParts(t target) (parts []component, err error) {
 		}
 		for place, p := range lock.Packages {
 			name, ok := strings.CutPrefix(place, "node_modules/")
-			if !ok || !slices.Contains(p.OS, system) || !slices.Contains(p.CPU, arch) {
+			if base := path.Base(name); !ok || base != platform && !strings.HasPrefix(base, platform+"-") { // as libs has it
 				continue
 			}
 			sum, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(p.Integrity, "sha512-"))
@@ -120,7 +118,7 @@ func llamaParts(t target) (parts []component, err error) {
 			}
 			purl := "pkg:npm/%40" + strings.TrimPrefix(name, "@") + "@" + p.Version
 			parts = append(parts, component{Type: "library", Ref: purl, Name: name, Version: p.Version, PURL: purl, Licenses: mit(),
-				Description: "llama.cpp " + llama.Release + " for " + path.Base(name) + "; fetched by gallop setup, not contained",
+				Description: "llama.cpp for " + path.Base(name) + "; fetched by gallop setup, not contained",
 				Hashes:      []cdxHash{{"SHA-512", fmt.Sprintf("%x", sum)}}})
 		}
 	}
