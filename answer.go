@@ -180,7 +180,7 @@ type Choice struct {
 type Listed struct {
 	Size     int    // tokens with exact logits; 0 = all, from the whole output matrix
 	Rows     int    // tokens of the answer that were chosen from a shortlist
-	Extended int    // of these, those in doubt, whose list was made longer
+	Extended int    // of these, those whose list was made longer
 	Exact    int    // exact logits of all of these together
 	Why      string // there was no shortlist; "" = there was one
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/gallop-llm/gallop/internal/shortlist"
@@ -53,7 +54,7 @@ func (e *Engine) LearnShortlist(ctx context.Context) error {
 type listing struct {
 	learner *shortlist.Learner
 	size    int     // of this answer; 0 = the whole output matrix
-	doubt   float64 // share of tokens in doubt up to which it pays
+	most    float64 // exact logits of a token, on average, up to which it pays
 	used    int     // the size that this answer began with
 	why     string  // this answer has none; "" = it has one
 	count   llama.ShortlistUse
@@ -62,7 +63,7 @@ type listing struct {
 // begin settles whether the answer to come has a shortlist. What reaches outside the list
 // needs the whole matrix.
 func (l *listing) begin(x *answering) {
-	l.learner, l.doubt = x.e.learner, 1
+	l.learner, l.most = x.e.learner, math.Inf(1)
 	if l.why = l.obstacle(x); l.why != "" {
 		return
 	}
@@ -81,7 +82,7 @@ func (l *listing) begin(x *answering) {
 	case wanted > 0:
 		l.size = wanted
 	default:
-		l.size, l.doubt = made.Size, made.Doubt
+		l.size, l.most = made.Size, made.Most
 	}
 	l.used = l.size
 }
@@ -112,17 +113,17 @@ func (l *listing) obstacle(x *answering) string {
 
 const grammarWants = "a grammar may want tokens outside the list"
 
-// doubtAfter is how many tokens are looked at before a text is found to leave too many in
-// doubt, and the answer goes on with the whole matrix.
-const doubtAfter = 16
+// weighAfter is how many tokens are looked at before a text is found to need too many exact
+// logits, and the answer goes on with the whole matrix.
+const weighAfter = 16
 
 // mask is m for the decode of a single token that another is chosen after.
 func (l *listing) mask(x *answering, m skip.Mask) skip.Mask {
 	if l.size > 0 && x.sampler.Constrained() {
 		l.size, l.why = 0, grammarWants
 	}
-	if l.size > 0 && l.count.Rows >= doubtAfter && float64(l.count.Extended) > l.doubt*float64(l.count.Rows) {
-		l.size, l.why = 0, "too many tokens of this text were in doubt"
+	if l.size > 0 && l.count.Rows >= weighAfter && float64(l.count.Exact) > l.most*float64(l.count.Rows) {
+		l.size, l.why = 0, "this text needs too many exact logits"
 	}
 	return m.WithShortlist(l.size)
 }

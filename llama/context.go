@@ -135,9 +135,9 @@ type Context struct {
 
 	shortlist *Shortlist // in use, kept alive; nil = none
 	listed    ShortlistUse
-	rowUse    []ShortlistUse                                   // of the last batch's tokens with logits; reused
-	sizes     []C.int32_t                                      // of the lists of a decode's outputs; reused
-	measure   func(row int, try func(size int) ShortlistTrial) // of MeasureShortlist; nil = none
+	rowUse    []ShortlistUse                      // of the last batch's tokens with logits; reused
+	sizes     []C.int32_t                         // of the lists of a decode's outputs; reused
+	measure   func(row int, trial ShortlistTrial) // of MeasureShortlist; nil = none
 
 	neurons  map[int]*Neurons // by choice, kept alive
 	activity []int            // (NLayer,) a layer's place in own.activity, -1 = none; nil = nothing is measured

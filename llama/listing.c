@@ -18,6 +18,7 @@ enum {
     MAX_WORKERS = 64, /* threads that take part */
     CHUNK = 512,      /* tokens; a multiple of every group's size */
     BINS = 1024,
+    GROUP = 64,       /* tokens that are looked at together when a list is made longer; CHUNK is a multiple */
 };
 enum { MAXIMA, CANDIDATES }; /* what is counted */
 
@@ -30,9 +31,9 @@ struct histogram {
 /* A thread's part of a row, and what it has found there. */
 struct worker {
     float *maxima, *values;  /* (n_vocab,) each: of its groups, of its candidates; owned, NULL = no memory yet */
-    int32_t *ids;            /* (n_vocab,) of its candidates; owned */
+    int32_t *ids;            /* (n_vocab,) of its candidates, and then of those with exact logits: listed, further; owned */
     void *vector;            /* the hidden state in the type that the matrix's rows are multiplied with; owned */
-    int32_t n_groups, n_candidates;
+    int32_t n_groups, n_candidates, n_listed;
     float low, high;         /* of maxima, those that are -infinity left out */
     struct histogram counts[2]; /* of maxima and of candidates */
     struct gallop_listed found; /* error is the sum of squares until the end */
@@ -43,6 +44,7 @@ struct gallop_listing {
     struct gallop_shortlist *shortlist;
     int n_shared;                  /* workers that shared the last decode's only row; 0 = none did */
     int32_t n_rows;                /* outputs of a decode at most */
+    float margin;                  /* of the next decode */
     int32_t *sizes;                /* (n_rows,) tokens to list in the next decode; owned */
     struct gallop_listed *rows;    /* (n_rows,) of the last decode, where each row was one thread's; owned */
     float *hidden;                 /* (n_embd,) scratch; owned */
@@ -223,9 +225,11 @@ static void prefetch(const struct gallop_matrix *m, int32_t id) {
     }
 }
 
-/* Gives n tokens their exact logits in place of the preview's. Of what is found, error is the sum of squares. */
-static struct gallop_listed compute_rows(const struct gallop_matrix *m, const void *vector, const int32_t *ids, int32_t n,
+/* Gives n tokens their exact logits in place of the preview's. Of what is found, error is the sum of squares, each in
+ * units of its token's spread. */
+static struct gallop_listed compute_rows(const struct gallop_shortlist *s, const void *vector, const int32_t *ids, int32_t n,
                                          float *logits) {
+    const struct gallop_matrix *m = &s->matrix;
     enum { AHEAD = 4 }; /* rows */
     for (int32_t c = 0; c < n && c < AHEAD; c++) {
         prefetch(m, ids[c]);
@@ -237,7 +241,7 @@ static struct gallop_listed compute_rows(const struct gallop_matrix *m, const vo
             prefetch(m, ids[c + AHEAD]);
         }
         const float logit = gallop_matrix_dot(m, m->rows + (size_t)ids[c] * m->row_size, vector);
-        const float error = logit - logits[ids[c]];
+        const float error = (logit - logits[ids[c]]) / s->spread[ids[c]];
         squares += (double)error * error;
         logits[ids[c]] = logit;
         top = logit > top ? logit : top;
@@ -248,7 +252,6 @@ static struct gallop_listed compute_rows(const struct gallop_matrix *m, const vo
 /* The i-th worker gives those of its candidates that are listed their exact logits. */
 static void compute(const struct row *r, int i) {
     struct worker *w = r->workers[i];
-    const struct gallop_matrix *m = &r->l->shortlist->matrix;
     const struct cut last = cut_off(r, CANDIDATES);
     int32_t n = 0;
     for (int32_t c = 0; c < w->n_candidates; c++) {
@@ -256,8 +259,9 @@ static void compute(const struct row *r, int i) {
             w->ids[n++] = w->ids[c];
         }
     }
-    gallop_matrix_vector(m, r->hidden, w->vector);
-    w->found = compute_rows(m, w->vector, w->ids, n, r->logits);
+    w->n_listed = n;
+    gallop_matrix_vector(&r->l->shortlist->matrix, r->hidden, w->vector);
+    w->found = compute_rows(r->l->shortlist, w->vector, w->ids, n, r->logits);
     w->found.outside = last.value;
 }
 
@@ -270,9 +274,52 @@ static struct gallop_listed sum_up(struct worker *const *workers, int n) {
         all.top = w->found.top > all.top ? w->found.top : all.top;
         squares += w->found.error;
         all.n += w->found.n;
+        all.further += w->found.further;
     }
     all.error = (float)sqrt(squares / (all.n > 0 ? all.n : 1));
     return all;
+}
+
+/* Whether one of n tokens may have a logit above top, where the preview is off by at most reach spreads. */
+static bool may_exceed(const float *logits, const float *spread, int32_t n, float reach, float top) {
+    ints found = {0};
+    for (int32_t i = 0; i < n; i += LANES) {
+        found |= ~(load(logits + i, n - i) + reach * load(spread + i, n - i) <= top); /* also where a value is no number */
+    }
+    int32_t any = 0;
+    for (int lane = 0; lane < LANES; lane++) {
+        any |= found[lane];
+    }
+    return any != 0;
+}
+
+/* The i-th worker gives exact logits to those tokens outside the list that may be likelier than the list's likeliest. */
+static void extend(const struct row *r, int i) {
+    struct worker *w = r->workers[i];
+    const struct gallop_shortlist *s = r->l->shortlist;
+    const struct gallop_listed all = sum_up(r->workers, r->n);
+    const float reach = r->l->margin * all.error;
+    int32_t *further = w->ids + w->n_listed, listed = 0, n = 0; /* a worker lists its tokens in ascending order */
+    for (int32_t chunk = i * CHUNK; chunk < r->n_vocab; chunk += r->n * CHUNK) {
+        const int32_t end = chunk + CHUNK < r->n_vocab ? chunk + CHUNK : r->n_vocab;
+        for (int32_t g = chunk; g < end; g += GROUP) {
+            const int32_t size = end - g < GROUP ? end - g : GROUP;
+            if (!may_exceed(r->logits + g, s->spread + g, size, reach, all.top)) {
+                continue;
+            }
+            for (int32_t t = g; t < g + size; t++) {
+                while (listed < w->n_listed && w->ids[listed] < t) {
+                    listed++;
+                }
+                const bool is_listed = listed < w->n_listed && w->ids[listed] == t;
+                if (!is_listed && !(r->logits[t] + reach * s->spread[t] <= all.top)) {
+                    further[n++] = t;
+                }
+            }
+        }
+    }
+    compute_rows(s, w->vector, further, n, r->logits);
+    w->found.further = n;
 }
 
 /* All steps, by one thread. */
@@ -286,6 +333,7 @@ static struct gallop_listed list_alone(struct gallop_listing *l, int thread, flo
     count_maxima(&r, 0);
     collect(&r, 0);
     compute(&r, 0);
+    extend(&r, 0);
     return sum_up(&w, 1);
 }
 
@@ -308,7 +356,7 @@ static void take_part(struct gallop_listing *l, const struct ggml_tensor *logits
     }
     const struct row r = {l, logits->data, logits->src[1]->data, l->workers, n, (int32_t)l->shortlist->matrix.n_vocab, l->sizes[0]};
     part(&r, thread);
-    if (part == compute && thread == 0) {
+    if (part == extend && thread == 0) {
         l->n_shared = n;
     }
 }
@@ -326,8 +374,12 @@ static void step_collect(struct ggml_tensor *logits, int thread, int n_threads, 
 }
 
 static void step_compute(struct ggml_tensor *logits, int thread, int n_threads, void *listing) {
+    take_part(listing, logits, thread, n_threads, compute);
+}
+
+static void step_extend(struct ggml_tensor *logits, int thread, int n_threads, void *listing) {
     struct gallop_listing *l = listing;
-    take_part(l, logits, thread, n_threads, compute);
+    take_part(l, logits, thread, n_threads, extend);
     if (logits->ne[1] == 1 || thread >= MAX_WORKERS) {
         return;
     }
@@ -358,7 +410,7 @@ static void free_listing(struct gallop_listing *l) {
 }
 
 bool gallop_use_shortlist(struct gallop_context *c, struct gallop_shortlist *s, int32_t n_rows) {
-    static layerskip_step *const steps[] = {step_maxima, step_count, step_collect, step_compute, NULL};
+    static layerskip_step *const steps[] = {step_maxima, step_count, step_collect, step_compute, step_extend, NULL};
     struct layerskip_output *o = &c->skip.output;
     if (o->nodes != NULL) {
         gallop_api.ggml_free(o->nodes);
@@ -390,8 +442,9 @@ bool gallop_use_shortlist(struct gallop_context *c, struct gallop_shortlist *s, 
     return true;
 }
 
-void gallop_list(struct gallop_context *c, const int32_t *sizes, int32_t n) {
+void gallop_list(struct gallop_context *c, const int32_t *sizes, int32_t n, float margin) {
     struct gallop_listing *l = c->listing;
+    l->margin = margin;
     l->n_shared = 0;
     for (int32_t i = 0; i < n && i < l->n_rows; i++) {
         l->sizes[i] = sizes[i];
@@ -416,11 +469,12 @@ bool gallop_hidden(struct gallop_context *c, int32_t output, float *out, int32_t
     return true;
 }
 
-struct gallop_listed gallop_list_alone(struct gallop_context *c, float *logits, int32_t output, int32_t size) {
+struct gallop_listed gallop_list_alone(struct gallop_context *c, float *logits, int32_t output, int32_t size, float margin) {
     struct gallop_listing *l = c->listing;
     if (!gallop_hidden(c, output, l->hidden, (int32_t)l->shortlist->matrix.n_embd)) {
         return unknown;
     }
+    l->margin = margin;
     return list_alone(l, 0, logits, l->hidden, size);
 }
 
@@ -434,19 +488,13 @@ bool gallop_prepare_exact(struct gallop_context *c, int32_t output) {
     return true;
 }
 
-int32_t gallop_compute_exact(struct gallop_context *c, float *logits, float least, int32_t part, int32_t n_parts) {
+void gallop_compute_exact(struct gallop_context *c, float *logits, int32_t part, int32_t n_parts) {
     const struct gallop_listing *l = c->listing;
-    const struct gallop_matrix *m = &l->shortlist->matrix;
-    int32_t computed = 0;
-    for (int64_t chunk = (int64_t)part * CHUNK; chunk < m->n_vocab; chunk += (int64_t)n_parts * CHUNK) {
+    for (int64_t chunk = (int64_t)part * CHUNK; chunk < l->shortlist->matrix.n_vocab; chunk += (int64_t)n_parts * CHUNK) {
         int32_t ids[CHUNK], n = 0;
-        for (int64_t t = chunk; t < chunk + CHUNK && t < m->n_vocab; t++) {
-            if (!(logits[t] < least)) {
-                ids[n++] = (int32_t)t;
-            }
+        for (int64_t t = chunk; t < chunk + CHUNK && t < l->shortlist->matrix.n_vocab; t++) {
+            ids[n++] = (int32_t)t;
         }
-        compute_rows(m, l->workers[0]->vector, ids, n, logits);
-        computed += n;
+        compute_rows(l->shortlist, l->workers[0]->vector, ids, n, logits);
     }
-    return computed;
 }

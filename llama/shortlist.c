@@ -194,9 +194,10 @@ struct ggml_backend_buffer_type *gallop_fastest_memory(struct ggml_tensor *t, bo
     return best;
 }
 
-bool gallop_new_shortlist(struct gallop_shortlist *s, const float *basis, const char *preview, int32_t rank, bool repack,
-                          struct gallop_text *err) {
+bool gallop_new_shortlist(struct gallop_shortlist *s, const float *basis, const char *preview, const float *spread, int32_t rank,
+                          bool repack, struct gallop_text *err) {
     enum { WEIGHTS = 1 }; /* ggml's number for a buffer's usage */
+    s->spread = malloc((size_t)s->matrix.n_vocab * sizeof(float));
     s->contexts[0] = gallop_new_nodes();
     s->contexts[1] = gallop_new_nodes();
     if (s->contexts[0] != NULL && s->contexts[1] != NULL) {
@@ -205,9 +206,12 @@ bool gallop_new_shortlist(struct gallop_shortlist *s, const float *basis, const 
         s->buffers[0] = gallop_api.ggml_backend_alloc_ctx_tensors_from_buft(s->contexts[0], gallop_api.ggml_backend_cpu_buffer_type());
         s->buffers[1] = gallop_api.ggml_backend_alloc_ctx_tensors_from_buft(s->contexts[1], gallop_fastest_memory(s->preview, repack));
     }
-    if (s->buffers[0] == NULL || s->buffers[1] == NULL) {
+    if (s->spread == NULL || s->buffers[0] == NULL || s->buffers[1] == NULL) {
         gallop_free_shortlist(s);
         return fail(err, "no memory for the shortlist's matrices");
+    }
+    for (int64_t i = 0; i < s->matrix.n_vocab; i++) {
+        s->spread[i] = spread == NULL ? 1 : spread[i];
     }
     for (int i = 0; i < 2; i++) {
         gallop_api.ggml_backend_buffer_set_usage(s->buffers[i], WEIGHTS);
@@ -218,6 +222,8 @@ bool gallop_new_shortlist(struct gallop_shortlist *s, const float *basis, const 
 }
 
 void gallop_free_shortlist(struct gallop_shortlist *s) {
+    free(s->spread);
+    s->spread = NULL;
     for (int i = 0; i < 2; i++) {
         if (s->buffers[i] != NULL) {
             gallop_api.ggml_backend_buffer_free(s->buffers[i]);

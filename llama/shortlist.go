@@ -14,7 +14,6 @@ import (
 	"runtime"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"unsafe"
 
 	"github.com/gallop-llm/gallop/gguf"
@@ -136,33 +135,36 @@ func (o *OutputMatrix) Preview(ctx context.Context, x []float32, threads int) ([
 // dimensions, ranks all tokens, and the matrix itself gives the first of them their
 // exact logits. The others keep the preview's. It implements SVD-softmax (Shim et
 // al., 2017) with a basis fitted to the model's own hidden states, and a test that
-// makes the list of a token in doubt as long as it takes to be sure.
+// gives exact logits to every further token that could be the likeliest.
 type Shortlist struct {
 	part
 	Rank   int     // dimensions of the preview
 	Size   uint64  // bytes of the preview and what turns hidden states into its dimensions
-	Margin float32 // how far above the list's end in the preview a logit outside the list may be, in the preview's errors on the list
+	Margin float32 // how far a logit outside the list may be above its preview, in the preview's error on the list times the token's spread
 
 	c *C.struct_gallop_shortlist // owned
 }
 
 // NewShortlist makes the shortlist of a preview (NVocab, rank) in Q4_0 and the basis
-// (rank, NEmbd) that hidden states are multiplied with for it. Both are copied.
-func (o *OutputMatrix) NewShortlist(basis []float32, preview []byte, margin float32) (*Shortlist, error) {
+// (rank, NEmbd) that hidden states are multiplied with for it. spread (NVocab,) is how far
+// the preview is off for each token, 1 on average; nil = all alike. All are copied.
+func (o *OutputMatrix) NewShortlist(basis []float32, preview []byte, spread []float32, margin float32) (*Shortlist, error) {
 	rank := len(basis) / o.NEmbd
-	if rank < previewBlock || rank%previewBlock != 0 || len(basis) != rank*o.NEmbd || len(preview) != o.NVocab*rank/previewBlock*previewBytes {
-		return nil, fmt.Errorf("%w: a basis of %d numbers and a preview of %d bytes do not fit %d tokens of %d dimensions",
-			ErrShortlist, len(basis), len(preview), o.NVocab, o.NEmbd)
+	if rank < previewBlock || rank%previewBlock != 0 || len(basis) != rank*o.NEmbd || len(preview) != o.NVocab*rank/previewBlock*previewBytes ||
+		spread != nil && len(spread) != o.NVocab {
+		return nil, fmt.Errorf("%w: a basis of %d numbers, a preview of %d bytes and %d spreads do not fit %d tokens of %d dimensions",
+			ErrShortlist, len(basis), len(preview), len(spread), o.NVocab, o.NEmbd)
 	}
 	m := o.model
 	if err := m.retain(); err != nil {
 		return nil, err
 	}
 	const floatBytes = 4
-	s := &Shortlist{Rank: rank, Size: uint64(len(preview) + floatBytes*len(basis)), Margin: margin, c: (*C.struct_gallop_shortlist)(C.calloc(1, C.sizeof_struct_gallop_shortlist))}
+	s := &Shortlist{Rank: rank, Size: uint64(len(preview) + floatBytes*(len(basis)+o.NVocab)), Margin: margin, c: (*C.struct_gallop_shortlist)(C.calloc(1, C.sizeof_struct_gallop_shortlist))}
 	s.c.matrix = o.matrix
 	var why C.struct_gallop_text
-	if !C.gallop_new_shortlist(s.c, (*C.float)(&basis[0]), (*C.char)(unsafe.Pointer(&preview[0])), C.int32_t(rank), C.bool(m.repacks), &why) {
+	if !C.gallop_new_shortlist(s.c, (*C.float)(&basis[0]), (*C.char)(unsafe.Pointer(&preview[0])), (*C.float)(unsafe.SliceData(spread)),
+		C.int32_t(rank), C.bool(m.repacks), &why) {
 		C.free(unsafe.Pointer(s.c))
 		m.release()
 		return nil, fmt.Errorf("%w: %s", ErrShortlist, C.GoString(&why.text[0]))
@@ -250,13 +252,13 @@ func (c *Context) list(b *Batch) {
 		}
 		c.sizes = append(c.sizes, C.int32_t(size))
 	}
-	C.gallop_list(c.own, unsafe.SliceData(c.sizes), C.int32_t(len(c.sizes)))
+	C.gallop_list(c.own, unsafe.SliceData(c.sizes), C.int32_t(len(c.sizes)), C.float(c.shortlist.Margin))
 }
 
 // ShortlistUse counts what became of rows of logits.
 type ShortlistUse struct {
 	Rows     int // computed with the shortlist
-	Extended int // of these, those whose list was made longer: the decision was too close
+	Extended int // of these, those where tokens outside the list could have been the likeliest
 	Exact    int // logits of these rows that were computed exactly
 }
 
@@ -297,14 +299,16 @@ func (c *Context) listOutputs(b *Batch) error {
 			}
 		} else {
 			listed := C.gallop_listed(c.own, C.int32_t(output))
-			exact, err := c.extendList(logits, output, listed)
-			if err != nil {
-				return err
+			use.Exact = int(listed.n + listed.further)
+			if listed.n == 0 { // no memory for the list
+				if err := c.exactly(logits, output); err != nil {
+					return err
+				}
+				use.Exact = len(logits)
 			}
-			if exact > 0 {
+			if use.Exact > int(listed.n) {
 				use.Extended = 1
 			}
-			use.Exact = max(exact, int(listed.n))
 		}
 		c.listed.Rows += use.Rows
 		c.listed.Extended += use.Extended
@@ -315,94 +319,61 @@ func (c *Context) listOutputs(b *Batch) error {
 	return nil
 }
 
-// gap is how far a row's largest logit is above the list's end in the preview, in the
-// preview's errors on the list.
-func gap(listed C.struct_gallop_listed) float32 {
-	return float32((listed.top - listed.outside) / listed.error)
-}
-
-// further is how many margins below the likeliest logit a list in doubt goes: the preview
-// errs more for such tokens than for those that the margin was found on.
-const further = 1.25
-
-// extendList gives more logits of a row their exact values where the list is too short
-// to be sure of the likeliest. exact is how many then have them; 0 = the list is long enough.
-func (c *Context) extendList(logits []float32, output int, listed C.struct_gallop_listed) (exact int, err error) {
-	if gap(listed) >= c.shortlist.Margin {
-		return 0, nil
-	}
-	return c.exactly(logits, output, float32(listed.top)-further*c.shortlist.Margin*float32(listed.error))
-}
-
-// exactly gives exact values to those n of a row's logits that are not below least; NaN = to all.
-func (c *Context) exactly(logits []float32, output int, least float32) (n int, err error) {
+// exactly gives exact values to all of a row's logits.
+func (c *Context) exactly(logits []float32, output int) error {
 	if !C.gallop_prepare_exact(c.own, C.int32_t(output)) {
-		return 0, fmt.Errorf("%w: the hidden state of output %d is not known", ErrDecode, output)
+		return fmt.Errorf("%w: the hidden state of output %d is not known", ErrDecode, output)
 	}
 	parts := runtime.GOMAXPROCS(0)
 	row := (*C.float)(&logits[0])
 	var running sync.WaitGroup
-	var computed atomic.Int64
 	for i := range parts {
-		running.Go(func() {
-			computed.Add(int64(C.gallop_compute_exact(c.own, row, C.float(least), C.int32_t(i), C.int32_t(parts))))
-		})
+		running.Go(func() { C.gallop_compute_exact(c.own, row, C.int32_t(i), C.int32_t(parts)) })
 	}
 	running.Wait()
-	return int(computed.Load()), nil
+	return nil
 }
 
-// ShortlistTrial is what a row of logits says of a shortlist of some size: how far above
-// the list's end in the preview the likeliest logit is in the list (Gap) and outside it
-// (Missed), in the preview's errors on the list. Where Missed is the larger, the list
-// lacks the likeliest token. Equal tells whether that one was found in the end, the
-// shortlist's Margin being what it is.
+// ShortlistTrial is what a shortlist comes to for one row of logits.
 type ShortlistTrial struct {
-	Gap, Missed float32
-	Equal       bool
+	Needed   float32   // margin above which the likeliest token gets its exact logit; -infinity = it is in the list
+	Equal    bool      // with the shortlist's own margin the likeliest token is found
+	Extended bool      // with that margin, tokens outside the list get exact logits
+	Exact    int       // how many do in all
+	Error    float32   // the preview's on the list: the root of the mean square, each token's in its spread
+	Errors   []float32 // (NVocab,) how far each token's logit is above its preview, in that error
 }
 
 // MeasureShortlist is [Context.Decode] with exact logits for all tokens, and tells of each
-// row what shortlists of these sizes would have come to: trials (len(sizes),), valid
-// during the call. The mask has some shortlist.
-func (c *Context) MeasureShortlist(b *Batch, mask skip.Mask, sizes []int, each func(row int, trials []ShortlistTrial)) error {
-	trials := make([]ShortlistTrial, len(sizes))
-	c.measure = func(row int, try func(size int) ShortlistTrial) {
-		for i, size := range sizes {
-			trials[i] = try(size)
-		}
-		each(row, trials)
-	}
+// row what a shortlist of the mask's size would have come to. A trial is valid during the call.
+func (c *Context) MeasureShortlist(b *Batch, mask skip.Mask, each func(row int, trial ShortlistTrial)) error {
+	c.measure = each
 	defer func() { c.measure = nil }()
 	return c.Decode(b, mask)
 }
 
-// measureRow lets measure try sizes on a row of the preview's logits, which are exact then.
+// measureRow lets measure see what the list would have come to for a row of the preview's logits, which are
+// exact then.
 func (c *Context) measureRow(logits []float32, output int) error {
 	preview := slices.Clone(logits)
-	if _, err := c.exactly(logits, output, float32(math.NaN())); err != nil {
+	if err := c.exactly(logits, output); err != nil {
 		return err
 	}
-	exact := slices.Clone(logits)
-	likeliest, _ := TopProbability(exact)
-	var failed error
-	c.measure(output, func(size int) ShortlistTrial {
-		copy(logits, preview)
-		listed := C.gallop_list_alone(c.own, (*C.float)(&logits[0]), C.int32_t(output), C.int32_t(size))
-		missed := float32(math.Inf(-1))
-		for t, p := range preview {
-			if p < float32(listed.outside) {
-				missed = max(missed, exact[t])
-			}
-		}
-		if _, err := c.extendList(logits, output, listed); err != nil {
-			failed = err
-		}
-		found, _ := TopProbability(logits)
-		return ShortlistTrial{gap(listed), float32((C.float(missed) - listed.outside) / listed.error), found == likeliest}
-	})
-	copy(logits, exact)
-	return failed
+	short := slices.Clone(preview)
+	listed := C.gallop_list_alone(c.own, (*C.float)(&short[0]), C.int32_t(output), C.int32_t(c.mask.Shortlist()), C.float(c.shortlist.Margin))
+	likeliest, _ := TopProbability(logits)
+	found, _ := TopProbability(short)
+	t := ShortlistTrial{Needed: float32(math.Inf(-1)), Equal: found == likeliest, Extended: listed.further > 0, Exact: int(listed.n + listed.further), Error: float32(listed.error)}
+	if preview[likeliest] < float32(listed.outside) {
+		spread := unsafe.Slice((*float32)(c.shortlist.c.spread), len(logits))[likeliest]
+		t.Needed = (float32(listed.top) - preview[likeliest]) / (float32(listed.error) * spread)
+	}
+	for i, p := range preview {
+		preview[i] = (logits[i] - p) / float32(listed.error)
+	}
+	t.Errors = preview
+	c.measure(output, t)
+	return nil
 }
 
 // Hidden copies the final hidden state of a row of the last decode's outputs into

@@ -49,15 +49,16 @@ bool gallop_project(const struct gallop_matrix *m, const float *x, int32_t threa
 /* The matrices of a shortlist, in memory of ggml's; owned by Go through malloc. */
 struct gallop_shortlist {
     struct gallop_matrix matrix;
+    float *spread; /* (n_vocab,) how far each token's preview is off, all are 1 on average; owned */
     struct ggml_tensor *basis, *preview;
     struct ggml_context *contexts[2]; /* owned: of basis and preview */
     void *buffers[2];                 /* owned: theirs */
 };
 
-/* Makes the matrices from basis (rank, n_embd) and preview (n_vocab, rank) in Q4_0, which are copied.
- * False: err says why, and nothing is left to free. */
-bool gallop_new_shortlist(struct gallop_shortlist *s, const float *basis, const char *preview, int32_t rank, bool repack,
-                          struct gallop_text *err);
+/* Makes the matrices from basis (rank, n_embd) and preview (n_vocab, rank) in Q4_0, which are copied, as is spread
+ * (n_vocab,); NULL = all are 1. False: err says why, and nothing is left to free. */
+bool gallop_new_shortlist(struct gallop_shortlist *s, const float *basis, const char *preview, const float *spread, int32_t rank,
+                          bool repack, struct gallop_text *err);
 void gallop_free_shortlist(struct gallop_shortlist *s);
 
 /* The kind of memory in which the CPU multiplies a matrix of t's type and shape, which has none yet, fastest. repack =
@@ -74,28 +75,29 @@ bool gallop_use_shortlist(struct gallop_context *c, struct gallop_shortlist *s, 
 /* What became of a row of logits. */
 struct gallop_listed {
     float top;     /* largest exact logit */
-    float outside; /* bound of the preview values of the tokens whose logits are not exact */
-    float error;   /* root of the mean squared difference of exact logits and preview */
-    int32_t n;     /* exact logits */
+    float outside; /* bound of the preview values of the tokens outside the list */
+    float error;   /* root of the mean squared difference of exact logits and preview, each in spreads */
+    int32_t n;     /* tokens in the list: their logits are exact */
+    int32_t further; /* exact logits outside it */
 };
 
 /* How many of each output's largest logits, which are the preview's, the next decode is to give exact
  * values: sizes (n,), which are copied; 0 = none. A few more are given them where they are too close to
- * tell apart. */
-void gallop_list(struct gallop_context *c, const int32_t *sizes, int32_t n);
+ * tell apart. Further tokens get them too, all that would be the likeliest were their preview off by margin
+ * times the list's error, in their spreads. */
+void gallop_list(struct gallop_context *c, const int32_t *sizes, int32_t n, float margin);
 
 /* What became of the row at this place among the outputs of the last decode. */
 struct gallop_listed gallop_listed(const struct gallop_context *c, int32_t output);
 
 /* Lists a row of logits (n_vocab,) that the last decode has left as the preview gave it. */
-struct gallop_listed gallop_list_alone(struct gallop_context *c, float *logits, int32_t output, int32_t size);
+struct gallop_listed gallop_list_alone(struct gallop_context *c, float *logits, int32_t output, int32_t size, float margin);
 
 /* Takes the hidden state at this place for the calls of gallop_compute_exact that follow. False: it is not known. */
 bool gallop_prepare_exact(struct gallop_context *c, int32_t output);
 
-/* Gives exact values to the logits that are not below least, in one of n_parts parts of the row; NaN = to
- * all. Returns how many. Several threads may do so at once. */
-int32_t gallop_compute_exact(struct gallop_context *c, float *logits, float least, int32_t part, int32_t n_parts);
+/* Gives exact values to the logits in one of n_parts parts of the row. Several threads may do so at once. */
+void gallop_compute_exact(struct gallop_context *c, float *logits, int32_t part, int32_t n_parts);
 
 /* Copies the hidden state at this place among the last graph's outputs into out (n_embd,). False: it
  * is not known. */

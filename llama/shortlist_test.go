@@ -1,6 +1,7 @@
 package llama_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -36,10 +37,20 @@ func newShortlist(t *testing.T, m *llama.Model, margin float32) (*llama.Shortlis
 	}
 	preview, err := o.Preview(context.Background(), basis, 1)
 	require.NoError(t, err)
-	s, err := o.NewShortlist(basis, preview, margin)
+	s, err := o.NewShortlist(basis, preview, spreads(o.NVocab), margin)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
 	return s, o
+}
+
+// spreads are some that differ.
+func spreads(n int) []float32 {
+	random := rand.New(rand.NewPCG(3, 4))
+	spread := make([]float32, n)
+	for i := range spread {
+		spread[i] = float32(0.5 + random.Float64())
+	}
+	return spread
 }
 
 // logitsOf decodes the prompt and one token more under mask and gives its logits.
@@ -256,6 +267,74 @@ func TestShortlistIsTheSameForAllThreads(t *testing.T) {
 	}
 }
 
+// TestShortlistExtendsByEachTokensSpread: outside the list, exact logits are for those tokens whose preview, so many of the
+// list's errors higher, would be the likeliest, and for no others.
+func TestShortlistExtendsByEachTokensSpread(t *testing.T) {
+	llamatest.Library(t)
+	spec := randmodel.Small("llama")
+	spec.Vocab = 5000
+	m := llamatest.Open(t, llamatest.Write(t, spec))
+	c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 64, Threads: 1})
+	const size, margin = 300, 3
+	mask := skip.Mask{}.WithShortlist(size)
+	whole := logitsOf(t, c, skip.Mask{})
+	list, o := newShortlist(t, m, -1e9)
+	require.NoError(t, c.SetShortlist(list))
+	before := c.ShortlistUse()
+	unextended := logitsOf(t, c, mask) // exact in the list, the preview's outside
+	n := c.ShortlistUse().Since(before).Exact
+
+	// The list's tokens are those that are exact, but for a few outside whose preview happens to be near.
+	preview := previewOf(t, c, mask)
+	order := make([]int, len(preview))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(a, b int) int { return cmp.Compare(preview[b], preview[a]) })
+	spread := spreads(o.NVocab)
+	squares, top := 0.0, float32(math.Inf(-1))
+	for _, i := range order[:n] {
+		e := float64(unextended[i]-preview[i]) / float64(spread[i])
+		squares += e * e
+		top = max(top, unextended[i])
+	}
+	reach := float32(margin * math.Sqrt(squares/float64(n)))
+	list.Margin = margin
+	got := logitsOf(t, c, mask)
+	further := 0
+	for _, i := range order[n:] {
+		switch bound := preview[i] + reach*spread[i]; {
+		case bound > top+1e-3: // which rounding does not bridge
+			further++
+			require.True(t, near(whole[i], got[i]), "token %d", i)
+		case bound < top-1e-3:
+			require.InDelta(t, preview[i], got[i], 1e-4, "token %d", i)
+		}
+	}
+	require.Positive(t, further)
+	require.Less(t, further, len(whole)-n)
+}
+
+// previewOf gives the logits of a preview alone.
+func previewOf(t *testing.T, c *llama.Context, mask skip.Mask) []float32 {
+	t.Helper()
+	var trial llama.ShortlistTrial
+	tokens := prompt(promptTokens)
+	c.Clear()
+	require.NoError(t, c.Decode(llamatest.Batch(t, tokens[:promptTokens-1], 0), skip.Mask{}))
+	require.NoError(t, c.MeasureShortlist(llamatest.Batch(t, tokens[promptTokens-1:], promptTokens-1), mask, func(_ int, got llama.ShortlistTrial) {
+		trial = got
+		trial.Errors = slices.Clone(got.Errors)
+	}))
+	logits, err := c.Logits(-1)
+	require.NoError(t, err)
+	preview := slices.Clone(logits)
+	for i, e := range trial.Errors {
+		preview[i] -= e * trial.Error
+	}
+	return preview
+}
+
 // A list that is too short gets longer: further tokens get exact logits, and not all of them.
 func TestShortlistGetsLonger(t *testing.T) {
 	llamatest.Library(t)
@@ -330,7 +409,7 @@ func TestShortlistRefusals(t *testing.T) {
 	require.ErrorContains(t, apart.Decode(b, skip.Mask{}.WithShortlist(listSize)), "KVUnified")
 	require.NoError(t, c.Decode(b, skip.Mask{}.WithShortlist(listSize)), "a refusal leaves nothing behind")
 
-	_, err := o.NewShortlist(make([]float32, 5), nil, 0)
+	_, err := o.NewShortlist(make([]float32, 5), nil, nil, 0)
 	require.ErrorIs(t, err, llama.ErrShortlist)
 	_, err = o.Preview(context.Background(), make([]float32, o.NEmbd), 1)
 	require.ErrorIs(t, err, llama.ErrOption)

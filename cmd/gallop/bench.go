@@ -57,7 +57,7 @@ with it, with what the skipped bytes and operations allow at best, and with
 Where a model cannot be had, --shape makes one of random weights with its exact
 shape in the cache folder: speed does not depend on the values. With a
 vocabulary shortlist built-in prompts and the model's own words are decoded. That
-of random weights is learnt anew each time, and no token counts as in doubt.
+of random weights is learnt anew each time, and no list is made longer.
 Shapes:
 ` + wrapWords(randmodel.ShapeNames(), 80),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -299,8 +299,8 @@ func (j job) needsShortlist(f *benchmark) (size int, ok bool) {
 }
 
 // learnShortlist makes the model's shortlist ready. That of random weights is not kept: its
-// states are those of no text, so it is good for speed alone, and how many tokens would be
-// in doubt says nothing.
+// states are those of no text, so it is good for speed alone, and how many exact logits a token
+// would need says nothing.
 func (j job) learnShortlist(ctx context.Context, cmd *cobra.Command, m *llama.Model, size, threads int) (l *shortlist.Learner, err error) {
 	dir, err := shortlist.Dir()
 	if err != nil {

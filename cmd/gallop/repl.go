@@ -287,7 +287,7 @@ func drafts(a *gallop.Answer) string {
 // shortlisted says what the vocabulary shortlist did, or why there was none.
 func shortlisted(a *gallop.Answer) string {
 	if l := a.Shortlist; l.Size > 0 {
-		return fmt.Sprintf("%d tokens with exact logits, more for %d of %d choices", l.Size, l.Extended, l.Rows)
+		return fmt.Sprintf("a list of %d tokens, %.0f exact logits on average of %d choices", l.Size, float64(l.Exact)/float64(max(l.Rows, 1)), l.Rows)
 	}
 	return "none: " + a.Shortlist.Why
 }

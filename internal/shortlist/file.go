@@ -37,7 +37,7 @@ const (
 	// kind is what these files say in general.type.
 	kind = "gallop-shortlist"
 	// version is that of the files' meaning: others are made anew.
-	version = 6
+	version = 7
 )
 
 var (
@@ -80,17 +80,18 @@ func writeMoments(path string, m *llama.Model, moments *Moments) error {
 }
 
 // write keeps a shortlist.
-func write(path string, m *llama.Model, made *Made, moments *Moments, basis []float32, preview []byte) error {
+func write(path string, m *llama.Model, made *Made, moments *Moments, p parts) error {
 	meta, tensors := head(m, moments)
 	meta.Set("gallop.shortlist.fitted", uint32(made.States))
 	meta.Set("gallop.shortlist.size", uint32(made.Size))
-	meta.Set("gallop.shortlist.margin", made.List.Margin)
-	meta.Set("gallop.shortlist.sure", made.Sure)
-	meta.Set("gallop.shortlist.doubted", made.Doubted)
+	meta.Set("gallop.shortlist.margin", p.margin)
+	meta.Set("gallop.shortlist.gain", made.Gain)
+	meta.Set("gallop.shortlist.exact", made.Exact)
 	rank, nEmbd, nVocab := uint64(made.List.Rank), uint64(moments.Sum.SymmetricDim()), uint64(matrixOf(m).Shape[1])
 	return save(path, meta, append(tensors,
-		tensorOf("basis", gguf.F32, floats(basis), nEmbd, rank),
-		tensorOf("preview", gguf.Q4_0, preview, rank, nVocab)))
+		tensorOf("basis", gguf.F32, floats(p.basis), nEmbd, rank),
+		tensorOf("preview", gguf.Q4_0, p.preview, rank, nVocab),
+		tensorOf("spread", gguf.F32, floats(p.spread), nVocab)))
 }
 
 func save(path string, meta gguf.Metadata, tensors []gguf.Source) error {
@@ -107,9 +108,7 @@ func save(path string, meta gguf.Metadata, tensors []gguf.Source) error {
 type kept struct {
 	moments *Moments
 	made    *Made // without its list; nil = no shortlist was made yet
-	basis   []float32
-	preview []byte
-	margin  float32
+	parts         // of its list
 }
 
 // read takes what a file holds. The error is errNoFile where there is no file.
@@ -170,14 +169,22 @@ func read(path string, m *llama.Model) (*kept, error) {
 	if k.preview, err = data("preview", gguf.Q4_0, r, nVocab); err != nil {
 		return nil, err
 	}
+	spread, err := data("spread", gguf.F32, nVocab)
+	if err != nil {
+		return nil, err
+	}
+	k.spread = decode(spread)
+	if least, most := slices.Min(k.spread), slices.Max(k.spread); !(least > 0 && most < math.MaxFloat32) {
+		return nil, foreign("its spreads are out of range")
+	}
 	margin, _ := f.Metadata.Float("gallop.shortlist.margin")
-	sure, _ := f.Metadata.Float("gallop.shortlist.sure")
-	doubted, _ := f.Metadata.Float("gallop.shortlist.doubted")
-	k.made, k.margin = &Made{Size: int(number("size")), States: int(number("fitted")), Sure: sure, Doubted: doubted}, float32(margin)
-	k.made.account(share(m))
-	if k.made.Size < 1 || k.made.Size > int(nVocab)/4 || !(margin > -math.MaxFloat32 && margin < math.MaxFloat32) || !(sure > 0 && doubted >= 0) {
+	gain, _ := f.Metadata.Float("gallop.shortlist.gain")
+	exact, _ := f.Metadata.Float("gallop.shortlist.exact")
+	k.made, k.margin = &Made{Size: int(number("size")), States: int(number("fitted")), Gain: gain, Exact: exact}, float32(margin)
+	if k.made.Size < 1 || k.made.Size > int(nVocab)/4 || !(margin > -math.MaxFloat32 && margin < math.MaxFloat32) || !(gain > 0 && exact >= 0) {
 		return nil, foreign("its size, margin or figures are out of range")
 	}
+	k.made.account(share(m), int(nVocab))
 	return k, nil
 }
 

@@ -1,7 +1,6 @@
 package shortlist
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,33 +38,24 @@ const (
 	// sampledRows is how many rows of the output matrix stand for all when directions are sought.
 	sampledRows = 4096
 
-	// measuredTokens is how many tokens of other prompts' answers a preview is measured on.
-	measuredTokens = 96
-	// longTiming is after how long a few turns of timing are enough.
-	longTiming = 2 * time.Second
-	// extension is the share of the matrix that a token in doubt is taken to need.
-	extension = 0.3
-	// moreDoubt is how many times as many tokens other texts are taken to leave in doubt as
-	// those that were measured.
-	moreDoubt = 2
-	// freeDoubt is the share of tokens that may be in doubt without being missed.
-	freeDoubt = 0.05
+	// spreadTokens is how many tokens of other prompts' answers show how far the preview is off for
+	// each token of the vocabulary, and spreadPrior how many more count as usual ones.
+	spreadTokens, spreadPrior = 96, 32
+	// measuredTokens is how many further tokens the margin is measured on.
+	measuredTokens = 48
 	// leastMargin is what the margin is at least, whatever was measured: texts unlike the built-in
 	// prompts miss tokens by more.
-	leastMargin = 6
-	// mostDoubt is the share of the measured tokens that the margin leaves in doubt at most: a
-	// single token whose errors are far larger than usual must not send half of them there.
-	mostDoubt = 0.25
-	// smallerSaves is the share of rows that a smaller size must save to be taken in place
-	// of a larger one, which errs less.
-	smallerSaves = 0.2
+	leastMargin = 7
+	// headroom is how many times the largest margin that was needed the margin is.
+	headroom = 1.2
+	// exactTokens is how many tokens are listed. Shorter lists say less well how far the preview is off.
+	exactTokens = 2048
+	// longTiming is after how long a few turns of timing are enough.
+	longTiming = 2 * time.Second
 	// leastGain is the speed-up below which a shortlist is not used: what is measured is
 	// off by a percent or two.
 	leastGain = 1.03
 )
-
-// sizes are the numbers of exact tokens that are tried.
-var sizes = []int{4096, 2048, 1024}
 
 // errEnough ends an answer whose further states are not needed.
 var errEnough = errors.New("enough states")
@@ -98,21 +88,18 @@ type Learner struct {
 
 // Made is a shortlist that is ready to be used.
 type Made struct {
-	List    *llama.Shortlist
-	Size    int           // tokens that get exact logits
-	States  int           // that it was fitted to
-	Sure    float64       // a token's time with the whole matrix over that of one chosen from the list, as measured
-	Gain    float64       // the same with the tokens in doubt
-	Doubted float64       // share of measured tokens that were in doubt, and needed a longer list
-	Doubt   float64       // share up to which the shortlist pays
-	Took    time.Duration // from the learner's start; 0 = it was in the cache
+	List   *llama.Shortlist
+	Size   int           // tokens in the list
+	States int           // that it was fitted to
+	Gain   float64       // a token's time with the whole matrix over that with the list, as measured
+	Exact  float64       // exact logits of a token meanwhile, on average
+	Most   float64       // exact logits of a token, on average, up to which the shortlist pays
+	Took   time.Duration // from the learner's start; 0 = it was in the cache
 }
 
-// account works out Gain and Doubt: a token in doubt costs about the extension's part of
-// the matrix's share of a token more.
-func (m *Made) account(matrix float64) {
-	m.Gain = 1 / (1/m.Sure + m.Doubted*extension*matrix)
-	m.Doubt = (1/leastGain - 1/m.Sure) / (extension * matrix)
+// account works out Most: rows of the matrix (nVocab, ...) cost the matrix's share of a token.
+func (m *Made) account(matrix float64, nVocab int) {
+	m.Most = m.Exact + (1/leastGain-1/m.Gain)/matrix*float64(nVocab)
 }
 
 // Pays tells whether decoding is measurably faster with it.
@@ -147,7 +134,7 @@ func (l *Learner) take() error {
 		return err
 	}
 	if k.made != nil {
-		if k.made.List, err = l.matrix.NewShortlist(k.basis, k.preview, k.margin); err != nil {
+		if k.made.List, err = l.matrix.NewShortlist(k.basis, k.preview, k.spread, k.margin); err != nil {
 			return err
 		}
 		l.made.Store(k.made)
@@ -333,12 +320,12 @@ func (l *Learner) Learn(ctx context.Context) error {
 	if err := s.collect(l.moments, enoughStates); err != nil {
 		return err
 	}
-	next, basis, preview, err := s.make(l.moments)
+	next, parts, err := s.make(l.moments)
 	if err != nil {
 		return err
 	}
 	next.Took = time.Since(l.started)
-	if err := write(l.path, l.model, next, l.moments, basis, preview); err != nil {
+	if err := write(l.path, l.model, next, l.moments, parts); err != nil {
 		return errors.Join(err, next.List.Close())
 	}
 	l.mu.Lock()
@@ -424,8 +411,16 @@ func (s *student) collect(m *Moments, enough int) error {
 // rank is the preview's dimensions for a model of this width.
 func rank(nEmbd int) int { return max(min(maxRank, nEmbd/3/32*32), 32) }
 
+// parts are what a list is made of.
+type parts struct {
+	basis   []float32 // (rank, nEmbd)
+	preview []byte    // (nVocab, rank) in Q4_0
+	spread  []float32 // (nVocab,)
+	margin  float32
+}
+
 // make fits a preview to the moments and measures it.
-func (s *student) make(m *Moments) (made *Made, basis []float32, preview []byte, err error) {
+func (s *student) make(m *Moments) (made *Made, p parts, err error) {
 	o := s.matrix
 	ids := make([]int32, min(sampledRows, o.NVocab))
 	for i, id := range rand.New(rand.NewPCG(3, 4)).Perm(o.NVocab)[:len(ids)] {
@@ -433,45 +428,56 @@ func (s *student) make(m *Moments) (made *Made, basis []float32, preview []byte,
 	}
 	sample := make([]float32, len(ids)*o.NEmbd)
 	if err := o.Rows(ids, sample); err != nil {
-		return nil, nil, nil, err
+		return nil, p, err
 	}
 	basis, columns, err := fit(m, sample, rank(o.NEmbd), func() bool { return s.ctx.Err() != nil })
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, p, err
 	}
-	if preview, err = o.Preview(s.ctx, columns, s.threads); err != nil {
-		return nil, nil, nil, err
+	p.basis, p.margin = basis, leastMargin
+	if p.preview, err = o.Preview(s.ctx, columns, s.threads); err != nil {
+		return nil, p, err
 	}
-	list, err := o.NewShortlist(basis, preview, 0)
-	if err != nil {
-		return nil, nil, nil, err
+	made = &Made{Size: min(exactTokens, o.NVocab/4), States: m.N}
+	// First as if all tokens were alike.
+	if made.List, err = o.NewShortlist(p.basis, p.preview, nil, p.margin); err != nil {
+		return nil, p, err
 	}
-	made = &Made{List: list, States: m.N}
-	if err := s.measure(made, m); err != nil {
-		return nil, nil, nil, errors.Join(err, s.Context.SetShortlist(nil), list.Close())
+	p.spread, err = s.spread(made, m)
+	if err = errors.Join(err, made.List.Close()); err != nil {
+		return nil, p, errors.Join(err, s.Context.SetShortlist(nil))
 	}
-	return made, basis, preview, s.Context.SetShortlist(nil)
+	if made.List, err = o.NewShortlist(p.basis, p.preview, p.spread, p.margin); err != nil {
+		return nil, p, errors.Join(err, s.Context.SetShortlist(nil))
+	}
+	if p.margin, err = s.margin(made, m); err == nil {
+		made.List.Margin = p.margin
+		err = s.time(made)
+	}
+	if err = errors.Join(err, s.Context.SetShortlist(nil)); err != nil {
+		return nil, p, errors.Join(err, made.List.Close())
+	}
+	return made, p, nil
 }
 
-// measure chooses the size and the margin, and times a token both ways.
-func (s *student) measure(made *Made, m *Moments) error {
+// measure decodes n tokens of the next prompts' answers and lets see what the list comes to for each. Their
+// hidden states go into the moments.
+func (s *student) measure(made *Made, m *Moments, n int, see func(llama.ShortlistTrial)) error {
 	if err := s.Context.SetShortlist(made.List); err != nil {
 		return err
 	}
-	trials := make([][]llama.ShortlistTrial, len(sizes))
-	var whole, short []float64 // seconds
+	mask := skip.Mask{}.WithShortlist(made.Size)
 	states := make([]float32, s.matrix.NEmbd)
-	for tokens := 0; tokens < measuredTokens; {
+	for tokens := 0; tokens < n; {
 		if err := s.Prompt(func(int) error { return nil }); err != nil {
 			return err
 		}
 		err := s.Continue(func(token llama.Token) error {
+			if tokens == n {
+				return errEnough
+			}
 			if err := s.DecodeBy([]llama.Token{token}, func(b *llama.Batch) error {
-				return s.Context.MeasureShortlist(b, skip.Mask{}.WithShortlist(sizes[0]), sizes, func(_ int, of []llama.ShortlistTrial) {
-					for i, t := range of {
-						trials[i] = append(trials[i], t)
-					}
-				})
+				return s.Context.MeasureShortlist(b, mask, func(_ int, t llama.ShortlistTrial) { see(t) })
 			}); err != nil {
 				return err
 			}
@@ -482,26 +488,71 @@ func (s *student) measure(made *Made, m *Moments) error {
 			tokens++
 			return nil
 		})
-		if err != nil {
+		if err != nil && !errors.Is(err, errEnough) {
 			return err
 		}
 	}
-	s.choose(made, trials)
-	// Time both in turns, each several tokens in a row: the first after a change builds a new graph.
-	const turns, leastTurns, run = 8, 4, 6
-	start := time.Now()
-	token, _, err := s.Next()
+	return nil
+}
+
+// spread finds how far the preview is off for each token of the vocabulary: tokens differ in how much of
+// their row lies outside the preview's directions, and those that are often the likeliest differ the most.
+func (s *student) spread(made *Made, m *Moments) ([]float32, error) {
+	squares := make([]float64, s.matrix.NVocab)
+	n := 0
+	err := s.measure(made, m, spreadTokens, func(t llama.ShortlistTrial) {
+		n++
+		for i, e := range t.Errors {
+			squares[i] += float64(e) * float64(e)
+		}
+	})
 	if err != nil {
-		return err
+		return nil, err
 	}
+	usual := stats.Mean(squares) / float64(n)
+	spread := make([]float32, len(squares))
+	sum := 0.0
+	for i, q := range squares {
+		spread[i] = float32(math.Sqrt(q + spreadPrior*usual))
+		sum += float64(spread[i])
+	}
+	if !(sum > 0) || math.IsInf(sum, 0) {
+		return nil, fmt.Errorf("%w: the preview's errors are no numbers", llama.ErrShortlist)
+	}
+	for i := range spread {
+		spread[i] *= float32(float64(len(spread)) / sum)
+	}
+	return spread, nil
+}
+
+// margin is one with which no measured token would have been missed, and more: other texts are harder.
+func (s *student) margin(made *Made, m *Moments) (float32, error) {
+	margin := float32(leastMargin)
+	err := s.measure(made, m, measuredTokens, func(t llama.ShortlistTrial) { margin = max(margin, headroom*t.Needed) })
+	return margin, err
+}
+
+// time times the tokens of answers with the whole matrix and with the list in turns, each several in a row: the first after a
+// change builds a new graph.
+func (s *student) time(made *Made) error {
+	const turns, leastTurns, run = 8, 4, 6
+	var whole, short []float64 // seconds
+	start := time.Now()
+	before := s.Context.ShortlistUse()
 	for turn := range turns {
 		if turn >= leastTurns && time.Since(start) > longTiming {
 			break
 		}
 		for _, mask := range []skip.Mask{{}, skip.Mask{}.WithShortlist(made.Size)} {
 			for i := range run {
-				if s.Full() {
-					s.Clear()
+				token, end, err := s.Next()
+				if err == nil && end {
+					if err = s.Prompt(func(int) error { return nil }); err == nil {
+						token, _, err = s.Next()
+					}
+				}
+				if err != nil {
+					return err
 				}
 				began := time.Now()
 				if err := s.Decode([]llama.Token{token}, mask); err != nil {
@@ -517,29 +568,9 @@ func (s *student) measure(made *Made, m *Moments) error {
 			}
 		}
 	}
-	made.Sure = stats.Median(whole) / stats.Median(short)
-	made.account(share(s.model))
+	made.Gain = stats.Median(whole) / stats.Median(short)
+	use := s.Context.ShortlistUse().Since(before)
+	made.Exact = float64(use.Exact) / float64(use.Rows)
+	made.account(share(s.model), s.matrix.NVocab)
 	return nil
-}
-
-// choose finds the size that costs the fewest rows, those of longer lists for tokens in
-// doubt included, and the margin that would have left in doubt whatever a list lacked. Where
-// that is little, the margin is as large as costs little: other texts are harder.
-func (s *student) choose(made *Made, trials [][]llama.ShortlistTrial) {
-	least := math.Inf(1)
-	for i, tokens := range trials {
-		if sizes[i] > s.matrix.NVocab/4 {
-			continue
-		}
-		margin := slices.MaxFunc(tokens, func(a, b llama.ShortlistTrial) int { return cmp.Compare(a.Missed, b.Missed) }).Missed
-		slices.SortFunc(tokens, func(a, b llama.ShortlistTrial) int { return cmp.Compare(a.Gap, b.Gap) })
-		at := func(doubt float64) float32 { return tokens[int(doubt*float64(len(tokens)))].Gap }
-		margin = max(min(max(margin, at(freeDoubt)), at(mostDoubt)), leastMargin)
-		doubt, _ := slices.BinarySearchFunc(tokens, margin, func(t llama.ShortlistTrial, m float32) int { return cmp.Compare(t.Gap, m) })
-		share := float64(doubt) / float64(len(tokens))
-		if rows := float64(sizes[i]) + moreDoubt*share*extension*float64(s.matrix.NVocab); rows < (1-smallerSaves)*least {
-			least = rows
-			made.Size, made.List.Margin, made.Doubted = sizes[i], margin, share
-		}
-	}
 }

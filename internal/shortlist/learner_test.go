@@ -57,7 +57,7 @@ func TestLearnKeepAndUse(t *testing.T) {
 	made := l.Made()
 	require.NotNil(t, made)
 	require.GreaterOrEqual(t, made.States, enoughStates)
-	require.Contains(t, sizes, made.Size)
+	require.Equal(t, exactTokens, made.Size)
 
 	c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 64})
 	used, err := l.Use(c)
@@ -107,6 +107,8 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 	const prefix = "gallop.shortlist."
 	noNumbers, err := os.ReadFile(llamatest.NaNs(t, filePath(own, m), "moments"))
 	require.NoError(t, err)
+	noSpreads, err := os.ReadFile(llamatest.NaNs(t, filePath(own, m), "spread"))
+	require.NoError(t, err)
 	for name, data := range map[string][]byte{
 		"another kind":    spoilt("general.type", "model"),
 		"another version": spoilt(prefix+"version", uint32(version+1)),
@@ -114,8 +116,9 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 		"no size":         spoilt(prefix+"size", uint32(0)),
 		"every token":     spoilt(prefix+"size", uint32(8*leastVocab)),
 		"no margin":       spoilt(prefix+"margin", float32(math.Inf(1))),
-		"no gain":         spoilt(prefix+"sure", math.NaN()),
+		"no gain":         spoilt(prefix+"gain", math.NaN()),
 		"moments NaN":     noNumbers,
+		"spreads NaN":     noSpreads,
 		"another model's": good,
 		"cut":             good[:len(good)/2],
 		"empty":           {},

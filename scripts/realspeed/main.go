@@ -57,6 +57,7 @@ type listed struct {
 	Rows      int     `json:"rows"`       // tokens compared
 	Unequal   int     `json:"unequal"`    // of these, another token than the whole matrix's
 	Extended  float64 `json:"extended"`   // share of rows whose list was made longer
+	Exact     float64 `json:"exact"`      // exact logits of a row, on average
 	Rounds    int     `json:"rounds"`     // pairs behind shortlist_ratio
 	Sampled   int     `json:"sampled"`    // rows behind the distance
 	Distance  float64 `json:"distance"`   // mean total variation distance after the default sampling chain

@@ -72,7 +72,7 @@ func (o *options) compare(m *llama.Model, learner *shortlist.Learner, l *listed)
 	}
 	defer sampler.Close()
 	mask := skip.Mask{}.WithShortlist(made.Size)
-	extended := 0
+	extended, computed := 0, 0
 	short := make([]llama.Distribution, compareBatch)
 	var exact llama.Distribution
 	for _, text := range all {
@@ -85,6 +85,7 @@ func (o *options) compare(m *llama.Model, learner *shortlist.Learner, l *listed)
 			for pos := 0; pos < len(part); pos += compareBatch {
 				if l.Rows >= o.rows {
 					l.Extended = float64(extended) / float64(l.Rows)
+					l.Exact = float64(computed) / float64(l.Rows)
 					l.Distance /= float64(max(l.Sampled, 1))
 					return nil
 				}
@@ -109,12 +110,13 @@ func (o *options) compare(m *llama.Model, learner *shortlist.Learner, l *listed)
 						return err
 					}
 				}
-				err := c.MeasureShortlist(batch, mask, []int{made.Size}, func(_ int, trials []llama.ShortlistTrial) {
+				err := c.MeasureShortlist(batch, mask, func(_ int, t llama.ShortlistTrial) {
 					l.Rows++
-					if trials[0].Gap < made.List.Margin {
+					computed += t.Exact
+					if t.Extended {
 						extended++
 					}
-					if !trials[0].Equal {
+					if !t.Equal {
 						l.Unequal++
 					}
 				})

@@ -67,7 +67,7 @@ type row struct {
 	ShortCost     *float64 `json:"shortlist_cost"`     // as Cost, with the shortlist
 	ShortSame     int      `json:"shortlist_same"`     // tokens that it chose as the whole matrix would
 	ShortOf       int      `json:"shortlist_of"`       // of so many
-	ShortExtended *float64 `json:"shortlist_extended"` // share of its tokens whose list was made longer
+	ShortExtended *float64 `json:"shortlist_extended"` // share of the matrix's rows that were read for tokens outside the list
 }
 
 // interval is a mean with its 95 % confidence interval, bootstrapped over examples.

@@ -309,7 +309,7 @@ func (l *lab) speed(r *runner, w way, size int) (s speed, err error) {
 	}
 	s.Again = float64(again) / float64(l.rounds*steps)
 	if use := r.c.ShortlistUse().Since(before); use.Rows > 0 {
-		s.Extended = float64(use.Extended) / float64(use.Rows)
+		s.Extended = (float64(use.Exact)/float64(use.Rows) - float64(size)) / float64(l.model.Vocab.Size)
 	}
 	return s, nil
 }

@@ -49,7 +49,7 @@ type speed struct {
 	Of       int       `json:"of"`                // tokens that were compared
 	Stock    []float64 `json:"stock"`             // tokens/s of stock, of each round
 	Again    float64   `json:"again"`             // share of the tokens that the cascade decoded again
-	Extended float64   `json:"extended,omitzero"` // share of the shortlist's tokens whose list was made longer
+	Extended float64   `json:"extended,omitzero"` // share of the matrix's rows that were read for tokens outside the list
 }
 
 // state is what has been measured of a model so far.

@@ -103,7 +103,7 @@ func options() Options {
 	return Options{Prompt: 7, Decode: 3, Rounds: 2, GPULayers: llama.CPUOnly, Context: llama.ContextOptions{NBatch: 4, NUBatch: 4, Threads: 1}}
 }
 
-// A shortlist is measured on what the model says itself; only its rows tell of tokens in doubt.
+// A shortlist is measured on what the model says itself; only its rows tell of exact logits.
 func TestRunWithAShortlist(t *testing.T) {
 	llamatest.Library(t)
 	spec := randmodel.Small("llama")
@@ -115,19 +115,19 @@ func TestRunWithAShortlist(t *testing.T) {
 	o := options()
 	o.Shortlist = l.Made().List
 	short := skip.Mask{}.WithShortlist(1024)
-	for margin, doubt := range map[float32]float64{-1e9: 0, 1e9: 1} {
+	for margin, exact := range map[float32]float64{-1e9: 1024, 1e9: float64(spec.Vocab)} {
 		l.Made().List.Margin = margin
 		rows, err := Run(context.Background(), m, []skip.Mask{skip.Layers(3), short}, o)
 		require.NoError(t, err)
 		require.Len(t, rows, 3)
-		require.Nil(t, rows[0].Doubt)
-		require.Nil(t, rows[1].Doubt)
-		require.NotNil(t, rows[2].Doubt)
-		require.InDelta(t, doubt, *rows[2].Doubt, 0)
+		require.Nil(t, rows[0].Exact)
+		require.Nil(t, rows[1].Exact)
+		require.NotNil(t, rows[2].Exact)
+		require.InDelta(t, exact, *rows[2].Exact, 64, "a few more than are asked for")
 		require.Less(t, rows[2].TokenBytes, rows[0].TokenBytes)
 		var table strings.Builder
 		require.NoError(t, Write(&table, "md", rows))
-		require.Contains(t, table.String(), "in doubt, %")
+		require.Contains(t, table.String(), "exact logits")
 	}
 }
 

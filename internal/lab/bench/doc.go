@@ -12,7 +12,7 @@
 // then tokens decoded one at a time, random too: nothing is sampled, as in
 // llama-bench. Unlike there the decoded tokens follow the prompt, as an answer does.
 // Where a mask has a vocabulary shortlist, the tokens are built-in prompts and what the
-// model goes on with: of random ones far more would be in doubt.
+// model goes on with: after random ones a token would need far more exact logits.
 //
 // # The ideal
 //

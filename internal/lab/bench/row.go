@@ -65,7 +65,7 @@ type Row struct {
 
 	SwitchMSCI *float64 `json:"switch_ms_ci"` // half width of its 95 % confidence interval
 
-	Doubt *float64 `json:"shortlist_doubt"` // share of the tokens with a shortlist whose list was made longer, 0 to 1
+	Exact *float64 `json:"shortlist_exact"` // exact logits of a token with a shortlist, on average
 
 	RSSMB  float64 `json:"rss_mb"`  // resident memory of the process after its first turn, 10^6 bytes
 	PeakMB float64 `json:"peak_mb"` // the most so far, loading included
@@ -102,7 +102,7 @@ func (r *runner) rows(all []measured, route float64) []Row {
 		}
 		row.RatioIdeal, row.RatioIdealPrefill = row.RatioStock/row.IdealDecode, row.RatioStockPrefill/row.IdealPrefill
 		row.RatioIdealCI, row.RatioIdealPrefillCI = ofStock.ci/row.IdealDecode, ofStockPrefill.ci/row.IdealPrefill
-		row.Doubt = report.Figure(doubt(x.turns))
+		row.Exact = report.Figure(exactLogits(x.turns))
 		if x.pruned != nil {
 			decode, prefill := ratio(x.turns, x.pruned, decodeTime), ratio(x.turns, x.pruned, prefillTime)
 			row.RatioPruned, row.RatioPrunedCI = &decode.median, &decode.ci
@@ -126,14 +126,14 @@ func ratio(own, other []turn, time func(turn) time.Duration) summary {
 	return summarise(ratios)
 }
 
-// doubt is the share of tokens with a shortlist that were in doubt; NaN without any.
-func doubt(turns []turn) float64 {
+// exactLogits is how many a token with a shortlist has on average; NaN without any.
+func exactLogits(turns []turn) float64 {
 	var sum llama.ShortlistUse
 	for _, t := range turns {
 		sum.Rows += t.listed.Rows
-		sum.Extended += t.listed.Extended
+		sum.Exact += t.listed.Exact
 	}
-	return float64(sum.Extended) / float64(sum.Rows)
+	return float64(sum.Exact) / float64(sum.Rows)
 }
 
 // mainType is the type that most of the model's bytes have.
@@ -247,12 +247,7 @@ var columns = []struct {
 	{report.Column{Name: "of ideal"}, func(r Row) string {
 		return exactPair(&r.RatioIdealPrefill, &r.RatioIdealPrefillCI, &r.RatioIdeal, &r.RatioIdealCI)
 	}},
-	{report.Column{Name: "in doubt, %"}, func(r Row) string {
-		if r.Doubt == nil {
-			return missing
-		}
-		return report.Percent(*r.Doubt)
-	}},
+	{report.Column{Name: "exact logits"}, func(r Row) string { return optional(r.Exact, 0) }},
 	{report.Column{Name: "GB/s"}, func(r Row) string { return decimals(r.GBPerS, 1) }},
 	{report.Column{Name: "first token, ms"}, func(r Row) string { return decimals(r.TTFTMS, 0) }},
 	{report.Column{Name: "route, ms"}, func(r Row) string { return optional(r.RouteMS, 2) }},

@@ -39,7 +39,7 @@ type Options struct {
 	Route func(prompt string) error
 
 	// Shortlist is what masks with a vocabulary shortlist decode with; nil = no mask has
-	// one. How many of its tokens are in doubt depends on the text, so with it the tokens
+	// one. How many exact logits a token needs depends on the text, so with it the tokens
 	// are built-in prompts and what the model goes on with, in place of random ones.
 	Shortlist *llama.Shortlist
 

@@ -442,7 +442,7 @@ func (t *Table) time(mask skip.Mask) (timing, error) {
 	generate := func(m skip.Mask) (ms float64, err error) {
 		start := time.Now()
 		for i := 0; i < speedSteps && err == nil; i++ {
-			err = decode(prompt[i%len(prompt):][:1], len(prompt)+i, m) // a text: how many tokens are in doubt depends on it
+			err = decode(prompt[i%len(prompt):][:1], len(prompt)+i, m) // a text: how many exact logits a token needs depends on it
 		}
 		return milliseconds(time.Since(start)), err
 	}
