@@ -182,3 +182,52 @@ func TestReleaseWhereLayersShareWeights(t *testing.T) {
 		})
 	}
 }
+
+// TestShortlistOnManyArchitectures has a preview that is the output matrix itself: its list
+// begins with the likeliest token.
+func TestShortlistOnManyArchitectures(t *testing.T) {
+	maker := newMaker(t)
+	for name, refused := range map[string]string{
+		"gemma2": "does not end in one product with the output matrix", // but in a cap
+		"llama":  "",
+		"plamo3": "", // its results have no names
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, path := write(t, maker, name)
+			m := llamatest.Open(t, path)
+			o, err := m.OutputMatrix()
+			require.NoError(t, err)
+			same := make([]float32, o.NEmbd*o.NEmbd)
+			for i := range o.NEmbd {
+				same[i*o.NEmbd+i] = 1
+			}
+			preview, err := o.Preview(t.Context(), same, 1)
+			require.NoError(t, err)
+			list, err := o.NewShortlist(same, preview, 1)
+			require.NoError(t, err)
+			defer list.Close()
+			c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 64, Threads: 1})
+			likeliest := func(pos int, mask skip.Mask) (int, error) {
+				if err := c.Decode(llamatest.Batch(t, []llama.Token{7}, pos), mask); err != nil {
+					return 0, err
+				}
+				logits, err := c.Logits(-1)
+				require.NoError(t, err)
+				return slices.Index(logits, slices.Max(logits)), c.Remove(0, pos, -1)
+			}
+			want, err := likeliest(0, skip.Mask{})
+			require.NoError(t, err)
+			require.NoError(t, c.SetShortlist(list))
+			got, err := likeliest(0, skip.Mask{}.WithShortlist(32))
+			if refused != "" {
+				require.ErrorIs(t, err, llama.ErrMask)
+				require.ErrorContains(t, err, refused)
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, want, got)
+			require.Equal(t, 1, c.ShortlistUse().Rows)
+			require.NoError(t, c.Hidden(0, make([]float32, m.NEmbd)), "for learners")
+		})
+	}
+}
