@@ -74,7 +74,7 @@ A run that was stopped goes on where it was when it is started again.`,
 	flags.IntVar(&f.perTask, "per-task", 0, "examples of each task that the search looks at (default 64)")
 	flags.DurationVar(&f.budget, "budget", 0, "time for all searches together, as in 30m (default: no limit)")
 	flags.Uint64VarP(&f.seed, "seed", "s", 1, "seed of all that is random")
-	flags.IntVarP(&f.threads, "threads", "t", -1, "threads; -1 = physical cores, fewer for a tiny model")
+	addThreads(flags, &f.threads, "threads", "t", "threads; -1 = physical cores, fewer for a tiny model")
 	flags.IntVar(&f.gpuLayers, "ngl", -1, "layers on the GPU; -1 = all, 0 = none")
 	return cmd
 }
