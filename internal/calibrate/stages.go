@@ -353,6 +353,11 @@ func (r *run) options(stage string, influence []float64, budget time.Duration) *
 // for all prompts has to end.
 const searchShare = 0.5
 
+// searchBudget is one search's part of Budget; 0 = there is no limit.
+func (r *run) searchBudget() time.Duration {
+	return max(r.Budget/time.Duration(len(r.tasks)+1), min(r.Budget, time.Nanosecond))
+}
+
 // searchAll finds the sets that know no task, and the baselines.
 func (r *run) searchAll(ctx context.Context) error {
 	r.candidates = []router.Candidate{{}}
@@ -365,7 +370,7 @@ func (r *run) searchAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	budget := r.Budget / time.Duration(len(r.tasks)+1)
+	budget := r.searchBudget()
 	if r.Time > 0 {
 		budget = max(r.left()-time.Duration((1-searchShare)*float64(r.Time)), time.Nanosecond)
 	}
@@ -373,6 +378,13 @@ func (r *run) searchAll(ctx context.Context) error {
 	path, err := search.Greedy(ctx, units, len(cases), r.lossesOf(general, cases, false), r.options("searching "+general, influence, budget))
 	if err != nil && !errors.Is(err, search.ErrBudget) {
 		return err
+	}
+	if r.cut = err != nil; r.cut {
+		for _, step := range path {
+			if !math.IsNaN(step.Loss) {
+				r.reached = step.Depth
+			}
+		}
 	}
 	r.searched = r.elapsed() - start
 	r.take(general, path)
@@ -387,7 +399,7 @@ func (r *run) searchTasks(ctx context.Context) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	budget := r.Budget / time.Duration(len(r.tasks)+1)
+	budget := r.searchBudget()
 	if r.Time > 0 {
 		// Half as many examples as for all prompts take half of that time, and the new
 		// sets are measured on all prompts afterwards, like those so far.
