@@ -137,7 +137,7 @@ func (e *Engine) setDefaults() error {
 		o.Queue = 0
 	}
 	if o.Context.NCtx == 0 {
-		o.Context.NCtx = min(e.model.NCtxTrain, DefaultContext)
+		o.Context.NCtx = min(cmp.Or(e.model.NCtxTrain, DefaultContext), DefaultContext) // a damaged file may not say
 	}
 	if e.log = o.Logger; e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)

@@ -573,6 +573,7 @@ func FuzzOpen(f *testing.F) {
 		if err != nil {
 			return
 		}
+		_, _ = file.CacheWidths()
 		sources := make([]Source, len(file.Tensors))
 		for i, tensor := range file.Tensors {
 			sources[i] = file.Copy(tensor)

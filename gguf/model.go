@@ -1,6 +1,7 @@
 package gguf
 
 import (
+	"cmp"
 	"fmt"
 	"iter"
 	"strconv"
@@ -100,4 +101,56 @@ func TokenBytes(tensors iter.Seq2[string, uint64]) (all, output uint64) {
 		return all, embedding
 	}
 	return all - embedding, output
+}
+
+// CacheWidths adds up over the layers how many numbers the keys of one token take in a KV
+// cache, and its values: by the shapes of the tensors that make them, or by a layer's heads
+// where one tensor makes the queries too. Keys that are kept compressed, as in multi-head
+// latent attention (DeepSeek-V2, arXiv:2405.04434), count as they are kept. Recurrent
+// layers and linear attention keep none. Values that are the keys again do not count.
+func (f *File) CacheWidths() (keys, values uint64) {
+	nLayer, err := f.Metadata.LayerCount()
+	if err != nil {
+		return 0, 0
+	}
+	perLayer := func(key string) []uint64 {
+		all, _ := f.Metadata.UintPerLayer(f.Metadata.ArchKey(key), nLayer)
+		return all
+	}
+	heads, kvHeads := perLayer("attention.head_count"), perLayer("attention.head_count_kv")
+	if kvHeads == nil {
+		kvHeads = heads // as llama.cpp has it
+	}
+	shared, _ := f.Metadata.Uint(f.Metadata.ArchKey("attention.shared_kv_layers")) // the last ones read those of earlier ones
+	outputs := make([]map[string]uint64, nLayer)                                   // of a layer's tensors, by name
+	for _, t := range f.Tensors {
+		if n, rest, ok := SplitLayer(t.Name); ok && n < nLayer && len(t.Shape) == 2 {
+			if outputs[n] == nil {
+				outputs[n] = map[string]uint64{}
+			}
+			outputs[n][rest] = t.Shape[1]
+		}
+	}
+	width, _ := f.Metadata.Uint(f.Metadata.ArchKey("embedding_length"))
+	headWidth, _ := f.Metadata.Uint(f.Metadata.ArchKey("attention.key_length"))
+	var fused uint64 // of keys, and of values
+	for n, out := range outputs[:nLayer-int(min(shared, uint64(nLayer)))] {
+		if kvHeads != nil && kvHeads[n] == 0 {
+			continue // a recurrent layer, whatever its tensors are called
+		}
+		switch {
+		case out["attn_k.weight"] > 0 || out["attn_v.weight"] > 0:
+			keys, values = keys+out["attn_k.weight"], values+out["attn_v.weight"]
+		case out["attn_kv_b.weight"] > 0:
+			keys += out["attn_kv_b.weight"] // values too
+		case out["attn_kv_a_mqa.weight"] > 0:
+			keys += out["attn_kv_a_mqa.weight"]
+		case out["attn_qkv.weight"] > 0 && heads != nil && heads[0] > 0:
+			fused += kvHeads[n] * cmp.Or(headWidth, width/heads[0])
+		}
+	}
+	if keys == 0 { // beside layers with keys of their own, others' belong to linear attention
+		return fused, fused
+	}
+	return keys, values
 }

@@ -92,22 +92,29 @@ func TestHostileLoRA(t *testing.T) {
 	meta := slices.Clone(f.Metadata)
 	require.NoError(t, f.Close())
 	in, out := uint64(spec.Embd), uint64(spec.Heads*spec.HeadDim)
-	for says, shapes := range map[string][2][]uint64{
-		"":                             {{in, 2}, {2, out, 1, 1}},
-		"does not fit the weight's":    {{in, 2, 2}, {2, out, 2}},
-		"lora_b\" has the shape":       {{in, 2}, {2, out, 3}},
-		"lora_a\" has the shape":       {{in, 2, 1, 2}, {2, out}},
-		"has incorrect shape":          {{in * 2}, {2 * out}},
-		"lora_a tensor is not transpo": {{in, 3}, {2, out}},
+	const norm = "blk.1.attn_norm.weight"
+	for says, tensors := range map[string]map[string][]uint64{
+		"":                             {name + ".lora_a": {in, 2}, name + ".lora_b": {2, out, 1, 1}},
+		"does not fit the weight's":    {name + ".lora_a": {in, 2, 2}, name + ".lora_b": {2, out, 2}},
+		"lora_b\" has the shape":       {name + ".lora_a": {in, 2}, name + ".lora_b": {2, out, 3}},
+		"lora_a\" has the shape":       {name + ".lora_a": {in, 2, 1, 2}, name + ".lora_b": {2, out}},
+		"has incorrect shape":          {name + ".lora_a": {in * 2}, name + ".lora_b": {2 * out}},
+		"lora_a tensor is not transpo": {name + ".lora_a": {in, 3}, name + ".lora_b": {2, out}},
+		// What would have no effect, and no word of it.
+		`changes "` + norm + `", a vector`: {norm + ".lora_a": {in, 1}, norm + ".lora_b": {1, 1}},
+		`replaces "` + norm + `", which`:   {name + ".lora_a": {in, 2}, name + ".lora_b": {2, out}, norm: {in}},
+		`replaces "` + name + `", which`:   {name: {in, out}},
+		"it has no tensors":                {},
+		`replaces "blk.0.attn_q.other"`:    {"blk.0.attn_q.other": {in}},
 	} {
 		path := filepath.Join(t.TempDir(), "lora.gguf")
 		var sources []gguf.Source
-		for i, half := range []string{".lora_a", ".lora_b"} {
+		for tensor, shape := range tensors {
 			n := uint64(4)
-			for _, size := range shapes[i] {
+			for _, size := range shape {
 				n *= size
 			}
-			sources = append(sources, gguf.Source{Tensor: gguf.Tensor{Name: name + half, Type: gguf.F32, Shape: shapes[i]}, Data: gguf.Bytes(make([]byte, n))})
+			sources = append(sources, gguf.Source{Tensor: gguf.Tensor{Name: tensor, Type: gguf.F32, Shape: shape}, Data: gguf.Bytes(make([]byte, n))})
 		}
 		require.NoError(t, gguf.Write(t.Context(), path, meta, sources, nil))
 		l, err := m.LoadLoRA(path)

@@ -18,6 +18,9 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/dustin/go-humanize"
+
+	"github.com/gallop-llm/gallop/internal/machine"
 	"github.com/gallop-llm/gallop/skip"
 )
 
@@ -43,6 +46,20 @@ func (t CacheType) ggml() C.int32_t {
 		return C.GGML_TYPE_F32
 	}
 	return C.int32_t(t)
+}
+
+// bytes is what so many numbers of t take.
+func (t CacheType) bytes(n uint64) uint64 {
+	const block = 32 // numbers that share a scale of two bytes
+	switch t {
+	case CacheF32:
+		return 4 * n
+	case CacheQ8_0:
+		return n / block * (2 + block)
+	case CacheQ4_0:
+		return n / block * (2 + block/2)
+	}
+	return 2 * n
 }
 
 // FlashAttention chooses the attention kernel.
@@ -71,11 +88,17 @@ type ContextOptions struct {
 	LayerInputs  bool           // Decode can read what [Context.LayerInput] gives; not beside Influence
 }
 
-// Bounds beyond which sizes overflow in C, or ggml ends the process.
+// llama.cpp's defaults.
 const (
-	maxCtx     = 1 << 26 // tokens
-	maxThreads = 512     // ggml's own limit
+	defaultBatch  = 2048
+	defaultUBatch = 512
 )
+
+// MaxThreads is ggml's own limit: it ends the process beyond.
+const MaxThreads = 512
+
+// maxCtx is the bound beyond which sizes overflow in C, in tokens.
+const maxCtx = 1 << 26
 
 // check finds what llama.cpp would answer with an abort instead of an error.
 func (o *ContextOptions) check() error {
@@ -88,8 +111,8 @@ func (o *ContextOptions) check() error {
 		{"a batch of %d tokens", o.NBatch, maxCtx},
 		{"%d tokens at once", o.NUBatch, maxCtx},
 		{"%d sequences", o.NSeqMax, maxSequences},
-		{"%d threads", o.Threads, maxThreads},
-		{"%d threads", o.ThreadsBatch, maxThreads},
+		{"%d threads", o.Threads, MaxThreads},
+		{"%d threads", o.ThreadsBatch, MaxThreads},
 	} {
 		if v.n < 0 || v.n > v.most {
 			return fmt.Errorf("%w: "+v.name+", want up to %d", ErrOption, v.n, v.most)
@@ -155,7 +178,8 @@ type Stats struct {
 }
 
 // NewContext makes a context. The error wraps [ErrOption] for options out of
-// range, and [ErrModel] when llama.cpp cannot make it, for want of memory for one.
+// range, [ErrMemory] when the machine has too little memory for it, and [ErrModel] when
+// llama.cpp cannot make it.
 func (m *Model) NewContext(opts *ContextOptions) (*Context, error) {
 	o := ContextOptions{}
 	if opts != nil {
@@ -165,6 +189,9 @@ func (m *Model) NewContext(opts *ContextOptions) (*Context, error) {
 		return nil, err
 	}
 	if err := m.checkSequences(&o); err != nil {
+		return nil, err
+	}
+	if err := m.checkMemory(&o, machineRoom()); err != nil {
 		return nil, err
 	}
 	if err := m.retain(); err != nil {
@@ -230,12 +257,55 @@ const poolNone = 0
 // checkSequences refuses more sequences than the outputs have room for, at which
 // llama.cpp would end the process.
 func (m *Model) checkSequences(o *ContextOptions) error {
-	room := cmp.Or(o.NBatch, 2048)
+	room := cmp.Or(o.NBatch, defaultBatch)
 	if n := cmp.Or(o.NCtx, m.NCtxTrain); n > 0 {
 		room = min(room, n)
 	}
 	if o.NSeqMax > room {
 		return fmt.Errorf("%w: %d sequences in a context or batch of %d tokens", ErrOption, o.NSeqMax, room)
+	}
+	return nil
+}
+
+// CacheBytes is what the keys and values of one token take in the KV cache of a context,
+// with the given types, in bytes. Layers that are recurrent keep none.
+func (m *Model) CacheBytes(keys, values CacheType) uint64 {
+	return keys.bytes(m.keys) + values.bytes(m.values)
+}
+
+// room is how much memory a program can have, swap space included, in bytes.
+type room struct{ free, all uint64 }
+
+func machineRoom() room {
+	free, all := machine.Memory()
+	if free == 0 {
+		free = all // as not every system says it
+	}
+	freeSwap, allSwap := machine.Swap()
+	return room{free + freeSwap, all + allSwap}
+}
+
+// checkMemory refuses a context that there is no memory for before llama.cpp, which
+// writes zeros all over its KV cache, has taken and written what there is. What is
+// certain to be taken counts: less than a context takes in the end.
+func (m *Model) checkMemory(o *ContextOptions, r room) error {
+	const cell = 48 // bytes that a token takes in the KV cache beside its keys and values
+	tokens := uint64(cmp.Or(o.NCtx, max(m.NCtxTrain, 0)))
+	cache := tokens * cell
+	if m.gpuLayers < 0 || !slices.ContainsFunc(devices(), Device.IsGPU) {
+		cache += tokens * m.CacheBytes(o.KType, o.VType)
+	}
+	if m.causal && r.all > 0 && cache > r.free {
+		return fmt.Errorf("%w: the keys and values of %d tokens take %s, and %s are free: ask for a shorter context (-c), fewer texts at once (--parallel) or smaller types (-ctk, -ctv)",
+			ErrMemory, tokens, humanize.IBytes(cache), humanize.IBytes(r.free))
+	}
+	// What is computed with is taken at once too, but written only as it is used.
+	together := min(tokens, uint64(cmp.Or(o.NBatch, defaultBatch)), uint64(cmp.Or(o.NUBatch, defaultUBatch)))
+	const mask, logit = 2, 4 // bytes
+	computed := max(together*tokens*mask, together*uint64(m.Vocab.Size)*logit)
+	if r.all > 0 && computed > r.all {
+		return fmt.Errorf("%w: to compute %d tokens of %d at once takes %s, and the machine has %s: ask for fewer at once (-ub) or a shorter context (-c)",
+			ErrMemory, together, tokens, humanize.IBytes(computed), humanize.IBytes(r.all))
 	}
 	return nil
 }

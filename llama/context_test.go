@@ -566,3 +566,51 @@ func TestDevices(t *testing.T) {
 	require.ErrorContains(t, llama.LoadBackend(filepath.Join(t.TempDir(), "libggml-none.so")), "cannot be loaded")
 	require.NoError(t, llama.MasksAvailable())
 }
+
+// TestContextMemory has contexts that a machine has memory for, and one byte less.
+func TestContextMemory(t *testing.T) {
+	llamatest.Library(t)
+	m := llamatest.Small(t, "llama")
+	const cell, f16 = 48, 8 * 2 * 64 * 2 // bytes of a token: in 8 layers 64 numbers for keys and for values
+	require.EqualValues(t, f16, m.CacheBytes(llama.CacheDefault, llama.CacheF16))
+	for name, c := range map[string]struct {
+		opts llama.ContextOptions
+		want uint64
+	}{
+		"as trained":        {llama.ContextOptions{}, 4096 * (cell + f16)},
+		"a length":          {llama.ContextOptions{NCtx: 1000}, 1000 * (cell + f16)},
+		"sequences":         {llama.ContextOptions{NCtx: 1000, NSeqMax: 4}, 1000 * (cell + f16)},
+		"all that can be":   {llama.ContextOptions{NCtx: 1 << 26}, 1 << 26 * (cell + f16)},
+		"whole numbers":     {llama.ContextOptions{NCtx: 1000, KType: llama.CacheF32, VType: llama.CacheF32}, 1000 * (cell + 2*f16)},
+		"bytes":             {llama.ContextOptions{NCtx: 1000, KType: llama.CacheQ8_0, VType: llama.CacheQ8_0}, 1000 * (cell + f16/2*34/32)},
+		"four bits for one": {llama.ContextOptions{NCtx: 1000, VType: llama.CacheQ4_0}, 1000 * (cell + f16/2 + f16/4*18/32)},
+	} {
+		const all = 1 << 50
+		require.NoError(t, llama.CheckMemory(m, c.opts, c.want, all), name)
+		err := llama.CheckMemory(m, c.opts, c.want-1, all)
+		require.ErrorIs(t, err, llama.ErrMemory, name)
+		require.ErrorContains(t, err, "ask for a shorter context (-c)", name)
+	}
+
+	const tokens = 1 << 20
+	for name, c := range map[string]struct {
+		opts llama.ContextOptions
+		want uint64
+	}{
+		"an attention mask":          {llama.ContextOptions{NCtx: tokens, NBatch: tokens, NUBatch: tokens}, tokens * tokens * 2},
+		"of fewer at once":           {llama.ContextOptions{NCtx: tokens, NBatch: 4096, NUBatch: tokens}, 4096 * tokens * 2},
+		"of as many as there can be": {llama.ContextOptions{NCtx: 1 << 26, NBatch: 1 << 26, NUBatch: 1 << 26}, 1 << 53},
+		"as usual":                   {llama.ContextOptions{NCtx: tokens}, 512 * tokens * 2},
+		"logits":                     {llama.ContextOptions{NCtx: 512}, 512 * uint64(m.Vocab.Size) * 4},
+	} {
+		const free = 1 << 60
+		require.NoError(t, llama.CheckMemory(m, c.opts, free, c.want), name)
+		err := llama.CheckMemory(m, c.opts, free, c.want-1)
+		require.ErrorIs(t, err, llama.ErrMemory, name)
+		require.ErrorContains(t, err, "ask for fewer at once (-ub)", name)
+	}
+	require.NoError(t, llama.CheckMemory(m, llama.ContextOptions{NCtx: 1 << 26}, 0, 0), "where the system says nothing")
+
+	_, err := m.NewContext(&llama.ContextOptions{NCtx: 1 << 26, NBatch: 1 << 26, NUBatch: 1 << 26}) // 8 PiB
+	require.ErrorIs(t, err, llama.ErrMemory)
+}

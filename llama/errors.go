@@ -25,6 +25,9 @@ var (
 	// ErrOption is returned for an option or argument outside its range.
 	ErrOption = errors.New("invalid option")
 
+	// ErrMemory is returned for a context that takes more memory than there is.
+	ErrMemory = errors.New("not enough memory")
+
 	// ErrClosed is returned when a closed model, context, batch or sampler is used.
 	ErrClosed = errors.New("used after Close")
 )

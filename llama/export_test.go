@@ -25,3 +25,8 @@ func WithoutChecks() (restore func()) {
 	checkBytes = func(gguf.Metadata) *byteless { return nil }
 	return func() { checkFile, checkBytes = before, vocabulary }
 }
+
+// CheckMemory tells whether a context would be refused on a machine with so many bytes of memory.
+func CheckMemory(m *Model, o ContextOptions, free, all uint64) error {
+	return m.checkMemory(&o, room{free, all})
+}

@@ -82,6 +82,9 @@ func (m *Model) checkLoRA(path string) error {
 	if value, ok := f.Metadata.Lookup("adapter.alora.invocation_tokens"); ok && !isOne[[]uint32](value) {
 		return refuse("its invocation tokens are of the type %T, and are to be uint32", value)
 	}
+	if len(f.Tensors) == 0 {
+		return refuse("it has no tensors, so it would change nothing")
+	}
 	shapes := map[string][]uint64{}
 	for _, t := range m.Tensors {
 		shapes[t.Name] = t.Shape
@@ -92,11 +95,15 @@ func (m *Model) checkLoRA(path string) error {
 			name, half = name[:at], name[at+1:]
 		}
 		if half != "lora_a" && half != "lora_b" {
-			continue // llama.cpp leaves it out, or says so
+			// As norms that were trained too: llama.cpp leaves them out without a word.
+			return refuse("it replaces %q, which llama.cpp cannot do: it adds to matrices alone", name)
 		}
 		shape, ok := shapes[name]
 		if !ok {
 			return refuse("it changes %q, which the model does not have", name)
+		}
+		if len(shape) < 2 {
+			return refuse("it changes %q, a vector of %d numbers, and llama.cpp adds to matrices alone", name, sizeOf(shape, 0))
 		}
 		for i := 2; i < max(len(t.Shape), len(shape)); i++ { // llama.cpp looks at the first two
 			if sizeOf(t.Shape, i) != sizeOf(shape, i) {

@@ -88,6 +88,8 @@ type Model struct {
 	gpuLayers   int    // as asked for; see [ModelOptions]
 	repacks     bool   // weights are rearranged for the CPU
 	fingerprint uint64 // of the file
+	keys        uint64 // numbers of one token's keys in all layers
+	values      uint64 // likewise
 	byteless    *byteless
 	control     []bool // by token: the file calls it a control token
 
@@ -254,6 +256,7 @@ func (m *Model) readFile(forText bool) error {
 		return fmt.Errorf("%s: %w", m.Path, err)
 	}
 	m.byteless = checkBytes(f.Metadata)
+	m.keys, m.values = f.CacheWidths()
 	m.control = controlTokens(f.Metadata)
 	causal, err := f.Metadata.Bool(f.Metadata.ArchKey("attention.causal"))
 	m.causal = err != nil || causal // causal unless the file says otherwise

@@ -78,7 +78,7 @@ Shapes:
 	flags.IntVarP(&f.prompt, "n-prompt", "p", 512, "tokens of the prompt")
 	flags.IntVarP(&f.decode, "n-gen", "n", 128, "tokens decoded after it")
 	flags.IntVarP(&f.rounds, "repetitions", "r", 5, "rounds; one more runs first and is not counted")
-	flags.IntVarP(&f.threads, "threads", "t", -1, "threads; -1 = physical cores, fewer for a tiny model")
+	addThreads(flags, &f.threads, "threads", "t", "threads; -1 = physical cores, fewer for a tiny model")
 	flags.IntVarP(&f.batch, "batch-size", "b", 2048, "tokens decoded in one call at most")
 	flags.IntVar(&f.ubatch, "ub", 512, "tokens computed at once")
 	flags.IntVar(&f.gpuLayers, "ngl", -1, "layers on the GPU; -1 = all, 0 = none")

@@ -82,9 +82,9 @@ that of one machine, to the bit where the processors are of one kind.`,
 	flags.StringVar(&f.preset, "preset", "", "published sets to take instead of searching: pudding-llama-3.1-8b")
 	flags.Float64Var(&f.quality, "quality", 0, "quality that the profile keeps by default, above 0 to 1 (default 0.98)")
 	flags.IntVar(&f.perTask, "per-task", 0, "examples of each task that the search looks at (default 64)")
-	flags.DurationVar(&f.budget, "budget", 0, "time for all searches together, as in 30m (default: no limit)")
+	flags.DurationVar(&f.budget, "budget", 0, "time for all searches together, as in 30m (default: no limit); with --quick, for everything (default: 5m)")
 	flags.Uint64VarP(&f.seed, "seed", "s", 1, "seed of all that is random")
-	flags.IntVarP(&f.threads, "threads", "t", -1, "threads; -1 = physical cores, fewer for a tiny model")
+	addThreads(flags, &f.threads, "threads", "t", "threads; -1 = physical cores, fewer for a tiny model")
 	flags.StringVar(&f.shard, "shard", "", "compute share i of n, as in 0/4, into --work")
 	flags.BoolVar(&f.merge, "merge", false, "make the profile of what the shards have computed in --work; exits with 75 while losses are missing")
 	flags.BoolVar(&f.wait, "wait", false, "with --shard and --merge: wait for other shards instead of ending")
@@ -234,6 +234,7 @@ func (f *calibration) options(cmd *cobra.Command) (*calibrate.Options, error) {
 	}
 	var err error
 	if f.quick {
+		o.Time, o.Budget = f.budget, 0
 		fmt.Fprintln(cmd.ErrOrStderr(), o.Quick())
 	}
 	if o.Unit, err = calibrate.ParseUnit(f.unit); err != nil {

@@ -68,7 +68,7 @@ a masked prefill.`,
 	flags.StringVar(&f.shortlist, "shortlist", "off", "score all but the whole model with a vocabulary shortlist of this many tokens; auto: as many as were found best")
 	flags.StringVarP(&f.out, "output", "o", "", "folder for eval.json and pictures (default: none are written)")
 	flags.BoolVar(&f.asJSON, "json", false, "print JSON instead of the table")
-	flags.IntVarP(&f.threads, "threads", "t", -1, "threads for losses; -1 = physical cores, fewer for a tiny model; speed is always measured with that")
+	addThreads(flags, &f.threads, "threads", "t", "threads for losses; -1 = physical cores, fewer for a tiny model; speed is always measured with that")
 	flags.IntVar(&f.gpuLayers, "ngl", -1, "layers on the GPU; -1 = all, 0 = none")
 	flags.Uint64VarP(&f.seed, "seed", "s", 1, "seed of the bootstrap")
 	return cmd

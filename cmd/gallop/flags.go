@@ -327,6 +327,27 @@ func gpuLayers(ngl int) int {
 	return ngl
 }
 
+// threadsFlag is a number of threads; -1 leaves it open.
+type threadsFlag int
+
+func (t *threadsFlag) String() string { return strconv.Itoa(int(*t)) }
+func (t *threadsFlag) Type() string   { return "int" }
+
+func (t *threadsFlag) Set(text string) error {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < -1 || n > llama.MaxThreads {
+		return fmt.Errorf("want -1 to %d", llama.MaxThreads)
+	}
+	*t = threadsFlag(n)
+	return nil
+}
+
+// addThreads declares a number of threads.
+func addThreads(f *pflag.FlagSet, n *int, name, short, usage string) {
+	*n = -1
+	f.VarP((*threadsFlag)(n), name, short, usage)
+}
+
 // engineFlags are those of a model's loading and of its engine's context.
 type engineFlags struct {
 	ctx, threads, threadsBatch, batch, ubatch, gpuLayers int
@@ -337,8 +358,8 @@ type engineFlags struct {
 // add declares them.
 func (e *engineFlags) add(f *pflag.FlagSet) {
 	f.IntVarP(&e.ctx, "ctx-size", "c", 0, "context in tokens, of a prompt and its answer; 0 = what the model was trained on, at most "+strconv.Itoa(gallop.DefaultContext))
-	f.IntVarP(&e.threads, "threads", "t", -1, "threads for generation; -1 = as many as are fastest beside what else runs: up to the physical cores, fewer for a tiny model")
-	f.IntVar(&e.threadsBatch, "tb", -1, "threads for prompts; -1 = as -t, or the physical cores")
+	addThreads(f, &e.threads, "threads", "t", "threads for generation; -1 = as many as are fastest beside what else runs: up to the physical cores, fewer for a tiny model")
+	addThreads(f, &e.threadsBatch, "tb", "", "threads for prompts; -1 = as -t, or the physical cores")
 	f.IntVarP(&e.batch, "batch-size", "b", 2048, "tokens decoded in one call at most")
 	f.IntVar(&e.ubatch, "ub", 512, "tokens computed at once")
 	f.IntVar(&e.gpuLayers, "ngl", -1, "layers on the GPU; -1 = all, 0 = none")

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/term"
 
@@ -84,17 +85,19 @@ type editor struct {
 	file  *os.File
 	out   io.Writer
 	found *term.State // of the terminal; nil = not known
-	stop  func()      // what giveBack does at signals
+	stop  func()      // what is done at signals
 
-	mu  sync.Mutex
-	raw bool
+	mu          sync.Mutex
+	raw         bool      // a line is typed
+	asked       time.Time // when it was asked for
+	interrupted time.Time // when an answer, or the model's loading, was first; zero = not
 	typing
 }
 
 func newEditor(f *os.File, out io.Writer, history string) *editor {
 	e := &editor{file: f, out: out, typing: typing{in: bufio.NewReader(f), out: out, plain: isDumb()}}
 	e.found, _ = term.GetState(int(f.Fd()))
-	e.stop = restoreOnSignal(e.giveBack)
+	e.stop = e.leaveOnSignal()
 	takeLongLines(f)
 	if history != "" {
 		h := &historyFile{path: history}
@@ -128,7 +131,7 @@ func unquoted(line string) string {
 func (e *editor) Next() (string, error) {
 	e.mu.Lock()
 	_, err := term.MakeRaw(int(e.file.Fd()))
-	e.raw = err == nil
+	e.raw, e.asked, e.interrupted = err == nil, time.Now(), time.Time{}
 	e.mu.Unlock()
 	if err != nil {
 		return "", err
@@ -150,6 +153,11 @@ func (e *editor) Next() (string, error) {
 func (e *editor) giveBack() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.restore()
+}
+
+// restore needs mu.
+func (e *editor) restore() {
 	if e.raw && !e.plain {
 		io.WriteString(e.out, "\x1b[?2004l") // pasted text is no longer marked
 	}
@@ -172,25 +180,61 @@ func isDumb() bool {
 	return name == "dumb" || name == "unknown" || name == "" && runtime.GOOS != "windows"
 }
 
-// restoreOnSignal calls restore before a signal ends the process: the shell would find
-// the terminal in raw mode otherwise. stop ends that.
-func restoreOnSignal(restore func()) (stop func()) {
+// leaveOnSignal gives the terminal back before a signal ends the process: the shell would
+// find it in another mode otherwise. stop ends that.
+func (e *editor) leaveOnSignal() (stop func()) {
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGHUP)
+	signal.Notify(signals, os.Interrupt, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGHUP)
 	done := make(chan struct{})
 	go func() {
-		select {
-		case s := <-signals:
-			restore()
-			signal.Reset(s)
-			if self, err := os.FindProcess(os.Getpid()); err == nil {
-				_ = self.Signal(s) // to end as it would have
+		for {
+			select {
+			case s := <-signals:
+				if e.leave(s) {
+					end(s)
+					return
+				}
+			case <-done:
+				return
 			}
-		case <-done:
 		}
 	}()
 	return func() {
 		signal.Stop(signals)
 		close(done)
+	}
+}
+
+// leave gives the terminal back for good if s is to end the process: a line that is asked for
+// in this moment never takes it.
+func (e *editor) leave(s os.Signal) bool {
+	e.mu.Lock()
+	if s == os.Interrupt {
+		now := time.Now()
+		since := e.asked // it may have been for the answer that ended just now
+		if !e.raw {
+			if e.interrupted.IsZero() {
+				e.interrupted = now
+			}
+			since = e.interrupted
+		}
+		if now.Sub(since) <= sameSignal {
+			e.mu.Unlock()
+			return false
+		}
+	}
+	e.restore()
+	return true // with mu locked
+}
+
+// end ends the process as s would have.
+func end(s os.Signal) {
+	signal.Reset(s)
+	self, err := os.FindProcess(os.Getpid())
+	if err == nil {
+		err = self.Signal(s)
+	}
+	if err != nil { // as on Windows
+		os.Exit(exitInterrupted)
 	}
 }

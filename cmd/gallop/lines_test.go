@@ -150,32 +150,50 @@ func TestHistoryIsKept(t *testing.T) {
 	require.Equal(t, "hello", typed("hello\r"), "no history is no reason not to chat")
 }
 
-// TestSignalLeavesTheTerminalUsable ends a chat at its prompt as `kill` and `timeout`
-// do: the shell must find the terminal as it was.
+// TestSignalLeavesTheTerminalUsable ends a chat as `kill` and `timeout` do, at its prompt, with
+// a line half typed and while it answers: the shell must find the terminal as it was.
 func TestSignalLeavesTheTerminalUsable(t *testing.T) {
 	llamatest.Library(t)
 	alone(t)
-	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGHUP} {
+	self, err := os.Executable()
+	require.NoError(t, err)
+	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT} {
 		if signal.Ignored(s) { // as below nohup: programs that are started leave it so
 			continue
 		}
-		terminal, keys := llamatest.Terminal(t)
-		before, err := unix.IoctlGetTermios(int(terminal.Fd()), unix.TCGETS)
-		require.NoError(t, err)
-		self, err := os.Executable()
-		require.NoError(t, err)
-		cmd := exec.Command(self, "chat", "-t", "1")
-		cmd.Env = append(os.Environ(), asProgram+"=1")
-		cmd.Stdin, cmd.Stdout, cmd.Stderr = terminal, terminal, terminal
-		require.NoError(t, cmd.Start())
-		shown := readUntil(t, keys, "> ")
-		require.NoError(t, cmd.Process.Signal(s))
-		var ended *exec.ExitError
-		require.ErrorAs(t, cmd.Wait(), &ended)
-		require.Equal(t, s, ended.Sys().(syscall.WaitStatus).Signal(), shown)
-		after, err := unix.IoctlGetTermios(int(terminal.Fd()), unix.TCGETS)
-		require.NoError(t, err)
-		require.Equal(t, before, after, s)
+		for _, typed := range []string{"", "half", "Hello\r"} {
+			if s == syscall.SIGINT && strings.HasSuffix(typed, "\r") {
+				continue // stops the answer alone
+			}
+			terminal, keys := llamatest.Terminal(t)
+			before, err := unix.IoctlGetTermios(int(terminal.Fd()), unix.TCGETS)
+			require.NoError(t, err)
+			cmd := exec.Command(self, "chat", "-t", "1")
+			cmd.Env = append(os.Environ(), asProgram+"=1")
+			cmd.Stdin, cmd.Stdout, cmd.Stderr = terminal, terminal, terminal
+			require.NoError(t, cmd.Start())
+			shown := readUntil(t, keys, "> ")
+			_, err = keys.WriteString(typed)
+			require.NoError(t, err)
+			if typed != "" {
+				shown += readUntil(t, keys, strings.TrimSpace(typed))
+			}
+			if s == syscall.SIGINT {
+				time.Sleep(2 * sameSignal) // else it may be the last answer's
+			}
+			require.NoError(t, cmd.Process.Signal(s))
+			go io.Copy(io.Discard, keys)
+			var ended *exec.ExitError
+			require.ErrorAs(t, cmd.Wait(), &ended)
+			if s == syscall.SIGQUIT { // which Go shows its goroutines at
+				require.Equal(t, exitUsage, ended.ExitCode(), shown)
+			} else {
+				require.Equal(t, s, ended.Sys().(syscall.WaitStatus).Signal(), shown)
+			}
+			after, err := unix.IoctlGetTermios(int(terminal.Fd()), unix.TCGETS)
+			require.NoError(t, err)
+			require.Equal(t, before, after, "%s with %q typed", s, typed)
+		}
 	}
 }
 

@@ -138,7 +138,7 @@ another quantisation of the model.`,
 	addTemplate(cmd.Flags(), &template)
 	cmd.Flags().StringArrayVar(&data, "data", nil, "file with prompts to check with; repeatable (default: built-in prompts)")
 	cmd.Flags().StringVarP(&out, "output", "o", "", "profile to write (default: model.gallop.gguf beside the model, or in the cache folder where it cannot be there)")
-	cmd.Flags().IntVarP(&threads, "threads", "t", -1, "threads; -1 = physical cores, or 1 for a tiny model")
+	addThreads(cmd.Flags(), &threads, "threads", "t", "threads; -1 = physical cores, or 1 for a tiny model")
 	cmd.Flags().IntVar(&layers, "ngl", -1, "layers on the GPU; -1 = all, 0 = none")
 	return cmd
 }

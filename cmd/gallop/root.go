@@ -62,7 +62,7 @@ func codeOf(ctx context.Context, err error) int {
 		return exitInterrupted
 	case errors.As(err, &code):
 		return int(code)
-	case errors.As(err, &usage):
+	case errors.As(err, &usage), errors.Is(err, llama.ErrOption):
 		return exitUsage
 	case errors.As(err, &missing):
 		return exitAgain

@@ -18,6 +18,7 @@ import (
 	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/demo"
 	"github.com/gallop-llm/gallop/internal/inspect"
+	"github.com/gallop-llm/gallop/internal/machine"
 	"github.com/gallop-llm/gallop/internal/models"
 	"github.com/gallop-llm/gallop/internal/server"
 	"github.com/gallop-llm/gallop/internal/server/web"
@@ -105,7 +106,8 @@ func (s *serving) run(cmd *cobra.Command) error {
 		o.Hosts = append(o.Hosts, s.host)
 	}
 	if s.memory == 0 {
-		o.Memory = machineMemory() / 8 * 7
+		_, o.Memory = machine.Memory()
+		o.Memory = o.Memory / 8 * 7
 	}
 	if !s.noPage {
 		o.Page = web.Handler()
@@ -266,7 +268,7 @@ func (s *serving) model(cmd *cobra.Command, name, path string, o *gallop.Options
 			}
 		}}, nil
 	}
-	return server.Model{Name: name, Info: info, Memory: file.TensorBytes + cacheBytes(file, info.Context*s.parallel), Open: open}, nil
+	return server.Model{Name: name, Info: info, Memory: file.TensorBytes + file.CacheBytes*uint64(info.Context*s.parallel), Open: open}, nil
 }
 
 // settleServed is [settleProfile] of a model that is about to be opened.
@@ -283,16 +285,6 @@ func settleServed(ctx context.Context, cmd *cobra.Command, path string, o *gallo
 		return err
 	}
 	return errors.Join(settleProfile(ctx, cmd, m, o.Context.Threads), m.Close())
-}
-
-// cacheBytes estimates a KV cache of so many tokens, whose values take two bytes each.
-func cacheBytes(m *inspect.Model, tokens int) (n uint64) {
-	for i, kv := range m.KVHeads {
-		if i < len(m.Heads) && m.Heads[i] > 0 {
-			n += 2 * 2 * kv * (m.EmbeddingWidth / m.Heads[i])
-		}
-	}
-	return n * uint64(tokens)
 }
 
 // advised is an engine with other advice for sampling than its model's author's.

@@ -1,11 +1,15 @@
 package archmodel_test
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
+	"log/slog"
 	"math"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -179,6 +183,96 @@ func TestReleaseWhereLayersShareWeights(t *testing.T) {
 				require.NoError(t, m.ReleaseWeights(mask))
 				require.Equal(t, want, run(mask), mask)
 			}
+		})
+	}
+}
+
+// kvBuffer is how llama.cpp's log names the size of a KV cache.
+var kvBuffer = regexp.MustCompile(`KV buffer size = +([0-9.]+) MiB`)
+
+// TestCacheBytesOfManyArchitectures compares with what llama.cpp says that it takes: more
+// must not be said, or contexts were refused that there is memory for.
+func TestCacheBytesOfManyArchitectures(t *testing.T) {
+	maker := newMaker(t)
+	for name, share := range map[string]float64{ // of what is taken
+		"cohere2":           1,      // sliding windows
+		"deepseek2":         1,      // compressed keys
+		"deepseek2-lite":    2. / 3, // keys and values of each head, but for the rotated part
+		"gemma4-shared":     0.5,    // layers without a cache of their own; values are the keys again
+		"granitehybrid-moe": 1,      // recurrent layers
+		"kimi-linear":       1,      // recurrent layers with keys
+		"llama":             1,
+		"minimax-01":        1,   // linear attention
+		"nanbeige-loops":    0.5, // each block runs twice
+		"phi3":              1,   // keys in one matrix with queries
+		"qwen3next":         1,   // linear attention
+		"rwkv7":             0,   // no attention
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, path := write(t, maker, name)
+			m := llamatest.Open(t, path)
+			var log bytes.Buffer
+			llama.SetLogger(slog.New(slog.NewTextHandler(&log, nil)))
+			defer llama.SetLogger(nil)
+			const tokens = 1 << 15
+			llamatest.Context(t, m, &llama.ContextOptions{NCtx: tokens, KType: llama.CacheF32, VType: llama.CacheF32})
+			taken := 0.0 // bytes of a token
+			for _, found := range kvBuffer.FindAllStringSubmatch(log.String(), -1) {
+				size, err := strconv.ParseFloat(found[1], 64)
+				require.NoError(t, err)
+				taken += size * (1 << 20) / tokens
+			}
+			got := float64(m.CacheBytes(llama.CacheF32, llama.CacheF32))
+			require.InDelta(t, share*taken, got, 0.01*taken)
+		})
+	}
+}
+
+// TestShortlistOnManyArchitectures has a preview that is the output matrix itself: its list
+// begins with the likeliest token.
+func TestShortlistOnManyArchitectures(t *testing.T) {
+	maker := newMaker(t)
+	for name, refused := range map[string]string{
+		"gemma2": "does not end in one product with the output matrix", // but in a cap
+		"llama":  "",
+		"plamo3": "", // its results have no names
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, path := write(t, maker, name)
+			m := llamatest.Open(t, path)
+			o, err := m.OutputMatrix()
+			require.NoError(t, err)
+			same := make([]float32, o.NEmbd*o.NEmbd)
+			for i := range o.NEmbd {
+				same[i*o.NEmbd+i] = 1
+			}
+			preview, err := o.Preview(t.Context(), same, 1)
+			require.NoError(t, err)
+			list, err := o.NewShortlist(same, preview, 1)
+			require.NoError(t, err)
+			defer list.Close()
+			c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 64, Threads: 1})
+			likeliest := func(pos int, mask skip.Mask) (int, error) {
+				if err := c.Decode(llamatest.Batch(t, []llama.Token{7}, pos), mask); err != nil {
+					return 0, err
+				}
+				logits, err := c.Logits(-1)
+				require.NoError(t, err)
+				return slices.Index(logits, slices.Max(logits)), c.Remove(0, pos, -1)
+			}
+			want, err := likeliest(0, skip.Mask{})
+			require.NoError(t, err)
+			require.NoError(t, c.SetShortlist(list))
+			got, err := likeliest(0, skip.Mask{}.WithShortlist(32))
+			if refused != "" {
+				require.ErrorIs(t, err, llama.ErrMask)
+				require.ErrorContains(t, err, refused)
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, want, got)
+			require.Equal(t, 1, c.ShortlistUse().Rows)
+			require.NoError(t, c.Hidden(0, make([]float32, m.NEmbd)), "for learners")
 		})
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -23,19 +22,10 @@ const (
 // Memory is about what a calibration with [Options].Pause takes beside the model, in
 // bytes, at most: keys and values, rows of logits, layer inputs, and room to compute.
 func Memory(m *llama.Model) uint64 {
-	var cell uint64 // numbers of a token's keys and values
-	for _, t := range m.Tensors {
-		if strings.HasSuffix(t.Name, ".attn_k.weight") || strings.HasSuffix(t.Name, ".attn_v.weight") {
-			cell += t.Shape[len(t.Shape)-1]
-		}
-	}
-	if cell == 0 { // they are one tensor with the queries
-		cell = uint64(2 * m.NLayer * m.NHeadKV * m.NEmbd / max(m.NHead, 1))
-	}
-	const float16, float32 = 2, 4
+	const float32 = 4
 	const computed = 256 << 20 // of a hundred tokens and their logits, as seen on models up to 1.5B
 	rows := uint64(pausedSequences * float32 * m.Vocab.Size)
-	return score.DefaultNCtx*cell*float16 + 2*rows + pausedInputs + computed
+	return score.DefaultNCtx*m.CacheBytes(llama.CacheDefault, llama.CacheDefault) + 2*rows + pausedInputs + computed
 }
 
 // unfinished is what a profile's provenance says that gets better when calibration goes on.

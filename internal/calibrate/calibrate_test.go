@@ -114,8 +114,12 @@ func TestBudget(t *testing.T) {
 		Examples: examples(16, false), Unit: calibrate.FeedForwards, Prefill: skip.FullPrefill, Depths: []float64{1, 1.5},
 		PerTask: 4, Threads: 1, Folder: t.TempDir(), Budget: time.Nanosecond,
 	}
+	var said []string
+	o.Usable = func(_ *router.Profile, has string) error { said = append(said, has); return nil }
 	_, p, err := write(t, context.Background(), m, o)
 	require.NoError(t, err)
+	require.Contains(t, said[0], "the time for the search was over at 0.00 of 1.5 layers, so deeper sets are guesses")
+	require.Contains(t, p.Provenance, router.Note{Key: "searched to depth", Value: "0.00, then the time was over"})
 	for _, depth := range o.Depths {
 		require.True(t, slices.ContainsFunc(p.Candidates, func(c router.Candidate) bool { return c.At(depth) }), depth)
 	}
@@ -131,6 +135,7 @@ func TestUsableEarly(t *testing.T) {
 		PerTask: 8, Answer: 6, Clusters: 2, Threads: 1, Folder: t.TempDir(),
 		Usable: func(p *router.Profile, has string) error {
 			require.Contains(t, has, "sets of layers")
+			require.NotContains(t, has, "guesses")
 			require.Equal(t, p.Defaults.Off, strings.Contains(has, "do not pay"))
 			require.NoError(t, p.Write(filepath.Join(t.TempDir(), "x.gallop.gguf")))
 			profiles = append(profiles, p)
@@ -228,4 +233,13 @@ func TestSingleTokenAnswers(t *testing.T) {
 	o.Prefill = skip.MaskedPrefill
 	_, err = calibrate.Run(t.Context(), m, o)
 	require.NoError(t, err)
+}
+
+// TestQuick has five minutes, or what it is given.
+func TestQuick(t *testing.T) {
+	for given, want := range map[time.Duration]time.Duration{0: 5 * time.Minute, 20 * time.Minute: 20 * time.Minute} {
+		o := calibrate.Options{Time: given}
+		require.Contains(t, o.Quick(), "if "+want.String()+" are not over")
+		require.Equal(t, want, o.Time)
+	}
 }

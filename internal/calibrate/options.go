@@ -1,6 +1,7 @@
 package calibrate
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -86,10 +87,11 @@ const (
 	quickTime     = 5 * time.Minute
 )
 
-// Quick makes o finish within 5 minutes on a model of a billion parameters and two
-// cores, and says what that gives up.
+// Quick makes o finish within its Time, 0 = 5 minutes, which is enough on a model of a
+// billion parameters and two cores, and says what that gives up.
 func (o *Options) Quick() string {
-	o.quick, o.PerTask, o.Train, o.Answer, o.Clusters, o.Time = true, quickPerTask, quickTrain, quickAnswer, quickClusters, quickTime
+	o.quick, o.PerTask, o.Train, o.Answer, o.Clusters = true, quickPerTask, quickTrain, quickAnswer, quickClusters
+	o.Time = cmp.Or(o.Time, quickTime)
 	return fmt.Sprintf("quick: at most %d prompts, answers cut at %d tokens; sets for all prompts at three depths first, then, if %s are not over, for each of %d tasks; no masks to draft under",
-		quickClusters*quickTrain, quickAnswer, quickTime, quickClusters)
+		quickClusters*quickTrain, quickAnswer, o.Time, quickClusters)
 }

@@ -61,6 +61,9 @@ func (r *run) profile(ctx context.Context) (*router.Profile, error) {
 		{Key: "validation regret, best single set", Value: fmt.Sprintf("%.4f", report.Static)},
 		{Key: "saved by default, share of bytes", Value: fmt.Sprintf("%.4f", r.saving.bytes)},
 	}
+	if r.cut {
+		p.Provenance = append(p.Provenance, router.Note{Key: "searched to depth", Value: fmt.Sprintf("%.2f, then the time was over", r.reached)})
+	}
 	return p, nil
 }
 

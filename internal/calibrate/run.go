@@ -53,6 +53,8 @@ type run struct {
 	baselines  []router.Candidate // Task is the method
 	saving     saving             // of the last profile
 	searched   time.Duration      // that the search for all prompts took
+	cut        bool               // that search's time ended before its depth was reached
+	reached    float64            // depth to which it searched then, in layers; what is deeper is a guess
 	measured   time.Duration      // that the candidates took to be measured
 	unitLosses [][]float64        // (len(tasks), 2 layers) loss increase of each sublayer skipped alone; NaN = not searched
 	losses     [][]float64        // (len(cases), len(candidates)) loss increase over the empty mask
@@ -159,7 +161,11 @@ func (r *run) tell(p *router.Profile) error {
 	if r.Usable == nil {
 		return nil
 	}
-	return r.Usable(p, r.has(p, r.saving))
+	has := r.has(p, r.saving)
+	if r.cut {
+		has += fmt.Sprintf("; the time for the search was over at %.2f of %g layers, so deeper sets are guesses: more time (--budget) or a machine with less to do finds better ones", r.reached, slices.Max(r.Depths))
+	}
+	return r.Usable(p, has)
 }
 
 // openScorer makes the scorer, when what answers the prompts is closed: each has a KV cache.

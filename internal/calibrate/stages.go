@@ -426,6 +426,11 @@ func (r *run) options(stage string, depth float64, influence []float64, budget t
 // for all prompts has to end.
 const searchShare = 0.5
 
+// searchBudget is one search's part of Budget; 0 = there is no limit.
+func (r *run) searchBudget() time.Duration {
+	return max(r.Budget/time.Duration(len(r.tasks)+1), min(r.Budget, time.Nanosecond))
+}
+
 // searchAll finds the sets that know no task, and the baselines.
 func (r *run) searchAll(ctx context.Context) error {
 	r.candidates, r.baselines = []router.Candidate{{}}, nil
@@ -433,7 +438,7 @@ func (r *run) searchAll(ctx context.Context) error {
 		r.candidates = r.Preset
 		return nil
 	}
-	budget := r.Budget / time.Duration(len(r.tasks)+1)
+	budget := r.searchBudget()
 	if r.Time > 0 {
 		budget = max(r.left()-time.Duration((1-searchShare)*float64(r.Time)), time.Nanosecond)
 	}
@@ -441,6 +446,13 @@ func (r *run) searchAll(ctx context.Context) error {
 	path, err := r.find(ctx, all, budget)
 	if err != nil && !errors.Is(err, search.ErrBudget) {
 		return err
+	}
+	if r.cut = err != nil; r.cut {
+		for _, step := range path {
+			if !math.IsNaN(step.Loss) {
+				r.reached = step.Depth
+			}
+		}
 	}
 	r.searched = r.elapsed() - start
 	r.take(general, path)
@@ -450,7 +462,7 @@ func (r *run) searchAll(ctx context.Context) error {
 // searchTasks finds each task's sets. With a limit of time it does so for all
 // tasks or none, and more tells whether it did.
 func (r *run) searchTasks(ctx context.Context) (more bool, err error) {
-	budget := r.Budget / time.Duration(len(r.tasks)+1)
+	budget := r.searchBudget()
 	if r.Time > 0 {
 		// Half as many examples as for all prompts take half of that time, and the new
 		// sets are measured on all prompts afterwards, like those so far.

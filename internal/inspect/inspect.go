@@ -34,6 +34,7 @@ type Model struct {
 	Heads          []uint64 `json:"heads"`           // (nLayer,) query heads
 	KVHeads        []uint64 `json:"kv_heads"`        // (nLayer,) key/value heads
 	FeedForward    []uint64 `json:"feed_forward"`    // (nLayer,) width of the feed-forward
+	CacheBytes     uint64   `json:"cache_bytes"`     // that the keys and values of a token take in an F16 KV cache
 	Experts        uint64   `json:"experts"`         // in each layer; 0 = no mixture of experts
 	ExpertsUsed    uint64   `json:"experts_used"`    // for each token
 
@@ -91,6 +92,9 @@ func Read(path string) (*Model, error) {
 		return nil, fmt.Errorf("%s: %w: %w", path, gguf.ErrCorrupt, err)
 	}
 	m.readShape(f.Metadata, nLayer)
+	const float16 = 2 // bytes
+	keys, values := f.CacheWidths()
+	m.CacheBytes = (keys + values) * float16
 	m.Layers = make([]Layer, nLayer)
 	return m, m.readTensors(f.Tensors)
 }

@@ -508,22 +508,30 @@ static bool skip_layers(struct ggml_cgraph *cgraph, struct graph *g, const uint6
 
 /* ---- the vocabulary shortlist ---- */
 
+static bool is_result(const struct ggml_tensor *t) { return begins(t->name, "result_"); }
 
-/* Finds the graph's last product and lets its hidden state be read after the decode. */
+/* The graph's logits: its last result that is called so, or its end where none has a name; NULL = it has none. */
+static struct ggml_tensor *find_logits(struct ggml_cgraph *cgraph) {
+    bool named = false;
+    for (int i = real.n_nodes(cgraph) - 1; i >= 0; i--) {
+        struct ggml_tensor *t = real.node(cgraph, i);
+        if (strcmp(t->name, "result_output") == 0) {
+            return t;
+        }
+        named |= is_result(t);
+    }
+    return named || real.n_nodes(cgraph) == 0 ? NULL : real.node(cgraph, real.n_nodes(cgraph) - 1);
+}
+
+/* Finds the product that makes the logits and lets its hidden state be read after the decode. */
 static void find_output(struct ggml_cgraph *cgraph, struct layerskip_output *o) {
+    const struct ggml_tensor *t = find_logits(cgraph);
     o->matrix = NULL;
     o->hidden = NULL;
-    for (int i = real.n_nodes(cgraph) - 1; i >= 0; i--) {
-        const struct ggml_tensor *t = real.node(cgraph, i);
-        if (strcmp(t->name, "result_output") != 0) {
-            continue;
-        }
-        if (t->op == op.mul_mat && t->src[1]->type == GGML_TYPE_F32 && t->ne[2] == 1 && t->ne[3] == 1) {
-            o->matrix = t->src[0];
-            o->hidden = t->src[1];
-            o->hidden->flags |= GGML_FLAG_OUTPUT;
-        }
-        return;
+    if (t != NULL && t->op == op.mul_mat && t->src[1]->type == GGML_TYPE_F32 && t->ne[2] == 1 && t->ne[3] == 1) {
+        o->matrix = t->src[0];
+        o->hidden = t->src[1];
+        o->hidden->flags |= GGML_FLAG_OUTPUT;
     }
 }
 
@@ -600,20 +608,11 @@ static void rebuild(struct ggml_cgraph *cgraph, const struct graph *g) {
     }
 }
 
-/* False for the small graphs of its own that llama.cpp also runs, to shift the KV cache for one. */
+/* False for the small graphs of its own that llama.cpp also runs, to shift the KV cache for one, which read no
+ * layer's weights. Not every architecture names its results. */
 static bool is_model_pass(const struct graph *g) {
     for (int i = g->n - 1; i >= 0; i--) {
-        if (begins(g->nodes[i].t->name, "result_")) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* True if some node reads a layer's weights: not every architecture names its results. */
-static bool reads_layers(const struct graph *g) {
-    for (int i = 0; i < g->n; i++) {
-        if (g->nodes[i].block >= 0) {
+        if (g->nodes[i].block >= 0 || is_result(g->nodes[i].t)) {
             return true;
         }
     }
@@ -630,7 +629,7 @@ static bool edit_graph(struct ggml_cgraph *cgraph, struct graph *g, const uint64
                                                             "from the embeddings to the logits, so nothing can be skipped", 0, 0));
     }
     if (!layers) {
-        if (!reads_layers(g)) {
+        if (!is_model_pass(g)) {
             return true;
         }
         for (int i = 0; i < g->n; i++) {
