@@ -45,7 +45,7 @@ const (
 	measuredTokens = 48
 	// leastMargin is what the margin is at least, whatever was measured: texts unlike the built-in
 	// prompts miss tokens by more.
-	leastMargin = 7
+	leastMargin = 8.5
 	// headroom is how many times the largest margin that was needed the margin is.
 	headroom = 1.2
 	// exactTokens is how many tokens are listed. Shorter lists say less well how far the preview is off.
