@@ -76,7 +76,8 @@ func table(rows []row) string {
 	for _, r := range rows {
 		fmt.Fprintf(&b, "| %s | %s | %d | %s | %.2f | %.1f | %.1f | %+.1f (%+.1f to %+.1f) | %.1f | %.1f | %.1f |\n",
 			r.Model, r.Quantisation, r.Questions, r.Way, r.Travelled.Skipped, 100*r.Own.Kept, 100*r.Travelled.Kept,
-			100*r.Kept.Mean, 100*r.Kept.Low, 100*r.Kept.High, 100*r.Whole, 100*r.Own.Right, 100*r.Travelled.Right)
+			100*r.Kept.Mean+0, 100*r.Kept.Low+0, 100*r.Kept.High+0, // no -0
+			100*r.Whole, 100*r.Own.Right, 100*r.Travelled.Right)
 	}
 	return b.String()
 }
