@@ -20,7 +20,7 @@ export CGO_ENABLED := 1
 export GOFLAGS     := $(GOFLAGS) -buildvcs=false
 
 # Those that hold where batches round otherwise than single tokens.
-GPU_TESTS := TestGPU|TestCPUOnly|TestMask|TestEveryMask|TestSwitch|TestContextsInParallel|TestParallelSublayers|TestSequentialTwin|TestHiddenStateOfFirstLayers|TestInfluence|TestEscalation|TestRoutedEscalation|TestFullPrefill
+GPU_TESTS := TestGPU|TestCPUOnly|TestMask|TestEveryMask|TestSwitch|TestContextsInParallel|TestParallelSublayers|TestSequentialTwin|TestHiddenStateOfFirstLayers|TestInfluence|TestRowMasks|TestLocalRefused|TestNeuronsRefused|TestEscalation|TestRoutedEscalation|TestFullPrefill
 
 get-go   := from https://go.dev/dl (1.26 or newer)
 get-$(CC) := with `apt install build-essential`
@@ -34,7 +34,7 @@ get-python3 := with `apt install python3-pip`
 NO_RACE := /test$$|/scripts/|/cmd/|/demo|/internal/(archmodel|calibrate|dataset|draft|preload|randmodel|schema|score|shortlist|template|tools|search|prune|lab/.*|server/web)$$
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build setup test test-long test-clients test-scale test-gpu test-cpus test-windows check-darwin test-architectures lint preload bench bench-shapes bench-peers bench-engine bench-serve bench-lossless bench-compare real-speed real-table bench-long neurons templates eval profile install release test-release test-bare test-arm64 fuzz clean travel models page need-browser need-page
+.PHONY: help demo build setup test test-long test-clients test-scale test-gpu test-llvmpipe test-cpus test-windows check-darwin test-architectures lint preload bench bench-shapes bench-peers bench-engine bench-serve bench-lossless bench-compare real-speed real-table bench-long neurons templates eval profile install release test-release test-bare test-arm64 fuzz clean travel models page need-browser need-page
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,7 @@ test: build setup preload need-browser need-page ## run the tests, then once mor
 test-long: build setup preload need-python3 need-node need-browser need-page ## run the tests that take long, with foreign programs among them
 	GALLOP_LONG=1 go test -timeout 2h ./...
 	go test -timeout 2h -race ./internal/calibrate ./internal/draft ./internal/shortlist ./cmd/gallop
+	scripts/test-llvmpipe '$(BUILD)' || [ $$? = 77 ]
 
 test-clients: build setup need-python3 need-npm need-node ## let published clients in Go, Python and JavaScript, and lm-eval ask the server; part of test-long
 	GALLOP_LONG=1 go test -timeout 30m -count 1 -v -run 'TestClients|TestHarness' ./internal/server ./cmd/gallop
@@ -65,8 +66,11 @@ test-scale: build setup ## run the tests with nginx, HAProxy, Slurm and GNU para
 
 test-gpu: build ## run the mask tests on a GPU: DEVICE=vulkan or cuda, whole models and NGL=5 of their layers
 	@$(BUILD)/gallop setup --device $(DEVICE)
-	GALLOP_TEST_NGL=99 go test -timeout 30m -count 1 -run '$(GPU_TESTS)' ./llama .
-	GALLOP_TEST_NGL=$(NGL) go test -timeout 30m -count 1 -run '$(GPU_TESTS)' ./llama
+	GALLOP_TEST_NGL=99 go test -timeout 3h -count 1 -run '$(GPU_TESTS)' ./llama .
+	GALLOP_TEST_NGL=$(NGL) go test -timeout 3h -count 1 -run '$(GPU_TESTS)' ./llama
+
+test-llvmpipe: build ## run the same tests on Vulkan on the CPU, with a Mesa of its own on Debian 12; part of test-long
+	scripts/test-llvmpipe '$(BUILD)'
 
 test-cpus: build setup ## run the numeric tests under each of llama.cpp's CPU modules, MODULES= names some; writes docs/cpus.md
 	@go build -o $(BUILD)/testcpus ./scripts/testcpus

@@ -36,6 +36,14 @@ func needGPU(t *testing.T) {
 	}
 }
 
+// needCPU skips a test of what is refused for models on a GPU.
+func needCPU(t *testing.T, why string) {
+	t.Helper()
+	if gpuRun() {
+		t.Skip(why)
+	}
+}
+
 // fusedRounding is how far numbers of order 1 may be apart on a GPU when two graphs
 // that mean the same gave them. A GPU fuses an operation with its neighbours, so
 // where those are others it rounds otherwise, in the last bits of 32-bit numbers and
@@ -231,6 +239,42 @@ func TestCPUOnlyUsesNoGPU(t *testing.T) {
 		require.NoError(t, m.Close())
 		llama.SetLogger(nil)
 		require.Equal(t, wanted, planned.Load() > 0, "%d layers on the GPU", layers)
+	}
+}
+
+// TestGPUQuarterOfTheLayers puts 4 of 16 layers on the GPU, and the output matrix, under masks on
+// both sides of where the stream changes to the GPU and across it.
+func TestGPUQuarterOfTheLayers(t *testing.T) {
+	needGPU(t)
+	llamatest.Library(t)
+	quarter := &llama.ModelOptions{GPULayers: 4 + 1}
+	v := variant{"", llama.ContextOptions{NCtx: 512, Threads: 1}, []int{0}}
+	for _, arch := range []string{"llama", "gemma3", "qwen3moe"} {
+		t.Run(arch, func(t *testing.T) {
+			spec := randmodel.Small(arch)
+			spec.Layers = 16
+			path := llamatest.Write(t, spec)
+			var offloaded atomic.Int64
+			llama.SetLogger(slog.New(countLines{"offloaded 5/17 layers to GPU", &offloaded}))
+			m, err := llama.LoadModel(context.Background(), path, quarter)
+			llama.SetLogger(nil)
+			require.NoError(t, err)
+			defer m.Close()
+			require.EqualValues(t, 1, offloaded.Load())
+			whole, _ := run(t, m, v, none)
+			for _, mask := range append(masks(16, 2)[1:],
+				skip.Layers(11), skip.Layers(12), skip.Layers(11, 12), skip.Layers(10, 11, 12, 13), skip.Layers(12, 13, 14, 15), // the first on the GPU is 12
+				none.With(11, skip.FeedForward).With(12, skip.Attention), none.With(11, skip.Attention).With(12, skip.FeedForward)) {
+				reference, err := llama.LoadModel(context.Background(), llamatest.Zeroed(t, path, identity(mask)), quarter)
+				require.NoError(t, err)
+				want, _ := run(t, reference, v, none)
+				got, _ := run(t, m, v, mask)
+				require.NoError(t, reference.Close())
+				requireSame(t, want, got, mask.String())
+				require.Greater(t, difference(whole, got), 10*fusedRounding, "or equality would prove nothing")
+			}
+			logApart(t)
+		})
 	}
 }
 

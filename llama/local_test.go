@@ -116,19 +116,13 @@ const (
 	counts = 0.03
 )
 
-// localOnCPU skips a test of what a GPU refuses.
-func localOnCPU(t *testing.T) {
-	t.Helper()
-	if gpuRun() {
-		t.Skip("a cache on a GPU takes no local attention")
-	}
-}
+const noLocal = "a cache on a GPU takes no local attention"
 
 // TestLocalAttention compares with stock llama.cpp whose attention mask has the same pattern:
 // its tokens are decoded in sequences that have the window's cells alone. Without flash
 // attention softmax and product sum hidden cells in as zeros, in another order.
 func TestLocalAttention(t *testing.T) {
-	localOnCPU(t)
+	needCPU(t, noLocal)
 	llamatest.Library(t)
 	for name, path := range localModels(t) {
 		t.Run(name, func(t *testing.T) {
@@ -175,7 +169,7 @@ func TestLocalAttention(t *testing.T) {
 // TestLocalRows has sequences in one decode that see different windows, or everything, beside
 // halves that only some skip. Each comes to what it comes to alone, as in TestRowMasks.
 func TestLocalRows(t *testing.T) {
-	localOnCPU(t)
+	needCPU(t, noLocal)
 	llamatest.Library(t)
 	for name, path := range localModels(t) {
 		t.Run(name, func(t *testing.T) {
@@ -216,7 +210,7 @@ func TestLocalRows(t *testing.T) {
 // TestWithoutAnythingToHide has prompts no longer than sinks and window together: they are decoded as
 // without a window, in the same graph.
 func TestWithoutAnythingToHide(t *testing.T) {
-	localOnCPU(t)
+	needCPU(t, noLocal)
 	llamatest.Library(t)
 	m := llamatest.Small(t, "llama")
 	opts := llama.ContextOptions{NCtx: 256, Threads: 1}
@@ -238,7 +232,6 @@ func TestWithoutAnythingToHide(t *testing.T) {
 
 // TestLocalRefused has what cannot be done; nothing has happened then, and the context goes on.
 func TestLocalRefused(t *testing.T) {
-	localOnCPU(t)
 	llamatest.Library(t)
 	m := llamatest.Small(t, "llama")
 	c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 256, Threads: 1})
@@ -255,6 +248,14 @@ func TestLocalRefused(t *testing.T) {
 		require.ErrorIs(t, err, llama.ErrMask, text)
 		require.ErrorContains(t, err, says)
 		requirePositions(t, c, 0, 0, 19)
+	}
+	if gpuRun() {
+		err := c.Decode(one(20), none.WithLocal(7, skip.Window{Recent: 4}))
+		require.ErrorIs(t, err, llama.ErrMask)
+		require.ErrorContains(t, err, "the cache of layer 7 is on a GPU")
+		requirePositions(t, c, 0, 0, 19)
+		require.NoError(t, c.Decode(one(20), none))
+		return
 	}
 	mask := skip.Mask{}.WithLocal(3, skip.Window{Recent: 4})
 	b := one(20)
@@ -382,7 +383,7 @@ func (s *script) step() {
 // cells are soon in no order, cut, forked, parked and brought back. The tokens of a chunk see
 // what they would see alone.
 func TestLocalAttentionOfManySequences(t *testing.T) {
-	localOnCPU(t)
+	needCPU(t, noLocal)
 	llamatest.Library(t)
 	const sequences = 3
 	for name, path := range localModels(t) {

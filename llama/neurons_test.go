@@ -93,10 +93,13 @@ func set(t *testing.T, choice int, n *llama.Neurons) func(*llama.Context) {
 	return func(c *llama.Context) { require.NoError(t, c.SetNeurons(choice, n)) }
 }
 
+const noNeurons = "layers on a GPU take no masks of neurons, and their activity is not measured"
+
 const spared = 300 // what masks say; the choice says how much it is
 
 // TestNeuronsEqualPruned compares decodes without some neurons with those by a file that lacks them.
 func TestNeuronsEqualPruned(t *testing.T) {
+	needCPU(t, noNeurons)
 	llamatest.Library(t)
 	for name, path := range neuronModels(t) {
 		t.Run(name, func(t *testing.T) {
@@ -123,6 +126,7 @@ func TestNeuronsEqualPruned(t *testing.T) {
 // TestNeuronsSwitch goes from each mask to each other in one context, with two choices of neurons, which are
 // filled with others in between.
 func TestNeuronsSwitch(t *testing.T) {
+	needCPU(t, noNeurons)
 	llamatest.Library(t)
 	m := llamatest.Small(t, "llama")
 	first, _ := pick(t, m, 1, 0)
@@ -187,6 +191,7 @@ func TestNeuronsSwitch(t *testing.T) {
 // TestNeuronsOfRows: rows of a batch with the same neurons may have different halves; rows with different
 // neurons are refused.
 func TestNeuronsOfRows(t *testing.T) {
+	needCPU(t, noNeurons)
 	llamatest.Library(t)
 	m := llamatest.Small(t, "llama")
 	n, _ := pick(t, m, 3, 0)
@@ -251,6 +256,11 @@ func TestNeuronsRefused(t *testing.T) {
 	}
 	m := llamatest.Small(t, "llama")
 	ff, err := m.FeedForwards()
+	if gpuRun() {
+		require.ErrorIs(t, err, llama.ErrNeurons)
+		require.ErrorContains(t, err, "layers are on a GPU")
+		return
+	}
 	require.NoError(t, err)
 	require.Len(t, ff, 8)
 	require.Equal(t, 128, ff[0].Width)
@@ -292,6 +302,7 @@ func TestNeuronsRefused(t *testing.T) {
 // TestActivity checks shares that are known beforehand, that each sequence has its own, and that measuring
 // changes nothing.
 func TestActivity(t *testing.T) {
+	needCPU(t, noNeurons)
 	llamatest.Library(t)
 	for name, path := range neuronModels(t) {
 		t.Run(name, func(t *testing.T) {
@@ -347,6 +358,7 @@ func TestActivity(t *testing.T) {
 // TestActivityOfKnownNeurons compares with activations that are known: where a neuron's up is zero it is
 // never active, and two with the same rows are as active as each other.
 func TestActivityOfKnownNeurons(t *testing.T) {
+	needCPU(t, noNeurons)
 	llamatest.Library(t)
 	path := llamatest.Write(t, randmodel.Small("llama"))
 	f, err := gguf.Open(path)
