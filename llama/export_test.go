@@ -25,3 +25,6 @@ func WithoutChecks() (restore func()) {
 	checkBytes = func(gguf.Metadata) *byteless { return nil }
 	return func() { checkFile, checkBytes = before, vocabulary }
 }
+
+// Greet finds out whether an RPC server answers at an address.
+var Greet = greet

@@ -118,7 +118,8 @@ const unbounded = 5000
 
 // curves simulates and draws: load on 16 replicas, and up to 1,000 replicas at the same load of each.
 func curves(plain, skipped costs, question float64, pictures string) (points []point, err error) {
-	const byLoad, requests, leastRequests = 16, 250, 5000 // requests of each replica, and of all at least
+	const byLoad, requests, leastRequests = 16, 150, 5000 // requests of each replica, and of all at least
+	const sizeRate = 5                                    // requests a second of each replica, where their number grows
 	simulated := func(c costs, hidden bool, a affinity, replicas int, rate float64) result {
 		r := simulate(standard(c, replicas, a), chat(question, rate*float64(replicas), max(leastRequests, float64(replicas)*requests)))
 		points = append(points, point{replicas, rate, a, hidden, r})
@@ -130,19 +131,18 @@ func curves(plain, skipped costs, question float64, pictures string) (points []p
 		costs    costs
 		affinity affinity
 		masked   bool
-		rate     float64 // of a replica, where the number of replicas grows
 	}
 	lines := []line{
-		{"whole, hash", plain, hashed, false, 10},
-		{"whole, least busy", plain, least, false, 4},
-		{"whole, random", plain, drawn, false, 4},
-		{"masked, hash", skipped, hashed, true, 10},
+		{"whole, hash", plain, hashed, false},
+		{"whole, least busy", plain, least, false},
+		{"whole, random", plain, drawn, false},
+		{"masked, hash", skipped, hashed, true},
 	}
 	var tail, speed, size []report.Series
 	for _, l := range lines {
 		t, v := report.Series{Name: l.name}, report.Series{Name: l.name}
-		n := report.Series{Name: fmt.Sprintf("%s, %g/s", l.name, l.rate)}
-		for _, rate := range []float64{1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16} {
+		n := report.Series{Name: l.name}
+		for _, rate := range []float64{1, 2, 3, 4, 5, 5.5, 6, 6.5, 7, 7.5, 8} {
 			r := simulated(l.costs, l.masked, l.affinity, byLoad, rate)
 			if r.First95 > unbounded {
 				break
@@ -151,7 +151,7 @@ func curves(plain, skipped costs, question float64, pictures string) (points []p
 			v.X, v.Y = append(v.X, rate), append(v.Y, 64/(r.Whole50/1000))
 		}
 		for _, replicas := range []int{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000} {
-			r := simulated(l.costs, l.masked, l.affinity, replicas, l.rate)
+			r := simulated(l.costs, l.masked, l.affinity, replicas, sizeRate)
 			n.X, n.Y = append(n.X, math.Log2(float64(replicas))), append(n.Y, r.First95)
 		}
 		tail, speed, size = append(tail, t), append(speed, v), append(size, n)
@@ -163,7 +163,7 @@ func curves(plain, skipped costs, question float64, pictures string) (points []p
 	return points, errors.Join(
 		report.CurvePNG(filepath.Join(pictures, "fleet-load.png"), "16 replicas: 95 % of first tokens come within", rateLabel, "ms", tail),
 		report.CurvePNG(filepath.Join(pictures, "fleet-speed.png"), "16 replicas: the median answer, of 64 tokens", rateLabel, "tokens/s", speed),
-		report.CurvePNG(filepath.Join(pictures, "fleet-size.png"), "1 to 1,000 replicas at one load of each: 95 % of first tokens come within", "replicas, log2", "ms", size),
+		report.CurvePNG(filepath.Join(pictures, "fleet-size.png"), fmt.Sprintf("%d requests a second and replica: 95 %% of first tokens come within", sizeRate), "replicas, as a power of two", "ms", size),
 	)
 }
 
