@@ -34,7 +34,7 @@ get-python3 := with `apt install python3-pip`
 NO_RACE := /test$$|/scripts/|/cmd/|/demo|/internal/(archmodel|calibrate|dataset|draft|preload|randmodel|schema|score|shortlist|template|tools|search|prune|lab/.*|server/web)$$
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build setup test test-long test-clients test-scale test-gpu test-llvmpipe test-cpus test-windows check-darwin test-architectures lint preload bench bench-shapes bench-peers bench-engine bench-serve bench-lossless bench-compare real-speed real-table bench-long neurons templates eval profile install release test-release test-bare test-arm64 fuzz clean travel models page need-browser need-page
+.PHONY: help demo build setup test test-long test-clients test-scale test-rpc simulate-fleet bench-fleet test-gpu test-llvmpipe test-cpus test-windows check-darwin test-architectures lint preload bench bench-shapes bench-peers bench-engine bench-serve bench-lossless bench-compare real-speed real-table bench-long neurons templates eval profile install release test-release test-bare test-arm64 fuzz clean travel models page need-browser need-page
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,16 @@ test-clients: build setup need-python3 need-npm need-node ## let published clien
 test-scale: build setup ## run the tests with nginx, HAProxy, Slurm and GNU parallel (apt has nginx-light, haproxy, slurm-wlm, munge, parallel), and shards that are killed; part of test-long
 	GALLOP_LONG=1 go test -timeout 30m -count 1 -v -run 'TestBalancers|TestCalibrateShards|TestSlurm|TestParallel$$' ./cmd/gallop ./test
 	go test -C test/deploy -count 1 .
+
+test-rpc: build setup need-python3 need-$(CC) ## build llama.cpp's RPC module and server into build/rpc, and check masks on layers that two servers compute
+	scripts/build-rpc '$(BUILD)'
+	GALLOP_LIB='$(abspath $(BUILD)/rpc)' GALLOP_TEST_RPC='$(abspath $(BUILD)/rpc)' go test -count 1 -v -run RPC ./llama
+
+simulate-fleet: ## simulate fleets of replicas from build/serve.json (make bench-serve); figures go to build/fleet.json, curves into docs
+	go run ./scripts/simulate-fleet -o $(BUILD)/fleet.json -serve $(BUILD)/serve.json -pictures docs
+
+bench-fleet: build setup ## compare the simulation with three real replicas on this machine, which has to be quiet; writes build/compared.json
+	go run ./scripts/simulate-fleet -o $(BUILD)/compared.json -serve $(BUILD)/serve.json -measure -gallop $(BUILD)/gallop
 
 test-gpu: build ## run the mask tests on a GPU: DEVICE=vulkan or cuda, whole models and NGL=5 of their layers
 	@$(BUILD)/gallop setup --device $(DEVICE)

@@ -4,6 +4,10 @@ import "errors"
 
 // Errors of loading the libraries and models.
 var (
+	// ErrRPC is returned for [ModelOptions].RPC where there is no module for it, and for an
+	// address at which no server of its protocol answers.
+	ErrRPC = errors.New("RPC servers cannot be used")
+
 	// ErrNoLibrary is returned when no llama.cpp library is found.
 	ErrNoLibrary = errors.New("llama.cpp's libraries are not installed")
 

@@ -30,3 +30,6 @@ func WithoutChecks() (restore func()) {
 func CheckMemory(m *Model, o ContextOptions, free, all uint64) error {
 	return m.checkMemory(&o, room{free, all})
 }
+
+// Greet finds out whether an RPC server answers at an address.
+var Greet = greet

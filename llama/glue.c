@@ -215,6 +215,24 @@ struct ggml_backend_reg *gallop_load_backend(const char *path, struct gallop_tex
     return module;
 }
 
+bool gallop_has_rpc(void) { return ggml_backend_reg_by_name("RPC") != NULL; }
+
+bool gallop_add_rpc(const char *endpoint, struct gallop_text *err) {
+    struct ggml_backend_reg *rpc = ggml_backend_reg_by_name("RPC");
+    struct ggml_backend_reg *(*add)(const char *) =
+        (struct ggml_backend_reg * (*)(const char *)) ggml_backend_reg_get_proc_address(rpc, "ggml_backend_rpc_add_server");
+    struct ggml_backend_reg *volatile server = NULL;
+    first_error[0] = '\0';
+    if (add != NULL) {
+        GUARDED(server = add(endpoint));
+    }
+    take_error(err);
+    if (server != NULL) {
+        gallop_api.ggml_backend_register(server);
+    }
+    return server != NULL;
+}
+
 struct llama_model *gallop_load_model(const char *path, struct llama_model_params p, struct gallop_watch *watch,
                                       struct gallop_text *err) {
     p.progress_callback = on_progress;

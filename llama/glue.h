@@ -66,6 +66,10 @@ extern struct ggml_backend_device *gallop_no_devices[1];
 
 /* As their namesakes in llama.cpp; where they return NULL, err holds the library's error. */
 struct ggml_backend_reg *gallop_load_backend(const char *path, struct gallop_text *err);
+/* Tells whether the RPC module is loaded. */
+bool gallop_has_rpc(void);
+/* Adds the devices of an RPC server, which has answered its handshake. The module keeps its own copy of endpoint. */
+bool gallop_add_rpc(const char *endpoint, struct gallop_text *err);
 struct llama_model *gallop_load_model(const char *path, struct llama_model_params p, struct gallop_watch *watch,
                                       struct gallop_text *err);
 struct llama_context *gallop_new_context(struct llama_model *m, struct llama_context_params p, struct gallop_watch *watch,

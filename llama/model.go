@@ -35,6 +35,12 @@ type ModelOptions struct {
 	// first to go, [CPUOnly] = none: then a GPU computes nothing of the model.
 	GPULayers int
 
+	// RPC are the addresses of llama.cpp's RPC servers, "host:port", whose devices get layers as
+	// GPUs do. They stay devices of the process. llama.cpp's RPC module has to be beside its
+	// libraries. The server of an address has to stay the same; where one is gone, llama.cpp ends
+	// the process.
+	RPC []string
+
 	// NoMmap reads the file into memory instead of mapping it.
 	NoMmap bool
 
@@ -145,6 +151,11 @@ func LoadModel(ctx context.Context, path string, opts *ModelOptions) (*Model, er
 		return nil, err
 	}
 
+	if len(opts.RPC) > 0 && opts.GPULayers >= 0 {
+		if err := addServers(ctx, opts.RPC); err != nil {
+			return nil, err
+		}
+	}
 	params := C.llama_model_default_params()
 	params.n_gpu_layers = C.int32_t(opts.GPULayers)
 	switch {

@@ -125,6 +125,12 @@ func TestBalancers(t *testing.T) {
 			}
 			replica := func(i int) *served {
 				p := newServe(t, "-m", model, "-c", "512", "-t", "1", "--parallel", "4", "--queue", "64", "--port", ports[i])
+				t.Cleanup(func() {
+					if p.Process != nil {
+						_ = p.Process.Kill()
+						_ = p.Wait()
+					}
+				})
 				p.start(t)
 				p.ready(t)
 				return p

@@ -351,6 +351,7 @@ func addThreads(f *pflag.FlagSet, n *int, name, short, usage string) {
 // engineFlags are those of a model's loading and of its engine's context.
 type engineFlags struct {
 	ctx, threads, threadsBatch, batch, ubatch, gpuLayers int
+	rpc                                                  []string
 	flash, cacheK, cacheV                                string
 	noMmap, mlock, noRepack                              bool
 }
@@ -363,6 +364,7 @@ func (e *engineFlags) add(f *pflag.FlagSet) {
 	f.IntVarP(&e.batch, "batch-size", "b", 2048, "tokens decoded in one call at most")
 	f.IntVar(&e.ubatch, "ub", 512, "tokens computed at once")
 	f.IntVar(&e.gpuLayers, "ngl", -1, "layers on the GPU; -1 = all, 0 = none")
+	f.StringSliceVar(&e.rpc, "rpc", nil, "llama.cpp's RPC servers, host:port separated by commas, that get layers as a GPU does")
 	f.StringVar(&e.flash, "fa", "auto", "flash attention: on, off or auto, on a CPU whichever was measured to be faster")
 	f.StringVar(&e.cacheK, "ctk", "f16", "type of cached keys: f32, f16, bf16, q8_0, q4_0")
 	f.StringVar(&e.cacheV, "ctv", "f16", "type of cached values, likewise")
@@ -373,7 +375,7 @@ func (e *engineFlags) add(f *pflag.FlagSet) {
 
 // loading is how the model is loaded.
 func (e *engineFlags) loading() *llama.ModelOptions {
-	return &llama.ModelOptions{GPULayers: gpuLayers(e.gpuLayers), NoMmap: e.noMmap, Mlock: e.mlock, NoRepack: e.noRepack}
+	return &llama.ModelOptions{GPULayers: gpuLayers(e.gpuLayers), RPC: e.rpc, NoMmap: e.noMmap, Mlock: e.mlock, NoRepack: e.noRepack}
 }
 
 // context is how the engine's context is made.

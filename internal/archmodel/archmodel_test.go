@@ -248,7 +248,7 @@ func TestShortlistOnManyArchitectures(t *testing.T) {
 			}
 			preview, err := o.Preview(t.Context(), same, 1)
 			require.NoError(t, err)
-			list, err := o.NewShortlist(same, preview, 1)
+			list, err := o.NewShortlist(same, preview, nil, 1)
 			require.NoError(t, err)
 			defer list.Close()
 			c := llamatest.Context(t, m, &llama.ContextOptions{NCtx: 64, Threads: 1})

@@ -64,6 +64,9 @@ func TestShards(t *testing.T) {
 		require.NoError(t, err)
 		for _, d := range test.divisions {
 			t.Run(fmt.Sprint(name, d), func(t *testing.T) {
+				if os.Getenv("GALLOP_LONG") == "" && (d.shards == 1 || d.shards == 4) {
+					t.Skip("takes long beside the others: GALLOP_LONG=1")
+				}
 				o := test.o
 				o.Folder = t.TempDir()
 				var running sync.WaitGroup

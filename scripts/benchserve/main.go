@@ -7,6 +7,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,6 +25,8 @@ import (
 	"sync"
 	"text/tabwriter"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/demo"
@@ -52,6 +55,10 @@ type figures struct {
 	asked   int
 	errors  int
 	wrong   int
+	cpu     float64 // seconds of all cores
+	prompt  int     // tokens of prompts
+	cached  int     // of these, from the KV cache
+	tokens  int     // of answers
 }
 
 // row is one model and number of clients. Times are in milliseconds, speeds the median of the turns.
@@ -68,6 +75,14 @@ type row struct {
 	Gap95   float64 `json:"gap_p95_ms"`
 	Gap99   float64 `json:"gap_p99_ms"`
 	Errors  int     `json:"errors"`
+
+	// What scripts/simulate-fleet goes by.
+	Skip   string  `json:"skip,omitempty"`      // mask of all requests
+	Prompt float64 `json:"prompt_tokens"`       // of a request, mean
+	Answer float64 `json:"answer_tokens"`       // likewise
+	CPU    float64 `json:"cpu_ms_per_token"`    // of engine, server and clients, on all cores
+	Read   float64 `json:"prompt_ms_per_token"` // one more token of a prompt that is read alone
+	Cached float64 `json:"cached_tokens"`       // of Prompt, from the KV cache
 
 	Cost   float64 `json:"http_cost"` // 1 - tps over that of the engine in the turn beside, the median of the turns
 	Engine struct {
@@ -96,7 +111,8 @@ type result struct {
 // ask is a request, as the engine and as the server take it, and its answer when it is alone.
 type ask struct {
 	request gallop.Request
-	body    string
+	body    string // made of the messages, if it is ""
+	ends    string // how it ends then
 	alone   string
 }
 
@@ -106,6 +122,9 @@ type subject struct {
 	ctx, threads    int
 	asks            []ask
 	loads           []load
+	skip            string  // mask of all requests
+	read            float64 // ms that a token of a prompt takes
+	chat            int     // turns of a conversation that asks are, one after the other; 0 = each is for itself
 }
 
 // load is how a model is asked. The engine and the server take short turns, since a machine's
@@ -119,24 +138,25 @@ type load struct {
 func main() {
 	out := flag.String("o", "", "file that the result is written to (default: stdout)")
 	turns := flag.Float64("turns", 1, "times as many turns of the engine and the server")
+	only := flag.String("only", "", "measure only subjects whose names begin so")
 	isolate := flag.Bool("isolate", false, "let no answer depend on others, as gallop serve --isolate")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *out, *turns, *isolate); err != nil {
+	if err := run(ctx, *out, *only, *turns, *isolate); err != nil {
 		fmt.Fprintln(os.Stderr, "benchserve:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, out string, turns float64, isolate bool) error {
+func run(ctx context.Context, out, only string, turns float64, isolate bool) error {
 	if _, err := libs.Load(); err != nil {
 		return err
 	}
 	r := result{Processor: realmodel.Processor(), CPUs: runtime.NumCPU(), Parallel: parallel, Isolate: isolate}
-	for _, make := range []func(context.Context) (*subject, error){demoSubject, largeSubject} {
+	for _, make := range []func(context.Context) (*subject, error){demoSubject, chatSubject, maskedSubject, largeSubject} {
 		s, err := make(ctx)
-		if err == nil {
+		if err == nil && strings.HasPrefix(s.name, only) {
 			err = s.measure(ctx, &r, turns)
 		}
 		if err != nil {
@@ -158,6 +178,27 @@ func run(ctx context.Context, out string, turns float64, isolate bool) error {
 
 // demoSubject asks the demo model what its test data ask, in chats, for answers of 64 tokens.
 func demoSubject(context.Context) (*subject, error) {
+	return demoUnder("gallop-demo", "", 0, load{1, 4, 60}, load{8, 2, 24}, load{most, 1, 12})
+}
+
+// chatTurns is how many turns conversations have.
+const chatTurns = 3
+
+// chatSubject has conversations of such questions.
+func chatSubject(context.Context) (*subject, error) {
+	return demoUnder("conversations", "", chatTurns, load{1, chatTurns, 12}, load{4, chatTurns, 6}, load{8, chatTurns, 6})
+}
+
+// maskedSubject does the same with a third of the feed-forward halves left out.
+func maskedSubject(context.Context) (*subject, error) {
+	return demoUnder("conversations, masked", "f2,f5,f7,f9", chatTurns, load{1, chatTurns, 12}, load{4, chatTurns, 6}, load{8, chatTurns, 6})
+}
+
+func demoUnder(name, mask string, turns int, loads ...load) (*subject, error) {
+	skipped, err := gallop.ParseSkip(cmp.Or(mask, "off"))
+	if err != nil {
+		return nil, err
+	}
 	path, err := demo.Path()
 	if err != nil {
 		return nil, err
@@ -166,15 +207,17 @@ func demoSubject(context.Context) (*subject, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &subject{name: "gallop-demo", path: path, url: "/v1/chat/completions", ctx: 256, threads: 1, loads: []load{{1, 4, 60}, {8, 2, 24}, {most, 1, 12}}}
+	s := &subject{name: name, path: path, url: "/v1/chat/completions", ctx: 256 * max(1, turns-1), threads: 1, loads: loads, skip: mask, chat: turns}
+	if turns > 0 {
+		examples = examples[:48] // whose answers come first
+	}
+	ends := common
+	if mask != "" {
+		ends = strings.Replace(common, `"route":"off"`, fmt.Sprintf(`"skip":%q`, mask), 1)
+	}
 	for _, e := range examples {
-		prompt, err := json.Marshal(e.Prompt)
-		if err != nil {
-			return nil, err
-		}
 		s.asks = append(s.asks, ask{
-			request: gallop.Request{Messages: []gallop.Message{{Role: "user", Content: e.Prompt}}, MaxTokens: 64, IgnoreEOS: true},
-			body:    fmt.Sprintf(`{"messages":[{"role":"user","content":%s}],"max_tokens":64,"ignore_eos":true,%s`, prompt, common),
+			request: gallop.Request{Messages: []gallop.Message{{Role: "user", Content: e.Prompt}}, MaxTokens: 64, IgnoreEOS: true, Skip: skipped}, ends: ends,
 		})
 	}
 	return s, nil
@@ -198,7 +241,7 @@ func largeSubject(ctx context.Context) (*subject, error) {
 			return nil, err
 		}
 		s.asks = append(s.asks, ask{
-			request: gallop.Request{Tokens: tokens, MaxTokens: 12, Detail: true},
+			request: gallop.Request{Tokens: tokens, MaxTokens: 12, Detail: true, Skip: gallop.Nothing()},
 			body:    fmt.Sprintf(`{"prompt":%s,"max_tokens":12,%s`, prompt, strings.Replace(common, `"route"`, `"detail":true,"route"`, 1)),
 		})
 	}
@@ -237,12 +280,31 @@ func (s *subject) measure(ctx context.Context, r *result, turns float64) error {
 func (s *subject) rows(ctx context.Context, e *gallop.Engine, address string, r *result, turns float64) error {
 	for i := range s.asks {
 		a := &s.asks[i]
-		a.request.Sampling, a.request.Skip = &llama.Sampling{}, gallop.Nothing()
+		a.request.Sampling = &llama.Sampling{}
+		if s.chat > 0 && i%s.chat > 0 {
+			before := &s.asks[i-1]
+			a.request.Messages = slices.Concat(before.request.Messages, []gallop.Message{{Role: "assistant", Content: before.alone}}, a.request.Messages)
+		}
+		if a.body == "" {
+			var messages []map[string]string
+			for _, m := range a.request.Messages {
+				messages = append(messages, map[string]string{"role": m.Role, "content": m.Content})
+			}
+			text, err := json.Marshal(messages)
+			if err != nil {
+				return err
+			}
+			a.body = fmt.Sprintf(`{"messages":%s,"max_tokens":64,"ignore_eos":true,%s`, text, a.ends)
+		}
 		alone := direct(ctx, e, a)
 		if alone.err != nil {
 			return alone.err
 		}
 		a.alone = alone.text
+	}
+	var err error
+	if s.read, err = readTime(ctx, e); err != nil {
+		return err
 	}
 	clients := make([]client, most)
 	for i := range clients {
@@ -280,6 +342,8 @@ func (s *subject) rows(ctx context.Context, e *gallop.Engine, address string, r 
 		}
 		row := row{Model: s.name, Clients: l.clients, Turns: n, Cost: stats.Median(cost)}
 		row.RPS, row.TPS, row.Errors, row.TTFT50, row.TTFT95, row.TTFT99, row.Gap50, row.Gap95, row.Gap99 = sum(both[1])
+		row.Skip, row.Read = s.skip, s.read
+		row.Prompt, row.Cached, row.Answer, row.CPU = perRequest(both[1])
 		g := &row.Engine
 		g.RPS, g.TPS, g.Errors, g.TTFT50, g.TTFT95, g.TTFT99, g.Gap50, g.Gap95, g.Gap99 = sum(both[0])
 		if len(r.Rows) == 0 {
@@ -290,11 +354,46 @@ func (s *subject) rows(ctx context.Context, e *gallop.Engine, address string, r 
 	return nil
 }
 
+// readTime is how many ms one more token of a prompt takes, by prompts of two lengths.
+func readTime(ctx context.Context, e *gallop.Engine) (float64, error) {
+	const short, long, rounds = 8, 56, 15
+	var took [2][]float64
+	for round := range rounds {
+		for i, n := range []int{short, long} {
+			var tokens []llama.Token
+			for k := range n {
+				tokens = append(tokens, llama.Token(300+(37*k+101*round+i)%700)) // nothing that is cached
+			}
+			begun := time.Now()
+			if _, err := e.Answer(ctx, gallop.Request{Tokens: tokens, MaxTokens: 1, Sampling: &llama.Sampling{}, Skip: gallop.Nothing()}); err != nil {
+				return 0, err
+			}
+			took[i] = append(took[i], 1000*time.Since(begun).Seconds())
+		}
+	}
+	return max(stats.Median(took[1])-stats.Median(took[0]), 0) / (long - short), nil
+}
+
+// perRequest gives the mean tokens of prompts and answers, and the ms of processor time per
+// token of an answer.
+func perRequest(turns []figures) (prompt, cached, answer, cpu float64) {
+	asked, tokens := 0.0, 0.0
+	for _, f := range turns {
+		asked += float64(f.asked)
+		prompt, cached = prompt+float64(f.prompt), cached+float64(f.cached)
+		tokens += float64(f.tokens)
+		cpu += 1000 * f.cpu
+	}
+	return prompt / asked, cached / asked, tokens / asked, cpu / tokens
+}
+
 // answered is one answer and when its pieces came.
 type answered struct {
 	asked  time.Time
 	at     []time.Time
 	tokens int
+	prompt int
+	cached int
 	err    error
 
 	text string
@@ -313,6 +412,7 @@ func direct(ctx context.Context, e *gallop.Engine, a *ask) (x answered) {
 		}
 		if d.Answer != nil {
 			x.tokens, x.text = d.Answer.Usage.Generated, d.Answer.Text
+			x.prompt, x.cached = d.Answer.Usage.Prompt, d.Answer.Usage.Cached
 		}
 	}
 	return x
@@ -372,14 +472,20 @@ func (x *answered) read() {
 		return
 	}
 	content, err := loading.Read(res.Body)
-	x.tokens, x.text, x.err = content.Tokens, content.Text, err
+	x.tokens, x.prompt, x.cached, x.text, x.err = content.Tokens, content.Prompt, content.Cached, content.Text, err
 }
 
 // together lets so many clients ask one request after the other.
 func (s *subject) together(ctx context.Context, l load, turn int, way func(ctx context.Context, client int, a *ask) answered) (f figures) {
 	all := make([]answered, l.clients*l.each)
-	of := func(i int) *ask { return &s.asks[(i+7*turn)%len(s.asks)] }
-	begin := time.Now()
+	of := func(i int) *ask {
+		if s.chat == 0 {
+			return &s.asks[(i+7*turn)%len(s.asks)]
+		}
+		conversation := (turn*l.clients + i%l.clients) % (len(s.asks) / s.chat) // another one each time
+		return &s.asks[conversation*s.chat+i/l.clients]
+	}
+	begin, used := time.Now(), processorTime()
 	var running sync.WaitGroup
 	for c := range l.clients {
 		running.Go(func() {
@@ -390,15 +496,16 @@ func (s *subject) together(ctx context.Context, l load, turn int, way func(ctx c
 		})
 	}
 	running.Wait()
-	f.seconds, f.asked = time.Since(begin).Seconds(), len(all)
-	tokens := 0
+	f.seconds, f.asked, f.cpu = time.Since(begin).Seconds(), len(all), processorTime()-used
 	for i := range all {
 		a := &all[i]
 		if a.read(); a.err != nil {
 			f.errors++
 			continue
 		}
-		tokens += a.tokens
+		f.tokens += a.tokens
+		f.prompt += a.prompt
+		f.cached += a.cached
 		if a.text != of(i).alone {
 			f.wrong++
 		}
@@ -410,8 +517,17 @@ func (s *subject) together(ctx context.Context, l load, turn int, way func(ctx c
 			}
 		}
 	}
-	f.TPS = float64(tokens) / f.seconds
+	f.TPS = float64(f.tokens) / f.seconds
 	return f
+}
+
+// processorTime is what this process has used so far, in seconds of all cores.
+func processorTime() float64 {
+	var r unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &r) != nil {
+		return 0
+	}
+	return float64(r.Utime.Nano()+r.Stime.Nano()) / 1e9
 }
 
 // sum puts the turns' figures together.

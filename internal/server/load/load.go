@@ -29,6 +29,7 @@ type event struct {
 type Content struct {
 	Text   string
 	Tokens int         // as the usage says
+	Prompt int         // tokens, as the usage says
 	Cached int         // tokens of the prompt that were in the KV cache
 	At     []time.Time // when pieces of the text came
 }
@@ -102,6 +103,7 @@ func (a *Answer) Read() (c Content, err error) {
 			}
 			Usage *struct {
 				Completion int `json:"completion_tokens"`
+				Prompt     int `json:"prompt_tokens"`
 				Details    struct {
 					Cached int `json:"cached_tokens"`
 				} `json:"prompt_tokens_details"`
@@ -115,7 +117,7 @@ func (a *Answer) Read() (c Content, err error) {
 			return c, fmt.Errorf("the server ends the stream: %s", v.Error.Message)
 		}
 		if v.Usage != nil {
-			c.Tokens, c.Cached = v.Usage.Completion, v.Usage.Details.Cached
+			c.Tokens, c.Prompt, c.Cached = v.Usage.Completion, v.Usage.Prompt, v.Usage.Details.Cached
 		}
 		if len(v.Choices) > 0 {
 			if piece := v.Choices[0].Text + v.Choices[0].Delta.Content; piece != "" {

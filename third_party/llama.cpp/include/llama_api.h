@@ -225,6 +225,7 @@ struct llama_sampler_chain_params {
     R(struct ggml_backend_reg *, ggml_backend_reg_by_name, (const char *name), (name))                                              \
     R(void *, ggml_backend_reg_get_proc_address, (struct ggml_backend_reg * reg, const char *name), (reg, name))                    \
     R(struct ggml_backend_reg *, ggml_backend_load, (const char *path), (path))                                                     \
+    R(void, ggml_backend_register, (struct ggml_backend_reg * reg), (reg))                                                          \
     R(ggml_end_callback, ggml_set_abort_callback, (ggml_end_callback callback), (callback))                                         \
     R(size_t, ggml_backend_dev_count, (void), ())                                                                                   \
     R(struct ggml_backend_device *, ggml_backend_dev_get, (size_t i), (i))                                                          \
