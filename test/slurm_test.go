@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/internal/routertest"
 	"github.com/gallop-llm/gallop/llama"
-	"github.com/gallop-llm/gallop/router"
 )
 
 // need skips a test of a recipe whose programs are not installed.
@@ -63,7 +63,7 @@ func newRecipe(t *testing.T) *recipe {
 	common := []string{"-t", "1", "--data", few, "--per-task", "4", "--depths", "2,3"}
 	alone := filepath.Join(dir, "alone.gguf")
 	r.run(t, "gallop", append([]string{"calibrate", "-o", alone}, common...)...)
-	r.want = withoutSpeed(t, alone)
+	r.want = routertest.WithoutSpeed(t, alone)
 	r.flags = append(common, "-o", r.profile)
 	return r
 }
@@ -96,20 +96,7 @@ func (r *recipe) command(name string, args ...string) *exec.Cmd {
 // same compares the profile that the recipe made with that of one process.
 func (r *recipe) same(t *testing.T) {
 	t.Helper()
-	require.True(t, bytes.Equal(r.want, withoutSpeed(t, r.profile)), "the profiles differ")
-}
-
-// withoutSpeed is a profile's bytes without the speed that its calibration measured.
-func withoutSpeed(t *testing.T, path string) []byte {
-	t.Helper()
-	p, err := router.Read(path)
-	require.NoError(t, err)
-	p.Defaults.Speed, p.Defaults.Off = 0, false
-	path = filepath.Join(t.TempDir(), "profile")
-	require.NoError(t, p.Write(path))
-	data, err := os.ReadFile(path)
-	require.NoError(t, err)
-	return data
+	require.True(t, bytes.Equal(r.want, routertest.WithoutSpeed(t, r.profile)), "the profiles differ")
 }
 
 // freePorts are n ports of this machine that nobody listens on.

@@ -18,8 +18,8 @@ import (
 
 	"github.com/gallop-llm/gallop/internal/dataset"
 	"github.com/gallop-llm/gallop/internal/llamatest"
+	"github.com/gallop-llm/gallop/internal/routertest"
 	"github.com/gallop-llm/gallop/llama"
-	"github.com/gallop-llm/gallop/router"
 )
 
 // shardData writes a few of the demo model's calibration prompts; half of them bare.
@@ -44,19 +44,6 @@ func shardData(t testing.TB) string {
 	return path
 }
 
-// withoutSpeed is a profile's bytes without the speed that its calibration measured.
-func withoutSpeed(t testing.TB, path string) []byte {
-	t.Helper()
-	p, err := router.Read(path)
-	require.NoError(t, err)
-	p.Defaults.Speed, p.Defaults.Off = 0, false
-	path = filepath.Join(t.TempDir(), "profile")
-	require.NoError(t, p.Write(path))
-	data, err := os.ReadFile(path)
-	require.NoError(t, err)
-	return data
-}
-
 // TestCalibrateShards shares a calibration of the demo model among processes that are killed at
 // random moments, and compares the profile with that of one process.
 func TestCalibrateShards(t *testing.T) {
@@ -76,7 +63,7 @@ func TestCalibrateShards(t *testing.T) {
 	unshared := filepath.Join(folder, "unshared.gguf")
 	out, err := gallop("-o", unshared).CombinedOutput()
 	require.NoError(t, err, string(out))
-	want := withoutSpeed(t, unshared)
+	want := routertest.WithoutSpeed(t, unshared)
 
 	shards := []int{4}
 	if os.Getenv("GALLOP_LONG") != "" {
@@ -130,7 +117,7 @@ func TestCalibrateShards(t *testing.T) {
 			out, code := merge()
 			require.Equal(t, exitOK, code)
 			require.Equal(t, profile+"\n", out)
-			require.True(t, bytes.Equal(want, withoutSpeed(t, profile)), "the profiles differ")
+			require.True(t, bytes.Equal(want, routertest.WithoutSpeed(t, profile)), "the profiles differ")
 		})
 	}
 

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"regexp"
 	"slices"
@@ -51,15 +52,7 @@ func TestKubernetes(t *testing.T) {
 		"v1 PersistentVolumeClaim": &claim, "apps/v1 Deployment": &deployment, "v1 Service": &service,
 		"autoscaling/v2 HorizontalPodAutoscaler": &scaler,
 	}
-	documents := yaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(read(t, "kubernetes.yaml"))))
-	for {
-		document, err := documents.Read()
-		if err == io.EOF {
-			break
-		}
-		require.NoError(t, err)
-		var kind v1.TypeMeta
-		require.NoError(t, strict.Unmarshal(document, &kind))
+	for document, kind := range documents(t, "kubernetes.yaml") {
 		name := kind.APIVersion + " " + kind.Kind
 		require.Contains(t, into, name)
 		require.NoError(t, strict.UnmarshalStrict(document, into[name]), name)
@@ -96,19 +89,31 @@ func TestKubernetes(t *testing.T) {
 	require.Contains(t, string(read(t, "grafana.json")), scaler.Spec.Metrics[0].Pods.Metric.Name, "which the dashboard's test finds in /metrics")
 }
 
+// documents are those of a file in deploy, each with its kind.
+func documents(t *testing.T, name string) iter.Seq2[[]byte, v1.TypeMeta] {
+	t.Helper()
+	return func(yield func([]byte, v1.TypeMeta) bool) {
+		reader := yaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(read(t, name))))
+		for {
+			document, err := reader.Read()
+			if err == io.EOF {
+				return
+			}
+			require.NoError(t, err)
+			var kind v1.TypeMeta
+			require.NoError(t, strict.Unmarshal(document, &kind))
+			if !yield(document, kind) {
+				return
+			}
+		}
+	}
+}
+
 // TestCalibrateJobs decodes the Jobs that calibrate in shards, and compares what must agree.
 func TestCalibrateJobs(t *testing.T) {
 	var jobs []batch.Job
 	var claim core.PersistentVolumeClaim
-	documents := yaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(read(t, "calibrate/kubernetes.yaml"))))
-	for {
-		document, err := documents.Read()
-		if err == io.EOF {
-			break
-		}
-		require.NoError(t, err)
-		var kind v1.TypeMeta
-		require.NoError(t, strict.Unmarshal(document, &kind))
+	for document, kind := range documents(t, "calibrate/kubernetes.yaml") {
 		if kind.Kind == "Job" {
 			require.Equal(t, "batch/v1", kind.APIVersion)
 			var job batch.Job
