@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"time"
 
 	"github.com/gallop-llm/gallop/internal/score"
 	"github.com/gallop-llm/gallop/internal/search"
@@ -77,7 +76,7 @@ func (r *run) drafts(ctx context.Context, p *router.Profile) error {
 // findDrafts searches the masks.
 func (r *run) findDrafts(ctx context.Context, p *router.Profile) error {
 	s := r.forDrafts()
-	path, err := r.find(ctx, s, r.Budget/time.Duration(len(r.tasks)+1))
+	path, err := r.find(ctx, s, r.searchBudget())
 	if err != nil && !errors.Is(err, search.ErrBudget) {
 		return err
 	}
