@@ -167,11 +167,9 @@ func (e *Engine) start() (err error) {
 	}
 	e.chooseFlash()
 	if o.Shortlist >= 0 {
-		dir := filepath.Join(o.Cache, "shortlist")
-		if o.Cache == "" {
-			if dir, err = shortlist.Dir(); err != nil {
-				return err
-			}
+		dir, err := o.cacheDir("shortlist", shortlist.Dir)
+		if err != nil {
+			return err
 		}
 		e.learner = shortlist.Open(e.model, dir, o.Context.Threads, func(err error) {
 			e.log.Warn("the vocabulary shortlist in the cache cannot be used and is learnt anew", "error", err)

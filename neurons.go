@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -79,14 +78,9 @@ type choice struct {
 	taken  bool
 }
 
-func (s *sparing) init(e *Engine) error {
+func (s *sparing) init(e *Engine) (err error) {
 	s.e, s.limit, s.freed = e, e.opts.NeuronsMemory, make(chan struct{})
-	s.dir = filepath.Join(e.opts.Cache, "neurons")
-	if e.opts.Cache != "" {
-		return nil
-	}
-	var err error
-	s.dir, err = neurons.Dir()
+	s.dir, err = e.opts.cacheDir("neurons", neurons.Dir)
 	return err
 }
 

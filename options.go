@@ -2,6 +2,7 @@ package gallop
 
 import (
 	"log/slog"
+	"path/filepath"
 
 	"github.com/gallop-llm/gallop/llama"
 )
@@ -58,6 +59,14 @@ type Options struct {
 	Pause *llama.Pause
 
 	Logger *slog.Logger // what happens beside answers; never what is asked or answered; nil = nothing is logged
+}
+
+// cacheDir is the folder for what is learnt of one kind: in Cache, or the user's.
+func (o *Options) cacheDir(name string, users func() (string, error)) (string, error) {
+	if o.Cache != "" {
+		return filepath.Join(o.Cache, name), nil
+	}
+	return users()
 }
 
 // NoProfile as [Options].Profile runs the whole model unless a request says otherwise.

@@ -2,17 +2,14 @@ package neurons
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
-	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/gallop-llm/gallop/gguf"
+	"github.com/gallop-llm/gallop/internal/learnt"
 	"github.com/gallop-llm/gallop/internal/practice"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
@@ -21,28 +18,11 @@ import (
 // learnPrompts is how many built-in prompts, with their answers, static scores come from; fewer in tests.
 var learnPrompts = 16
 
-const (
-	// kind is what files say in general.type, version that of their meaning: others are made anew.
-	kind    = "gallop-neurons"
-	version = 1
-	keys    = "gallop.neurons."
-)
+// kind is what the files hold.
+var kind = learnt.Kind{Name: "neurons", What: "the order of neurons", Version: 1}
 
 // Dir is the folder of the user's cache where orders are kept.
-func Dir() (string, error) {
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", fmt.Errorf("find the cache folder for the order of neurons: %w", err)
-	}
-	return filepath.Join(cache, "gallop", "neurons"), nil
-}
-
-func filePath(dir string, m *llama.Model) string {
-	return filepath.Join(dir, fmt.Sprintf("%s-%d-%016x.gguf", m.Architecture, m.NLayer, m.Fingerprint()))
-}
-
-// endian is that of GGUF files.
-var endian = binary.LittleEndian
+func Dir() (string, error) { return kind.Dir() }
 
 // ErrNoOrder is returned where a model's order was not learnt yet.
 var ErrNoOrder = errors.New("which neurons are active on the whole was not learnt yet")
@@ -69,7 +49,7 @@ func Read(m *llama.Model, dir string) (*Order, error) {
 	if err != nil {
 		return nil, err
 	}
-	path := filePath(dir, m)
+	path := kind.Path(dir, m)
 	f, err := gguf.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrNoOrder
@@ -86,17 +66,8 @@ func Read(m *llama.Model, dir string) (*Order, error) {
 
 // read fills in the layers from the file.
 func (o *Order) read(ff []llama.FeedForward) error {
-	number := func(key string) uint64 {
-		n, _ := o.file.Metadata.Uint(keys + key)
-		return n
-	}
-	switch name, _ := o.file.Metadata.String("general.type"); {
-	case name != kind:
-		return errors.New("it is of another kind")
-	case number("version") != version:
-		return errors.New("it is of another version")
-	case number("model") != o.model.Fingerprint():
-		return errors.New("it was made for another model")
+	if err := kind.Check(o.file.Metadata, o.model); err != nil {
+		return err
 	}
 	for l, f := range ff {
 		layer := Layer{ff: f}
@@ -121,10 +92,10 @@ func (o *Order) readLayer(l int, layer *Layer) error {
 		into(b)
 		return err
 	}
-	if err := data("order", gguf.I32, func(b []byte) { layer.IDs = int32s(b) }); err != nil {
+	if err := data("order", gguf.I32, func(b []byte) { layer.IDs = learnt.Numbers[int32](b) }); err != nil {
 		return err
 	}
-	if err := data("static", gguf.F32, func(b []byte) { layer.Static = float32s(b) }); err != nil {
+	if err := data("static", gguf.F32, func(b []byte) { layer.Static = learnt.Numbers[float32](b) }); err != nil {
 		return err
 	}
 	seen := make([]bool, width)
@@ -202,25 +173,15 @@ func Learn(ctx context.Context, m *llama.Model, dir string, threads int, progres
 			return err
 		}
 		add := func(name string, t gguf.Type, data []byte, shape ...uint64) {
-			tensors = append(tensors, gguf.Source{Tensor: gguf.Tensor{Name: fmt.Sprintf("%s.%d", name, l), Type: t, Shape: shape}, Data: gguf.Bytes(data)})
+			tensors = append(tensors, learnt.Tensor(fmt.Sprintf("%s.%d", name, l), t, data, shape...))
 		}
-		add("order", gguf.I32, bytesOf(ids), uint64(f.Width))
-		add("static", gguf.F32, bytesOf(score), uint64(f.Width))
+		add("order", gguf.I32, learnt.Bytes(ids), uint64(f.Width))
+		add("static", gguf.F32, learnt.Bytes(score), uint64(f.Width))
 		add("down", to, down, f.Down.Shape...)
 	}
-	var meta gguf.Metadata
-	meta.Set("general.type", kind)
-	meta.Set(keys+"version", uint32(version))
-	meta.Set(keys+"model", m.Fingerprint())
-	meta.Set(keys+"prompts", uint32(learnPrompts))
-	path := filePath(dir, m)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return fmt.Errorf("keep the order of neurons: %w", err)
-	}
-	if err := gguf.Write(ctx, path, meta, tensors, nil); err != nil {
-		return fmt.Errorf("keep the order of neurons: %w", err)
-	}
-	return nil
+	meta := kind.Head(m)
+	meta.Set(kind.Key("prompts"), uint32(learnPrompts))
+	return kind.Write(ctx, kind.Path(dir, m), meta, tensors)
 }
 
 // measure lets the model read and answer prompts. Each prompt counts the same, and its own tokens as much
@@ -268,34 +229,4 @@ func (h *Heard) equally(c *llama.Context) {
 		h.tokens[l]++
 	}
 	c.ResetActivity(0)
-}
-
-// bytesOf is how numbers lie in a file.
-func bytesOf[T int32 | float32](v []T) []byte {
-	b := make([]byte, 0, 4*len(v))
-	for _, x := range v {
-		switch x := any(x).(type) {
-		case int32:
-			b = endian.AppendUint32(b, uint32(x))
-		case float32:
-			b = endian.AppendUint32(b, math.Float32bits(x))
-		}
-	}
-	return b
-}
-
-func int32s(b []byte) []int32 {
-	v := make([]int32, len(b)/4)
-	for i := range v {
-		v[i] = int32(endian.Uint32(b[4*i:]))
-	}
-	return v
-}
-
-func float32s(b []byte) []float32 {
-	v := make([]float32, len(b)/4)
-	for i := range v {
-		v[i] = math.Float32frombits(endian.Uint32(b[4*i:]))
-	}
-	return v
 }

@@ -109,9 +109,9 @@ func TestLearnAndRead(t *testing.T) {
 	llamatest.Library(t)
 	defer func(n int) { learnPrompts = n }(learnPrompts)
 	learnPrompts = 2
-	for _, kind := range []gguf.Type{gguf.F32, gguf.Q4_0, gguf.Q4_K} {
+	for _, weights := range []gguf.Type{gguf.F32, gguf.Q4_0, gguf.Q4_K} {
 		s := randmodel.Small("llama")
-		s.Layers, s.Type, s.Embd, s.Heads, s.FF = 2, kind, 256, 8, 256
+		s.Layers, s.Type, s.Embd, s.Heads, s.FF = 2, weights, 256, 8, 256
 		m := llamatest.Open(t, llamatest.Write(t, s))
 		dir := t.TempDir()
 		_, err := Read(m, dir)
@@ -147,7 +147,7 @@ func TestLearnAndRead(t *testing.T) {
 		require.Less(t, copied, c.Size, "one layer of two changed")
 		require.NoError(t, c.Close())
 
-		path := filePath(dir, m)
+		path := kind.Path(dir, m)
 		good, err := os.ReadFile(path)
 		require.NoError(t, err)
 		require.NoError(t, o.Close())
@@ -162,7 +162,7 @@ func TestLearnAndRead(t *testing.T) {
 		s.Seed = 2
 		other := llamatest.Open(t, llamatest.Write(t, s))
 		require.NoError(t, os.WriteFile(path, good, 0o644))
-		require.NoError(t, os.Rename(path, filePath(dir, other)))
+		require.NoError(t, os.Rename(path, kind.Path(dir, other)))
 		_, err = Read(other, dir)
 		require.ErrorContains(t, err, "made for another model")
 	}

@@ -120,7 +120,7 @@ func Open(m *llama.Model, dir string, threads int, warn func(error)) *Learner {
 	}
 	l.share = share(m)
 	l.moments = NewMoments(m.NEmbd)
-	l.path = filePath(dir, m)
+	l.path = kind.Path(dir, m)
 	if err := l.take(); err != nil && !errors.Is(err, errNoFile) {
 		warn(fmt.Errorf("the vocabulary shortlist is made anew: %w", err))
 	}
@@ -150,7 +150,7 @@ func Outlook(m *llama.Model, dir string) (text string, has bool) {
 	if why := unfit(m); why != "" {
 		return "none: " + why, false
 	}
-	switch k, err := read(filePath(dir, m), m); {
+	switch k, err := read(kind.Path(dir, m), m); {
 	case err != nil && !errors.Is(err, errNoFile):
 		return fmt.Sprintf("will be made anew: %v", err), true
 	case err != nil || k.made == nil:

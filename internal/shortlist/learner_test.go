@@ -93,25 +93,25 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 	l, _ := open(t, foreign, dir)
 	require.NoError(t, l.Learn(context.Background()))
 	require.NoError(t, l.Close())
-	good, err := os.ReadFile(filePath(dir, foreign))
+	good, err := os.ReadFile(kind.Path(dir, foreign))
 	require.NoError(t, err)
 	own := t.TempDir() // a good file of m's, to be spoilt
 	l, _ = open(t, m, own)
 	require.NoError(t, l.Learn(context.Background()))
 	require.NoError(t, l.Close())
 	spoilt := func(key string, value any) []byte {
-		data, err := os.ReadFile(llamatest.Rewrite(t, filePath(own, m), func(meta *gguf.Metadata) { meta.Set(key, value) }))
+		data, err := os.ReadFile(llamatest.Rewrite(t, kind.Path(own, m), func(meta *gguf.Metadata) { meta.Set(key, value) }))
 		require.NoError(t, err)
 		return data
 	}
 	const prefix = "gallop.shortlist."
-	noNumbers, err := os.ReadFile(llamatest.NaNs(t, filePath(own, m), "moments"))
+	noNumbers, err := os.ReadFile(llamatest.NaNs(t, kind.Path(own, m), "moments"))
 	require.NoError(t, err)
-	noSpreads, err := os.ReadFile(llamatest.NaNs(t, filePath(own, m), "spread"))
+	noSpreads, err := os.ReadFile(llamatest.NaNs(t, kind.Path(own, m), "spread"))
 	require.NoError(t, err)
 	for name, data := range map[string][]byte{
 		"another kind":    spoilt("general.type", "model"),
-		"another version": spoilt(prefix+"version", uint32(version+1)),
+		"another version": spoilt(prefix+"version", kind.Version+1),
 		"no states":       spoilt(prefix+"states", uint32(0)),
 		"no size":         spoilt(prefix+"size", uint32(0)),
 		"every token":     spoilt(prefix+"size", uint32(8*leastVocab)),
@@ -126,7 +126,7 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			require.NoError(t, os.WriteFile(filePath(dir, m), data, 0o644))
+			require.NoError(t, os.WriteFile(kind.Path(dir, m), data, 0o644))
 			l, warnings := open(t, m, dir)
 			require.Len(t, *warnings, 1)
 			require.ErrorContains(t, (*warnings)[0], "made anew")
@@ -226,7 +226,7 @@ func TestIdleAndBusy(t *testing.T) {
 	again.Idle()
 	require.Eventually(t, func() bool { return again.Made() != nil }, time.Minute, 10*time.Millisecond)
 	require.NoError(t, again.Close())
-	_, err := os.Stat(filepath.Join(dir, filepath.Base(filePath(dir, m))))
+	_, err := os.Stat(filepath.Join(dir, filepath.Base(kind.Path(dir, m))))
 	require.NoError(t, err)
 }
 

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/gallop-llm/gallop/internal/files"
+	"github.com/gallop-llm/gallop/internal/realmodel"
 	"github.com/gallop-llm/gallop/libs"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
@@ -174,8 +175,7 @@ func place(name string) (string, error) {
 	if _, err := os.Stat(name); err == nil {
 		return name, nil
 	}
-	cache, err := os.UserCacheDir()
-	return filepath.Join(cache, "gallop", "models", name+".gguf"), err
+	return realmodel.Path(name)
 }
 
 // document is a model behind a long text.
