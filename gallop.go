@@ -200,25 +200,31 @@ func (e *Engine) start() (err error) {
 	return nil
 }
 
-// chooseFlash leaves flash attention out of a context where it was left open and measured to
-// be slower, once for each model and machine. On a GPU llama.cpp's choice stays, and where
+// chooseFlash takes the attention kernel that was measured to be fastest for a context that leaves
+// it open, once for each model and machine. On a GPU llama.cpp's choice stays, and where
 // nothing that is measured is to be kept or to decide over an answer's bits.
 func (e *Engine) chooseFlash() {
 	o := &e.opts
 	onGPU := o.Model.GPULayers != llama.CPUOnly && slices.ContainsFunc(llama.Devices(), llama.Device.IsGPU)
-	if e.costsPath == "" || o.Isolate || onGPU || llama.MasksAvailable() != nil || !costs.FlashMatters(e.model, &o.Context, o.Context.NCtx*o.Parallel) {
+	if e.costsPath == "" || o.Isolate || onGPU || llama.MasksAvailable() != nil {
+		return
+	}
+	kernels := costs.FlashChoices(e.model, &o.Context, o.Context.NCtx*o.Parallel)
+	if len(kernels) == 0 {
 		return
 	}
 	if e.flash == nil {
-		measured, err := costs.MeasureFlash(e.model, o.Context)
+		measured, err := costs.MeasureFlash(e.model, o.Context, kernels)
 		if err != nil {
-			e.log.Debug("whether flash attention is faster is not known", "error", err)
+			e.log.Debug("which kernel of attention is fastest is not known", "error", err)
 			return
 		}
 		e.flash, e.flashFresh = &measured, true
 	}
-	o.Context.Flash = e.flash.Choice()
-	e.log.Debug("attention was measured", "with", e.flash.On, "without", e.flash.Off, "off", o.Context.Flash == llama.FlashOff)
+	if choice := e.flash.Choice(); slices.Contains(kernels, choice) { // of a longer context fewer may be had
+		o.Context.Flash = choice
+	}
+	e.log.Debug("attention was measured", "flash", e.flash.On, "without", e.flash.Off, "grouped", e.flash.Grouped, "choice", o.Context.Flash)
 }
 
 // useLoRA loads the adapters and puts them in use.

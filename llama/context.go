@@ -67,10 +67,17 @@ type FlashAttention int32
 
 // Choices of attention kernel.
 const (
-	FlashAuto FlashAttention = 0 // llama.cpp decides
-	FlashOn   FlashAttention = 1
-	FlashOff  FlashAttention = 2
+	FlashAuto    FlashAttention = 0 // llama.cpp decides
+	FlashOn      FlashAttention = 1
+	FlashOff     FlashAttention = 2
+	FlashGrouped FlashAttention = 3 // ours where it can be, else as FlashOn; see [GroupedAvailable]
 )
+
+// GroupedAvailable says whether this processor can run [FlashGrouped]: attention that reads
+// each cached token once for all query heads that share it. Its sums differ from those of
+// llama.cpp's kernels by rounding. It serves caches of 16-bit floats in main memory, and heads of up to 256
+// numbers; what else a model has stays with llama.cpp.
+func GroupedAvailable() bool { return bool(C.layerskip_attends()) }
 
 // ContextOptions says how a context is made. nil and zero are the defaults.
 type ContextOptions struct {
@@ -123,7 +130,7 @@ func (o *ContextOptions) check() error {
 			return fmt.Errorf("%w: %d is no cache type", ErrOption, t)
 		}
 	}
-	if o.Flash < FlashAuto || o.Flash > FlashOff {
+	if o.Flash < FlashAuto || o.Flash > FlashGrouped {
 		return fmt.Errorf("%w: %d is no choice of flash attention", ErrOption, o.Flash)
 	}
 	if o.Influence && o.LayerInputs {
@@ -219,7 +226,7 @@ func (m *Model) NewContext(opts *ContextOptions) (*Context, error) {
 	}
 	params.type_k, params.type_v = o.KType.ggml(), o.VType.ggml()
 	switch o.Flash {
-	case FlashOn:
+	case FlashOn, FlashGrouped:
 		params.flash_attn_type = 1
 	case FlashOff:
 		params.flash_attn_type = 0
@@ -240,6 +247,7 @@ func (m *Model) NewContext(opts *ContextOptions) (*Context, error) {
 		return nil, fmt.Errorf("make a context of %d tokens for %s: %w", o.NCtx, m.Path, cause(ErrModel, &c.own.err))
 	}
 	c.own.skip.bidirectional = C.bool(!m.causal)
+	c.own.skip.attend.on = C.bool(o.Flash == FlashGrouped && GroupedAvailable())
 	c.own.skip.local.hooked = C.layerskip_sees_computations()
 	C.gallop_set_threads(c.own, c.ptr, params.n_threads, params.n_threads_batch)
 	c.mem = C.llama_get_memory(c.ptr)
@@ -583,6 +591,14 @@ func (c *Context) Stats() Stats {
 		Nodes:            int(r.nodes),
 		NodesRemoved:     int(r.nodes_removed),
 	}
+}
+
+// GroupedLayers is how many attentions of the last graph [FlashGrouped] computes.
+func (c *Context) GroupedLayers() int {
+	if c.ptr == nil {
+		return 0
+	}
+	return int(c.own.skip.attend.replaced)
 }
 
 // Logits gives the logits (nVocab,) of the token at place i of the last batch,

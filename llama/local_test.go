@@ -85,6 +85,7 @@ var localVariants = []struct {
 	{"flash attention", llama.ContextOptions{Flash: llama.FlashOn}, true, false},
 	{"flash attention, Q8_0", llama.ContextOptions{Flash: llama.FlashOn, KType: llama.CacheQ8_0, VType: llama.CacheQ8_0}, true, true},
 	{"flash attention, BF16 and Q4_0", llama.ContextOptions{Flash: llama.FlashOn, KType: llama.CacheBF16, VType: llama.CacheQ4_0}, true, true},
+	{"grouped", llama.ContextOptions{Flash: llama.FlashGrouped}, true, false},
 	{"no flash attention", llama.ContextOptions{Flash: llama.FlashOff}, false, false},
 	{"no flash attention, Q8_0 and F32", llama.ContextOptions{Flash: llama.FlashOff, KType: llama.CacheQ8_0, VType: llama.CacheF32}, false, true},
 }
@@ -392,7 +393,7 @@ func TestLocalAttentionOfManySequences(t *testing.T) {
 			random := rand.New(rand.NewPCG(uint64(len(name)), 18))
 			for _, v := range []llama.ContextOptions{
 				{Flash: llama.FlashOn, KVUnified: true}, {Flash: llama.FlashOff, KVUnified: true},
-				{Flash: llama.FlashOn}, {Flash: llama.FlashOff, NUBatch: 16},
+				{Flash: llama.FlashOn}, {Flash: llama.FlashOff, NUBatch: 16}, {Flash: llama.FlashGrouped, KVUnified: true},
 			} {
 				mask, w := localMask(m.NLayer, random)
 				s := script{t: t, random: random, mask: mask, window: w, seqs: make([]scripted, sequences)}

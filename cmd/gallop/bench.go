@@ -82,7 +82,7 @@ Shapes:
 	flags.IntVarP(&f.batch, "batch-size", "b", 2048, "tokens decoded in one call at most")
 	flags.IntVar(&f.ubatch, "ub", 512, "tokens computed at once")
 	flags.IntVar(&f.gpuLayers, "ngl", -1, "layers on the GPU; -1 = all, 0 = none")
-	flags.StringVar(&f.flash, "fa", "auto", "flash attention: on, off or auto, which is llama.cpp's choice")
+	flags.StringVar(&f.flash, "fa", "auto", "attention: on or off (llama.cpp's flash attention), grouped (Gallop's kernel for CPUs), or auto, which is llama.cpp's choice")
 	flags.StringVar(&f.cacheK, "ctk", "f16", "type of cached keys: f32, f16, bf16, q8_0, q4_0")
 	flags.StringVar(&f.cacheV, "ctv", "f16", "type of cached values, likewise")
 	flags.StringVarP(&f.output, "output", "o", "md", "what to print: "+strings.Join(bench.Formats, ", "))

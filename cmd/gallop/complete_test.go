@@ -32,7 +32,7 @@ func TestCompletion(t *testing.T) {
 		directive   string
 	}{
 		{"chat --route ", "turn chat off", none},
-		{"run -fa ", "auto off on", none},
+		{"run -fa ", "auto grouped off on", none},
 		{"run -ctk ", "bf16 f16 f32 q4_0 q8_0", none},
 		{"serve -ctv ", "bf16 f16 f32 q4_0 q8_0", none},
 		{"chat --prefill ", "masked full", none},

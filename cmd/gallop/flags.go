@@ -365,7 +365,7 @@ func (e *engineFlags) add(f *pflag.FlagSet) {
 	f.IntVar(&e.ubatch, "ub", 512, "tokens computed at once")
 	f.IntVar(&e.gpuLayers, "ngl", -1, "layers on the GPU; -1 = all, 0 = none")
 	f.StringSliceVar(&e.rpc, "rpc", nil, "llama.cpp's RPC servers, host:port separated by commas, that get layers as a GPU does")
-	f.StringVar(&e.flash, "fa", "auto", "flash attention: on, off or auto, on a CPU whichever was measured to be faster")
+	f.StringVar(&e.flash, "fa", "auto", "attention: on or off (llama.cpp's flash attention), grouped (Gallop's kernel for CPUs), or auto, on a CPU whichever was measured to be fastest")
 	f.StringVar(&e.cacheK, "ctk", "f16", "type of cached keys: f32, f16, bf16, q8_0, q4_0")
 	f.StringVar(&e.cacheV, "ctv", "f16", "type of cached values, likewise")
 	f.BoolVar(&e.noMmap, "no-mmap", false, "read the model into memory instead of mapping it")
@@ -389,7 +389,7 @@ func (e *engineFlags) context() (llama.ContextOptions, error) {
 
 // The words of -fa, -ctk and -ctv.
 var (
-	flashWords = map[string]llama.FlashAttention{"auto": llama.FlashAuto, "on": llama.FlashOn, "off": llama.FlashOff}
+	flashWords = map[string]llama.FlashAttention{"auto": llama.FlashAuto, "on": llama.FlashOn, "off": llama.FlashOff, "grouped": llama.FlashGrouped}
 	cacheTypes = map[string]llama.CacheType{
 		"f32": llama.CacheF32, "f16": llama.CacheF16, "bf16": llama.CacheBF16, "q8_0": llama.CacheQ8_0, "q4_0": llama.CacheQ4_0,
 	}

@@ -42,7 +42,7 @@ func New() *File {
 }
 
 // fileVersion changes with the meaning of what is kept.
-const fileVersion = 1
+const fileVersion = 2
 
 // valid tells whether what a file says can be.
 func (l *File) valid() bool {
@@ -51,7 +51,7 @@ func (l *File) valid() bool {
 	for n, cost := range l.Costs {
 		ok = ok && n > 1 && n <= MostRows && cost > 0
 	}
-	ok = ok && (l.Flash == nil || l.Flash.On.valid() && l.Flash.Off.valid())
+	ok = ok && (l.Flash == nil || l.Flash.valid())
 	for _, mask := range l.Masks {
 		ok = ok && mask.valid()
 	}

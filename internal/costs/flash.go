@@ -12,12 +12,12 @@ import (
 	"github.com/gallop-llm/gallop/skip"
 )
 
-// Flash is what attention was measured to take with and without flash attention, in seconds for
-// a token of an answer and for one of a prompt, in a few layers behind some hundred cached tokens.
-// Zero = not measured.
+// Flash is what attention was measured to take with each kernel, in seconds for a token of an
+// answer and for one of a prompt, in a few layers behind some hundred cached tokens. Zero = not measured.
 type Flash struct {
-	On  Attention `json:"on"`
-	Off Attention `json:"off"`
+	On      Attention `json:"on"`  // llama.cpp's flash attention
+	Off     Attention `json:"off"` // llama.cpp without it
+	Grouped Attention `json:"grouped"`
 }
 
 // Attention is what it takes in seconds for a token.
@@ -30,22 +30,33 @@ func (a Attention) valid() bool {
 	return a.Decode > 0 && a.Prompt > 0 && !math.IsInf(a.Decode, 0) && !math.IsInf(a.Prompt, 0)
 }
 
-// surelyFaster is the share of the time with flash attention that without it must be under:
+// measured tells whether it was.
+func (a Attention) measured() bool { return a != Attention{} }
+
+func (f *Flash) valid() bool {
+	return f.On.valid() && (!f.Off.measured() || f.Off.valid()) && (!f.Grouped.measured() || f.Grouped.valid())
+}
+
+// surelyFaster is the share of the time with flash attention that another kernel must be under:
 // beside other programs the fastest of some decodes is off by as much.
 const surelyFaster = 0.9
 
-// Choice is what is faster: llama.cpp's own choice, or [llama.FlashOff]. An answer's tokens and
+// Choice is what is fastest: llama.cpp's own choice, or another kernel. An answer's tokens and
 // a prompt's count alike: most of a long chat's prompts is in the cache already.
 func (f Flash) Choice() llama.FlashAttention {
-	if f.On.valid() && f.Off.valid() && f.Off.Decode+f.Off.Prompt < surelyFaster*(f.On.Decode+f.On.Prompt) {
-		return llama.FlashOff
+	choice, least := llama.FlashAuto, surelyFaster*(f.On.Decode+f.On.Prompt)
+	for _, k := range []struct {
+		kernel llama.FlashAttention
+		Attention
+	}{{llama.FlashGrouped, f.Grouped}, {llama.FlashOff, f.Off}} {
+		if sum := k.Decode + k.Prompt; k.measured() && sum < least {
+			choice, least = k.kernel, sum
+		}
 	}
-	return llama.FlashAuto
+	return choice
 }
 
 const (
-	// leastSize is the size of a model in bytes below which attention takes no time that counts.
-	leastSize = 16 << 20
 	// leastContext is the context in tokens from which on the choice counts.
 	leastContext = 1024
 	// mostScores bounds the memory for attention's scores of all cells, which flash attention does
@@ -53,15 +64,23 @@ const (
 	mostScores = 256 << 20
 )
 
-// FlashMatters tells whether there is anything to choose for a context with these options, of so
-// many cells in all: the caller has left it open, the cache's types allow both, the context is
-// long enough, and not so long that the scores would take too much memory.
-func FlashMatters(m *llama.Model, o *llama.ContextOptions, cells int) bool {
+// FlashChoices are the kernels that there are to choose from, beside llama.cpp's flash attention, for a
+// context with these options, of so many cells in all: none where the caller has chosen or the context
+// is short. The cache's types decide, and scores that would take too much memory.
+func FlashChoices(m *llama.Model, o *llama.ContextOptions, cells int) (kernels []llama.FlashAttention) {
 	const defaultUBatch, scoreBytes = 512, 4
-	floats := []llama.CacheType{llama.CacheDefault, llama.CacheF32, llama.CacheF16, llama.CacheBF16}
-	scores := cmp.Or(o.NUBatch, defaultUBatch) * cells * m.NHead * scoreBytes
-	return m.Size >= leastSize && o.Flash == llama.FlashAuto && slices.Contains(floats, o.VType) && cells >= leastContext && scores <= mostScores &&
-		m.NLayer > probeLayers
+	if o.Flash != llama.FlashAuto || cells < leastContext || m.NLayer <= probeLayers {
+		return nil
+	}
+	halfs := []llama.CacheType{llama.CacheDefault, llama.CacheF16}
+	if llama.GroupedAvailable() && slices.Contains(halfs, o.KType) && slices.Contains(halfs, o.VType) {
+		kernels = append(kernels, llama.FlashGrouped)
+	}
+	floats := append(halfs, llama.CacheF32, llama.CacheBF16)
+	if scores := cmp.Or(o.NUBatch, defaultUBatch) * cells * m.NHead * scoreBytes; slices.Contains(floats, o.VType) && scores <= mostScores {
+		kernels = append(kernels, llama.FlashOff)
+	}
+	return kernels
 }
 
 const (
@@ -73,8 +92,9 @@ const (
 )
 
 // MeasureFlash finds out by a probe of some tenths of a second. o is as for the context to be
-// made. The error is [llama.ErrMask] where the layers to be measured cannot be alone in a graph.
-func MeasureFlash(m *llama.Model, o llama.ContextOptions) (f Flash, err error) {
+// made, kernels are those that flash attention is compared with. The error is [llama.ErrMask] where the
+// layers to be measured cannot be alone in a graph.
+func MeasureFlash(m *llama.Model, o llama.ContextOptions, kernels []llama.FlashAttention) (f Flash, err error) {
 	var mask skip.Mask
 	for l := range m.NLayer {
 		mask = mask.With(l, skip.FeedForward)
@@ -88,18 +108,18 @@ func MeasureFlash(m *llama.Model, o llama.ContextOptions) (f Flash, err error) {
 		return f, err
 	}
 	defer b.Close()
-	var probes [2]probe
-	for i, flash := range []llama.FlashAttention{llama.FlashOn, llama.FlashOff} {
-		o.Flash = flash
+	var probes []probe
+	for _, o.Flash = range append([]llama.FlashAttention{llama.FlashOn}, kernels...) {
 		c, err := m.NewContext(&o)
 		if err != nil {
 			return f, err
 		}
 		defer c.Close()
-		probes[i] = probe{ctx: c, batch: b, mask: mask}
+		probes = append(probes, probe{kernel: o.Flash, ctx: c, batch: b, mask: mask})
 	}
-	decode := func(turns, tokens, keep int) (fastest [2]float64, err error) {
-		for range turns { // each once, so that both have the same of what else runs
+	decode := func(turns, tokens, keep int) (fastest []float64, err error) {
+		fastest = make([]float64, len(probes))
+		for range turns { // each once, so that all have the same of what else runs
 			for i := range probes {
 				took, err := probes[i].decode(tokens)
 				if err == nil && keep > 0 {
@@ -122,19 +142,30 @@ func MeasureFlash(m *llama.Model, o llama.ContextOptions) (f Flash, err error) {
 	if err := cmp.Or(err, err2, err3); err != nil {
 		return f, err
 	}
-	f.On, f.Off = Attention{single[0], prompt[0] / probeChunk}, Attention{single[1], prompt[1] / probeChunk}
-	if !f.On.valid() || !f.Off.valid() {
-		return Flash{}, errors.New("attention took no time that could be measured")
+	for i, p := range probes {
+		took := Attention{single[i], prompt[i] / probeChunk}
+		if !took.valid() {
+			return Flash{}, errors.New("attention took no time that could be measured")
+		}
+		switch p.kernel {
+		case llama.FlashOff:
+			f.Off = took
+		case llama.FlashGrouped:
+			f.Grouped = took
+		default:
+			f.On = took
+		}
 	}
 	return f, nil
 }
 
 // probe is a context that is measured.
 type probe struct {
-	ctx   *llama.Context
-	batch *llama.Batch
-	mask  skip.Mask
-	n     int // tokens so far
+	kernel llama.FlashAttention
+	ctx    *llama.Context
+	batch  *llama.Batch
+	mask   skip.Mask
+	n      int // tokens so far
 }
 
 // decode appends so many tokens, whose logits nobody wants, and gives the seconds that took.

@@ -33,6 +33,7 @@ import (
 const (
 	chosenBy  = 128 // tokens that layers are ranked and counted by
 	comparing = 256 // tokens behind these that quality is measured on
+	singles   = 128 // of these, for kernels of attention
 	piece     = 128 // tokens of a prompt's piece whose speed is measured
 	chunk     = 512 // tokens in a batch
 )
@@ -46,17 +47,30 @@ type row struct {
 	Layers  int     `json:"layers"` // of the model
 	KL      float64 `json:"kl"`     // nats per token, whole model to mask, keys and values by the whole model
 	Agree   float64 `json:"agree"`  // share of tokens with the same likeliest next one
-	// In milliseconds, the fastest of the turns: stock with and without flash attention, and the mask with each.
-	DecodeOn       float64 `json:"decode_on"`
-	DecodeOff      float64 `json:"decode_off"`
-	LocalOn        float64 `json:"local_on"`
-	LocalOff       float64 `json:"local_off"`
-	PromptOn       float64 `json:"prompt_on"` // a token of a piece
-	PromptOff      float64 `json:"prompt_off"`
-	PromptLocalOn  float64 `json:"prompt_local_on"`
-	PromptLocalOff float64 `json:"prompt_local_off"`
-	DecodeRatio    float64 `json:"decode_ratio"`  // of the better of both without a mask to the better of both with it
-	PrefillRatio   float64 `json:"prefill_ratio"` // likewise, at this length
+	// The same of single tokens by our kernel, and by llama.cpp's flash attention, from llama.cpp without it.
+	GroupedKL    float64 `json:"grouped_kl"`
+	GroupedAgree float64 `json:"grouped_agree"`
+	FlashKL      float64 `json:"flash_kl"`
+	Whole        kernels `json:"whole"`
+	Masked       kernels `json:"masked"`
+	// What Gallop has by default over stock's better kernel, and what it has with the mask.
+	DecodeRatio  float64 `json:"decode_ratio"`
+	PrefillRatio float64 `json:"prefill_ratio"`
+	DecodeLocal  float64 `json:"decode_ratio_local"`
+	PrefillLocal float64 `json:"prefill_ratio_local"`
+}
+
+// kernels are times with each kernel of attention: llama.cpp's with and without flash attention, and ours.
+type kernels struct {
+	On      cost `json:"on"`
+	Off     cost `json:"off"`
+	Grouped cost `json:"grouped"`
+}
+
+// cost is in milliseconds, the fastest of the turns.
+type cost struct {
+	Decode float64 `json:"decode"`
+	Prompt float64 `json:"prompt"` // a token of a piece, at this length
 }
 
 func main() {
@@ -226,6 +240,22 @@ func (d *document) predict(tokens int, mask skip.Mask) (all [][]float32, err err
 	return all, d.forget(before)
 }
 
+// singly does the same token by token, as an answer is written.
+func (d *document) singly(tokens int) (all [][]float32, err error) {
+	before := d.n
+	for range tokens {
+		if err := d.decode(d.n+1, skip.Mask{}, true); err != nil {
+			return nil, err
+		}
+		logits, err := d.ctx.Logits(-1)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, logProbabilities(logits))
+	}
+	return all, d.forget(before)
+}
+
 func logProbabilities(logits []float32) []float32 {
 	top, sum := float64(slices.Max(logits)), 0.0
 	for _, x := range logits {
@@ -324,6 +354,24 @@ func judge(name, text string, n int, window skip.Window, budget float64) (r row,
 		return r, err
 	}
 	r.KL, r.Agree = compare(whole, masked)
+	var by [3][][]float32
+	for i, flash := range []llama.FlashAttention{llama.FlashOn, llama.FlashOff, llama.FlashGrouped} {
+		d := on
+		if flash != llama.FlashOn {
+			if d, err = newDocument(m, tokens, n, flash); err != nil {
+				return r, err
+			}
+			defer d.close()
+			if err := d.decode(n+chosenBy, skip.Mask{}, false); err != nil {
+				return r, err
+			}
+		}
+		if by[i], err = d.singly(singles); err != nil {
+			return r, err
+		}
+	}
+	r.FlashKL, _ = compare(by[1], by[0])
+	r.GroupedKL, r.GroupedAgree = compare(by[1], by[2])
 	r.Mask = mask.String()
 	for l := range m.NLayer {
 		if mask.Local(l) {
@@ -389,24 +437,26 @@ func choose(d *document, layers int, window skip.Window, budget float64) (mask s
 	return first(least), nil
 }
 
-// time measures single tokens and pieces of a prompt by all four ways in turns.
+// time measures single tokens and pieces of a prompt by all ways in turns.
 func (r *row) time(turns int) error {
 	m, err := load(r.Model)
 	if err != nil {
 		return err
 	}
 	defer m.Close()
-	mask, err := skip.Parse(r.Mask)
-	if err != nil {
-		return err
+	mask := skip.Mask{} // of a row without quality
+	if r.Mask != "" {
+		if mask, err = skip.Parse(r.Mask); err != nil {
+			return err
+		}
 	}
 	fmt.Fprintf(os.Stderr, "%s: speed behind %d tokens\n", r.Model, r.Context)
 	tokens := make([]llama.Token, r.Context+chunk)
 	for i := range tokens {
 		tokens[i] = llama.Token(1 + i%min(m.Vocab.Size-1, 1000))
 	}
-	var documents [2]*document
-	for i, flash := range []llama.FlashAttention{llama.FlashOn, llama.FlashOff} {
+	var documents []*document
+	for _, flash := range []llama.FlashAttention{llama.FlashOn, llama.FlashOff, llama.FlashGrouped} {
 		d, err := newDocument(m, tokens, r.Context, flash)
 		if err != nil {
 			return err
@@ -415,23 +465,30 @@ func (r *row) time(turns int) error {
 		if err := d.decode(r.Context, fill(m.NLayer), false); err != nil {
 			return err
 		}
-		documents[i] = d
+		documents = append(documents, d)
 	}
-	masks := [2]skip.Mask{{}, mask}
-	single, prompt := [4]float64{}, [4]float64{}
+	r.Whole, r.Masked = kernels{}, kernels{}
+	ways := []struct {
+		*document
+		mask skip.Mask
+		*cost
+	}{
+		{documents[0], skip.Mask{}, &r.Whole.On}, {documents[1], skip.Mask{}, &r.Whole.Off}, {documents[2], skip.Mask{}, &r.Whole.Grouped},
+		{documents[0], mask, &r.Masked.On}, {documents[1], mask, &r.Masked.Off}, {documents[2], mask, &r.Masked.Grouped},
+	}
 	for turn := range 5 * turns {
-		for way := range 4 {
-			d, count, times, best := documents[way%2], 1, 3, &single[way]
+		for _, w := range ways {
+			count, times, best := 1, 3, &w.Decode
 			if turn%5 == 4 {
-				count, times, best = piece, 1, &prompt[way]
+				count, times, best = piece, 1, &w.Prompt
 			}
 			for range times { // only the first has its graph to build
 				start := time.Now()
-				if err := d.decode(r.Context+count, masks[way/2], false); err != nil {
+				if err := w.decode(r.Context+count, w.mask, false); err != nil {
 					return err
 				}
 				took := time.Since(start).Seconds() * 1000 / float64(count)
-				if err := d.forget(r.Context); err != nil {
+				if err := w.forget(r.Context); err != nil {
 					return err
 				}
 				if *best == 0 || took < *best {
@@ -440,9 +497,8 @@ func (r *row) time(turns int) error {
 			}
 		}
 	}
-	r.DecodeOn, r.DecodeOff, r.LocalOn, r.LocalOff = single[0], single[1], single[2], single[3]
-	r.PromptOn, r.PromptOff, r.PromptLocalOn, r.PromptLocalOff = prompt[0], prompt[1], prompt[2], prompt[3]
-	r.DecodeRatio = min(single[0], single[1]) / min(single[2], single[3])
-	r.PrefillRatio = min(prompt[0], prompt[1]) / min(prompt[2], prompt[3])
+	stock := cost{min(r.Whole.On.Decode, r.Whole.Off.Decode), min(r.Whole.On.Prompt, r.Whole.Off.Prompt)}
+	r.DecodeRatio, r.PrefillRatio = stock.Decode/r.Whole.Grouped.Decode, stock.Prompt/r.Whole.Grouped.Prompt
+	r.DecodeLocal, r.PrefillLocal = stock.Decode/r.Masked.Grouped.Decode, stock.Prompt/r.Masked.Grouped.Prompt
 	return nil
 }

@@ -201,6 +201,7 @@ static bool gate(struct graph *g, int i, struct ggml_tensor *other, int layer, i
 #ifndef LAYERSKIP_PRELOAD
 
 static void layerskip_free_local(struct layerskip_local *l);
+static void free_attend(struct layerskip_attend *a);
 
 static bool same_rows(const struct layerskip_gates *gates, const struct layerskip_rows *rows, const struct llama_batch *batch) {
     const struct layerskip_rows *built = &gates->built;
@@ -251,6 +252,7 @@ void layerskip_free(struct layerskip_state *state) {
     *gates = (struct layerskip_gates){0};
     state->plan = (struct layerskip_plan){0};
     layerskip_free_local(&state->local);
+    free_attend(&state->attend);
 }
 
 #endif

@@ -35,7 +35,7 @@
  * for after a failed decode, when nothing is known of the old graph.
  *
  * The rows of a batch may have different masks: gates.c has what becomes of layers that only some skip.
- * Attention can be left out in part, too: local.c has how it sees a window.
+ * Attention can be left out in part, too: local.c has how it sees a window. attend.c has a kernel for it.
  *
  * The vocabulary shortlist is one more edit, of the graph's last node. What is MUL_MAT(matrix, hidden)
  * in llama.cpp's graph becomes MUL_MAT(preview, MUL_MAT(basis, hidden)), with two small matrices of
@@ -103,6 +103,7 @@ static _Thread_local struct {
     int n_rows;                        /* of the batch */
     struct layerskip_gates *gates;
     struct layerskip_local *local;
+    struct layerskip_attend *attend; /* NULL = attention is llama.cpp's */
     const struct llama_batch *batch;
     int32_t rows_done;                      /* of the batch, by computations of this decode */
     int32_t next_of[LAYERSKIP_SEQUENCES];   /* the same for each sequence, where each has cells of its own: where to go on */
@@ -575,6 +576,7 @@ static void narrow(struct ggml_tensor *t, int64_t n) {
 
 #include "local.c"
 #include "neurons.c"
+#include "attend.c"
 #endif
 
 /* ---- the graph that remains ---- */
@@ -876,6 +878,11 @@ __attribute__((visibility("default"))) bool ggml_backend_sched_alloc_graph(struc
     if (ok && job.mask != NULL) {
         ok = apply_mask(graph, job.mask);
     }
+#ifndef LAYERSKIP_PRELOAD
+    if (ok && job.attend != NULL) {
+        attend(graph, job.attend);
+    }
+#endif
     if (job.plan != NULL) {
         if (ok && job.changed) {
             ok = force_new_plan(graph, job.plan, job.mask != NULL ? own : 0);
@@ -943,6 +950,7 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
     job.n_rows = batch.n_tokens;
     job.gates = &state->gates;
     job.local = &state->local;
+    job.attend = state->attend.on ? &state->attend : NULL;
     job.batch = &batch;
     job.rows_done = 0;
     memset(job.next_of, 0, sizeof job.next_of);
@@ -963,6 +971,7 @@ int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ct
     job.outputs = NULL;
     job.gates = NULL;
     job.local = NULL;
+    job.attend = NULL;
     job.batch = NULL;
     job.plan = NULL;
     job.report = NULL;

@@ -210,6 +210,17 @@ struct layerskip_plan {
     struct ggml_context *nodes; /* owned: nodes that set the next apart */
 };
 
+/* Attention of our own in place of llama.cpp's flash attention. */
+struct layerskip_partial;
+struct layerskip_attend {
+    bool on;           /* set by the owner before the first decode */
+    int32_t replaced;  /* attentions of the last graph that are ours */
+    int64_t items, segments, room;      /* into which a node's work is divided at most; partials that there is memory for */
+    struct layerskip_partial *partials; /* (room,) owned: what segments of cells come to */
+    int32_t *done;                      /* (items,) owned: of an item's segments */
+    struct ggml_context *nodes;         /* owned: scratch */
+};
+
 /*
  * One per llama_context, zeroed before its first use, owned by whoever owns the context. It
  * remembers the mask that the context's last graph was built with, because llama.cpp reuses that
@@ -231,6 +242,7 @@ struct layerskip_state {
     struct layerskip_gates gates;
     struct layerskip_plan plan;
     struct layerskip_local local;
+    struct layerskip_attend attend;
 };
 
 /* ---- what each system does in its own way: hook_linux.c, hook_darwin.c, hook_windows.c ---- */
@@ -278,6 +290,9 @@ const char *layerskip_hook(void *libllama);
  */
 int32_t layerskip_decode(struct layerskip_state *state, struct llama_context *ctx, struct llama_batch batch,
                          const uint64_t *mask, const struct layerskip_rows *rows, int32_t alone);
+
+/* Whether this processor has what attention of our own needs. */
+bool layerskip_attends(void);
 
 /* Whether libllama's computations pass the hook, without which attention cannot be local. */
 bool layerskip_sees_computations(void);
