@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"gonum.org/v1/gonum/stat"
 
 	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/demo"
@@ -51,6 +52,8 @@ type figures struct {
 	TPS     float64
 	ttft    []float64 // ms
 	gap     []float64 // ms
+	before  []float64 // tokens before an answer's middle one
+	pace    []float64 // ms of a token, of the same answers
 	seconds float64
 	asked   int
 	errors  int
@@ -59,6 +62,8 @@ type figures struct {
 	prompt  int     // tokens of prompts
 	cached  int     // of these, from the KV cache
 	tokens  int     // of answers
+	said    int     // tokens of conversations before their later turns
+	kept    int     // of these, from the KV cache
 }
 
 // row is one model and number of clients. Times are in milliseconds, speeds the median of the turns.
@@ -81,8 +86,10 @@ type row struct {
 	Prompt float64 `json:"prompt_tokens"`       // of a request, mean
 	Answer float64 `json:"answer_tokens"`       // likewise
 	CPU    float64 `json:"cpu_ms_per_token"`    // of engine, server and clients, on all cores
-	Read   float64 `json:"prompt_ms_per_token"` // one more token of a prompt that is read alone
+	Read   float64 `json:"prompt_ms_per_token"` // one more token of a prompt that is read alone, with nothing before it
+	Behind float64 `json:"behind_us_per_token"` // what a token takes longer for each token before it, in one client's answers
 	Cached float64 `json:"cached_tokens"`       // of Prompt, from the KV cache
+	Kept   float64 `json:"kept_share"`          // of a conversation, from the KV cache when its next turn comes
 
 	Cost   float64 `json:"http_cost"` // 1 - tps over that of the engine in the turn beside, the median of the turns
 	Engine struct {
@@ -123,7 +130,8 @@ type subject struct {
 	asks            []ask
 	loads           []load
 	skip            string  // mask of all requests
-	read            float64 // ms that a token of a prompt takes
+	read            float64 // ms that a token of a prompt takes behind readAt others
+	behind          float64 // µs that a token takes longer for each token before it
 	chat            int     // turns of a conversation that asks are, one after the other; 0 = each is for itself
 }
 
@@ -342,8 +350,11 @@ func (s *subject) rows(ctx context.Context, e *gallop.Engine, address string, r 
 		}
 		row := row{Model: s.name, Clients: l.clients, Turns: n, Cost: stats.Median(cost)}
 		row.RPS, row.TPS, row.Errors, row.TTFT50, row.TTFT95, row.TTFT99, row.Gap50, row.Gap95, row.Gap99 = sum(both[1])
-		row.Skip, row.Read = s.skip, s.read
-		row.Prompt, row.Cached, row.Answer, row.CPU = perRequest(both[1])
+		if l.clients == 1 {
+			s.behind = 1000 * slope(both[1])
+		}
+		row.Skip, row.Read, row.Behind = s.skip, max(s.read-readAt*s.behind/1000, 0), s.behind
+		row.Prompt, row.Cached, row.Answer, row.CPU, row.Kept = perRequest(both[1])
 		g := &row.Engine
 		g.RPS, g.TPS, g.Errors, g.TTFT50, g.TTFT95, g.TTFT99, g.Gap50, g.Gap95, g.Gap99 = sum(both[0])
 		if len(r.Rows) == 0 {
@@ -354,9 +365,14 @@ func (s *subject) rows(ctx context.Context, e *gallop.Engine, address string, r 
 	return nil
 }
 
+const (
+	short, long = 8, 56              // tokens of prompts that readTime compares
+	readAt      = (short + long) / 2 // tokens before one that it times, on average
+)
+
 // readTime is how many ms one more token of a prompt takes, by prompts of two lengths.
 func readTime(ctx context.Context, e *gallop.Engine) (float64, error) {
-	const short, long, rounds = 8, 56, 15
+	const rounds = 15
 	var took [2][]float64
 	for round := range rounds {
 		for i, n := range []int{short, long} {
@@ -374,17 +390,32 @@ func readTime(ctx context.Context, e *gallop.Engine) (float64, error) {
 	return max(stats.Median(took[1])-stats.Median(took[0]), 0) / (long - short), nil
 }
 
-// perRequest gives the mean tokens of prompts and answers, and the ms of processor time per
-// token of an answer.
-func perRequest(turns []figures) (prompt, cached, answer, cpu float64) {
-	asked, tokens := 0.0, 0.0
+// slope is the ms that a token takes longer for each token before it, by the least squares over
+// answers; 0 where they have all as many before them.
+func slope(turns []figures) float64 {
+	var before, pace []float64
+	for _, f := range turns {
+		before, pace = append(before, f.before...), append(pace, f.pace...)
+	}
+	if len(before) == 0 || slices.Min(before) == slices.Max(before) {
+		return 0
+	}
+	_, b := stat.LinearRegression(before, pace, nil, false)
+	return max(b, 0)
+}
+
+// perRequest gives the mean tokens of prompts and answers, the ms of processor time per token
+// of an answer, and the share of conversations that later turns find in the cache.
+func perRequest(turns []figures) (prompt, cached, answer, cpu, kept float64) {
+	asked, tokens, said := 0.0, 0.0, 0.0
 	for _, f := range turns {
 		asked += float64(f.asked)
 		prompt, cached = prompt+float64(f.prompt), cached+float64(f.cached)
 		tokens += float64(f.tokens)
 		cpu += 1000 * f.cpu
+		said, kept = said+float64(f.said), kept+float64(f.kept)
 	}
-	return prompt / asked, cached / asked, tokens / asked, cpu / tokens
+	return prompt / asked, cached / asked, tokens / asked, cpu / tokens, kept / max(said, 1)
 }
 
 // answered is one answer and when its pieces came.
@@ -506,8 +537,16 @@ func (s *subject) together(ctx context.Context, l load, turn int, way func(ctx c
 		f.tokens += a.tokens
 		f.prompt += a.prompt
 		f.cached += a.cached
+		if s.chat > 0 && i >= l.clients {
+			before := &all[i-l.clients] // the turn before, by the same client
+			f.said, f.kept = f.said+before.prompt+before.tokens, f.kept+a.cached
+		}
 		if a.text != of(i).alone {
 			f.wrong++
+		}
+		if n := len(a.at); n > 1 && a.tokens > 1 {
+			f.before = append(f.before, float64(a.prompt)+float64(a.tokens)/2)
+			f.pace = append(f.pace, 1000*a.at[n-1].Sub(a.at[0]).Seconds()/float64(a.tokens-1))
 		}
 		for k, at := range a.at {
 			if k == 0 {

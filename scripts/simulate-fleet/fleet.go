@@ -11,9 +11,11 @@ import (
 
 // costs are what a replica's work takes, from build/serve.json, in seconds.
 type costs struct {
-	step  []float64 // (seats+1,) a decode of one token of each of k answers; [0] = 0
-	read  float64   // a token of a prompt
-	cores []float64 // (seats+1,) cores in use while k answers are written, clients' included
+	step   []float64 // (seats+1,) a decode of one token of each of k answers with nothing before them; [0] = 0
+	read   float64   // a token of a prompt, likewise
+	behind float64   // what either takes more for each token before it
+	kept   float64   // share of a conversation in the cache that its next turn can use
+	cores  []float64 // (seats+1,) cores in use while k answers are written, clients' included
 }
 
 // affinity is how a balancer chooses the replica of a request.
@@ -273,7 +275,7 @@ func simulate(f fleet, l workload) result {
 		for len(x.running) < f.seats && len(x.waiting) > 0 {
 			q := x.waiting[0]
 			x.waiting = x.waiting[1:]
-			q.cached = min(x.take(q.talk.id), q.prompt-1)
+			q.cached = f.kept * min(x.take(q.talk.id), q.prompt-1)
 			q.unread = q.prompt - q.cached
 			x.running = append(x.running, q)
 		}
@@ -283,14 +285,15 @@ func simulate(f fleet, l workload) result {
 			return
 		}
 		x.busy = true
-		rows, reads := 0, 0.0
+		rows, took := 0, 0.0
 		for _, q := range x.running {
+			took += q.unread * (f.read + f.behind*(q.cached+q.unread/2))
 			if q.unread == 0 {
 				rows++
+				took += f.behind * (q.prompt + float64(l.answer-q.left))
 			}
-			reads += q.unread
 		}
-		took := f.step[rows] + reads*f.read
+		took += f.step[rows]
 		if rows == 0 {
 			took += f.step[1] // the first token comes from the prompt's pass
 		}
@@ -356,13 +359,14 @@ type row struct {
 	Answer  float64 `json:"answer_tokens"`
 	CPU     float64 `json:"cpu_ms_per_token"`
 	Read    float64 `json:"prompt_ms_per_token"`
+	Behind  float64 `json:"behind_us_per_token"`
 	Cached  float64 `json:"cached_tokens"`
+	Kept    float64 `json:"kept_share"`
 }
 
 // costsOf derives what work takes from closed loops of 1 to seats clients in conversations: while k
-// clients get an answer of a tokens each, k times the new part p of a prompt is read, which takes
-// k p read + a step(k) seconds. Between the numbers
-// of clients that were measured, costs are on straight lines.
+// clients get an answer of a tokens each, k times the new part of a prompt is read and a decodes of k
+// tokens follow. Between the numbers of clients that were measured, costs are on straight lines.
 func costsOf(rows []row, model string, seats int) (costs, error) {
 	c := costs{step: make([]float64, seats+1), cores: make([]float64, seats+1)}
 	at, cpu := map[int]float64{}, map[int]float64{}
@@ -370,9 +374,10 @@ func costsOf(rows []row, model string, seats int) (costs, error) {
 		if r.Model != model || r.Clients > seats {
 			continue
 		}
-		c.read = r.Read / 1000
-		k := float64(r.Clients)
-		at[r.Clients] = (k*r.Answer/r.TPS - k*(r.Prompt-r.Cached)*c.read) / r.Answer
+		c.read, c.behind, c.kept = r.Read/1000, r.Behind/1e6, r.Kept
+		k, unread := float64(r.Clients), r.Prompt-r.Cached
+		reading := unread * (c.read + c.behind*(r.Cached+unread/2))
+		at[r.Clients] = max(k*(r.Answer/r.TPS-reading)/r.Answer-k*c.behind*(r.Prompt+r.Answer/2), 0)
 		cpu[r.Clients] = r.CPU / 1000 * r.TPS
 	}
 	if at[1] == 0 || at[seats] == 0 {

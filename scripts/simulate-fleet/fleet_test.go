@@ -9,7 +9,7 @@ import (
 
 // even is a replica whose answers of 10 tokens take 10 steps of 10 ms each, whoever else is served.
 func even(seats int) costs {
-	c := costs{step: make([]float64, seats+1), cores: make([]float64, seats+1)}
+	c := costs{step: make([]float64, seats+1), cores: make([]float64, seats+1), kept: 1}
 	for k := 1; k <= seats; k++ {
 		c.step[k], c.cores[k] = 0.01, 1
 	}
@@ -54,14 +54,27 @@ func TestSharedMachine(t *testing.T) {
 
 // TestClosedLoop gives back the speeds that the costs come from.
 func TestClosedLoop(t *testing.T) {
-	rows := []row{{"x", 1, 300, "", 100, 64, 2, 0.5, 80}, {"x", 4, 450, "", 100, 64, 2, 0.5, 80}, {"x", 8, 500, "", 100, 64, 2, 0.5, 80}}
-	c, err := costsOf(rows, "x", 8)
-	require.NoError(t, err)
-	for _, r := range rows {
-		f := fleet{costs: c, replicas: 1, perHost: 1, hostCPU: math.Inf(1), seats: 8, cache: 0, affinity: hashed}
-		got := simulate(f, workload{closed: r.Clients, seconds: 200, turns: 1, question: 20, answer: 64, seed: 1})
-		require.InEpsilon(t, r.TPS, got.TPS, 0.05, r.Clients)
+	rows := func(behind float64) (rows []row) {
+		for clients, tps := range map[int]float64{1: 300, 4: 450, 8: 500} {
+			// Two turns: 20 of 20 tokens of the first prompt are read, 20 of 104 of the second.
+			rows = append(rows, row{Model: "x", Clients: clients, TPS: tps, Prompt: 62, Cached: 42, Answer: 64, CPU: 2, Read: 0.1, Behind: behind, Kept: 1})
+		}
+		return rows
 	}
-	_, err = costsOf(rows[:1], "x", 8)
+	tails := map[float64]float64{}
+	for _, behind := range []float64{0, 4} {
+		c, err := costsOf(rows(behind), "x", 8)
+		require.NoError(t, err)
+		for _, r := range rows(behind) {
+			f := fleet{costs: c, replicas: 1, perHost: 1, hostCPU: math.Inf(1), seats: 8, cache: 10_000, affinity: hashed}
+			got := simulate(f, workload{closed: r.Clients, seconds: 200, turns: 2, question: 20, answer: 64, seed: 1})
+			require.InEpsilon(t, r.TPS, got.TPS, 0.05, r.Clients)
+			if r.Clients == 1 {
+				tails[behind] = got.Whole95 / got.wholes[0]
+			}
+		}
+	}
+	require.Greater(t, tails[4], 1.1*tails[0], "an answer behind more tokens takes longer")
+	_, err := costsOf(rows(0)[:1], "x", 8)
 	require.ErrorContains(t, err, "no rows of x with 1 and 8 clients")
 }
