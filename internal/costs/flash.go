@@ -37,19 +37,19 @@ func (f *Flash) valid() bool {
 	return f.On.valid() && (!f.Off.measured() || f.Off.valid()) && (!f.Grouped.measured() || f.Grouped.valid())
 }
 
-// surelyFaster is the share of the time with flash attention that another kernel must be under:
+// surelyFaster is the share of the time of the kernel before it that a kernel must be under:
 // beside other programs the fastest of some decodes is off by as much.
 const surelyFaster = 0.9
 
 // Choice is what is fastest: llama.cpp's own choice, or another kernel. An answer's tokens and
 // a prompt's count alike: most of a long chat's prompts is in the cache already.
 func (f Flash) Choice() llama.FlashAttention {
-	choice, least := llama.FlashAuto, surelyFaster*(f.On.Decode+f.On.Prompt)
+	choice, least := llama.FlashAuto, f.On.Decode+f.On.Prompt
 	for _, k := range []struct {
 		kernel llama.FlashAttention
 		Attention
 	}{{llama.FlashGrouped, f.Grouped}, {llama.FlashOff, f.Off}} {
-		if sum := k.Decode + k.Prompt; k.measured() && sum < least {
+		if sum := k.Decode + k.Prompt; k.measured() && sum < surelyFaster*least {
 			choice, least = k.kernel, sum
 		}
 	}

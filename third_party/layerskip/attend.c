@@ -16,6 +16,7 @@
  * come to is merged in order.
  */
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #define ATTEND __attribute__((target("avx2,fma,f16c")))
 #elif defined(__aarch64__)
@@ -32,7 +33,7 @@ enum {
     SEGMENT = 8 * BLOCK,
     MOST_WIDTH = 256, /* numbers of a head */
     AHEAD = 32,       /* cells between those that are read and those that come soon */
-    MOST_ROWS = 32,   /* of a node: ggml's own kernel for many rows is as fast */
+    MOST_ROWS = 63,   /* of a node: from 64 on ggml computes tiles of rows, as fast */
     FEW_ITEMS = 16,   /* up to which the segments of an item are shared among threads */
 };
 
@@ -46,7 +47,13 @@ typedef int32_t int_lanes __attribute__((vector_size(4 * LANES)));
 
 static bool attend_runs_here(void) {
 #if defined(__x86_64__)
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    enum { FMA = 1 << 12, XSAVE = 1 << 27, F16C = 1 << 29, AVX2 = 1 << 5, REGISTERS = 6 }; /* kept by the system */
+    unsigned a, b, c, d, kept;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & (FMA | XSAVE | F16C)) != (FMA | XSAVE | F16C)) {
+        return false;
+    }
+    __asm__("xgetbv" : "=a"(kept), "=d"(d) : "c"(0));
+    return (kept & REGISTERS) == REGISTERS && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & AVX2) != 0;
 #else
     return true;
 #endif
@@ -103,7 +110,7 @@ ATTEND static inline lanes exponential(lanes x) {
 /* What a segment of a row's visible cells comes to, for up to HEADS query heads. */
 struct layerskip_partial {
     float most[HEADS], sum[HEADS];   /* the largest score, and the sum of e to the scores less that */
-    float values[HEADS][MOST_WIDTH]; /* likewise of the values */
+    float values[HEADS][MOST_WIDTH] __attribute__((aligned(4 * LANES))); /* likewise of the values */
 };
 
 /* A row of a node's attention, for a head of keys and some of its query heads. */
@@ -414,6 +421,9 @@ static void attend(struct ggml_cgraph *graph, struct layerskip_attend *a) {
         a->room = a->partials != NULL && a->done != NULL ? items * segments : 0;
     }
     a->items = a->room > 0 ? items : 0;
+    if (a->items > 0) {
+        memset(a->done, 0, (size_t)items * sizeof *a->done);
+    }
     a->segments = segments;
 }
 
