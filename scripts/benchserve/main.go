@@ -62,8 +62,6 @@ type figures struct {
 	prompt  int     // tokens of prompts
 	cached  int     // of these, from the KV cache
 	tokens  int     // of answers
-	said    int     // tokens of conversations before their later turns
-	kept    int     // of these, from the KV cache
 }
 
 // row is one model and number of clients. Times are in milliseconds, speeds the median of the turns.
@@ -82,14 +80,14 @@ type row struct {
 	Errors  int     `json:"errors"`
 
 	// What scripts/simulate-fleet goes by.
-	Skip   string  `json:"skip,omitempty"`      // mask of all requests
-	Prompt float64 `json:"prompt_tokens"`       // of a request, mean
-	Answer float64 `json:"answer_tokens"`       // likewise
-	CPU    float64 `json:"cpu_ms_per_token"`    // of engine, server and clients, on all cores
-	Read   float64 `json:"prompt_ms_per_token"` // one more token of a prompt that is read alone, with nothing before it
-	Behind float64 `json:"behind_us_per_token"` // what a token takes longer for each token before it, in one client's answers
-	Cached float64 `json:"cached_tokens"`       // of Prompt, from the KV cache
-	Kept   float64 `json:"kept_share"`          // of a conversation, from the KV cache when its next turn comes
+	Skip   string    `json:"skip,omitempty"`           // mask of all requests
+	Prompt float64   `json:"prompt_tokens"`            // of a request, mean
+	Answer float64   `json:"answer_tokens"`            // likewise
+	CPU    float64   `json:"cpu_ms_per_token"`         // of engine, server and clients, on all cores
+	Read   float64   `json:"prompt_ms_per_token"`      // one more token of a prompt that is read alone, with nothing before it
+	Behind float64   `json:"behind_us_per_token"`      // what a token takes longer for each token before it, in one client's answers
+	Firsts []float64 `json:"first_token_ms,omitempty"` // of each answer, with one client
+	Cached float64   `json:"cached_tokens"`            // of Prompt, from the KV cache
 
 	Cost   float64 `json:"http_cost"` // 1 - tps over that of the engine in the turn beside, the median of the turns
 	Engine struct {
@@ -130,7 +128,7 @@ type subject struct {
 	asks            []ask
 	loads           []load
 	skip            string  // mask of all requests
-	read            float64 // ms that a token of a prompt takes behind readAt others
+	read, readAt    float64 // ms that a token of a prompt takes behind readAt others
 	behind          float64 // µs that a token takes longer for each token before it
 	chat            int     // turns of a conversation that asks are, one after the other; 0 = each is for itself
 }
@@ -194,12 +192,12 @@ const chatTurns = 3
 
 // chatSubject has conversations of such questions.
 func chatSubject(context.Context) (*subject, error) {
-	return demoUnder("conversations", "", chatTurns, load{1, chatTurns, 12}, load{4, chatTurns, 6}, load{8, chatTurns, 6})
+	return demoUnder("conversations", "", chatTurns, load{1, chatTurns, 40}, load{4, chatTurns, 6}, load{8, chatTurns, 6})
 }
 
 // maskedSubject does the same with a third of the feed-forward halves left out.
 func maskedSubject(context.Context) (*subject, error) {
-	return demoUnder("conversations, masked", "f2,f5,f7,f9", chatTurns, load{1, chatTurns, 12}, load{4, chatTurns, 6}, load{8, chatTurns, 6})
+	return demoUnder("conversations, masked", "f2,f5,f7,f9", chatTurns, load{1, chatTurns, 40}, load{4, chatTurns, 6}, load{8, chatTurns, 6})
 }
 
 func demoUnder(name, mask string, turns int, loads ...load) (*subject, error) {
@@ -216,9 +214,6 @@ func demoUnder(name, mask string, turns int, loads ...load) (*subject, error) {
 		return nil, err
 	}
 	s := &subject{name: name, path: path, url: "/v1/chat/completions", ctx: 256 * max(1, turns-1), threads: 1, loads: loads, skip: mask, chat: turns}
-	if turns > 0 {
-		examples = examples[:48] // whose answers come first
-	}
 	ends := common
 	if mask != "" {
 		ends = strings.Replace(common, `"route":"off"`, fmt.Sprintf(`"skip":%q`, mask), 1)
@@ -260,8 +255,12 @@ func largeSubject(ctx context.Context) (*subject, error) {
 const common = `"temperature":0,"stream":true,"stream_options":{"include_usage":true},"gallop":{"route":"off"}}`
 
 func (s *subject) measure(ctx context.Context, r *result, turns float64) error {
+	o := llama.ContextOptions{NCtx: s.ctx, Threads: s.threads}
+	if llama.GroupedAvailable() { // as would be chosen without NoCosts
+		o.Flash = llama.FlashGrouped
+	}
 	e, err := gallop.Open(ctx, s.path, &gallop.Options{
-		Parallel: parallel, Queue: most, Isolate: r.Isolate, Context: llama.ContextOptions{NCtx: s.ctx, Threads: s.threads}, NoCosts: true, Shortlist: -1, Profile: gallop.NoProfile,
+		Parallel: parallel, Queue: most, Isolate: r.Isolate, Context: o, NoCosts: true, Shortlist: -1, Profile: gallop.NoProfile,
 	})
 	if err != nil {
 		return err
@@ -311,7 +310,7 @@ func (s *subject) rows(ctx context.Context, e *gallop.Engine, address string, r 
 		a.alone = alone.text
 	}
 	var err error
-	if s.read, err = readTime(ctx, e); err != nil {
+	if s.read, s.readAt, err = readTime(ctx, e, s.ctx); err != nil {
 		return err
 	}
 	clients := make([]client, most)
@@ -337,7 +336,11 @@ func (s *subject) rows(ctx context.Context, e *gallop.Engine, address string, r 
 			var f [2]figures
 			for i := range ways {
 				way := (i + turn) % 2
-				f[way] = s.together(ctx, l, turn, ways[way])
+				at := turn
+				if s.chat > 0 { // other conversations, which the other way has not left in the cache
+					at = len(ways)*turn + way
+				}
+				f[way] = s.together(ctx, l, at, ways[way])
 			}
 			if err := ctx.Err(); err != nil {
 				return err
@@ -352,9 +355,12 @@ func (s *subject) rows(ctx context.Context, e *gallop.Engine, address string, r 
 		row.RPS, row.TPS, row.Errors, row.TTFT50, row.TTFT95, row.TTFT99, row.Gap50, row.Gap95, row.Gap99 = sum(both[1])
 		if l.clients == 1 {
 			s.behind = 1000 * slope(both[1])
+			for _, f := range both[1] {
+				row.Firsts = append(row.Firsts, f.ttft...)
+			}
 		}
-		row.Skip, row.Read, row.Behind = s.skip, max(s.read-readAt*s.behind/1000, 0), s.behind
-		row.Prompt, row.Cached, row.Answer, row.CPU, row.Kept = perRequest(both[1])
+		row.Skip, row.Read, row.Behind = s.skip, max(s.read-s.readAt*s.behind/1000, 0), s.behind
+		row.Prompt, row.Cached, row.Answer, row.CPU = perRequest(both[1])
 		g := &row.Engine
 		g.RPS, g.TPS, g.Errors, g.TTFT50, g.TTFT95, g.TTFT99, g.Gap50, g.Gap95, g.Gap99 = sum(both[0])
 		if len(r.Rows) == 0 {
@@ -365,14 +371,11 @@ func (s *subject) rows(ctx context.Context, e *gallop.Engine, address string, r 
 	return nil
 }
 
-const (
-	short, long = 8, 56              // tokens of prompts that readTime compares
-	readAt      = (short + long) / 2 // tokens before one that it times, on average
-)
-
-// readTime is how many ms one more token of a prompt takes, by prompts of two lengths.
-func readTime(ctx context.Context, e *gallop.Engine) (float64, error) {
-	const rounds = 15
+// readTime is how many ms one more token of a prompt takes, by a short prompt and one that is as long
+// as a conversation of three turns, or as the context allows, and how many tokens are before it on average.
+func readTime(ctx context.Context, e *gallop.Engine, nCtx int) (ms, behind float64, err error) {
+	const short, rounds = 8, 15
+	long := min(160, nCtx-8)
 	var took [2][]float64
 	for round := range rounds {
 		for i, n := range []int{short, long} {
@@ -382,12 +385,12 @@ func readTime(ctx context.Context, e *gallop.Engine) (float64, error) {
 			}
 			begun := time.Now()
 			if _, err := e.Answer(ctx, gallop.Request{Tokens: tokens, MaxTokens: 1, Sampling: &llama.Sampling{}, Skip: gallop.Nothing()}); err != nil {
-				return 0, err
+				return 0, 0, err
 			}
 			took[i] = append(took[i], 1000*time.Since(begun).Seconds())
 		}
 	}
-	return max(stats.Median(took[1])-stats.Median(took[0]), 0) / (long - short), nil
+	return max(stats.Median(took[1])-stats.Median(took[0]), 0) / float64(long-short), float64(short+long) / 2, nil
 }
 
 // slope is the ms that a token takes longer for each token before it, by the least squares over
@@ -404,18 +407,17 @@ func slope(turns []figures) float64 {
 	return max(b, 0)
 }
 
-// perRequest gives the mean tokens of prompts and answers, the ms of processor time per token
-// of an answer, and the share of conversations that later turns find in the cache.
-func perRequest(turns []figures) (prompt, cached, answer, cpu, kept float64) {
-	asked, tokens, said := 0.0, 0.0, 0.0
+// perRequest gives the mean tokens of prompts and answers, and the ms of processor time per
+// token of an answer.
+func perRequest(turns []figures) (prompt, cached, answer, cpu float64) {
+	asked, tokens := 0.0, 0.0
 	for _, f := range turns {
 		asked += float64(f.asked)
 		prompt, cached = prompt+float64(f.prompt), cached+float64(f.cached)
 		tokens += float64(f.tokens)
 		cpu += 1000 * f.cpu
-		said, kept = said+float64(f.said), kept+float64(f.kept)
 	}
-	return prompt / asked, cached / asked, tokens / asked, cpu / tokens, kept / max(said, 1)
+	return prompt / asked, cached / asked, tokens / asked, cpu / tokens
 }
 
 // answered is one answer and when its pieces came.
@@ -537,10 +539,6 @@ func (s *subject) together(ctx context.Context, l load, turn int, way func(ctx c
 		f.tokens += a.tokens
 		f.prompt += a.prompt
 		f.cached += a.cached
-		if s.chat > 0 && i >= l.clients {
-			before := &all[i-l.clients] // the turn before, by the same client
-			f.said, f.kept = f.said+before.prompt+before.tokens, f.kept+a.cached
-		}
 		if a.text != of(i).alone {
 			f.wrong++
 		}

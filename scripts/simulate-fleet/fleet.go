@@ -7,6 +7,8 @@ import (
 	"hash/fnv"
 	"math/rand/v2"
 	"slices"
+
+	"github.com/gallop-llm/gallop/internal/stats"
 )
 
 // costs are what a replica's work takes, from build/serve.json, in seconds.
@@ -14,7 +16,7 @@ type costs struct {
 	step   []float64 // (seats+1,) a decode of one token of each of k answers with nothing before them; [0] = 0
 	read   float64   // a token of a prompt, likewise
 	behind float64   // what either takes more for each token before it
-	kept   float64   // share of a conversation in the cache that its next turn can use
+	firsts []float64 // first tokens of one client's turns, whose conversations are in the cache
 	cores  []float64 // (seats+1,) cores in use while k answers are written, clients' included
 }
 
@@ -109,6 +111,15 @@ func (r *result) seen(asked, first, end float64, prompt, cached, tokens float64)
 	r.begin, r.end = min(r.begin, asked), max(r.end, end)
 }
 
+// add takes in what other clients have seen at another time.
+func (r *result) add(o result) {
+	r.Requests += o.Requests
+	r.firsts, r.wholes = append(r.firsts, o.firsts...), append(r.wholes, o.wholes...)
+	r.prompts, r.cached, r.tokens = r.prompts+o.prompts, r.cached+o.cached, r.tokens+o.tokens
+	r.end += o.end - o.begin
+	r.finish()
+}
+
 // finish computes the figures.
 func (r *result) finish() result {
 	slices.Sort(r.firsts)
@@ -132,6 +143,7 @@ type request struct {
 	prompt       float64 // tokens
 	cached       float64
 	unread       float64 // tokens of the prompt
+	reading      float64 // seconds for these, the first token included
 	left         int     // tokens of the answer
 }
 
@@ -231,6 +243,21 @@ func hashOf(n uint64) uint64 {
 	return x
 }
 
+// reading is how long a request takes to its first token: what was measured of such a turn. A turn whose
+// conversation is in the cache no more takes what a first one does, and the rest of its prompt is read. Some turns
+// find less in the cache than others, as an answer's text may have other tokens when it comes back.
+func (c *costs) reading(q *request, question float64) float64 {
+	n := len(c.firsts) / chatTurns
+	if n == 0 {
+		return q.unread*(c.read+c.behind*(q.cached+q.unread/2)) + c.step[1]
+	}
+	at := int(hashOf(uint64(q.talk.id)<<8|uint64(q.turn))%uint64(n)) * chatTurns
+	if q.turn > 0 && q.cached == 0 {
+		return c.firsts[at] + (q.unread-question)*(c.read+c.behind*(q.unread+question)/2)
+	}
+	return c.firsts[at+min(q.turn, chatTurns-1)]
+}
+
 // simulate lets a load run on a fleet. The same seed gives the same result.
 func simulate(f fleet, l workload) result {
 	random := rand.New(rand.NewPCG(l.seed, 2))
@@ -275,8 +302,9 @@ func simulate(f fleet, l workload) result {
 		for len(x.running) < f.seats && len(x.waiting) > 0 {
 			q := x.waiting[0]
 			x.waiting = x.waiting[1:]
-			q.cached = f.kept * min(x.take(q.talk.id), q.prompt-1)
+			q.cached = min(x.take(q.talk.id), q.prompt-1)
 			q.unread = q.prompt - q.cached
+			q.reading = f.reading(q, l.question)
 			x.running = append(x.running, q)
 		}
 		k := len(x.running)
@@ -287,16 +315,14 @@ func simulate(f fleet, l workload) result {
 		x.busy = true
 		rows, took := 0, 0.0
 		for _, q := range x.running {
-			took += q.unread * (f.read + f.behind*(q.cached+q.unread/2))
-			if q.unread == 0 {
+			if q.unread > 0 {
+				took += q.reading
+			} else {
 				rows++
 				took += f.behind * (q.prompt + float64(l.answer-q.left))
 			}
 		}
 		took += f.step[rows]
-		if rows == 0 {
-			took += f.step[1] // the first token comes from the prompt's pass
-		}
 		active[x.host] += f.cores[k]
 		if over := active[x.host] / f.hostCPU; over > 1 {
 			took *= over
@@ -351,33 +377,43 @@ func simulate(f fleet, l workload) result {
 
 // row is what is used of a row of build/serve.json.
 type row struct {
-	Model   string  `json:"model"`
-	Clients int     `json:"clients"`
-	TPS     float64 `json:"tps"`
-	Skip    string  `json:"skip"`
-	Prompt  float64 `json:"prompt_tokens"`
-	Answer  float64 `json:"answer_tokens"`
-	CPU     float64 `json:"cpu_ms_per_token"`
-	Read    float64 `json:"prompt_ms_per_token"`
-	Behind  float64 `json:"behind_us_per_token"`
-	Cached  float64 `json:"cached_tokens"`
-	Kept    float64 `json:"kept_share"`
+	Model   string    `json:"model"`
+	Clients int       `json:"clients"`
+	TPS     float64   `json:"tps"`
+	Skip    string    `json:"skip"`
+	Prompt  float64   `json:"prompt_tokens"`
+	Answer  float64   `json:"answer_tokens"`
+	CPU     float64   `json:"cpu_ms_per_token"`
+	Read    float64   `json:"prompt_ms_per_token"`
+	Behind  float64   `json:"behind_us_per_token"`
+	Firsts  []float64 `json:"first_token_ms"`
 }
 
 // costsOf derives what work takes from closed loops of 1 to seats clients in conversations: while k
-// clients get an answer of a tokens each, k times the new part of a prompt is read and a decodes of k
+// clients get an answer each, k prompts are read, which take what one takes alone, and decodes of k
 // tokens follow. Between the numbers of clients that were measured, costs are on straight lines.
 func costsOf(rows []row, model string, seats int) (costs, error) {
 	c := costs{step: make([]float64, seats+1), cores: make([]float64, seats+1)}
 	at, cpu := map[int]float64{}, map[int]float64{}
+	first := 0.0
 	for _, r := range rows {
 		if r.Model != model || r.Clients > seats {
 			continue
 		}
-		c.read, c.behind, c.kept = r.Read/1000, r.Behind/1e6, r.Kept
-		k, unread := float64(r.Clients), r.Prompt-r.Cached
-		reading := unread * (c.read + c.behind*(r.Cached+unread/2))
-		at[r.Clients] = max(k*(r.Answer/r.TPS-reading)/r.Answer-k*c.behind*(r.Prompt+r.Answer/2), 0)
+		c.read, c.behind = r.Read/1000, r.Behind/1e6
+		if r.Clients == 1 {
+			for _, ms := range r.Firsts {
+				c.firsts = append(c.firsts, ms/1000)
+			}
+			first = stats.Mean(c.firsts)
+		}
+	}
+	for _, r := range rows {
+		if r.Model != model || r.Clients > seats {
+			continue
+		}
+		k, left := float64(r.Clients), r.Answer-1
+		at[r.Clients] = max(k*(r.Answer/r.TPS-first)/left-k*c.behind*(r.Prompt+r.Answer/2), 0)
 		cpu[r.Clients] = r.CPU / 1000 * r.TPS
 	}
 	if at[1] == 0 || at[seats] == 0 {

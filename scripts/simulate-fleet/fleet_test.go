@@ -9,7 +9,7 @@ import (
 
 // even is a replica whose answers of 10 tokens take 10 steps of 10 ms each, whoever else is served.
 func even(seats int) costs {
-	c := costs{step: make([]float64, seats+1), cores: make([]float64, seats+1), kept: 1}
+	c := costs{step: make([]float64, seats+1), cores: make([]float64, seats+1)}
 	for k := 1; k <= seats; k++ {
 		c.step[k], c.cores[k] = 0.01, 1
 	}
@@ -28,6 +28,23 @@ func TestQueue(t *testing.T) {
 	require.InEpsilon(t, service+load*service/(2*(1-load)), mean, 0.03)
 	require.InEpsilon(t, 10*load/service, r.TPS, 0.03)
 	require.Equal(t, r, simulate(f, workload{rate: load / service, seconds: 20_000, turns: 1, question: 1, answer: 10, seed: 4}), "the same seed")
+}
+
+// TestAdd has the figures of two loads be those of their requests together.
+func TestAdd(t *testing.T) {
+	f := fleet{costs: even(1), replicas: 1, perHost: 1, hostCPU: 1, seats: 1, cache: 1000, affinity: hashed}
+	one := simulate(f, workload{rate: 5, seconds: 100, turns: 1, question: 1, answer: 10, seed: 1})
+	other := simulate(f, workload{rate: 9, seconds: 100, turns: 1, question: 1, answer: 10, seed: 2})
+	var both result
+	both.add(one)
+	require.InEpsilon(t, one.TPS, both.TPS, 1e-9)
+	require.InEpsilon(t, one.Whole95, both.Whole95, 1e-9)
+	both.add(other)
+	require.Equal(t, one.Requests+other.Requests, both.Requests)
+	require.Greater(t, both.TPS, one.TPS)
+	require.Less(t, both.TPS, other.TPS)
+	require.Greater(t, both.Whole95, one.Whole95)
+	require.Less(t, both.Whole95, other.Whole95)
 }
 
 // TestAffinity keeps conversations in caches by the hash, and loses them without.
@@ -56,8 +73,11 @@ func TestSharedMachine(t *testing.T) {
 func TestClosedLoop(t *testing.T) {
 	rows := func(behind float64) (rows []row) {
 		for clients, tps := range map[int]float64{1: 300, 4: 450, 8: 500} {
-			// Two turns: 20 of 20 tokens of the first prompt are read, 20 of 104 of the second.
-			rows = append(rows, row{Model: "x", Clients: clients, TPS: tps, Prompt: 62, Cached: 42, Answer: 64, CPU: 2, Read: 0.1, Behind: behind, Kept: 1})
+			r := row{Model: "x", Clients: clients, TPS: tps, Prompt: 104, Answer: 64, CPU: 2, Read: 0.1, Behind: behind}
+			if clients == 1 {
+				r.Firsts = []float64{4, 8, 12, 6, 10, 14}
+			}
+			rows = append(rows, r)
 		}
 		return rows
 	}
@@ -67,7 +87,7 @@ func TestClosedLoop(t *testing.T) {
 		require.NoError(t, err)
 		for _, r := range rows(behind) {
 			f := fleet{costs: c, replicas: 1, perHost: 1, hostCPU: math.Inf(1), seats: 8, cache: 10_000, affinity: hashed}
-			got := simulate(f, workload{closed: r.Clients, seconds: 200, turns: 2, question: 20, answer: 64, seed: 1})
+			got := simulate(f, workload{closed: r.Clients, seconds: 200, turns: chatTurns, question: 20, answer: 64, seed: 1})
 			require.InEpsilon(t, r.TPS, got.TPS, 0.05, r.Clients)
 			if r.Clients == 1 {
 				tails[behind] = got.Whole95 / got.wholes[0]

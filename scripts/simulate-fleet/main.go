@@ -24,6 +24,7 @@ const (
 	chatTurns     = 3                                        // of the conversations there
 	seats         = 8                                        // as bench-serve has them
 	context1      = 512                                      // tokens of a request
+	rounds        = 4                                        // of a real load: the slowest twentieth of one is a matter of luck
 )
 
 // output is what is written: the curves' points, or the comparison.
@@ -31,6 +32,7 @@ type output struct {
 	Processor string     `json:"processor"`
 	Curves    []point    `json:"curves,omitempty"`
 	Compared  []compared `json:"compared,omitempty"`
+	Cores     float64    `json:"cores,omitempty"` // that cost nothing to share and give the first of Compared its tokens/s
 	Worst     float64    `json:"worst,omitempty"` // of Compared's deviations of throughput and of the answers' p95
 }
 
@@ -50,7 +52,7 @@ func main() {
 	measure := flag.Bool("measure", false, "compare with real replicas on this machine, for some minutes")
 	binary := flag.String("gallop", "build/gallop", "the program that serves, with -measure")
 	replicas := flag.Int("replicas", 3, "real replicas, with -measure")
-	seconds := flag.Float64("seconds", 50, "length of each load, with -measure")
+	seconds := flag.Float64("seconds", 20, "length of each load, with -measure")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -76,19 +78,20 @@ func run(ctx context.Context, serve, out, pictures, binary string, measure bool,
 	if err != nil {
 		return fmt.Errorf("%s: %w", serve, err)
 	}
-	question := 0.0
+	question, most := 0.0, 0.0
 	for _, r := range measured.Rows {
-		if r.Model == whole {
+		if r.Model == whole && r.Clients <= seats {
+			most = max(most, r.TPS/r.Answer)
 			question = (r.Prompt - r.Answer*float64(chatTurns-1)/2) / (float64(chatTurns+1) / 2) // turn t has t questions and t-1 answers
 		}
 	}
 	o := output{Processor: measured.Processor}
 	if measure {
-		o.Compared, o.Worst, err = compare(ctx, binary, plain, question, replicas, seconds)
+		err = compare(ctx, &o, binary, plain, question, replicas, seconds)
 	} else {
 		var skipped costs
 		if skipped, err = costsOf(measured.Rows, masked, seats); err == nil {
-			o.Curves, err = curves(plain, skipped, question, pictures)
+			o.Curves, err = curves(plain, skipped, question, most, pictures)
 		}
 	}
 	if err != nil {
@@ -103,23 +106,24 @@ func run(ctx context.Context, serve, out, pictures, binary string, measure bool,
 
 // standard is a replica of the curves: a machine of its own for each.
 func standard(c costs, replicas int, a affinity) fleet {
-	return fleet{costs: c, replicas: replicas, perHost: 1, hostCPU: math.Inf(1), seats: seats, cache: 2 * seats * context1, affinity: a}
+	return fleet{costs: c, replicas: replicas, perHost: 1, hostCPU: math.Inf(1), seats: seats, cache: seats * context1, affinity: a}
 }
 
 // chat is the load of the curves, in requests a second: conversations of three turns with 3 s between
-// them. The first 30 s, in which conversations gather, do not count.
+// them. The first 10 s, in which conversations gather, do not count.
 func chat(question, rate float64, requests float64) workload {
-	const turns, warm = chatTurns, 30
+	const turns, warm = chatTurns, 10
 	return workload{rate: rate / turns, warm: warm, seconds: warm + requests/rate, turns: turns, question: question, answer: 64, think: 3, seed: 1}
 }
 
 // unbounded is the time to the first token, in ms, past which a queue grows as long as it is fed.
 const unbounded = 5000
 
-// curves simulates and draws: load on 16 replicas, and up to 1,000 replicas at the same load of each.
-func curves(plain, skipped costs, question float64, pictures string) (points []point, err error) {
+// curves simulates and draws: load on 16 replicas, and up to 1,000 replicas at the same load of each. most is what
+// a replica of the whole model can answer, in requests a second.
+func curves(plain, skipped costs, question, most float64, pictures string) (points []point, err error) {
 	const byLoad, requests, leastRequests = 16, 150, 5000 // requests of each replica, and of all at least
-	const sizeRate = 5                                    // requests a second of each replica, where their number grows
+	sizeRate := math.Round(0.6 * most)                    // of each replica, where their number grows
 	simulated := func(c costs, hidden bool, a affinity, replicas int, rate float64) result {
 		r := simulate(standard(c, replicas, a), chat(question, rate*float64(replicas), max(leastRequests, float64(replicas)*requests)))
 		points = append(points, point{replicas, rate, a, hidden, r})
@@ -142,7 +146,8 @@ func curves(plain, skipped costs, question float64, pictures string) (points []p
 	for _, l := range lines {
 		t, v := report.Series{Name: l.name}, report.Series{Name: l.name}
 		n := report.Series{Name: l.name}
-		for _, rate := range []float64{1, 2, 3, 4, 5, 5.5, 6, 6.5, 7, 7.5, 8} {
+		for _, share := range []float64{0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1} {
+			rate := math.Round(share * most)
 			r := simulated(l.costs, l.masked, l.affinity, byLoad, rate)
 			if r.First95 > unbounded {
 				break
@@ -163,7 +168,7 @@ func curves(plain, skipped costs, question float64, pictures string) (points []p
 	return points, errors.Join(
 		report.CurvePNG(filepath.Join(pictures, "fleet-load.png"), "16 replicas: 95 % of first tokens come within", rateLabel, "ms", tail),
 		report.CurvePNG(filepath.Join(pictures, "fleet-speed.png"), "16 replicas: the median answer, of 64 tokens", rateLabel, "tokens/s", speed),
-		report.CurvePNG(filepath.Join(pictures, "fleet-size.png"), fmt.Sprintf("%d requests a second and replica: 95 %% of first tokens come within", sizeRate), "replicas, as a power of two", "ms", size),
+		report.CurvePNG(filepath.Join(pictures, "fleet-size.png"), fmt.Sprintf("%.0f requests a second and replica: 95 %% of first tokens come within", sizeRate), "replicas, as a power of two", "ms", size),
 	)
 }
 
@@ -175,34 +180,61 @@ type compared struct {
 }
 
 // compare runs loads on real and on simulated replicas that share this machine.
-func compare(ctx context.Context, binary string, c costs, question float64, replicas int, seconds float64) (all []compared, worst float64, err error) {
-	f := fleet{costs: c, replicas: replicas, perHost: replicas, hostCPU: float64(runtime.NumCPU()), seats: seats, cache: 2 * seats * context1, affinity: hashed}
-	busy := workload{closed: replicas * seats, seconds: seconds, turns: chatTurns, question: question, answer: 64, seed: 1}
-	most := simulate(f, busy).TPS
+func compare(ctx context.Context, o *output, binary string, c costs, question float64, replicas int, seconds float64) error {
+	f := fleet{costs: c, replicas: replicas, perHost: replicas, hostCPU: float64(runtime.NumCPU()), seats: seats, cache: seats * context1, affinity: hashed}
 	s, err := startServers(ctx, binary, replicas)
 	if err != nil {
-		return nil, 0, err
+		return err
 	}
 	defer s.close()
-	for _, share := range []float64{0.3, 0.6, 0} {
+	busy := workload{closed: replicas * seats, seconds: seconds, turns: chatTurns, question: question, answer: 64, seed: 1}
+	most := 0.0
+	for _, share := range []float64{0, 0.3, 0.6} {
 		l, name := busy, fmt.Sprintf("%d clients without a pause", busy.closed)
 		if share > 0 {
 			name = fmt.Sprintf("conversations at random, %.0f %% of the most", 100*share)
 			l = workload{rate: share * most / float64(chatTurns*64), seconds: seconds, turns: chatTurns, question: question, answer: 64, think: 1, seed: 1}
 		}
 		x := compared{Load: name}
-		if x.Real, err = s.run(ctx, l); err != nil {
-			return nil, 0, err
+		for l.seed = range uint64(rounds) { // one after the other: conversations of one do not depend on the last
+			r, err := s.run(ctx, l)
+			if err != nil {
+				return err
+			}
+			x.Real.add(r)
 		}
-		x.Simulated = simulate(f, l)
-		all = append(all, x)
+		if share == 0 {
+			most = x.Real.TPS
+			f.hostCPU = coresFor(f, l, most)
+			o.Cores = f.hostCPU
+			fmt.Fprintf(os.Stderr, "%d processes on %d cores get as much as on %.2f that cost nothing to share\n", replicas, runtime.NumCPU(), f.hostCPU)
+		}
+		for l.seed = range uint64(rounds) {
+			x.Simulated.add(simulate(f, l))
+		}
+		o.Compared = append(o.Compared, x)
 		for _, pair := range [][2]float64{{x.Real.TPS, x.Simulated.TPS}, {x.Real.Whole95, x.Simulated.Whole95}} {
-			worst = max(worst, math.Abs(pair[1]/pair[0]-1))
+			o.Worst = max(o.Worst, math.Abs(pair[1]/pair[0]-1))
 		}
 		fmt.Fprintf(os.Stderr, "%s:\n  real      %s\n  simulated %s\n", name, x.Real, x.Simulated)
 	}
-	fmt.Fprintf(os.Stderr, "worst deviation of tokens/s and of the answers' p95: %.1f %%\n", 100*worst)
-	return all, worst, nil
+	fmt.Fprintf(os.Stderr, "worst deviation of tokens/s and of the answers' p95: %.1f %%\n", 100*o.Worst)
+	return nil
+}
+
+// coresFor is with how many cores of its host a fleet has the tokens a second that real replicas had under
+// a load that keeps them busy. Processes that take turns on a core lose time, which nothing in serve.json tells.
+func coresFor(f fleet, busy workload, tps float64) float64 {
+	low, high := 0.0, f.hostCPU
+	for range 20 {
+		f.hostCPU = (low + high) / 2
+		if simulate(f, busy).TPS < tps {
+			low = f.hostCPU
+		} else {
+			high = f.hostCPU
+		}
+	}
+	return high
 }
 
 func (r result) String() string {
