@@ -244,7 +244,7 @@ func TestNewContextRefuses(t *testing.T) {
 		"more sequences than batch":     {llama.ContextOptions{NCtx: 256, NBatch: 1, NSeqMax: 2}, llama.ErrOption},
 		"threads":                       {llama.ContextOptions{Threads: 513}, llama.ErrOption},
 		"cache type":                    {llama.ContextOptions{KType: 77}, llama.ErrOption},
-		"flash":                         {llama.ContextOptions{Flash: 3}, llama.ErrOption},
+		"flash":                         {llama.ContextOptions{Flash: 4}, llama.ErrOption},
 		"quantised V without attention": {llama.ContextOptions{NCtx: 256, VType: llama.CacheQ8_0, Flash: llama.FlashOff}, llama.ErrModel},
 	} {
 		t.Run(name, func(t *testing.T) {

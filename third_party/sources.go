@@ -30,6 +30,8 @@ var (
 	_ string
 	//go:embed layerskip/rows.c
 	_ string
+	//go:embed layerskip/attend.c
+	_ string
 	//go:embed layerskip/barrier.c
 	_ string
 	//go:embed layerskip/memory.c
