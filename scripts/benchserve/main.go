@@ -255,10 +255,7 @@ func largeSubject(ctx context.Context) (*subject, error) {
 const common = `"temperature":0,"stream":true,"stream_options":{"include_usage":true},"gallop":{"route":"off"}}`
 
 func (s *subject) measure(ctx context.Context, r *result, turns float64) error {
-	o := llama.ContextOptions{NCtx: s.ctx, Threads: s.threads}
-	if llama.GroupedAvailable() { // as would be chosen without NoCosts
-		o.Flash = llama.FlashGrouped
-	}
+	o := llama.ContextOptions{NCtx: s.ctx, Threads: s.threads, Flash: llama.FlashGrouped} // as would be chosen without NoCosts
 	e, err := gallop.Open(ctx, s.path, &gallop.Options{
 		Parallel: parallel, Queue: most, Isolate: r.Isolate, Context: o, NoCosts: true, Shortlist: -1, Profile: gallop.NoProfile,
 	})

@@ -245,17 +245,14 @@ type answer struct {
 // askBoth asks two questions of a new engine, and of a new one that drafts, as
 // conversations of their own; otherFirst says which takes its turns first.
 func (o *options) askBoth(m *llama.Model, drafts *gallop.DraftOptions, cache string, questions [2]string, otherFirst bool) (plain, got [2]answer, err error) {
-	var flash llama.FlashAttention
-	if llama.GroupedAvailable() { // what both would most likely choose, each by measuring: other kernels round otherwise
-		flash = llama.FlashGrouped
-	}
 	var engines [2]*gallop.Engine
 	var made [2]time.Duration
 	for i := range engines {
 		start := o.now()
 		engines[i], err = gallop.New(m, &gallop.Options{
 			Parallel: 1, Profile: gallop.NoProfile, Shortlist: -1, Cache: cache,
-			Context: llama.ContextOptions{NCtx: min(cmp.Or(m.NCtxTrain, 4096), 4096), Threads: o.threads, Flash: flash},
+			// Both would choose a kernel of attention by measuring, and other kernels round otherwise.
+			Context: llama.ContextOptions{NCtx: min(cmp.Or(m.NCtxTrain, 4096), 4096), Threads: o.threads, Flash: llama.FlashGrouped},
 		})
 		if err != nil {
 			return plain, got, err

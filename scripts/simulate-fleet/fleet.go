@@ -394,29 +394,21 @@ type row struct {
 // tokens follow. Between the numbers of clients that were measured, costs are on straight lines.
 func costsOf(rows []row, model string, seats int) (costs, error) {
 	c := costs{step: make([]float64, seats+1), cores: make([]float64, seats+1)}
-	at, cpu := map[int]float64{}, map[int]float64{}
-	first := 0.0
+	rows = slices.DeleteFunc(slices.Clone(rows), func(r row) bool { return r.Model != model || r.Clients > seats })
 	for _, r := range rows {
-		if r.Model != model || r.Clients > seats {
-			continue
-		}
 		c.read, c.behind = r.Read/1000, r.Behind/1e6
-		if r.Clients == 1 {
-			for _, ms := range r.Firsts {
-				c.firsts = append(c.firsts, ms/1000)
-			}
-			first = stats.Mean(c.firsts)
+		for _, ms := range r.Firsts {
+			c.firsts = append(c.firsts, ms/1000)
 		}
 	}
+	first := stats.Mean(c.firsts)
+	at, cpu := map[int]float64{}, map[int]float64{}
 	for _, r := range rows {
-		if r.Model != model || r.Clients > seats {
-			continue
-		}
 		k, left := float64(r.Clients), r.Answer-1
 		at[r.Clients] = max(k*(r.Answer/r.TPS-first)/left-k*c.behind*(r.Prompt+r.Answer/2), 0)
 		cpu[r.Clients] = r.CPU / 1000 * r.TPS
 	}
-	if at[1] == 0 || at[seats] == 0 {
+	if !(at[1] > 0 && at[seats] > 0) { // NaN is not: an older bench-serve noted no first tokens
 		return c, fmt.Errorf("no rows of %s with 1 and %d clients: run make bench-serve", model, seats)
 	}
 	low := 1

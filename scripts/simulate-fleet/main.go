@@ -196,7 +196,7 @@ func compare(ctx context.Context, o *output, binary string, c costs, question fl
 			l = workload{rate: share * most / float64(chatTurns*64), seconds: seconds, turns: chatTurns, question: question, answer: 64, think: 1, seed: 1}
 		}
 		x := compared{Load: name}
-		for l.seed = range uint64(rounds) { // one after the other: conversations of one do not depend on the last
+		for l.seed = range uint64(rounds) { // one after the other, on what the last has left in the caches
 			r, err := s.run(ctx, l)
 			if err != nil {
 				return err

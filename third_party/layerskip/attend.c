@@ -34,7 +34,6 @@ enum {
     MOST_WIDTH = 256, /* numbers of a head */
     AHEAD = 32,       /* cells between those that are read and those that come soon */
     MOST_ROWS = 63,   /* of a node: from 64 on ggml computes tiles of rows, as fast */
-    FEW_ITEMS = 16,   /* up to which the segments of an item are shared among threads */
 };
 
 /* Places in the op_params of the node, behind what ggml keeps of a CUSTOM operation. */
@@ -320,24 +319,37 @@ ATTEND static void end_row(const struct attend_row *r, const struct attend_item 
     }
 }
 
+/* Into what a node's work is divided. */
+struct attend_work {
+    int group, parts;        /* query heads of a head of keys, and items that they make */
+    int64_t items, segments; /* segments of an item, at most */
+};
+
+static struct attend_work work_of(const struct ggml_tensor *t) {
+    const struct ggml_tensor *q = t->src[0], *k = t->src[1];
+    struct attend_work w = {.group = (int)(q->ne[2] / k->ne[2]), .segments = (k->ne[1] + SEGMENT - 1) / SEGMENT};
+    w.parts = (w.group + HEADS - 1) / HEADS;
+    w.items = q->ne[1] * k->ne[2] * w.parts * q->ne[3];
+    return w;
+}
+
 /* A thread's part of a node. */
 ATTEND static void attend_node(struct ggml_tensor *t, int thread, int n_threads, void *data) {
     struct layerskip_attend *a = data;
     struct attend_row r = {.t = t, .q = t->src[0], .k = t->src[1], .v = t->src[2]};
-    const int group = (int)(r.q->ne[2] / r.k->ne[2]), parts = (group + HEADS - 1) / HEADS;
-    const int64_t rows = r.q->ne[1], items = rows * r.k->ne[2] * parts * r.q->ne[3];
-    const int64_t segments = (r.k->ne[1] + SEGMENT - 1) / SEGMENT;
-    const bool shared = items <= a->items && segments <= a->segments && segments > 1 && n_threads > 1;
+    const struct attend_work w = work_of(t);
+    const int64_t rows = r.q->ne[1], items = w.items, segments = w.segments;
+    const bool shared = items <= LAYERSKIP_ITEMS && items * segments <= a->room && segments > 1 && n_threads > 1;
     struct layerskip_partial p, more;
     for (int64_t unit = thread; unit < (shared ? items * segments : items); unit += n_threads) {
         int64_t i = shared ? unit / segments : unit, cell = 0;
         const int64_t item = i;
         struct attend_item it;
-        it.first = (int)(i % parts) * HEADS, i /= parts; /* within the group */
+        it.first = (int)(i % w.parts) * HEADS, i /= w.parts; /* within the group */
         it.head = (int)(i % r.k->ne[2]), i /= r.k->ne[2];
         it.row = i % rows, it.stream = i / rows;
-        r.heads = group - it.first < HEADS ? group - it.first : HEADS;
-        it.first += it.head * group;
+        r.heads = w.group - it.first < HEADS ? w.group - it.first : HEADS;
+        it.first += it.head * w.group;
         begin_row(&r, &it);
         if (!shared) {
             attend_segment(&r, &cell, &p);
@@ -384,52 +396,45 @@ static bool is_grouped(const struct ggml_tensor *t) {
 static void attend(struct ggml_cgraph *graph, struct layerskip_attend *a) {
     const int n = real.n_nodes(graph);
     enum { NODE = 4096, ALL_THREADS = -1 };
-    int64_t items = 0, segments = 0;
+    const struct ggml_tensor *made = NULL; /* an operation like those that are needed */
+    int64_t partials = 0;
     if (a->nodes == NULL) {
         a->nodes = real.init((struct ggml_init_params){.mem_size = NODE, .no_alloc = true});
     }
     a->replaced = 0;
+    memset(a->done, 0, sizeof a->done);
     for (int i = 0; i < n && a->nodes != NULL; i++) {
         struct ggml_tensor *t = real.node(graph, i);
         if (!is_grouped(t)) {
             continue;
         }
+        if (made == NULL) {
+            real.reset(a->nodes);
+            made = real.custom_4d(a->nodes, t->type, t->ne[0], t->ne[1], t->ne[2], t->ne[3], t->src, 3, attend_node, ALL_THREADS, a);
+        }
         float scale, cap;
         memcpy(&scale, &t->op_params[0], sizeof scale);
         memcpy(&cap, &t->op_params[2], sizeof cap);
         scale = cap != 0 ? scale / cap : scale;
-        real.reset(a->nodes);
-        const struct ggml_tensor *made = real.custom_4d(a->nodes, t->type, t->ne[0], t->ne[1], t->ne[2], t->ne[3], t->src, 4 - (t->src[3] == NULL),
-                                                        attend_node, ALL_THREADS, a);
         t->op = made->op;
         memcpy(t->op_params, made->op_params, sizeof t->op_params);
         memcpy(&t->op_params[ATTEND_SCALE], &scale, sizeof scale);
         memcpy(&t->op_params[ATTEND_CAP], &cap, sizeof cap);
         a->replaced++;
-        const int64_t group = t->src[0]->ne[2] / t->src[1]->ne[2], own = t->src[1]->ne[2] * ((group + HEADS - 1) / HEADS) * t->src[0]->ne[1] * t->src[0]->ne[3];
-        const int64_t parts = (t->src[1]->ne[1] + SEGMENT - 1) / SEGMENT;
-        if (own <= FEW_ITEMS) {
-            items = own > items ? own : items;
-            segments = parts > segments ? parts : segments;
+        const struct attend_work w = work_of(t);
+        if (w.items <= LAYERSKIP_ITEMS && w.items * w.segments > partials) {
+            partials = w.items * w.segments;
         }
     }
-    if (items > a->items || items * segments > a->room) { /* without it rows are computed by one thread each */
+    if (partials > a->room) { /* without it rows are computed by one thread each */
         free(a->partials);
-        free(a->done);
-        a->partials = aligned_alloc(64, (size_t)(items * segments) * sizeof *a->partials);
-        a->done = calloc((size_t)items, sizeof *a->done);
-        a->room = a->partials != NULL && a->done != NULL ? items * segments : 0;
+        a->partials = aligned_alloc(64, (size_t)partials * sizeof *a->partials);
+        a->room = a->partials != NULL ? partials : 0;
     }
-    a->items = a->room > 0 ? items : 0;
-    if (a->items > 0) {
-        memset(a->done, 0, (size_t)items * sizeof *a->done);
-    }
-    a->segments = segments;
 }
 
 static void free_attend(struct layerskip_attend *a) {
     free(a->partials);
-    free(a->done);
     if (a->nodes != NULL) {
         real.free_context(a->nodes);
     }

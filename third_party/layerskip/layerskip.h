@@ -211,13 +211,14 @@ struct layerskip_plan {
 };
 
 /* Attention of our own in place of llama.cpp's flash attention. */
+enum { LAYERSKIP_ITEMS = 16 }; /* of a node's work, up to which threads share what an item takes */
 struct layerskip_partial;
 struct layerskip_attend {
-    bool on;           /* set by the owner before the first decode */
-    int32_t replaced;  /* attentions of the last graph that are ours */
-    int64_t items, segments, room;      /* into which a node's work is divided at most; partials that there is memory for */
+    bool on;                            /* set by the owner before the first decode */
+    int32_t replaced;                   /* attentions of the last graph that are ours */
+    int64_t room;                       /* partials that there is memory for */
     struct layerskip_partial *partials; /* (room,) owned: what segments of cells come to */
-    int32_t *done;                      /* (items,) owned: of an item's segments */
+    int32_t done[LAYERSKIP_ITEMS];      /* of an item's segments */
     struct ggml_context *nodes;         /* owned: scratch */
 };
 
