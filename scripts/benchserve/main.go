@@ -51,6 +51,7 @@ const (
 type figures struct {
 	TPS     float64
 	ttft    []float64 // ms
+	unread  []float64 // tokens of the same answers' prompts that were not in the KV cache
 	gap     []float64 // ms
 	before  []float64 // tokens before an answer's middle one
 	pace    []float64 // ms of a token, of the same answers
@@ -80,14 +81,15 @@ type row struct {
 	Errors  int     `json:"errors"`
 
 	// What scripts/simulate-fleet goes by.
-	Skip   string    `json:"skip,omitempty"`           // mask of all requests
-	Prompt float64   `json:"prompt_tokens"`            // of a request, mean
-	Answer float64   `json:"answer_tokens"`            // likewise
-	CPU    float64   `json:"cpu_ms_per_token"`         // of engine, server and clients, on all cores
-	Read   float64   `json:"prompt_ms_per_token"`      // one more token of a prompt that is read alone, with nothing before it
-	Behind float64   `json:"behind_us_per_token"`      // what a token takes longer for each token before it, in one client's answers
-	Firsts []float64 `json:"first_token_ms,omitempty"` // of each answer, with one client
-	Cached float64   `json:"cached_tokens"`            // of Prompt, from the KV cache
+	Skip   string    `json:"skip,omitempty"`             // mask of all requests
+	Prompt float64   `json:"prompt_tokens"`              // of a request, mean
+	Answer float64   `json:"answer_tokens"`              // likewise
+	CPU    float64   `json:"cpu_ms_per_token"`           // of engine, server and clients, on all cores
+	Read   float64   `json:"prompt_ms_per_token"`        // one more token of a prompt that is read alone, with nothing before it
+	Behind float64   `json:"behind_us_per_token"`        // what a token takes longer for each token before it, in one client's answers
+	Firsts []float64 `json:"first_token_ms,omitempty"`   // of each answer, with one client
+	Unread []float64 `json:"first_token_read,omitempty"` // tokens of their prompts that were read, the others were in the KV cache
+	Cached float64   `json:"cached_tokens"`              // of Prompt, from the KV cache
 
 	Cost   float64 `json:"http_cost"` // 1 - tps over that of the engine in the turn beside, the median of the turns
 	Engine struct {
@@ -187,17 +189,23 @@ func demoSubject(context.Context) (*subject, error) {
 	return demoUnder("gallop-demo", "", 0, load{1, 4, 60}, load{8, 2, 24}, load{most, 1, 12})
 }
 
-// chatTurns is how many turns conversations have.
-const chatTurns = 3
+const (
+	chatTurns = 3 // of a conversation
+	talks     = 2 // that a client has, in turn: with many clients, others come in between as well
+)
+
+// pause is how long a single client of conversations waits before each request: the first token of a server that
+// was idle takes longer.
+const pause = 15 * time.Millisecond
 
 // chatSubject has conversations of such questions.
 func chatSubject(context.Context) (*subject, error) {
-	return demoUnder("conversations", "", chatTurns, load{1, chatTurns, 40}, load{4, chatTurns, 6}, load{8, chatTurns, 6})
+	return demoUnder("conversations", "", chatTurns, load{1, talks * chatTurns, 20}, load{4, talks * chatTurns, 4}, load{8, talks * chatTurns, 4})
 }
 
 // maskedSubject does the same with a third of the feed-forward halves left out.
 func maskedSubject(context.Context) (*subject, error) {
-	return demoUnder("conversations, masked", "f2,f5,f7,f9", chatTurns, load{1, chatTurns, 40}, load{4, chatTurns, 6}, load{8, chatTurns, 6})
+	return demoUnder("conversations, masked", "f2,f5,f7,f9", chatTurns, load{1, talks * chatTurns, 20}, load{4, talks * chatTurns, 4}, load{8, talks * chatTurns, 4})
 }
 
 func demoUnder(name, mask string, turns int, loads ...load) (*subject, error) {
@@ -209,7 +217,11 @@ func demoUnder(name, mask string, turns int, loads ...load) (*subject, error) {
 	if err != nil {
 		return nil, err
 	}
-	examples, _, err := dataset.Read([]string{"demo/test.jsonl"}, &dataset.Options{Limit: 96})
+	limit := 96
+	if turns > 0 {
+		limit *= talks
+	}
+	examples, _, err := dataset.Read([]string{"demo/test.jsonl"}, &dataset.Options{Limit: limit})
 	if err != nil {
 		return nil, err
 	}
@@ -306,10 +318,6 @@ func (s *subject) rows(ctx context.Context, e *gallop.Engine, address string, r 
 		}
 		a.alone = alone.text
 	}
-	var err error
-	if s.read, s.readAt, err = readTime(ctx, e, s.ctx); err != nil {
-		return err
-	}
 	clients := make([]client, most)
 	for i := range clients {
 		clients[i] = client{address: address, url: s.url}
@@ -324,6 +332,12 @@ func (s *subject) rows(ctx context.Context, e *gallop.Engine, address string, r 
 	ways := []func(context.Context, int, *ask) answered{
 		func(ctx context.Context, _ int, a *ask) answered { return direct(ctx, e, a) },
 		func(ctx context.Context, i int, a *ask) answered { return clients[i].ask(ctx, a) },
+	}
+	if s.chat > 0 {
+		var err error
+		if s.read, s.readAt, err = s.readTime(ctx, func(a *ask) answered { return clients[0].ask(ctx, a) }); err != nil {
+			return err
+		}
 	}
 	for _, l := range s.loads {
 		var both [2][]figures
@@ -353,7 +367,7 @@ func (s *subject) rows(ctx context.Context, e *gallop.Engine, address string, r 
 		if l.clients == 1 {
 			s.behind = 1000 * slope(both[1])
 			for _, f := range both[1] {
-				row.Firsts = append(row.Firsts, f.ttft...)
+				row.Firsts, row.Unread = append(row.Firsts, f.ttft...), append(row.Unread, f.unread...)
 			}
 		}
 		row.Skip, row.Read, row.Behind = s.skip, max(s.read-s.readAt*s.behind/1000, 0), s.behind
@@ -368,26 +382,22 @@ func (s *subject) rows(ctx context.Context, e *gallop.Engine, address string, r 
 	return nil
 }
 
-// readTime is how many ms one more token of a prompt takes, by a short prompt and one that is as long
-// as a conversation of three turns, or as the context allows, and how many tokens are before it on average.
-func readTime(ctx context.Context, e *gallop.Engine, nCtx int) (ms, behind float64, err error) {
-	const short, rounds = 8, 15
-	long := min(160, nCtx-8)
-	var took [2][]float64
-	for round := range rounds {
-		for i, n := range []int{short, long} {
-			var tokens []llama.Token
-			for k := range n {
-				tokens = append(tokens, llama.Token(300+(37*k+101*round+i)%700)) // nothing that is cached
-			}
-			begun := time.Now()
-			if _, err := e.Answer(ctx, gallop.Request{Tokens: tokens, MaxTokens: 1, Sampling: &llama.Sampling{}, Skip: gallop.Nothing()}); err != nil {
-				return 0, 0, err
-			}
-			took[i] = append(took[i], 1000*time.Since(begun).Seconds())
+// readTime is how many ms a token of a prompt takes, and how many tokens are before it on average: from first
+// and last turns of conversations, each another one that is not in the cache.
+func (s *subject) readTime(ctx context.Context, ask func(a *ask) answered) (ms, behind float64, err error) {
+	var took, tokens [2][]float64
+	for i := range len(s.asks) / s.chat {
+		which := i % 2
+		time.Sleep(pause)
+		x := ask(&s.asks[i*s.chat+which*(s.chat-1)])
+		if x.read(); x.err != nil || ctx.Err() != nil {
+			return 0, 0, cmp.Or(x.err, ctx.Err())
 		}
+		took[which] = append(took[which], 1000*x.at[0].Sub(x.asked).Seconds())
+		tokens[which] = append(tokens[which], float64(x.prompt-x.cached))
 	}
-	return max(stats.Median(took[1])-stats.Median(took[0]), 0) / float64(long-short), float64(short+long) / 2, nil
+	few, many := stats.Mean(tokens[0]), stats.Mean(tokens[1])
+	return max(stats.Mean(took[1])-stats.Mean(took[0]), 0) / (many - few), (few + many) / 2, nil
 }
 
 // slope is the ms that a token takes longer for each token before it, by the least squares over
@@ -507,26 +517,35 @@ func (x *answered) read() {
 
 // together lets so many clients ask one request after the other.
 func (s *subject) together(ctx context.Context, l load, turn int, way func(ctx context.Context, client int, a *ask) answered) (f figures) {
-	all := make([]answered, l.clients*l.each)
-	of := func(i int) *ask {
+	all, asks := make([]answered, l.clients*l.each), make([]*ask, l.clients*l.each)
+	// nth is the k-th request of a client, and its index.
+	nth := func(client, k int) (i int, a *ask) {
 		if s.chat == 0 {
-			return &s.asks[(i+7*turn)%len(s.asks)]
+			i = k*l.clients + client
+			return i, &s.asks[(i+7*turn)%len(s.asks)]
 		}
-		conversation := (turn*l.clients + i%l.clients) % (len(s.asks) / s.chat) // another one each time
-		return &s.asks[conversation*s.chat+i/l.clients]
+		talk := client*talks + k%talks
+		conversation := (turn*l.clients*talks + talk) % (len(s.asks) / s.chat) // another one each time
+		return talk*s.chat + k/talks, &s.asks[conversation*s.chat+k/talks]
 	}
+	var idle time.Duration
 	begin, used := time.Now(), processorTime()
 	var running sync.WaitGroup
 	for c := range l.clients {
 		running.Go(func() {
 			for k := range l.each {
-				i := k*l.clients + c
-				all[i] = way(ctx, c, of(i))
+				if s.chat > 0 && l.clients == 1 {
+					slept := time.Now()
+					time.Sleep(pause)
+					idle += time.Since(slept)
+				}
+				i, a := nth(c, k)
+				all[i], asks[i] = way(ctx, c, a), a
 			}
 		})
 	}
 	running.Wait()
-	f.seconds, f.asked, f.cpu = time.Since(begin).Seconds(), len(all), processorTime()-used
+	f.seconds, f.asked, f.cpu = (time.Since(begin) - idle).Seconds(), len(all), processorTime()-used
 	for i := range all {
 		a := &all[i]
 		if a.read(); a.err != nil {
@@ -536,9 +555,10 @@ func (s *subject) together(ctx context.Context, l load, turn int, way func(ctx c
 		f.tokens += a.tokens
 		f.prompt += a.prompt
 		f.cached += a.cached
-		if a.text != of(i).alone {
+		if a.text != asks[i].alone {
 			f.wrong++
 		}
+		f.unread = append(f.unread, float64(a.prompt-a.cached))
 		if n := len(a.at); n > 1 && a.tokens > 1 {
 			f.before = append(f.before, float64(a.prompt)+float64(a.tokens)/2)
 			f.pace = append(f.pace, 1000*a.at[n-1].Sub(a.at[0]).Seconds()/float64(a.tokens-1))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"container/heap"
 	"encoding/binary"
 	"fmt"
@@ -17,6 +18,7 @@ type costs struct {
 	read   float64   // a token of a prompt, likewise
 	behind float64   // what either takes more for each token before it
 	firsts []float64 // first tokens of one client's turns, whose conversations are in the cache
+	unread []float64 // (len(firsts),) tokens of their prompts that were read nevertheless
 	cores  []float64 // (seats+1,) cores in use while k answers are written, clients' included
 }
 
@@ -35,8 +37,9 @@ type fleet struct {
 	replicas int
 	perHost  int // replicas that share a machine's cores
 	hostCPU  float64
-	seats    int // answers of a replica at once
-	cache    int // tokens of conversations that a replica keeps
+	slowdown float64 // how many times as long as costs say everything takes; 0 = 1
+	seats    int     // answers of a replica at once
+	cache    int     // tokens of conversations that a replica keeps
 	affinity affinity
 }
 
@@ -175,6 +178,12 @@ func (r *replica) take(talk int) float64 {
 	return n
 }
 
+// inPlace is the share of a kept conversation that a request has to use for the server to let it go on in its place.
+const inPlace = 0.5
+
+// gone is the talk of an entry that no request asks for any more.
+const gone = -1
+
 // keep adds a conversation; the least recently used ones make room.
 func (r *replica) keep(talk int, tokens float64, most int) {
 	r.kept = append(r.kept, entry{talk, tokens})
@@ -243,19 +252,22 @@ func hashOf(n uint64) uint64 {
 	return x
 }
 
-// reading is how long a request takes to its first token: what was measured of such a turn. A turn whose
-// conversation is in the cache no more takes what a first one does, and the rest of its prompt is read. Some turns
-// find less in the cache than others, as an answer's text may have other tokens when it comes back.
-func (c *costs) reading(q *request, question float64) float64 {
+// reads says how long a request takes to its first token, and what of its prompt is read for that, given how many
+// tokens of its conversation are in the cache: what was measured of such a turn. A turn whose conversation is in the
+// cache no more takes what a first one does, and the rest of its prompt is read. Some turns find less in the cache
+// than others, as an answer's text may have other tokens when it comes back.
+func (c *costs) reads(q *request, kept, question float64) (seconds, unread float64) {
 	n := len(c.firsts) / chatTurns
 	if n == 0 {
-		return q.unread*(c.read+c.behind*(q.cached+q.unread/2)) + c.step[1]
+		unread = q.prompt - min(kept, q.prompt-1)
+		return unread*(c.read+c.behind*(q.prompt-unread/2)) + c.step[1], unread
 	}
 	at := int(hashOf(uint64(q.talk.id)<<8|uint64(q.turn))%uint64(n)) * chatTurns
-	if q.turn > 0 && q.cached == 0 {
-		return c.firsts[at] + (q.unread-question)*(c.read+c.behind*(q.unread+question)/2)
+	if q.turn > 0 && kept == 0 {
+		return c.firsts[at] + (q.prompt-question)*(c.read+c.behind*(q.prompt+question)/2), q.prompt
 	}
-	return c.firsts[at+min(q.turn, chatTurns-1)]
+	at += min(q.turn, chatTurns-1)
+	return c.firsts[at], min(c.unread[at], q.prompt)
 }
 
 // simulate lets a load run on a fleet. The same seed gives the same result.
@@ -302,9 +314,11 @@ func simulate(f fleet, l workload) result {
 		for len(x.running) < f.seats && len(x.waiting) > 0 {
 			q := x.waiting[0]
 			x.waiting = x.waiting[1:]
-			q.cached = min(x.take(q.talk.id), q.prompt-1)
-			q.unread = q.prompt - q.cached
-			q.reading = f.reading(q, l.question)
+			kept := x.take(q.talk.id)
+			q.reading, q.unread = f.reads(q, kept, l.question)
+			if q.cached = q.prompt - q.unread; q.cached < inPlace*kept {
+				x.keep(gone, kept, f.cache) // the server takes the request for another conversation
+			}
 			x.running = append(x.running, q)
 		}
 		k := len(x.running)
@@ -322,7 +336,7 @@ func simulate(f fleet, l workload) result {
 				took += f.behind * (q.prompt + float64(l.answer-q.left))
 			}
 		}
-		took += f.step[rows]
+		took = (took + f.step[rows]) * cmp.Or(f.slowdown, 1)
 		active[x.host] += f.cores[k]
 		if over := active[x.host] / f.hostCPU; over > 1 {
 			took *= over
@@ -387,6 +401,7 @@ type row struct {
 	Read    float64   `json:"prompt_ms_per_token"`
 	Behind  float64   `json:"behind_us_per_token"`
 	Firsts  []float64 `json:"first_token_ms"`
+	Unread  []float64 `json:"first_token_read"`
 }
 
 // costsOf derives what work takes from closed loops of 1 to seats clients in conversations: while k
@@ -397,9 +412,13 @@ func costsOf(rows []row, model string, seats int) (costs, error) {
 	rows = slices.DeleteFunc(slices.Clone(rows), func(r row) bool { return r.Model != model || r.Clients > seats })
 	for _, r := range rows {
 		c.read, c.behind = r.Read/1000, r.Behind/1e6
+		if len(r.Unread) != len(r.Firsts) {
+			return c, fmt.Errorf("the rows of %s are of an older bench-serve: run make bench-serve", model)
+		}
 		for _, ms := range r.Firsts {
 			c.firsts = append(c.firsts, ms/1000)
 		}
+		c.unread = append(c.unread, r.Unread...)
 	}
 	first := stats.Mean(c.firsts)
 	at, cpu := map[int]float64{}, map[int]float64{}

@@ -75,7 +75,7 @@ func TestClosedLoop(t *testing.T) {
 		for clients, tps := range map[int]float64{1: 300, 4: 450, 8: 500} {
 			r := row{Model: "x", Clients: clients, TPS: tps, Prompt: 104, Answer: 64, CPU: 2, Read: 0.1, Behind: behind}
 			if clients == 1 {
-				r.Firsts = []float64{4, 8, 12, 6, 10, 14}
+				r.Firsts, r.Unread = []float64{4, 8, 12, 6, 10, 14}, []float64{20, 20, 20, 20, 40, 60}
 			}
 			rows = append(rows, r)
 		}

@@ -24,7 +24,7 @@ const (
 	chatTurns     = 3                                        // of the conversations there
 	seats         = 8                                        // as bench-serve has them
 	context1      = 512                                      // tokens of a request
-	rounds        = 4                                        // of a real load: the slowest twentieth of one is a matter of luck
+	rounds        = 5                                        // of the real loads: the slowest twentieth of one is a matter of luck
 )
 
 // output is what is written: the curves' points, or the comparison.
@@ -32,8 +32,8 @@ type output struct {
 	Processor string     `json:"processor"`
 	Curves    []point    `json:"curves,omitempty"`
 	Compared  []compared `json:"compared,omitempty"`
-	Cores     float64    `json:"cores,omitempty"` // that cost nothing to share and give the first of Compared its tokens/s
-	Worst     float64    `json:"worst,omitempty"` // of Compared's deviations of throughput and of the answers' p95
+	Slowdown  float64    `json:"slowdown,omitempty"` // with which the first of Compared has the real tokens/s
+	Worst     float64    `json:"worst,omitempty"`    // of Compared's deviations of throughput and of the answers' p95
 }
 
 // point is a simulated fleet.
@@ -187,51 +187,62 @@ func compare(ctx context.Context, o *output, binary string, c costs, question fl
 		return err
 	}
 	defer s.close()
-	busy := workload{closed: replicas * seats, seconds: seconds, turns: chatTurns, question: question, answer: 64, seed: 1}
-	most := 0.0
-	for _, share := range []float64{0, 0.3, 0.6} {
-		l, name := busy, fmt.Sprintf("%d clients without a pause", busy.closed)
-		if share > 0 {
-			name = fmt.Sprintf("conversations at random, %.0f %% of the most", 100*share)
-			l = workload{rate: share * most / float64(chatTurns*64), seconds: seconds, turns: chatTurns, question: question, answer: 64, think: 1, seed: 1}
-		}
-		x := compared{Load: name}
-		for l.seed = range uint64(rounds) { // one after the other, on what the last has left in the caches
+	busy := workload{closed: replicas * seats, seconds: seconds, turns: chatTurns, question: question, answer: 64}
+	loads := []struct {
+		name  string
+		share float64
+	}{
+		{fmt.Sprintf("%d clients without a pause", busy.closed), 0}, // tells the most
+		{"conversations at random, 30 % of the most", 0.3},
+		{"conversations at random, 60 % of the most", 0.6},
+	}
+	o.Compared = make([]compared, len(loads))
+	for seed := range uint64(rounds) { // a machine's speed changes within minutes: each round has its own most
+		most := 0.0
+		for i, load := range loads {
+			l := busy
+			if load.share > 0 {
+				l = workload{rate: load.share * most / float64(chatTurns*64), seconds: seconds, turns: chatTurns, question: question, answer: 64, think: 1}
+			}
+			l.seed = seed
 			r, err := s.run(ctx, l)
 			if err != nil {
 				return err
 			}
+			if load.share == 0 {
+				most = r.TPS
+				f.slowdown = slowdownOf(f, l, most)
+				o.Slowdown += f.slowdown / rounds
+			}
+			x, v := &o.Compared[i], simulate(f, l)
+			x.Load = load.name
 			x.Real.add(r)
+			x.Simulated.add(v)
+			fmt.Fprintf(os.Stderr, "%s, round %d of %d:\n  real      %s\n  simulated %s\n", x.Load, seed+1, rounds, r, v)
 		}
-		if share == 0 {
-			most = x.Real.TPS
-			f.hostCPU = coresFor(f, l, most)
-			o.Cores = f.hostCPU
-			fmt.Fprintf(os.Stderr, "%d processes on %d cores get as much as on %.2f that cost nothing to share\n", replicas, runtime.NumCPU(), f.hostCPU)
-		}
-		for l.seed = range uint64(rounds) {
-			x.Simulated.add(simulate(f, l))
-		}
-		o.Compared = append(o.Compared, x)
+	}
+	fmt.Fprintf(os.Stderr, "work takes %.2f times as long with %d processes on %d cores as alone\n", o.Slowdown, replicas, runtime.NumCPU())
+	for _, x := range o.Compared {
 		for _, pair := range [][2]float64{{x.Real.TPS, x.Simulated.TPS}, {x.Real.Whole95, x.Simulated.Whole95}} {
 			o.Worst = max(o.Worst, math.Abs(pair[1]/pair[0]-1))
 		}
-		fmt.Fprintf(os.Stderr, "%s:\n  real      %s\n  simulated %s\n", name, x.Real, x.Simulated)
+		fmt.Fprintf(os.Stderr, "%s, all rounds:\n  real      %s\n  simulated %s\n", x.Load, x.Real, x.Simulated)
 	}
 	fmt.Fprintf(os.Stderr, "worst deviation of tokens/s and of the answers' p95: %.1f %%\n", 100*o.Worst)
 	return nil
 }
 
-// coresFor is with how many cores of its host a fleet has the tokens a second that real replicas had under
-// a load that keeps them busy. Processes that take turns on a core lose time, which nothing in serve.json tells.
-func coresFor(f fleet, busy workload, tps float64) float64 {
-	low, high := 0.0, f.hostCPU
+// slowdownOf is how many times as long as alone everything takes in a fleet that has the tokens a second that real
+// replicas had under a load that keeps them busy. Processes on one machine share its caches and memory, and a machine's
+// speed changes from one minute to the next: nothing in serve.json tells of either.
+func slowdownOf(f fleet, busy workload, tps float64) float64 {
+	low, high := 0.25, 4.0
 	for range 20 {
-		f.hostCPU = (low + high) / 2
-		if simulate(f, busy).TPS < tps {
-			low = f.hostCPU
+		f.slowdown = (low + high) / 2
+		if simulate(f, busy).TPS > tps {
+			low = f.slowdown
 		} else {
-			high = f.hostCPU
+			high = f.slowdown
 		}
 	}
 	return high
