@@ -248,6 +248,8 @@ func (m *Model) NewContext(opts *ContextOptions) (*Context, error) {
 	}
 	c.own.skip.bidirectional = C.bool(!m.causal)
 	c.own.skip.attend.on = C.bool(o.Flash == FlashGrouped && GroupedAvailable())
+	// As llama.cpp's own kernels, so that a library folder with one of its modules shows each.
+	c.own.skip.attend.wide = C.bool(strings.Contains(SystemInfo(), "AVX512 = 1"))
 	c.own.skip.local.hooked = C.layerskip_sees_computations()
 	C.gallop_set_threads(c.own, c.ptr, params.n_threads, params.n_threads_batch)
 	c.mem = C.llama_get_memory(c.ptr)

@@ -24,6 +24,8 @@ var (
 	_ string
 	//go:embed layerskip/gates.c
 	_ string
+	//go:embed layerskip/tiles.c
+	_ string
 	//go:embed layerskip/local.c
 	_ string
 	//go:embed layerskip/neurons.c

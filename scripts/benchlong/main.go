@@ -25,6 +25,7 @@ import (
 
 	"github.com/gallop-llm/gallop/internal/files"
 	"github.com/gallop-llm/gallop/internal/realmodel"
+	"github.com/gallop-llm/gallop/internal/shortlist"
 	"github.com/gallop-llm/gallop/libs"
 	"github.com/gallop-llm/gallop/llama"
 	"github.com/gallop-llm/gallop/skip"
@@ -33,26 +34,28 @@ import (
 const (
 	chosenBy  = 128 // tokens that layers are ranked and counted by
 	comparing = 256 // tokens behind these that quality is measured on
-	singles   = 128 // of these, for kernels of attention
 	piece     = 128 // tokens of a prompt's piece whose speed is measured
 	chunk     = 512 // tokens in a batch
 )
 
 // row is a line of the result.
 type row struct {
-	Model   string  `json:"model"`
-	Context int     `json:"context"` // tokens in front of what is measured
-	Mask    string  `json:"mask"`
-	Local   int     `json:"local"`  // layers whose attention is local
-	Layers  int     `json:"layers"` // of the model
-	KL      float64 `json:"kl"`     // nats per token, whole model to mask, keys and values by the whole model
-	Agree   float64 `json:"agree"`  // share of tokens with the same likeliest next one
-	// The same of single tokens by our kernel, and by llama.cpp's flash attention, from llama.cpp without it.
-	GroupedKL    float64 `json:"grouped_kl"`
-	GroupedAgree float64 `json:"grouped_agree"`
-	FlashKL      float64 `json:"flash_kl"`
-	Whole        kernels `json:"whole"`
-	Masked       kernels `json:"masked"`
+	Model   string `json:"model"`
+	Context int    `json:"context"` // tokens in front of what is measured
+	Mask    string `json:"mask"`
+	Local   int    `json:"local"`  // layers whose attention is local
+	Layers  int    `json:"layers"` // of the model
+	// Single tokens as Gallop decodes them by default, from llama.cpp without flash attention; and llama.cpp's
+	// flash attention, likewise.
+	KL         float64 `json:"kl"`    // nats per token
+	Agree      float64 `json:"agree"` // share of tokens with the same likeliest next one
+	FlashKL    float64 `json:"flash_kl"`
+	FlashAgree float64 `json:"flash_agree"`
+	// The mask, from the whole model, with keys and values by the whole model.
+	LocalKL    float64 `json:"local_kl"`
+	LocalAgree float64 `json:"local_agree"`
+	Whole      kernels `json:"whole"`
+	Masked     kernels `json:"masked"`
 	// What Gallop has by default over stock's better kernel, and what it has with the mask.
 	DecodeRatio  float64 `json:"decode_ratio"`
 	PrefillRatio float64 `json:"prefill_ratio"`
@@ -65,6 +68,7 @@ type kernels struct {
 	On      cost `json:"on"`
 	Off     cost `json:"off"`
 	Grouped cost `json:"grouped"`
+	Default cost `json:"default"` // ours with the shortlist, where the model has one
 }
 
 // cost is in milliseconds, the fastest of the turns.
@@ -87,7 +91,7 @@ func main() {
 		err = quality(*out, *contexts, *window, *budget, *document, flag.Args())
 	}
 	if err == nil && strings.Contains(*parts, "speed") {
-		err = speed(*out, *turns)
+		err = speed(*out, *document, *turns)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "benchlong:", err)
@@ -146,7 +150,11 @@ func quality(out, contexts, window string, budget float64, document string, mode
 }
 
 // speed adds how fast the masks in the file are.
-func speed(out string, turns int) error {
+func speed(out, document string, turns int) error {
+	text, err := read(document)
+	if err != nil {
+		return err
+	}
 	data, err := os.ReadFile(out)
 	if err != nil {
 		return err
@@ -160,7 +168,7 @@ func speed(out string, turns int) error {
 	}
 	for i := range all.Rows {
 		r := &all.Rows[i]
-		if err := r.time(turns); err != nil {
+		if err := r.time(text, turns); err != nil {
 			return fmt.Errorf("%s at %d tokens: %w", r.Model, r.Context, err)
 		}
 		if err := all.write(out); err != nil {
@@ -241,10 +249,10 @@ func (d *document) predict(tokens int, mask skip.Mask) (all [][]float32, err err
 }
 
 // singly does the same token by token, as an answer is written.
-func (d *document) singly(tokens int) (all [][]float32, err error) {
+func (d *document) singly(tokens int, mask skip.Mask) (all [][]float32, err error) {
 	before := d.n
 	for range tokens {
-		if err := d.decode(d.n+1, skip.Mask{}, true); err != nil {
+		if err := d.decode(d.n+1, mask, true); err != nil {
 			return nil, err
 		}
 		logits, err := d.ctx.Logits(-1)
@@ -312,6 +320,31 @@ func newDocument(m *llama.Model, tokens []llama.Token, n int, flash llama.FlashA
 	return &document{ctx: c, batch: b, tokens: tokens}, nil
 }
 
+// list gives the context the model's shortlist, which is learnt if it is not in the cache folder, and gives
+// the mask that uses it; nothing is masked where the model has none.
+func (d *document) list(m *llama.Model) (mask skip.Mask, err error) {
+	dir, err := shortlist.Dir()
+	if err != nil {
+		return mask, err
+	}
+	learner := shortlist.Open(m, dir, 0, func(err error) { fmt.Fprintln(os.Stderr, err) })
+	defer learner.Close()
+	if learner.Why() != "" {
+		return mask, nil
+	}
+	if learner.Made() == nil {
+		fmt.Fprintln(os.Stderr, "learns the shortlist")
+		if err := learner.Learn(context.Background()); err != nil {
+			return mask, err
+		}
+	}
+	made, err := learner.Use(d.ctx)
+	if err != nil {
+		return mask, err
+	}
+	return mask.WithShortlist(made.Size), nil
+}
+
 func (d *document) close() error { return errors.Join(d.batch.Close(), d.ctx.Close()) }
 
 // judge chooses a mask for a length and says how good it is.
@@ -353,7 +386,7 @@ func judge(name, text string, n int, window skip.Window, budget float64) (r row,
 	if err != nil {
 		return r, err
 	}
-	r.KL, r.Agree = compare(whole, masked)
+	r.LocalKL, r.LocalAgree = compare(whole, masked)
 	var by [3][][]float32
 	for i, flash := range []llama.FlashAttention{llama.FlashOn, llama.FlashOff, llama.FlashGrouped} {
 		d := on
@@ -366,12 +399,18 @@ func judge(name, text string, n int, window skip.Window, budget float64) (r row,
 				return r, err
 			}
 		}
-		if by[i], err = d.singly(singles); err != nil {
+		usual := skip.Mask{}
+		if flash == llama.FlashGrouped {
+			if usual, err = d.list(m); err != nil {
+				return r, err
+			}
+		}
+		if by[i], err = d.singly(comparing, usual); err != nil {
 			return r, err
 		}
 	}
-	r.FlashKL, _ = compare(by[1], by[0])
-	r.GroupedKL, r.GroupedAgree = compare(by[1], by[2])
+	r.FlashKL, r.FlashAgree = compare(by[1], by[0])
+	r.KL, r.Agree = compare(by[1], by[2])
 	r.Mask = mask.String()
 	for l := range m.NLayer {
 		if mask.Local(l) {
@@ -438,7 +477,7 @@ func choose(d *document, layers int, window skip.Window, budget float64) (mask s
 }
 
 // time measures single tokens and pieces of a prompt by all ways in turns.
-func (r *row) time(turns int) error {
+func (r *row) time(text string, turns int) error {
 	m, err := load(r.Model)
 	if err != nil {
 		return err
@@ -451,9 +490,12 @@ func (r *row) time(turns int) error {
 		}
 	}
 	fmt.Fprintf(os.Stderr, "%s: speed behind %d tokens\n", r.Model, r.Context)
-	tokens := make([]llama.Token, r.Context+chunk)
-	for i := range tokens {
-		tokens[i] = llama.Token(1 + i%min(m.Vocab.Size-1, 1000))
+	tokens, err := m.Vocab.Tokenize(text, false)
+	if err != nil {
+		return err
+	}
+	if need := r.Context + chunk; len(tokens) < need {
+		return fmt.Errorf("the document has %d tokens, want %d: name a longer one with -text", len(tokens), need)
 	}
 	var documents []*document
 	for _, flash := range []llama.FlashAttention{llama.FlashOn, llama.FlashOff, llama.FlashGrouped} {
@@ -462,10 +504,18 @@ func (r *row) time(turns int) error {
 			return err
 		}
 		defer d.close()
-		if err := d.decode(r.Context, fill(m.NLayer), false); err != nil {
+		before := fill(m.NLayer)
+		if flash == llama.FlashGrouped {
+			before = skip.Mask{} // the more a shortlist costs, the less sure a token is
+		}
+		if err := d.decode(r.Context, before, false); err != nil {
 			return err
 		}
 		documents = append(documents, d)
+	}
+	usual, err := documents[2].list(m)
+	if err != nil {
+		return err
 	}
 	r.Whole, r.Masked = kernels{}, kernels{}
 	ways := []struct {
@@ -474,7 +524,9 @@ func (r *row) time(turns int) error {
 		*cost
 	}{
 		{documents[0], skip.Mask{}, &r.Whole.On}, {documents[1], skip.Mask{}, &r.Whole.Off}, {documents[2], skip.Mask{}, &r.Whole.Grouped},
+		{documents[2], usual, &r.Whole.Default},
 		{documents[0], mask, &r.Masked.On}, {documents[1], mask, &r.Masked.Off}, {documents[2], mask, &r.Masked.Grouped},
+		{documents[2], mask.WithShortlist(usual.Shortlist()), &r.Masked.Default},
 	}
 	for turn := range 5 * turns {
 		for _, w := range ways {
@@ -498,7 +550,7 @@ func (r *row) time(turns int) error {
 		}
 	}
 	stock := cost{min(r.Whole.On.Decode, r.Whole.Off.Decode), min(r.Whole.On.Prompt, r.Whole.Off.Prompt)}
-	r.DecodeRatio, r.PrefillRatio = stock.Decode/r.Whole.Grouped.Decode, stock.Prompt/r.Whole.Grouped.Prompt
-	r.DecodeLocal, r.PrefillLocal = stock.Decode/r.Masked.Grouped.Decode, stock.Prompt/r.Masked.Grouped.Prompt
+	r.DecodeRatio, r.PrefillRatio = stock.Decode/r.Whole.Default.Decode, stock.Prompt/r.Whole.Default.Prompt
+	r.DecodeLocal, r.PrefillLocal = stock.Decode/r.Masked.Default.Decode, stock.Prompt/r.Masked.Default.Prompt
 	return nil
 }

@@ -33,7 +33,7 @@ enum {
     SEGMENT = 8 * BLOCK,
     MOST_WIDTH = 256, /* numbers of a head */
     AHEAD = 32,       /* cells between those that are read and those that come soon */
-    MOST_ROWS = 63,   /* of a node: from 64 on ggml computes tiles of rows, as fast */
+    MOST_ROWS = 63,   /* of a node that is computed row by row */
 };
 
 /* Places in the op_params of the node, behind what ggml keeps of a CUSTOM operation. */
@@ -123,9 +123,10 @@ struct attend_row {
     float queries[HEADS][MOST_WIDTH] __attribute__((aligned(4 * LANES))); /* scaled */
 };
 
+enum { HIDDEN = 0xfc00 }; /* -infinity */
+
 /* The next visible cells from *cell on, up to n of them. */
 static int next_visible(const struct attend_row *r, int64_t *cell, int32_t *visible, int n) {
-    enum { HIDDEN = 0xfc00 }; /* -infinity */
     int found = 0;
     int64_t at = *cell;
     while (at < r->n_kv && found < n) {
@@ -135,15 +136,35 @@ static int next_visible(const struct attend_row *r, int64_t *cell, int32_t *visi
             continue;
         }
         if (r->mask == NULL || r->mask[at] != HIDDEN) {
-            if (visible != NULL) {
-                visible[found] = (int32_t)at;
-            }
-            found++;
+            visible[found++] = (int32_t)at;
         }
         at++;
     }
     *cell = at;
     return found;
+}
+
+/* The cell behind the first n visible ones. */
+ATTEND static int64_t behind_visible(const struct attend_row *r, int64_t n) {
+    typedef uint16_t eight __attribute__((vector_size(16)));
+    const eight hidden = {HIDDEN, HIDDEN, HIDDEN, HIDDEN, HIDDEN, HIDDEN, HIDDEN, HIDDEN};
+    int64_t at = 0;
+    if (r->mask == NULL) {
+        return n < r->n_kv ? n : r->n_kv;
+    }
+    while (n >= 8 && at + 8 <= r->n_kv) {
+        eight x;
+        uint64_t shown[2];
+        memcpy(&x, r->mask + at, sizeof x);
+        x = (eight)(x != hidden);
+        memcpy(shown, &x, sizeof shown);
+        n -= (__builtin_popcountll(shown[0]) + __builtin_popcountll(shown[1])) / 16;
+        at += 8;
+    }
+    for (; n > 0 && at < r->n_kv; at++) {
+        n -= r->mask[at] != HIDDEN;
+    }
+    return at;
 }
 
 /* Has the processor begin to read n 16-bit floats. */
@@ -333,51 +354,82 @@ static struct attend_work work_of(const struct ggml_tensor *t) {
     return w;
 }
 
-/* A thread's part of a node. */
-ATTEND static void attend_node(struct ggml_tensor *t, int thread, int n_threads, void *data) {
-    struct layerskip_attend *a = data;
+#include "tiles.c"
+
+/* The next segment of a row, by its tile if it has one. */
+static bool next_segment(const struct attend_row *r, struct tile *tile, int64_t *cell, struct layerskip_partial *p) {
+    return tile != NULL ? tile_segment(tile, cell, p) : attend_segment(r, cell, p);
+}
+
+/* A thread's part of a node with few rows. */
+ATTEND static void attend_rows(struct ggml_tensor *t, int thread, int n_threads, struct layerskip_attend *a, struct tile *tile) {
     struct attend_row r = {.t = t, .q = t->src[0], .k = t->src[1], .v = t->src[2]};
     const struct attend_work w = work_of(t);
     const int64_t rows = r.q->ne[1], items = w.items, segments = w.segments;
     const bool shared = items <= LAYERSKIP_ITEMS && items * segments <= a->room && segments > 1 && n_threads > 1;
     struct layerskip_partial p, more;
-    for (int64_t unit = thread; unit < (shared ? items * segments : items); unit += n_threads) {
-        int64_t i = shared ? unit / segments : unit, cell = 0;
-        const int64_t item = i;
-        struct attend_item it;
-        it.first = (int)(i % w.parts) * HEADS, i /= w.parts; /* within the group */
-        it.head = (int)(i % r.k->ne[2]), i /= r.k->ne[2];
-        it.row = i % rows, it.stream = i / rows;
-        r.heads = w.group - it.first < HEADS ? w.group - it.first : HEADS;
-        it.first += it.head * w.group;
-        begin_row(&r, &it);
-        if (!shared) {
-            attend_segment(&r, &cell, &p);
-            while (attend_segment(&r, &cell, &more)) {
-                merge(&r, &p, &more);
+    /* A thread's unit is an item, or a segment for all items: their keys and values lie side by side. */
+    for (int64_t unit = thread; unit < (shared ? segments : items); unit += n_threads) {
+        for (int64_t item = shared ? 0 : unit; item < (shared ? items : unit + 1); item++) {
+            struct attend_item it;
+            int64_t i = item, cell = 0;
+            it.first = (int)(i % w.parts) * HEADS, i /= w.parts; /* within the group */
+            it.head = (int)(i % r.k->ne[2]), i /= r.k->ne[2];
+            it.row = i % rows, it.stream = i / rows;
+            r.heads = w.group - it.first < HEADS ? w.group - it.first : HEADS;
+            it.first += it.head * w.group;
+            begin_row(&r, &it);
+            if (tile != NULL) {
+                tile_of_row(tile, &r);
             }
-            end_row(&r, &it, &p);
-            continue;
+            if (!shared) {
+                next_segment(&r, tile, &cell, &p);
+                while (next_segment(&r, tile, &cell, &more)) {
+                    merge(&r, &p, &more);
+                }
+                end_row(&r, &it, &p);
+                continue;
+            }
+            struct layerskip_partial *const of_item = a->partials + item * segments;
+            cell = behind_visible(&r, unit * SEGMENT);
+            if (!next_segment(&r, tile, &cell, &of_item[unit])) {
+                of_item[unit].sum[0] = 0;
+            }
+            if (__atomic_add_fetch(&a->done[item], 1, __ATOMIC_ACQ_REL) < segments) {
+                continue;
+            }
+            __atomic_store_n(&a->done[item], 0, __ATOMIC_RELAXED); /* the last one merges */
+            for (int64_t s = 1; s < segments && of_item[s].sum[0] > 0; s++) {
+                merge(&r, of_item, &of_item[s]);
+            }
+            end_row(&r, &it, of_item);
         }
-        struct layerskip_partial *const of_item = a->partials + item * segments;
-        const int64_t segment = unit % segments;
-        next_visible(&r, &cell, NULL, (int)segment * SEGMENT);
-        if (!attend_segment(&r, &cell, &of_item[segment])) {
-            of_item[segment].sum[0] = 0;
-        }
-        if (__atomic_add_fetch(&a->done[item], 1, __ATOMIC_ACQ_REL) < segments) {
-            continue;
-        }
-        __atomic_store_n(&a->done[item], 0, __ATOMIC_RELAXED); /* the last one merges */
-        for (int64_t s = 1; s < segments && of_item[s].sum[0] > 0; s++) {
-            merge(&r, of_item, &of_item[s]);
-        }
-        end_row(&r, &it, of_item);
+    }
+}
+
+#if defined(TILES)
+static void attend_tile_rows(struct ggml_tensor *t, int thread, int n_threads, struct layerskip_attend *a) {
+    struct tile tile; /* 280 kB, which are set as far as they are used */
+    attend_rows(t, thread, n_threads, a, &tile);
+}
+#else
+static void attend_tile_rows(struct ggml_tensor *t, int thread, int n_threads, struct layerskip_attend *a) {}
+#endif
+
+/* A thread's part of a node. */
+static void attend_node(struct ggml_tensor *t, int thread, int n_threads, void *data) {
+    struct layerskip_attend *a = data;
+    if (t->src[0]->ne[1] > MOST_ROWS) {
+        attend_tiles(t, n_threads, a);
+    } else if (a->wide) {
+        attend_tile_rows(t, thread, n_threads, a);
+    } else {
+        attend_rows(t, thread, n_threads, a, NULL);
     }
 }
 
 /* Whether a node is attention as it is computed here. */
-static bool is_grouped(const struct ggml_tensor *t) {
+static bool is_grouped(const struct ggml_tensor *t, bool wide) {
     const struct ggml_tensor *q = t->src[0], *k = t->src[1], *v = t->src[2], *mask = t->src[3];
     float bias;
     if (t->op != op.flash_attn) {
@@ -389,7 +441,7 @@ static bool is_grouped(const struct ggml_tensor *t) {
     const bool heads = k->ne[2] > 0 && q->ne[2] % k->ne[2] == 0 && k->ne[2] == v->ne[2] && q->ne[3] == k->ne[3] && k->ne[3] == v->ne[3];
     const bool masks = mask == NULL || (mask->type == GGML_TYPE_F16 && mask->nb[0] == 2 && mask->ne[0] == k->ne[1] && mask->ne[1] >= q->ne[1] && mask->ne[2] == 1);
     const bool here = k->view_src != NULL && (k->view_src->buffer == NULL || real.is_host(k->view_src->buffer));
-    return bias == 0 && t->src[4] == NULL && q->ne[1] <= MOST_ROWS && widths && types && heads && masks && here;
+    return bias == 0 && t->src[4] == NULL && widths && types && heads && masks && here && (q->ne[1] <= MOST_ROWS || (wide && rows_of_tile(t) > 0));
 }
 
 /* Lets attention be computed here, wherever it can be. */
@@ -400,12 +452,14 @@ static void attend(struct ggml_cgraph *graph, struct layerskip_attend *a) {
     int64_t partials = 0;
     if (a->nodes == NULL) {
         a->nodes = real.init((struct ggml_init_params){.mem_size = NODE, .no_alloc = true});
+        a->wide = a->wide && tiles_run_here();
     }
     a->replaced = 0;
     memset(a->done, 0, sizeof a->done);
+    a->claimed = 0;
     for (int i = 0; i < n && a->nodes != NULL; i++) {
         struct ggml_tensor *t = real.node(graph, i);
-        if (!is_grouped(t)) {
+        if (!is_grouped(t, a->wide)) {
             continue;
         }
         if (made == NULL) {
@@ -422,7 +476,7 @@ static void attend(struct ggml_cgraph *graph, struct layerskip_attend *a) {
         memcpy(&t->op_params[ATTEND_CAP], &cap, sizeof cap);
         a->replaced++;
         const struct attend_work w = work_of(t);
-        if (w.items <= LAYERSKIP_ITEMS && w.items * w.segments > partials) {
+        if (t->src[0]->ne[1] <= MOST_ROWS && w.items <= LAYERSKIP_ITEMS && w.items * w.segments > partials) {
             partials = w.items * w.segments;
         }
     }

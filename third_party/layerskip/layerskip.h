@@ -219,6 +219,8 @@ struct layerskip_attend {
     int64_t room;                       /* partials that there is memory for */
     struct layerskip_partial *partials; /* (room,) owned: what segments of cells come to */
     int32_t done[LAYERSKIP_ITEMS];      /* of an item's segments */
+    bool wide;                          /* it may use AVX-512, likewise; off where the processor has none */
+    int64_t claimed;                    /* tiles of the node at hand that a thread has begun, or found at an end */
     struct ggml_context *nodes;         /* owned: scratch */
 };
 
