@@ -302,7 +302,7 @@ func (x *answering) decodeNext(token llama.Token) error {
 	switch {
 	case x.weigher == nil:
 	case alone && x.seat.Alone():
-		x.weigher.Saw(took, x.list.size, x.seat.Threads())
+		x.weigher.Saw(took, x.list.size, x.seat.Threads(), x.seat.Len())
 	default:
 		x.weigher.Beside(took)
 	}
@@ -493,7 +493,7 @@ func (x *answering) weigh() {
 		return
 	}
 	x.weigher = &x.e.weigher
-	x.weigher.Begin(p.mask, p.mask.KVComplete(), 1/(1-x.e.skippedShare(p.mask)), x.list.size)
+	x.weigher.Begin(p.mask, p.mask.KVComplete(), 1/(1-x.e.skippedShare(p.mask)), x.list.size, len(x.prompt))
 }
 
 // beginDrafts takes the engine's drafter for a lossless answer, unless another one uses it:

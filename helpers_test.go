@@ -98,13 +98,13 @@ func promptOf(t testing.TB, m *llama.Model, messages ...gallop.Message) []llama.
 
 // measure lets a weigher find out that a mask is twice as fast.
 func measure(w *costs.Weigher, mask skip.Mask) {
-	w.Begin(mask, true, 1.2, 0)
+	w.Begin(mask, true, 1.2, 0, 0)
 	for range 2000 {
 		token := costs.Token{Whole: w.Next(), Seconds: 1}
 		if token.Whole {
 			token.Seconds = 2
 		}
-		w.Saw(token, 0, 1)
+		w.Saw(token, 0, 1, 0)
 	}
 	w.End()
 }

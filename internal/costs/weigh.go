@@ -1,7 +1,11 @@
 package costs
 
 import (
+	"cmp"
 	"math"
+	"math/bits"
+	"strconv"
+	"strings"
 
 	"github.com/gallop-llm/gallop/skip"
 )
@@ -16,8 +20,8 @@ import (
 // and then a few tokens in a row are decoded the other way: by the whole model while the
 // mask is in use, under the mask while it is not. What that costs is bounded by [LossShare].
 type Weigher struct {
-	known map[skip.Mask]*maskCost // by what tokens are decoded under, the shortlist included
-	fresh bool                    // there is something to keep
+	known map[underMask]*maskCost
+	fresh bool // there is something to keep
 
 	mask     skip.Mask // of the answer; empty = nothing is weighed
 	complete bool      // tokens by the whole model and under the mask may follow each other
@@ -30,7 +34,7 @@ type Weigher struct {
 	count    Weighed
 
 	// What is measured of the answer's tokens.
-	key      skip.Mask // the mask, with the shortlist that was in use
+	key      underMask
 	cost     *maskCost // of key
 	threads  int
 	masked   Times // seconds of a token under the mask whose graph was there
@@ -40,8 +44,41 @@ type Weigher struct {
 	began    bool  // there was one
 }
 
+// underMask is what tokens are decoded under: the mask, with the shortlist in use, and about how many tokens are
+// before them. The more there are, the more of the time is attention's, and the less that of weights.
+type underMask struct {
+	mask   skip.Mask
+	length int // as of lengthOf
+}
+
+// leastLength is from how many tokens on lengths are told apart, by powers of two.
+const leastLength = 1024
+
+// lengthOf is the power of two that a length lies above, counted from leastLength: 0 below leastLength.
+func lengthOf(behind int) int { return bits.Len(uint(max(behind, 0) / leastLength)) }
+
+// String is the key in a file: "4,f6" or, from 1,024 tokens on, "4,f6@1024".
+func (k underMask) String() string {
+	if k.length == 0 {
+		return k.mask.String()
+	}
+	return k.mask.String() + "@" + strconv.Itoa(leastLength<<(k.length-1))
+}
+
+// parseMasked reads such a key.
+func parseMasked(text string) (k underMask, err error) {
+	mask, behind, long := strings.Cut(text, "@")
+	if k.mask, err = skip.Parse(mask); err == nil && long {
+		var n int
+		n, err = strconv.Atoi(behind)
+		k.length = lengthOf(n)
+	}
+	return k, err
+}
+
 // maskCost is what is known of a mask on this machine.
 type maskCost struct {
+	prior float64 // speed as measured behind fewer tokens; 0 = not measured
 	speed Times   // of the whole model's token over the mask's; above 1 = the mask is faster
 	again Times   // time to decide a token again, with the graphs that are built for it, in tokens by the whole model
 	doubt float64 // share of the tokens that were decided again, of late
@@ -89,8 +126,9 @@ const (
 
 // Begin prepares for an answer under mask, with a shortlist of list tokens; an empty mask
 // is not weighed. complete says whether tokens by the whole model and under the mask may
-// follow each other, prior how fast the mask is believed to be.
-func (w *Weigher) Begin(mask skip.Mask, complete bool, prior float64, list int) {
+// follow each other, prior how fast the mask is believed to be, behind how many tokens the
+// answer begins.
+func (w *Weigher) Begin(mask skip.Mask, complete bool, prior float64, list, behind int) {
 	w.count, w.run, w.began = Weighed{}, 0, false
 	if mask != w.mask {
 		w.masked = Times{}
@@ -98,21 +136,32 @@ func (w *Weigher) Begin(mask skip.Mask, complete bool, prior float64, list int) 
 	if w.mask, w.complete, w.prior, w.off = mask, complete, prior, false; mask.IsEmpty() {
 		return
 	}
-	w.use(mask.WithShortlist(list), w.threads)
+	w.use(underMask{mask.WithShortlist(list), lengthOf(behind)}, w.threads)
 	w.off = w.lost()
 }
 
-// use makes the costs those of a mask with its shortlist on so many threads: Times
-// compare only at one number.
-func (w *Weigher) use(key skip.Mask, threads int) {
+// use makes the costs those of a mask with its shortlist behind about as many tokens, on so many
+// threads: Times compare only at one number. What a mask costs behind more tokens than ever before is
+// believed to be what it cost behind fewer.
+func (w *Weigher) use(key underMask, threads int) {
 	if key == w.key && threads == w.threads && w.cost != nil {
 		return
 	}
 	w.key, w.threads, w.masked, w.whole, w.compared = key, threads, Times{}, Times{}, false
 	if w.cost = w.known[key]; w.cost == nil {
 		w.cost = &maskCost{}
+		for shorter := key; shorter.length > 0; {
+			shorter.length--
+			if c := w.known[shorter]; c != nil {
+				w.cost = &maskCost{prior: c.prior, again: c.again, doubt: c.doubt, seen: c.seen}
+				if c.speed.N() > 0 {
+					w.cost.prior = c.speed.At(0.5)
+				}
+				break
+			}
+		}
 		if w.known == nil {
-			w.known = map[skip.Mask]*maskCost{}
+			w.known = map[underMask]*maskCost{}
 		}
 		w.known[key] = w.cost
 	}
@@ -176,12 +225,12 @@ func (w *Weigher) turnTime() float64 {
 	return max(w.masked.At(Usual), w.whole.At(Usual))
 }
 
-// Saw takes in a token, decoded as next said, with a shortlist of list tokens.
-func (w *Weigher) Saw(t Token, list, threads int) {
+// Saw takes in a token, decoded as next said behind so many others, with a shortlist of list tokens.
+func (w *Weigher) Saw(t Token, list, threads, behind int) {
 	if w.mask.IsEmpty() {
 		return
 	}
-	w.use(w.mask.WithShortlist(list), threads)
+	w.use(underMask{w.mask.WithShortlist(list), lengthOf(behind)}, threads)
 	w.fresh = true
 	this, other := &w.masked, &w.whole
 	if t.Whole {
@@ -233,7 +282,7 @@ func (w *Weigher) wholeTime() float64 {
 // speed is the median of what was measured, or what is believed before.
 func (w *Weigher) speed() float64 {
 	if w.cost.speed.N() == 0 {
-		return w.prior
+		return cmp.Or(w.cost.prior, w.prior)
 	}
 	return w.cost.speed.At(0.5)
 }
@@ -302,10 +351,10 @@ func (k Kept) valid() bool {
 
 // Recall takes in what a file keeps. Masks that cannot be read are measured again.
 func (w *Weigher) Recall(kept map[string]Kept, ahead float64) {
-	w.known = map[skip.Mask]*maskCost{}
+	w.known = map[underMask]*maskCost{}
 	w.ahead = max(ahead, 0)
 	for text, k := range kept {
-		mask, err := skip.Parse(text)
+		key, err := parseMasked(text)
 		if err != nil {
 			continue
 		}
@@ -316,7 +365,7 @@ func (w *Weigher) Recall(kept map[string]Kept, ahead float64) {
 				c.again.Add(k.Again)
 			}
 		}
-		w.known[mask] = c
+		w.known[key] = c
 	}
 }
 
@@ -324,7 +373,7 @@ func (w *Weigher) Recall(kept map[string]Kept, ahead float64) {
 func (w *Weigher) Keep() map[string]Kept {
 	w.fresh = false
 	kept := map[string]Kept{}
-	for mask, c := range w.known {
+	for key, c := range w.known {
 		if c.speed.N() == 0 {
 			continue
 		}
@@ -332,7 +381,7 @@ func (w *Weigher) Keep() map[string]Kept {
 		if c.again.N() >= leastTimes {
 			k.Again = c.again.At(0.5)
 		}
-		kept[mask.String()] = k
+		kept[key.String()] = k
 	}
 	return kept
 }

@@ -41,11 +41,11 @@ func (m *machine) token(whole bool) Token {
 // answer generates tokens and gives the seconds that they took.
 func (m *machine) answer(w *Weigher, mask skip.Mask, complete bool, tokens int) (took float64) {
 	m.began = false
-	w.Begin(mask, complete, 1.2, 0)
+	w.Begin(mask, complete, 1.2, 0, 0)
 	for range tokens {
 		t := m.token(w.Next())
 		took += t.Seconds + t.Again
-		w.Saw(t, 0, 2)
+		w.Saw(t, 0, 2, 0)
 	}
 	return took
 }
@@ -130,13 +130,13 @@ func TestMasksWithoutAttention(t *testing.T) {
 	answers := 0
 	for ; answers < 100 && !w.off; answers++ {
 		m.began = false
-		w.Begin(mask, false, 1.2, 0)
+		w.Begin(mask, false, 1.2, 0, 0)
 		masked := false
 		for range 50 {
 			whole := w.Next()
 			require.False(t, masked && whole, "the whole model would miss keys and values")
 			masked = masked || !whole
-			w.Saw(m.token(whole), 0, 2)
+			w.Saw(m.token(whole), 0, 2, 0)
 		}
 		w.End()
 	}
@@ -148,9 +148,9 @@ func TestMasksWithoutAttention(t *testing.T) {
 // TestTimesOnOtherThreads are not compared with each other.
 func TestTimesOnOtherThreads(t *testing.T) {
 	w := &Weigher{}
-	w.Begin(someMask, true, 1.2, 0)
+	w.Begin(someMask, true, 1.2, 0, 0)
 	for i := range 40 {
-		w.Saw(Token{Whole: w.Next(), Seconds: 0.01}, 0, 1+i%2)
+		w.Saw(Token{Whole: w.Next(), Seconds: 0.01}, 0, 1+i%2, 0)
 	}
 	require.Zero(t, w.End().Speed)
 }
@@ -159,11 +159,11 @@ func TestTimesOnOtherThreads(t *testing.T) {
 // compared ends.
 func TestTokensBesideOtherAnswers(t *testing.T) {
 	m, w := newMachine(), &Weigher{}
-	w.Begin(someMask, true, 1.2, 0)
+	w.Begin(someMask, true, 1.2, 0, 0)
 	whole := 0
 	for range 2000 { // until tokens are decoded the other way
 		token := m.token(w.Next())
-		w.Saw(token, 0, 2)
+		w.Saw(token, 0, 2, 0)
 		if token.Whole {
 			whole++
 			break
@@ -184,7 +184,7 @@ func TestTokensBesideOtherAnswers(t *testing.T) {
 	require.Greater(t, a.Masked, 50)
 
 	none := &Weigher{}
-	none.Begin(skip.Mask{}, true, 1, 0)
+	none.Begin(skip.Mask{}, true, 1, 0, 0)
 	none.Beside(Token{})
 	require.Equal(t, Weighed{}, none.End())
 }
@@ -193,13 +193,13 @@ func TestTokensBesideOtherAnswers(t *testing.T) {
 // before, whoever saw them.
 func TestTheWholeModelNeverFollowsBesideOthers(t *testing.T) {
 	m, w := newMachine(), &Weigher{}
-	w.Begin(skip.Mask{}.With(3, skip.Attention), false, 1.2, 0)
+	w.Begin(skip.Mask{}.With(3, skip.Attention), false, 1.2, 0, 0)
 	w.Beside(m.token(w.Off()))
 	w.ahead = 1e9
 	for range 300 {
 		whole := w.Next()
 		require.False(t, whole, "the whole model would miss keys and values")
-		w.Saw(m.token(whole), 0, 2)
+		w.Saw(m.token(whole), 0, 2, 0)
 	}
 }
 
@@ -224,11 +224,46 @@ func TestMaskCostsAreKept(t *testing.T) {
 	second := &Weigher{}
 	second.Recall(read.Masks, read.Ahead)
 	require.False(t, second.Fresh())
-	second.Begin(someMask, true, 1.2, 0)
+	second.Begin(someMask, true, 1.2, 0, 0)
 	require.True(t, second.Off(), "known from the start")
 	require.InDelta(t, want, second.total(), 1e-9, "decimals in the file")
 
 	second.Recall(map[string]Kept{"no mask": {Speed: 2}}, -1)
 	require.Empty(t, second.known)
 	require.Zero(t, second.Ahead())
+}
+
+// TestLengthsAreToldApart: a mask that pays behind few tokens may not behind many, and what is known of few is what
+// is believed of more.
+func TestLengthsAreToldApart(t *testing.T) {
+	m, w := newMachine(), &Weigher{}
+	answer := func(behind, tokens int) Weighed {
+		m.began = false
+		w.Begin(someMask, true, 1.2, 0, behind)
+		for i := range tokens {
+			w.Saw(m.token(w.Next()), 0, 2, behind+i)
+		}
+		return w.End()
+	}
+	require.False(t, answer(100, 400).Off)
+	require.InDelta(t, 10./8, w.speed(), 0.06)
+	w.Begin(someMask, true, 1.2, 0, 5000)
+	require.InDelta(t, 10./8, w.speed(), 0.06, "as behind fewer tokens")
+	m.masked, m.whole = 31, 30
+	require.True(t, answer(5000, 600).Off)
+	w.Begin(someMask, true, 1.2, 0, 1023)
+	require.False(t, w.Off())
+
+	second := &Weigher{}
+	kept := w.Keep()
+	require.Len(t, kept, 2)
+	require.Contains(t, kept, someMask.String())
+	require.Contains(t, kept, someMask.String()+"@4096")
+	second.Recall(kept, 0)
+	second.Begin(someMask, true, 1.2, 0, 4096)
+	require.True(t, second.Off())
+	second.Begin(someMask, true, 1.2, 0, 4095)
+	require.False(t, second.Off())
+	second.Recall(map[string]Kept{someMask.String() + "@many": {Speed: 2}}, 0)
+	require.Empty(t, second.known)
 }

@@ -81,10 +81,10 @@ func main() {
 	out := flag.String("o", "build/long.json", "where the rows go")
 	contexts := flag.String("contexts", "1000,4000", "lengths of the document, in tokens")
 	window := flag.String("window", "w256+4", "what local attention sees")
-	budget := flag.Float64("kl", 0.02, "nats per token that local attention may cost")
+	budget := flag.Float64("kl", 0.02, "nats per token that local attention may cost; 0 = no layer is made local")
 	document := flag.String("text", "docs", "the document: a file, or a folder whose .md files are read")
 	turns := flag.Int("turns", 7, "pieces of a prompt that are timed in each way, and four times as many runs of single tokens")
-	parts := flag.String("parts", "quality,speed", "what is measured")
+	parts := flag.String("parts", "quality,speed,recall", "what is measured")
 	flag.Parse()
 	var err error
 	if strings.Contains(*parts, "quality") {
@@ -92,6 +92,9 @@ func main() {
 	}
 	if err == nil && strings.Contains(*parts, "speed") {
 		err = speed(*out, *document, *turns)
+	}
+	if err == nil && strings.Contains(*parts, "recall") {
+		err = recall(*out, *document, flag.Args())
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "benchlong:", err)
@@ -104,6 +107,8 @@ type result struct {
 	Window string  `json:"window"`
 	Budget float64 `json:"budget"`
 	Rows   []row   `json:"rows"`
+
+	Recalled []recalled `json:"recalled,omitempty"`
 }
 
 func (r *result) write(path string) error {
@@ -149,21 +154,27 @@ func quality(out, contexts, window string, budget float64, document string, mode
 	return nil
 }
 
+// results are those of the file, which other parts may have written, and loads llama.cpp.
+func results(out string) (all result, err error) {
+	data, err := os.ReadFile(out)
+	if err == nil {
+		err = json.Unmarshal(data, &all)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return all, fmt.Errorf("%s: %w", out, err)
+	}
+	_, err = libs.Load()
+	return all, err
+}
+
 // speed adds how fast the masks in the file are.
 func speed(out, document string, turns int) error {
 	text, err := read(document)
 	if err != nil {
 		return err
 	}
-	data, err := os.ReadFile(out)
+	all, err := results(out)
 	if err != nil {
-		return err
-	}
-	var all result
-	if err := json.Unmarshal(data, &all); err != nil {
-		return fmt.Errorf("%s: %w", out, err)
-	}
-	if _, err := libs.Load(); err != nil {
 		return err
 	}
 	for i := range all.Rows {
@@ -371,9 +382,11 @@ func judge(name, text string, n int, window skip.Window, budget float64) (r row,
 	if err := on.decode(n, skip.Mask{}, false); err != nil {
 		return r, err
 	}
-	mask, err := choose(on, m.NLayer, window, budget)
-	if err != nil {
-		return r, err
+	mask := skip.Mask{}
+	if budget > 0 {
+		if mask, err = choose(on, m.NLayer, window, budget); err != nil {
+			return r, err
+		}
 	}
 	if err := on.decode(n+chosenBy, skip.Mask{}, false); err != nil {
 		return r, err
