@@ -55,6 +55,7 @@ test: build setup preload need-browser need-page ## run the tests, then once mor
 test-long: build setup preload need-python3 need-node need-browser need-page ## run the tests that take long, with foreign programs among them
 	GALLOP_LONG=1 go test -timeout 2h ./...
 	go test -timeout 2h -race ./internal/calibrate ./internal/draft ./internal/shortlist ./cmd/gallop
+	scripts/test-llvmpipe '$(BUILD)' || [ $$? = 77 ]
 
 test-clients: build setup need-python3 need-npm need-node ## let published clients in Go, Python and JavaScript, and lm-eval ask the server; part of test-long
 	GALLOP_LONG=1 go test -timeout 30m -count 1 -v -run 'TestClients|TestHarness' ./internal/server ./cmd/gallop
@@ -78,7 +79,7 @@ test-gpu: build ## run the mask tests on a GPU: DEVICE=vulkan or cuda, whole mod
 	GALLOP_TEST_NGL=99 go test -timeout 3h -count 1 -run '$(GPU_TESTS)' ./llama .
 	GALLOP_TEST_NGL=$(NGL) go test -timeout 3h -count 1 -run '$(GPU_TESTS)' ./llama
 
-test-llvmpipe: build ## run the same tests on Vulkan on the CPU, with a Mesa of its own on Debian 12; takes hours
+test-llvmpipe: build ## run the same tests on Vulkan on the CPU, with a Mesa of its own on Debian 12; takes half an hour, and an hour at first
 	scripts/test-llvmpipe '$(BUILD)'
 
 test-cpus: build setup ## run the numeric tests under each of llama.cpp's CPU modules, MODULES= names some; writes docs/cpus.md

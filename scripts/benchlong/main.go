@@ -131,10 +131,11 @@ func quality(out, contexts, window string, budget float64, document string, mode
 	if err != nil {
 		return err
 	}
-	if _, err := libs.Load(); err != nil {
+	all, err := results(out)
+	if err != nil {
 		return err
 	}
-	all := result{Window: window, Budget: budget}
+	all.Window, all.Budget = window, budget
 	for _, name := range models {
 		for field := range strings.SplitSeq(contexts, ",") {
 			n, err := strconv.Atoi(field)
@@ -145,6 +146,7 @@ func quality(out, contexts, window string, budget float64, document string, mode
 			if err != nil {
 				return fmt.Errorf("%s at %d tokens: %w", name, n, err)
 			}
+			all.Rows = slices.DeleteFunc(all.Rows, func(old row) bool { return old.Model == r.Model && old.Context == r.Context })
 			all.Rows = append(all.Rows, r)
 			if err := all.write(out); err != nil { // after each row: a long run may be stopped
 				return err

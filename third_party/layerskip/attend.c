@@ -1,19 +1,18 @@
 /*
  * Attention that reads each cached token once for all query heads that share it; a part of layerskip.c,
- * which includes it.
+ * which includes it. tiles.c has the kernel.
  *
  * Most models have several query heads to one head of keys and values. ggml's kernels on a CPU go through the cache
  * for each query head anew, and turn its 16-bit floats into 32-bit ones each time. Here a cached token is read and
- * converted once for up to eight query heads. Scores and sums are 32-bit floats throughout; ggml's flash attention
- * sums values in 16 bits.
+ * converted once for up to eight query heads, or for all rows of a prompt's tile. Scores and sums are 32-bit floats
+ * throughout; ggml's flash attention sums values in 16 bits.
  *
  * It takes the place of a FLASH_ATTN_EXT node's operation; what llama.cpp built stays as it is otherwise:
  *
  *     CUSTOM(q, k, v, mask)
  *
- * A row's result does not depend on other rows, on the cells that hold its tokens, or on the number of
- * threads: the cells that its mask shows are taken in their order, BLOCK of them at a time, and what SEGMENT of them
- * come to is merged in order.
+ * With few rows, a row's result does not depend on other rows, on the cells that hold its tokens, or on the number of
+ * threads: the cells that its mask shows are taken in their order, and what SEGMENT of them come to is merged in order.
  */
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -27,19 +26,23 @@
 #if defined(ATTEND) && !defined(_WIN32) /* mingw may put 32-byte vectors on a stack that is aligned for 16 bytes */
 
 enum {
-    LANES = 8,        /* numbers of a vector */
-    HEADS = LANES,    /* query heads at once */
-    BLOCK = 32,       /* visible cells whose scores are computed before their values are added */
-    SEGMENT = 8 * BLOCK,
-    MOST_WIDTH = 256, /* numbers of a head */
-    AHEAD = 32,       /* cells between those that are read and those that come soon */
-    MOST_ROWS = 63,   /* of a node that is computed row by row */
+    LANES = 8,          /* numbers of a vector that every processor here has */
+    HEADS = LANES,      /* query heads at once, of one row */
+    QUERIES = 4,        /* whose sums are in registers at once */
+    TILE_CELLS = 64,    /* cells whose keys and values are converted at once */
+    SEGMENT = 4 * TILE_CELLS,
+    MOST_WIDTH = 256,   /* numbers of a head */
+    MOST_ROWS = 63,     /* of a node that is computed row by row; ggml has tiles from 64 on, too */
+    HIDDEN = 0xfc00,    /* -infinity in a mask */
+    TILE_ROWS = 64,     /* at most */
+    TILE_NUMBERS = 1 << 14, /* of a tile's queries, at most: what is kept of a tile stays in the second cache */
 };
 
 /* Places in the op_params of the node, behind what ggml keeps of a CUSTOM operation. */
 enum { ATTEND_SCALE = 12, ATTEND_CAP = 13 };
 
-#define UNROLL _Pragma("GCC unroll 8") /* so that sums stay in registers, at any level of optimisation */
+#define UNROLL _Pragma("GCC unroll 16") /* so that sums stay in registers, at any level of optimisation */
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 
 typedef float lanes __attribute__((vector_size(4 * LANES)));
 typedef int32_t int_lanes __attribute__((vector_size(4 * LANES)));
@@ -90,8 +93,9 @@ ATTEND static inline lanes larger(lanes a, lanes b) {
     return (lanes)(((int_lanes)a & more) | ((int_lanes)b & ~more));
 }
 
-/* e to the x, for x from -87 to 87 and within 2 units in the last place; from -87 downwards next to 0. */
+/* e to the x, for x from -87 to 87 and within 2 units in the last place; next to 0 below, and 0 of -infinity. */
 ATTEND static inline lanes exponential(lanes x) {
+    const int_lanes some = x > all_lanes(-INFINITY);
     x = larger(x, all_lanes(-87.0f));
     const lanes magic = all_lanes(12582912.0f); /* 1.5 * 2^23: adding it rounds to whole numbers */
     const lanes shifted = multiply_add(x, all_lanes(1.44269504f), magic), n = shifted - magic;
@@ -103,69 +107,119 @@ ATTEND static inline lanes exponential(lanes x) {
     p = multiply_add(p, r, all_lanes(0.5f));
     p = multiply_add(p, r, all_lanes(1.0f));
     p = multiply_add(p, r, all_lanes(1.0f));
-    return (lanes)((int_lanes)p + ((int_lanes)shifted << 23));
+    return (lanes)(((int_lanes)p + ((int_lanes)shifted << 23)) & some);
 }
+
+/* The same names with 8 at their end as tiles.c has for other widths. */
+typedef lanes wide8;
+typedef int_lanes int_wide8;
+#define all8 all_lanes
+#define multiply_add8 multiply_add
+#define load_halfs8 load_halfs
+#define larger8 larger
+#define exponential8 exponential
+ATTEND static inline float most_of8(lanes x) {
+    x = larger(x, SHUFFLE(x, x, 4, 5, 6, 7, 0, 1, 2, 3));
+    x = larger(x, SHUFFLE(x, x, 2, 3, 0, 1, 6, 7, 4, 5));
+    return x[0] > x[1] ? x[0] : x[1];
+}
+ATTEND static inline float sum_of8(lanes x) {
+    x += SHUFFLE(x, x, 4, 5, 6, 7, 0, 1, 2, 3);
+    x += SHUFFLE(x, x, 2, 3, 0, 1, 6, 7, 4, 5);
+    return x[0] + x[1];
+}
+/* x + mask, and -infinity where the mask is that, whatever x is there. */
+ATTEND static inline lanes add_shown8(lanes x, lanes mask) {
+    const int_lanes shown = mask > all_lanes(-INFINITY);
+    return (lanes)(((int_lanes)(x + mask) & shown) | ((int_lanes)all_lanes(-INFINITY) & ~shown));
+}
+/* Which of 8 cells a mask shows: bit n for the n-th. */
+static inline unsigned shown_of8(const uint16_t *mask) {
+    unsigned shown = 0;
+    for (int i = 0; i < LANES; i++) {
+        shown |= (unsigned)(mask[i] != HIDDEN) << i;
+    }
+    return shown;
+}
+/* Swaps rows and columns of 8 vectors: three times every row is mixed with the one 4 below it. */
+ATTEND static inline void transpose8(lanes x[LANES]) {
+    for (int round = 0; round < 3; round++) {
+        lanes y[LANES];
+        UNROLL
+        for (int i = 0; i < LANES / 2; i++) {
+            y[2 * i] = SHUFFLE(x[i], x[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);
+            y[2 * i + 1] = SHUFFLE(x[i], x[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);
+        }
+        memcpy(x, y, sizeof y);
+    }
+}
+
+#if defined(__x86_64__)
+#define WIDER __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
+
+static bool wider_runs_here(void) {
+    enum { F = 1 << 16, DQ = 1 << 17, BW = 1 << 30, REGISTERS = 0xe6 }; /* kept by the system */
+    const unsigned VL = 1u << 31, all = F | DQ | BW | VL;
+    unsigned a, b, c, d, kept;
+    if (!attend_runs_here() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (b & all) != all) {
+        return false;
+    }
+    __asm__("xgetbv" : "=a"(kept), "=d"(d) : "c"(0));
+    return (kept & REGISTERS) == REGISTERS;
+}
+
+typedef float wide16 __attribute__((vector_size(64)));
+typedef int32_t int_wide16 __attribute__((vector_size(64)));
+WIDER static inline wide16 all16(float x) { return (wide16)_mm512_set1_ps(x); }
+WIDER static inline wide16 multiply_add16(wide16 a, wide16 b, wide16 c) { return (wide16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+WIDER static inline wide16 load_halfs16(const uint16_t *x) { return (wide16)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)x)); }
+WIDER static inline wide16 larger16(wide16 a, wide16 b) { return (wide16)_mm512_max_ps((__m512)a, (__m512)b); }
+WIDER static inline float most_of16(wide16 x) { return _mm512_reduce_max_ps((__m512)x); }
+WIDER static inline float sum_of16(wide16 x) { return _mm512_reduce_add_ps((__m512)x); }
+WIDER static inline wide16 add_shown16(wide16 x, wide16 mask) {
+    const __m512 none = _mm512_set1_ps(-INFINITY);
+    return (wide16)_mm512_mask_add_ps(none, _mm512_cmpneq_ps_mask((__m512)mask, none), (__m512)x, (__m512)mask);
+}
+WIDER static inline unsigned shown_of16(const uint16_t *mask) {
+    return _mm256_cmpneq_epi16_mask(_mm256_loadu_si256((const __m256i *)mask), _mm256_set1_epi16((short)HIDDEN));
+}
+WIDER static inline wide16 exponential16(wide16 x) {
+    const int_wide16 some = x > all16(-INFINITY);
+    x = larger16(x, all16(-87.0f));
+    const wide16 magic = all16(12582912.0f);
+    const wide16 shifted = multiply_add16(x, all16(1.44269504f), magic), n = shifted - magic;
+    const wide16 r = multiply_add16(n, all16(2.12194440e-4f), multiply_add16(n, all16(-0.693359375f), x));
+    wide16 p = all16(1.0f / 720);
+    p = multiply_add16(p, r, all16(1.0f / 120));
+    p = multiply_add16(p, r, all16(1.0f / 24));
+    p = multiply_add16(p, r, all16(1.0f / 6));
+    p = multiply_add16(p, r, all16(0.5f));
+    p = multiply_add16(p, r, all16(1.0f));
+    p = multiply_add16(p, r, all16(1.0f));
+    return (wide16)(((int_wide16)p + ((int_wide16)shifted << 23)) & some);
+}
+WIDER static inline void transpose16(wide16 x[16]) {
+    UNROLL
+    for (int round = 0; round < 4; round++) {
+        wide16 y[16];
+        UNROLL
+        for (int i = 0; i < 8; i++) {
+            y[2 * i] = SHUFFLE(x[i], x[i + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            y[2 * i + 1] = SHUFFLE(x[i], x[i + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+        }
+        UNROLL
+        for (int i = 0; i < 16; i++) {
+            x[i] = y[i];
+        }
+    }
+}
+#endif
 
 /* What a segment of a row's visible cells comes to, for up to HEADS query heads. */
 struct layerskip_partial {
     float most[HEADS], sum[HEADS];   /* the largest score, and the sum of e to the scores less that */
     float values[HEADS][MOST_WIDTH] __attribute__((aligned(4 * LANES))); /* likewise of the values */
 };
-
-/* A row of a node's attention, for a head of keys and some of its query heads. */
-struct attend_row {
-    const struct ggml_tensor *t, *q, *k, *v;
-    const char *keys, *values; /* of the stream and head of keys */
-    const uint16_t *mask;      /* (n_kv,); NULL = all cells are visible */
-    int64_t n_kv;
-    int heads; /* up to HEADS */
-    float cap; /* of scores; 0 = none */
-    float queries[HEADS][MOST_WIDTH] __attribute__((aligned(4 * LANES))); /* scaled */
-};
-
-enum { HIDDEN = 0xfc00 }; /* -infinity */
-
-/* The next visible cells from *cell on, up to n of them. */
-static int next_visible(const struct attend_row *r, int64_t *cell, int32_t *visible, int n) {
-    int found = 0;
-    int64_t at = *cell;
-    while (at < r->n_kv && found < n) {
-        uint64_t four;
-        if (r->mask != NULL && at + 4 <= r->n_kv && (memcpy(&four, r->mask + at, sizeof four), four == 0xfc00fc00fc00fc00u)) {
-            at += 4;
-            continue;
-        }
-        if (r->mask == NULL || r->mask[at] != HIDDEN) {
-            visible[found++] = (int32_t)at;
-        }
-        at++;
-    }
-    *cell = at;
-    return found;
-}
-
-/* The cell behind the first n visible ones. */
-ATTEND static int64_t behind_visible(const struct attend_row *r, int64_t n) {
-    typedef uint16_t eight __attribute__((vector_size(16)));
-    const eight hidden = {HIDDEN, HIDDEN, HIDDEN, HIDDEN, HIDDEN, HIDDEN, HIDDEN, HIDDEN};
-    int64_t at = 0;
-    if (r->mask == NULL) {
-        return n < r->n_kv ? n : r->n_kv;
-    }
-    while (n >= 8 && at + 8 <= r->n_kv) {
-        eight x;
-        uint64_t shown[2];
-        memcpy(&x, r->mask + at, sizeof x);
-        x = (eight)(x != hidden);
-        memcpy(shown, &x, sizeof shown);
-        n -= (__builtin_popcountll(shown[0]) + __builtin_popcountll(shown[1])) / 16;
-        at += 8;
-    }
-    for (; n > 0 && at < r->n_kv; at++) {
-        n -= r->mask[at] != HIDDEN;
-    }
-    return at;
-}
 
 /* Has the processor begin to read n 16-bit floats. */
 static inline void fetch(const char *x, int n) {
@@ -174,170 +228,40 @@ static inline void fetch(const char *x, int n) {
     }
 }
 
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-
-/* Sums of neighbours in two vectors; three rounds of it make the sums of eight. */
-ATTEND static inline lanes add_pairs(lanes a, lanes b) { return SHUFFLE(a, b, 0, 2, 8, 10, 4, 6, 12, 14) + SHUFFLE(a, b, 1, 3, 9, 11, 5, 7, 13, 15); }
-ATTEND static inline lanes sums_of(const lanes *x) {
-    const lanes low = add_pairs(add_pairs(x[0], x[1]), add_pairs(x[2], x[3])), high = add_pairs(add_pairs(x[4], x[5]), add_pairs(x[6], x[7]));
-    return SHUFFLE(low, high, 0, 1, 2, 3, 8, 9, 10, 11) + SHUFFLE(low, high, 4, 5, 6, 7, 12, 13, 14, 15);
-}
-
-/* Scores of n visible cells by head, -infinity behind the last, and the largest of each head so far. */
-ATTEND static void scores_of(const struct attend_row *r, const int32_t *visible, int n, lanes (*scores)[BLOCK / LANES], float *most) {
-    const int width = (int)r->k->ne[0];
-    float keys[LANES][MOST_WIDTH] __attribute__((aligned(4 * LANES)));
-    for (int i = 0; i < n; i += LANES) {
-        lanes hides = {0};
-        for (int c = 0; c < LANES; c++) {
-            const int64_t cell = visible[i + c < n ? i + c : n - 1], ahead = cell + AHEAD;
-            if (ahead < r->n_kv) {
-                fetch(r->keys + (size_t)ahead * r->k->nb[1], width);
-            }
-            fetch(r->values + (size_t)cell * r->v->nb[1], (int)r->v->ne[0]);
-            const uint16_t *key = (const uint16_t *)(r->keys + (size_t)cell * r->k->nb[1]);
-            for (int d = 0; d < width; d += LANES) {
-                *(lanes *)&keys[c][d] = load_halfs(key + d);
-            }
-            hides[c] = i + c >= n ? -INFINITY : r->mask != NULL ? half(r->mask[cell]) : 0;
-        }
-        for (int h = 0; h < r->heads; h++) {
-            lanes s[LANES] = {0};
-            for (int d = 0; d < width; d += LANES) {
-                const lanes q = *(const lanes *)&r->queries[h][d];
-                UNROLL
-                for (int c = 0; c < LANES; c++) {
-                    s[c] = multiply_add(q, *(const lanes *)&keys[c][d], s[c]);
-                }
-            }
-            lanes x = sums_of(s);
-            if (r->cap != 0) { /* cap * tanh(x) */
-                x = r->cap - 2 * r->cap / (exponential(-larger(-2 * x, all_lanes(-87.0f))) + 1);
-            }
-            x += hides;
-            scores[h][i / LANES] = x;
-            for (int c = 0; c < LANES; c++) {
-                most[h] = x[c] > most[h] ? x[c] : most[h];
-            }
-        }
-    }
-}
-
-/* Adds the values of n cells, each times its weight, to the sums of HEADS heads from first on. */
-#define ADD_VALUES(HEADS)                                                                             \
-    for (int d = 0; d < width; d += 2 * LANES) {                                                      \
-        lanes low[HEADS], high[HEADS];                                                                \
-        UNROLL                                                                                        \
-        for (int h = 0; h < (HEADS); h++) {                                                           \
-            low[h] = *(lanes *)&p->values[first + h][d] * shrink[first + h];                          \
-            high[h] = *(lanes *)&p->values[first + h][d + LANES] * shrink[first + h];                 \
-        }                                                                                             \
-        for (int i = 0; i < n; i++) {                                                                 \
-            const uint16_t *value = (const uint16_t *)(r->values + (size_t)visible[i] * r->v->nb[1]); \
-            const lanes x = load_halfs(value + d), y = load_halfs(value + d + LANES);                 \
-            UNROLL                                                                                    \
-            for (int h = 0; h < (HEADS); h++) {                                                       \
-                const lanes w = all_lanes(weights[first + h][i]);                                     \
-                low[h] = multiply_add(w, x, low[h]);                                                  \
-                high[h] = multiply_add(w, y, high[h]);                                                \
-            }                                                                                         \
-        }                                                                                             \
-        UNROLL                                                                                        \
-        for (int h = 0; h < (HEADS); h++) {                                                           \
-            *(lanes *)&p->values[first + h][d] = low[h];                                              \
-            *(lanes *)&p->values[first + h][d + LANES] = high[h];                                     \
-        }                                                                                             \
-    }
-
-ATTEND static void add_values(const struct attend_row *r, struct layerskip_partial *p, const int32_t *visible, int n,
-                              float (*weights)[BLOCK], const float *shrink) {
-    const int width = (int)r->v->ne[0];
-    for (int first = 0; first < r->heads; first += 4) {
-        switch (r->heads - first) {
-        case 1: ADD_VALUES(1) break;
-        case 2: ADD_VALUES(2) break;
-        case 3: ADD_VALUES(3) break;
-        default: ADD_VALUES(4)
-        }
-    }
-}
-
-/* Attends to a row's next visible cells, SEGMENT of them at most. False: there were none. */
-ATTEND static bool attend_segment(const struct attend_row *r, int64_t *cell, struct layerskip_partial *p) {
-    int32_t visible[BLOCK];
-    int n, all = 0;
-    for (int h = 0; h < HEADS; h++) {
-        p->most[h] = -INFINITY;
-        p->sum[h] = 0;
-    }
-    memset(p->values, 0, (size_t)r->heads * sizeof p->values[0]);
-    while (all < SEGMENT && (n = next_visible(r, cell, visible, BLOCK)) > 0) {
-        lanes weights[HEADS][BLOCK / LANES];
-        float most[HEADS], shrink[HEADS];
-        memcpy(most, p->most, sizeof most);
-        scores_of(r, visible, n, weights, most);
-        const lanes before = load(p->most), now = load(most), less = exponential(before - now);
-        memcpy(shrink, &less, sizeof shrink);
-        for (int h = 0; h < r->heads; h++) {
-            lanes sum = {0};
-            for (int i = 0; i * LANES < n; i++) {
-                const int_lanes shown = weights[h][i] > all_lanes(-INFINITY);
-                sum += weights[h][i] = (lanes)((int_lanes)exponential(weights[h][i] - most[h]) & shown);
-            }
-            p->sum[h] = p->sum[h] * shrink[h] + (((sum[0] + sum[4]) + (sum[1] + sum[5])) + ((sum[2] + sum[6]) + (sum[3] + sum[7])));
-            p->most[h] = most[h];
-        }
-        add_values(r, p, visible, n, (float(*)[BLOCK])weights, shrink);
-        all += n;
-    }
-    return all > 0;
-}
-
-/* Adds what more cells come to. */
-ATTEND static void merge(const struct attend_row *r, struct layerskip_partial *to, const struct layerskip_partial *more) {
+/* Adds what more cells come to, for so many heads with values of a width. */
+ATTEND static void merge(struct layerskip_partial *to, const struct layerskip_partial *more, int heads, int width) {
     const lanes most = larger(load(to->most), load(more->most));
     const lanes a = exponential(load(to->most) - most), b = exponential(load(more->most) - most);
-    for (int h = 0; h < r->heads; h++) {
+    for (int h = 0; h < heads; h++) {
         to->sum[h] = to->sum[h] * a[h] + more->sum[h] * b[h];
         to->most[h] = most[h];
-        for (int d = 0; d < (int)r->v->ne[0]; d += LANES) {
+        for (int d = 0; d < width; d += LANES) {
             *(lanes *)&to->values[h][d] = *(lanes *)&to->values[h][d] * a[h] + *(const lanes *)&more->values[h][d] * b[h];
         }
     }
 }
 
-/* Work is divided into items: a row, a head of keys and up to HEADS of its query heads. */
-struct attend_item {
-    int64_t row, stream;
-    int head, first; /* of keys; of the query heads */
-};
-
-ATTEND static void begin_row(struct attend_row *r, const struct attend_item *it) {
-    const struct ggml_tensor *t = r->t, *mask = t->src[3];
-    float scale;
-    memcpy(&scale, &t->op_params[ATTEND_SCALE], sizeof scale);
-    memcpy(&r->cap, &t->op_params[ATTEND_CAP], sizeof r->cap);
-    r->n_kv = r->k->ne[1];
-    r->keys = (const char *)r->k->data + (size_t)it->head * r->k->nb[2] + (size_t)it->stream * r->k->nb[3];
-    r->values = (const char *)r->v->data + (size_t)it->head * r->v->nb[2] + (size_t)it->stream * r->v->nb[3];
-    r->mask = mask == NULL ? NULL : (const uint16_t *)((const char *)mask->data + (size_t)it->row * mask->nb[1] + (size_t)(it->stream % mask->ne[3]) * mask->nb[3]);
-    for (int h = 0; h < r->heads; h++) {
-        const float *q = (const float *)((const char *)r->q->data + (size_t)it->row * r->q->nb[1] + (size_t)(it->first + h) * r->q->nb[2] +
-                                         (size_t)it->stream * r->q->nb[3]);
-        for (int d = 0; d < (int)r->k->ne[0]; d++) {
-            r->queries[h][d] = q[d] * scale;
-        }
+/* The cell behind the first n that a mask shows of n_kv cells; mask NULL = it shows all. */
+ATTEND static int64_t behind_visible(const uint16_t *mask, int64_t n_kv, int64_t n) {
+    typedef uint16_t eight __attribute__((vector_size(16)));
+    const eight hidden = {HIDDEN, HIDDEN, HIDDEN, HIDDEN, HIDDEN, HIDDEN, HIDDEN, HIDDEN};
+    int64_t at = 0;
+    if (mask == NULL) {
+        return n < n_kv ? n : n_kv;
     }
-}
-
-ATTEND static void end_row(const struct attend_row *r, const struct attend_item *it, const struct layerskip_partial *p) {
-    for (int h = 0; h < r->heads; h++) {
-        float *out = (float *)((char *)r->t->data + (size_t)(it->first + h) * r->t->nb[1] + (size_t)it->row * r->t->nb[2] + (size_t)it->stream * r->t->nb[3]);
-        const float part = p->sum[h] > 0 ? 1 / p->sum[h] : 0;
-        for (int d = 0; d < (int)r->v->ne[0]; d++) {
-            out[d] = p->values[h][d] * part;
-        }
+    while (n >= 8 && at + 8 <= n_kv) {
+        eight x;
+        uint64_t shown[2];
+        memcpy(&x, mask + at, sizeof x);
+        x = (eight)(x != hidden);
+        memcpy(shown, &x, sizeof shown);
+        n -= (__builtin_popcountll(shown[0]) + __builtin_popcountll(shown[1])) / 16;
+        at += 8;
     }
+    for (; n > 0 && at < n_kv; at++) {
+        n -= mask[at] != HIDDEN;
+    }
+    return at;
 }
 
 /* Into what a node's work is divided. */
@@ -354,82 +278,31 @@ static struct attend_work work_of(const struct ggml_tensor *t) {
     return w;
 }
 
+/* How many rows a tile of a node has at most; 0 = the node's heads are too many or too wide. */
+static int rows_of_tile(const struct ggml_tensor *t) {
+    const int64_t group = t->src[0]->ne[2] / t->src[1]->ne[2], width = t->src[1]->ne[0] > t->src[2]->ne[0] ? t->src[1]->ne[0] : t->src[2]->ne[0];
+    const int64_t rows = TILE_NUMBERS / width / QUERIES * QUERIES / group;
+    return (int)(rows < TILE_ROWS ? rows : TILE_ROWS);
+}
+
+#define WIDE 8
+#define COLUMNS 2 /* vectors of sums of a query in registers */
+#define TILES ATTEND
 #include "tiles.c"
-
-/* The next segment of a row, by its tile if it has one. */
-static bool next_segment(const struct attend_row *r, struct tile *tile, int64_t *cell, struct layerskip_partial *p) {
-    return tile != NULL ? tile_segment(tile, cell, p) : attend_segment(r, cell, p);
-}
-
-/* A thread's part of a node with few rows. */
-ATTEND static void attend_rows(struct ggml_tensor *t, int thread, int n_threads, struct layerskip_attend *a, struct tile *tile) {
-    struct attend_row r = {.t = t, .q = t->src[0], .k = t->src[1], .v = t->src[2]};
-    const struct attend_work w = work_of(t);
-    const int64_t rows = r.q->ne[1], items = w.items, segments = w.segments;
-    const bool shared = items <= LAYERSKIP_ITEMS && items * segments <= a->room && segments > 1 && n_threads > 1;
-    struct layerskip_partial p, more;
-    /* A thread's unit is an item, or a segment for all items: their keys and values lie side by side. */
-    for (int64_t unit = thread; unit < (shared ? segments : items); unit += n_threads) {
-        for (int64_t item = shared ? 0 : unit; item < (shared ? items : unit + 1); item++) {
-            struct attend_item it;
-            int64_t i = item, cell = 0;
-            it.first = (int)(i % w.parts) * HEADS, i /= w.parts; /* within the group */
-            it.head = (int)(i % r.k->ne[2]), i /= r.k->ne[2];
-            it.row = i % rows, it.stream = i / rows;
-            r.heads = w.group - it.first < HEADS ? w.group - it.first : HEADS;
-            it.first += it.head * w.group;
-            begin_row(&r, &it);
-            if (tile != NULL) {
-                tile_of_row(tile, &r);
-            }
-            if (!shared) {
-                next_segment(&r, tile, &cell, &p);
-                while (next_segment(&r, tile, &cell, &more)) {
-                    merge(&r, &p, &more);
-                }
-                end_row(&r, &it, &p);
-                continue;
-            }
-            struct layerskip_partial *const of_item = a->partials + item * segments;
-            cell = behind_visible(&r, unit * SEGMENT);
-            if (!next_segment(&r, tile, &cell, &of_item[unit])) {
-                of_item[unit].sum[0] = 0;
-            }
-            if (__atomic_add_fetch(&a->done[item], 1, __ATOMIC_ACQ_REL) < segments) {
-                continue;
-            }
-            __atomic_store_n(&a->done[item], 0, __ATOMIC_RELAXED); /* the last one merges */
-            for (int64_t s = 1; s < segments && of_item[s].sum[0] > 0; s++) {
-                merge(&r, of_item, &of_item[s]);
-            }
-            end_row(&r, &it, of_item);
-        }
-    }
-}
-
-#if defined(TILES)
-static void attend_tile_rows(struct ggml_tensor *t, int thread, int n_threads, struct layerskip_attend *a) {
-    struct tile tile; /* 280 kB, which are set as far as they are used */
-    attend_rows(t, thread, n_threads, a, &tile);
-}
+#if defined(WIDER)
+#define WIDE 16
+#define COLUMNS 4
+#define TILES WIDER
+#include "tiles.c"
+enum { TILED = true };
 #else
-static void attend_tile_rows(struct ggml_tensor *t, int thread, int n_threads, struct layerskip_attend *a) {}
+enum { TILED = false }; /* no tile was ever timed beside ggml's there */
+static bool wider_runs_here(void) { return false; }
+#define attend_node16 attend_node8
 #endif
 
-/* A thread's part of a node. */
-static void attend_node(struct ggml_tensor *t, int thread, int n_threads, void *data) {
-    struct layerskip_attend *a = data;
-    if (t->src[0]->ne[1] > MOST_ROWS) {
-        attend_tiles(t, n_threads, a);
-    } else if (a->wide) {
-        attend_tile_rows(t, thread, n_threads, a);
-    } else {
-        attend_rows(t, thread, n_threads, a, NULL);
-    }
-}
-
 /* Whether a node is attention as it is computed here. */
-static bool is_grouped(const struct ggml_tensor *t, bool wide) {
+static bool is_grouped(const struct ggml_tensor *t) {
     const struct ggml_tensor *q = t->src[0], *k = t->src[1], *v = t->src[2], *mask = t->src[3];
     float bias;
     if (t->op != op.flash_attn) {
@@ -441,7 +314,7 @@ static bool is_grouped(const struct ggml_tensor *t, bool wide) {
     const bool heads = k->ne[2] > 0 && q->ne[2] % k->ne[2] == 0 && k->ne[2] == v->ne[2] && q->ne[3] == k->ne[3] && k->ne[3] == v->ne[3];
     const bool masks = mask == NULL || (mask->type == GGML_TYPE_F16 && mask->nb[0] == 2 && mask->ne[0] == k->ne[1] && mask->ne[1] >= q->ne[1] && mask->ne[2] == 1);
     const bool here = k->view_src != NULL && (k->view_src->buffer == NULL || real.is_host(k->view_src->buffer));
-    return bias == 0 && t->src[4] == NULL && widths && types && heads && masks && here && (q->ne[1] <= MOST_ROWS || (wide && rows_of_tile(t) > 0));
+    return bias == 0 && t->src[4] == NULL && widths && types && heads && masks && here && (q->ne[1] <= MOST_ROWS || (TILED && rows_of_tile(t) > 0));
 }
 
 /* Lets attention be computed here, wherever it can be. */
@@ -452,19 +325,19 @@ static void attend(struct ggml_cgraph *graph, struct layerskip_attend *a) {
     int64_t partials = 0;
     if (a->nodes == NULL) {
         a->nodes = real.init((struct ggml_init_params){.mem_size = NODE, .no_alloc = true});
-        a->wide = a->wide && tiles_run_here();
+        a->wide = a->wide && wider_runs_here();
     }
     a->replaced = 0;
     memset(a->done, 0, sizeof a->done);
     a->claimed = 0;
     for (int i = 0; i < n && a->nodes != NULL; i++) {
         struct ggml_tensor *t = real.node(graph, i);
-        if (!is_grouped(t, a->wide)) {
+        if (!is_grouped(t)) {
             continue;
         }
         if (made == NULL) {
             real.reset(a->nodes);
-            made = real.custom_4d(a->nodes, t->type, t->ne[0], t->ne[1], t->ne[2], t->ne[3], t->src, 3, attend_node, ALL_THREADS, a);
+            made = real.custom_4d(a->nodes, t->type, t->ne[0], t->ne[1], t->ne[2], t->ne[3], t->src, 3, a->wide ? attend_node16 : attend_node8, ALL_THREADS, a);
         }
         float scale, cap;
         memcpy(&scale, &t->op_params[0], sizeof scale);
