@@ -42,7 +42,7 @@ func New() *File {
 }
 
 // fileVersion changes with the meaning of what is kept.
-const fileVersion = 2
+const fileVersion = 3
 
 // valid tells whether what a file says can be.
 func (l *File) valid() bool {

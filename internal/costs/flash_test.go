@@ -1,6 +1,7 @@
 package costs
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -67,6 +68,6 @@ func TestMeasureFlash(t *testing.T) {
 	file.Flash = &Flash{On: Attention{2, 1}, Off: Attention{1, 1}}
 	require.NoError(t, file.Write(path))
 	require.Equal(t, file, Read(path))
-	require.NoError(t, os.WriteFile(path, []byte(`{"version":2,"alone":1,"flash":{"on":{"decode":1}}}`), 0o600))
+	require.NoError(t, os.WriteFile(path, fmt.Appendf(nil, `{"version":%d,"alone":1,"flash":{"on":{"decode":1}}}`, fileVersion), 0o600))
 	require.Nil(t, Read(path))
 }
