@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/gallop-llm/gallop/internal/files"
+	"github.com/gallop-llm/gallop/internal/lab/report"
 	"github.com/gallop-llm/gallop/internal/realmodel"
 	"github.com/gallop-llm/gallop/internal/shortlist"
 	"github.com/gallop-llm/gallop/libs"
@@ -36,6 +37,9 @@ const (
 	comparing = 256 // tokens behind these that quality is measured on
 	piece     = 128 // tokens of a prompt's piece whose speed is measured
 	chunk     = 512 // tokens in a batch
+
+	streamingName = "all layers local, as StreamingLLM has it"
+	writtenName   = "the local layers without attention, keys and values written"
 )
 
 // row is a line of the result.
@@ -54,6 +58,7 @@ type row struct {
 	// The mask, from the whole model, with keys and values by the whole model.
 	LocalKL    float64 `json:"local_kl"`
 	LocalAgree float64 `json:"local_agree"`
+	Others     []other `json:"others"` // likewise, other masks
 	Whole      kernels `json:"whole"`
 	Masked     kernels `json:"masked"`
 	// What Gallop has by default over stock's better kernel, and what it has with the mask.
@@ -61,6 +66,14 @@ type row struct {
 	PrefillRatio float64 `json:"prefill_ratio"`
 	DecodeLocal  float64 `json:"decode_ratio_local"`
 	PrefillLocal float64 `json:"prefill_ratio_local"`
+}
+
+// other is a mask that is there to compare with.
+type other struct {
+	Name  string  `json:"name"`
+	Mask  string  `json:"mask"`
+	KL    float64 `json:"kl"`
+	Agree float64 `json:"agree"`
 }
 
 // kernels are times with each kernel of attention: llama.cpp's with and without flash attention, and ours.
@@ -84,6 +97,7 @@ func main() {
 	budget := flag.Float64("kl", 0.02, "nats per token that local attention may cost; 0 = no layer is made local")
 	document := flag.String("text", "docs", "the document: a file, or a folder whose .md files are read")
 	turns := flag.Int("turns", 7, "pieces of a prompt that are timed in each way, and four times as many runs of single tokens")
+	pictures := flag.String("pictures", "", "folder that curves over the rows are drawn into")
 	parts := flag.String("parts", "quality,speed,recall", "what is measured")
 	flag.Parse()
 	var err error
@@ -95,6 +109,9 @@ func main() {
 	}
 	if err == nil && strings.Contains(*parts, "recall") {
 		err = recall(*out, *document, flag.Args())
+	}
+	if err == nil && *pictures != "" {
+		err = draw(*out, *pictures)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "benchlong:", err)
@@ -189,6 +206,62 @@ func speed(out, document string, turns int) error {
 		}
 	}
 	return nil
+}
+
+// draw makes curves of speed and of quality over the length, for each model in the file.
+func draw(out, pictures string) error {
+	all, err := results(out)
+	if err != nil {
+		return err
+	}
+	byModel := map[string][]row{}
+	for _, r := range all.Rows {
+		byModel[r.Model] = append(byModel[r.Model], r)
+	}
+	perSecond := func(ms float64) float64 { return 1000 / ms }
+	for model, rows := range byModel {
+		slices.SortFunc(rows, func(a, b row) int { return cmp.Compare(a.Context, b.Context) })
+		curve := func(name string, of func(row) float64) (s report.Series) {
+			s.Name = name
+			for _, r := range rows {
+				s.X, s.Y = append(s.X, float64(r.Context)), append(s.Y, of(r))
+			}
+			return s
+		}
+		const label = "tokens before"
+		err = errors.Join(err,
+			report.CurvePNG(filepath.Join(pictures, "long-"+model+"-answer.png"), model+": tokens of an answer", label, "tokens/s", []report.Series{
+				curve("llama.cpp, flash attention", func(r row) float64 { return perSecond(r.Whole.On.Decode) }),
+				curve("llama.cpp without it", func(r row) float64 { return perSecond(r.Whole.Off.Decode) }),
+				curve("grouped", func(r row) float64 { return perSecond(r.Whole.Grouped.Decode) }),
+				curve("Gallop's default", func(r row) float64 { return perSecond(r.Whole.Default.Decode) }),
+				curve("default, local layers", func(r row) float64 { return perSecond(r.Masked.Default.Decode) }),
+			}),
+			report.CurvePNG(filepath.Join(pictures, "long-"+model+"-prompt.png"), model+": tokens of a prompt, 128 at once", label, "tokens/s", []report.Series{
+				curve("llama.cpp, flash attention", func(r row) float64 { return perSecond(r.Whole.On.Prompt) }),
+				curve("llama.cpp without it", func(r row) float64 { return perSecond(r.Whole.Off.Prompt) }),
+				curve("Gallop's default", func(r row) float64 { return perSecond(r.Whole.Default.Prompt) }),
+				curve("default, local layers", func(r row) float64 { return perSecond(r.Masked.Default.Prompt) }),
+			}),
+			report.CurvePNG(filepath.Join(pictures, "long-"+model+"-quality.png"), model+": divergence from the whole model", label, "nats a token", []report.Series{
+				curve("llama.cpp, flash attention", func(r row) float64 { return r.FlashKL }),
+				curve("Gallop's default", func(r row) float64 { return r.KL }),
+				curve("local layers", func(r row) float64 { return r.LocalKL }),
+				curve("all layers local", func(r row) float64 { return r.kl(streamingName) }),
+			}),
+		)
+	}
+	return err
+}
+
+// kl is the divergence under one of the other masks.
+func (r *row) kl(name string) float64 {
+	for _, o := range r.Others {
+		if o.Name == name {
+			return o.KL
+		}
+	}
+	return math.NaN()
 }
 
 // read gives a file's text, or that of all pages in a folder.
@@ -402,6 +475,23 @@ func judge(name, text string, n int, window skip.Window, budget float64) (r row,
 		return r, err
 	}
 	r.LocalKL, r.LocalAgree = compare(whole, masked)
+	var streaming, written skip.Mask
+	for l := range m.NLayer {
+		streaming = streaming.WithLocal(l, window)
+		if mask.Local(l) {
+			written = written.WithWritten(l)
+		}
+	}
+	for _, o := range []struct {
+		name string
+		mask skip.Mask
+	}{{streamingName, streaming}, {writtenName, written}} {
+		if masked, err = on.predict(comparing, o.mask); err != nil {
+			return r, err
+		}
+		kl, agree := compare(whole, masked)
+		r.Others = append(r.Others, other{o.name, o.mask.String(), kl, agree})
+	}
 	var by [3][][]float32
 	for i, flash := range []llama.FlashAttention{llama.FlashOn, llama.FlashOff, llama.FlashGrouped} {
 		d := on

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/gallop-llm/gallop"
 	"github.com/gallop-llm/gallop/llama"
+	"github.com/gallop-llm/gallop/skip"
 )
 
 // recalled is how many facts are found in texts, or remembered in chats.
@@ -21,6 +23,7 @@ type recalled struct {
 	Whole   int    `json:"whole"`   // found by the whole model with llama.cpp's attention
 	Default int    `json:"default"` // by Gallop as it is by default
 	Lost    int    `json:"lost"`    // of whole, not found by default
+	Local   int    `json:"local"`   // by default with local layers: the mask of the model's longest row
 }
 
 const (
@@ -50,7 +53,14 @@ func recall(out, document string, models []string) error {
 		if err != nil {
 			return err
 		}
-		found, err := recallOf(m, text)
+		var local *skip.Mask
+		longest := 0
+		for _, r := range all.Rows {
+			if mask, err := skip.Parse(cmp.Or(r.Mask, "off")); err == nil && r.Model == name && r.Context > longest && !mask.IsEmpty() {
+				local, longest = &mask, r.Context
+			}
+		}
+		found, err := recallOf(m, text, local)
 		if err := errors.Join(err, m.Close()); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
@@ -65,19 +75,28 @@ func recall(out, document string, models []string) error {
 	return nil
 }
 
-func recallOf(m *llama.Model, text string) ([]recalled, error) {
-	var engines [2]*gallop.Engine
-	for i, flash := range []llama.FlashAttention{llama.FlashOn, llama.FlashGrouped} {
-		o := gallop.Options{Parallel: 1, Profile: gallop.NoProfile, NoCosts: true, Context: llama.ContextOptions{NCtx: recallContext, Flash: flash}}
-		if flash == llama.FlashOn {
-			o.Shortlist = -1
+// way is how a model is asked.
+type way struct {
+	*gallop.Engine
+	skip gallop.Skip // zero = nothing
+}
+
+func recallOf(m *llama.Model, text string, local *skip.Mask) ([]recalled, error) {
+	ways := []way{{}, {}}
+	if local != nil {
+		ways = append(ways, way{skip: gallop.Layers(*local)})
+	}
+	for i := range ways {
+		o := gallop.Options{Parallel: 1, Profile: gallop.NoProfile, NoCosts: true, Context: llama.ContextOptions{NCtx: recallContext, Flash: llama.FlashGrouped}}
+		if i == 0 {
+			o.Shortlist, o.Context.Flash = -1, llama.FlashOn
 		}
 		e, err := gallop.New(m, &o)
 		if err != nil {
 			return nil, err
 		}
 		defer e.Close()
-		engines[i] = e
+		ways[i].Engine = e
 	}
 	needles, talks := recalled{Kind: "needles"}, recalled{Kind: "chats"}
 	for i := range needleTexts {
@@ -85,10 +104,10 @@ func recallOf(m *llama.Model, text string) ([]recalled, error) {
 		if err != nil {
 			return nil, err
 		}
-		var found [2][]bool
-		for k, e := range engines {
+		found := make([][]bool, len(ways))
+		for k, w := range ways {
 			for _, f := range facts {
-				answer, err := say(e, []gallop.Message{{Role: "user", Content: asked + "\n\n" + f.question()}}, 24)
+				answer, err := w.say([]gallop.Message{{Role: "user", Content: asked + "\n\n" + f.question()}}, 24)
 				if err != nil {
 					return nil, err
 				}
@@ -96,25 +115,25 @@ func recallOf(m *llama.Model, text string) ([]recalled, error) {
 			}
 		}
 		needles.count(found)
-		fmt.Fprintf(os.Stderr, "text %d of %d: %d of %d needles found, %d by default\n", i+1, needleTexts, needles.Whole, needles.Asked, needles.Default)
+		fmt.Fprintf(os.Stderr, "text %d of %d: %d of %d needles found, %d by default, %d with local layers\n", i+1, needleTexts, needles.Whole, needles.Asked, needles.Default, needles.Local)
 	}
 	for i := range chats {
-		var found [2][]bool
-		for k, e := range engines {
-			remembered, err := chat(e, i)
+		found := make([][]bool, len(ways))
+		for k, w := range ways {
+			remembered, err := w.chat(i)
 			if err != nil {
 				return nil, err
 			}
 			found[k] = remembered
 		}
 		talks.count(found)
-		fmt.Fprintf(os.Stderr, "chat %d of %d: %d of %d facts remembered, %d by default\n", i+1, chats, talks.Whole, talks.Asked, talks.Default)
+		fmt.Fprintf(os.Stderr, "chat %d of %d: %d of %d facts remembered, %d by default, %d with local layers\n", i+1, chats, talks.Whole, talks.Asked, talks.Default, talks.Local)
 	}
 	return []recalled{needles, talks}, nil
 }
 
-// count adds answers of both engines to the same questions.
-func (r *recalled) count(found [2][]bool) {
+// count adds answers in all ways to the same questions.
+func (r *recalled) count(found [][]bool) {
 	for i, whole := range found[0] {
 		r.Asked++
 		if whole {
@@ -125,6 +144,9 @@ func (r *recalled) count(found [2][]bool) {
 		}
 		if whole && !found[1][i] {
 			r.Lost++
+		}
+		if len(found) > 2 && found[2][i] {
+			r.Local++
 		}
 	}
 }
@@ -176,7 +198,7 @@ func hide(m *llama.Model, text string, i int) (hidden []fact, with string, err e
 var subjects = []string{"rivers", "bees", "the moon", "bread", "steam engines", "whales", "chess", "glass", "volcanoes", "paper", "salt", "bridges", "owls", "clocks", "tea"}
 
 // chat tells facts in its first turns, talks of other things, and asks back in its last turns.
-func chat(e *gallop.Engine, seed int) (remembered []bool, err error) {
+func (w way) chat(seed int) (remembered []bool, err error) {
 	told := facts(chatFacts, 100+seed)
 	var messages []gallop.Message
 	for turn := range chatTurns {
@@ -189,7 +211,7 @@ func chat(e *gallop.Engine, seed int) (remembered []bool, err error) {
 			question = told[back].question()
 		}
 		messages = append(messages, gallop.Message{Role: "user", Content: question})
-		answer, err := say(e, messages, most)
+		answer, err := w.say(messages, most)
 		if err != nil {
 			return nil, err
 		}
@@ -202,8 +224,8 @@ func chat(e *gallop.Engine, seed int) (remembered []bool, err error) {
 }
 
 // say is the likeliest answer.
-func say(e *gallop.Engine, messages []gallop.Message, most int) (string, error) {
-	a, err := e.Answer(context.Background(), gallop.Request{Messages: messages, MaxTokens: most, Sampling: &llama.Sampling{}})
+func (w way) say(messages []gallop.Message, most int) (string, error) {
+	a, err := w.Answer(context.Background(), gallop.Request{Messages: messages, MaxTokens: most, Sampling: &llama.Sampling{}, Skip: w.skip})
 	if err != nil {
 		return "", err
 	}

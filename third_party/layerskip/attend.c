@@ -154,7 +154,7 @@ ATTEND static inline void transpose8(lanes x[LANES]) {
     }
 }
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(__APPLE__) /* few Macs have AVX-512, and Clang's releases name its features otherwise */
 #define WIDER __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
 
 static bool wider_runs_here(void) {
@@ -294,11 +294,14 @@ static int rows_of_tile(const struct ggml_tensor *t) {
 #define COLUMNS 4
 #define TILES WIDER
 #include "tiles.c"
+#else
+static bool wider_runs_here(void) { return false; }
+#define attend_node16 attend_node8
+#endif
+#if defined(__x86_64__)
 enum { TILED = true };
 #else
 enum { TILED = false }; /* no tile was ever timed beside ggml's there */
-static bool wider_runs_here(void) { return false; }
-#define attend_node16 attend_node8
 #endif
 
 /* Whether a node is attention as it is computed here. */
