@@ -101,7 +101,10 @@ func main() {
 	parts := flag.String("parts", "quality,speed,recall", "what is measured")
 	flag.Parse()
 	var err error
-	if strings.Contains(*parts, "quality") {
+	if flag.NArg() == 0 && (strings.Contains(*parts, "quality") || strings.Contains(*parts, "recall")) {
+		err = errors.New("name models: files, or names that `make models` fetches")
+	}
+	if err == nil && strings.Contains(*parts, "quality") {
 		err = quality(*out, *contexts, *window, *budget, *document, flag.Args())
 	}
 	if err == nil && strings.Contains(*parts, "speed") {
@@ -137,18 +140,11 @@ func (r *result) write(path string) error {
 }
 
 func quality(out, contexts, window string, budget float64, document string, models []string) error {
-	if len(models) == 0 {
-		return errors.New("name models: files, or names that `make models` fetches")
-	}
-	text, err := read(document)
-	if err != nil {
-		return err
-	}
 	mask, err := skip.Parse("l0," + window)
 	if err != nil {
 		return err
 	}
-	all, err := results(out)
+	all, text, err := begin(out, document)
 	if err != nil {
 		return err
 	}
@@ -186,13 +182,17 @@ func results(out string) (all result, err error) {
 	return all, err
 }
 
+// begin is what the file has, and the document's text.
+func begin(out, document string) (all result, text string, err error) {
+	if text, err = read(document); err == nil {
+		all, err = results(out)
+	}
+	return all, text, err
+}
+
 // speed adds how fast the masks in the file are.
 func speed(out, document string, turns int) error {
-	text, err := read(document)
-	if err != nil {
-		return err
-	}
-	all, err := results(out)
+	all, text, err := begin(out, document)
 	if err != nil {
 		return err
 	}

@@ -39,11 +39,7 @@ const (
 
 // recall asks for facts hidden in long texts and told in long chats, with stock's attention and by default.
 func recall(out, document string, models []string) error {
-	text, err := read(document)
-	if err != nil {
-		return err
-	}
-	all, err := results(out)
+	all, text, err := begin(out, document)
 	if err != nil {
 		return err
 	}
