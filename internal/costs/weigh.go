@@ -65,8 +65,8 @@ func (k underMask) String() string {
 	return k.mask.String() + "@" + strconv.Itoa(leastLength<<(k.length-1))
 }
 
-// parseMasked reads such a key.
-func parseMasked(text string) (k underMask, err error) {
+// parseUnderMask reads such a key.
+func parseUnderMask(text string) (k underMask, err error) {
 	mask, behind, long := strings.Cut(text, "@")
 	if k.mask, err = skip.Parse(mask); err == nil && long {
 		var n int
@@ -153,10 +153,7 @@ func (w *Weigher) use(key underMask, threads int) {
 		for shorter := key; shorter.length > 0; {
 			shorter.length--
 			if c := w.known[shorter]; c != nil {
-				w.cost = &maskCost{prior: c.prior, again: c.again, doubt: c.doubt, seen: c.seen}
-				if c.speed.N() > 0 {
-					w.cost.prior = c.speed.At(0.5)
-				}
+				w.cost = &maskCost{prior: c.believed(), again: c.again, doubt: c.doubt, seen: c.seen}
 				break
 			}
 		}
@@ -280,11 +277,14 @@ func (w *Weigher) wholeTime() float64 {
 }
 
 // speed is the median of what was measured, or what is believed before.
-func (w *Weigher) speed() float64 {
-	if w.cost.speed.N() == 0 {
-		return cmp.Or(w.cost.prior, w.prior)
+func (w *Weigher) speed() float64 { return cmp.Or(w.cost.believed(), w.prior) }
+
+// believed is the median of what was measured, of a shorter length if not of this one; 0 = neither was.
+func (c *maskCost) believed() float64 {
+	if c.speed.N() == 0 {
+		return c.prior
 	}
-	return w.cost.speed.At(0.5)
+	return c.speed.At(0.5)
 }
 
 // total is what a token costs under the mask, in tokens by the whole model, second
@@ -354,7 +354,7 @@ func (w *Weigher) Recall(kept map[string]Kept, ahead float64) {
 	w.known = map[underMask]*maskCost{}
 	w.ahead = max(ahead, 0)
 	for text, k := range kept {
-		key, err := parseMasked(text)
+		key, err := parseUnderMask(text)
 		if err != nil {
 			continue
 		}

@@ -195,6 +195,28 @@ func share(m *llama.Model) float64 {
 	return float64(output) / float64(max(all, 1))
 }
 
+// Learned takes a model's shortlist from the user's cache folder, or learns it by the built-in prompts, which may take
+// a minute. It is nil where there can be none. say hears of that, and of a file that cannot be used. Close it before
+// the model.
+func Learned(ctx context.Context, m *llama.Model, say func(string)) (*Learner, error) {
+	dir, err := Dir()
+	if err != nil {
+		return nil, err
+	}
+	l := Open(m, dir, 0, func(err error) { say(err.Error()) })
+	if why := l.Why(); why != "" {
+		say(why)
+		return nil, l.Close()
+	}
+	if l.Made() == nil {
+		say("learning the shortlist")
+		if err := l.Learn(ctx); err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
+	}
+	return l, nil
+}
+
 // Share is the output matrix's share of the bytes that a token needs, 0 to 1; 0 where
 // there can be no shortlist.
 func (l *Learner) Share() float64 { return l.share }

@@ -409,21 +409,11 @@ func newDocument(m *llama.Model, tokens []llama.Token, n int, flash llama.FlashA
 // list gives the context the model's shortlist, which is learnt if it is not in the cache folder, and gives
 // the mask that uses it; nothing is masked where the model has none.
 func (d *document) list(m *llama.Model) (mask skip.Mask, err error) {
-	dir, err := shortlist.Dir()
-	if err != nil {
+	learner, err := shortlist.Learned(context.Background(), m, func(text string) { fmt.Fprintln(os.Stderr, text) })
+	if err != nil || learner == nil {
 		return mask, err
 	}
-	learner := shortlist.Open(m, dir, 0, func(err error) { fmt.Fprintln(os.Stderr, err) })
 	defer learner.Close()
-	if learner.Why() != "" {
-		return mask, nil
-	}
-	if learner.Made() == nil {
-		fmt.Fprintln(os.Stderr, "learns the shortlist")
-		if err := learner.Learn(context.Background()); err != nil {
-			return mask, err
-		}
-	}
 	made, err := learner.Use(d.ctx)
 	if err != nil {
 		return mask, err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -43,7 +44,6 @@ func recall(out, document string, models []string) error {
 	if err != nil {
 		return err
 	}
-	all.Recalled = nil
 	for _, name := range models {
 		m, err := load(name)
 		if err != nil {
@@ -63,7 +63,7 @@ func recall(out, document string, models []string) error {
 		for i := range found {
 			found[i].Model = name
 		}
-		all.Recalled = append(all.Recalled, found...)
+		all.Recalled = append(slices.DeleteFunc(all.Recalled, func(old recalled) bool { return old.Model == name }), found...)
 		if err := all.write(out); err != nil {
 			return err
 		}

@@ -208,19 +208,12 @@ func (o *options) inProcess(ctx context.Context, path string, r *row) error {
 		return err
 	}
 	defer m.Close()
-	dir, err := shortlist.Dir()
+	learner, err := shortlist.Learned(ctx, m, func(text string) { fmt.Fprintln(os.Stderr, "  "+text) })
 	if err != nil {
 		return err
 	}
-	learner := shortlist.Open(m, dir, 0, func(err error) { fmt.Fprintln(os.Stderr, err) })
-	defer learner.Close()
-	if learner.Why() == "" {
-		if learner.Made() == nil {
-			fmt.Fprintln(os.Stderr, "  learning the shortlist")
-			if err := learner.Learn(ctx); err != nil {
-				return err
-			}
-		}
+	if learner != nil {
+		defer learner.Close()
 		made := learner.Made()
 		r.Shortlist = &listed{Rounds: o.rounds, Share: learner.Share(), LearnedIn: made.Took.Seconds()}
 		fmt.Fprintln(os.Stderr, "  tokens of the shortlist")

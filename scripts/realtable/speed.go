@@ -171,27 +171,6 @@ func (l *lab) halfTimes(ctx context.Context) (ms [2]float64, err error) {
 	return ms, nil
 }
 
-// openShortlist takes the model's shortlist from the cache, or makes it; the learner is nil
-// where there is none.
-func (l *lab) openShortlist(ctx context.Context) (*shortlist.Learner, error) {
-	dir, err := shortlist.Dir()
-	if err != nil {
-		return nil, err
-	}
-	learner := shortlist.Open(l.model, dir, 0, func(err error) { l.progress("%v", err) })
-	if learner.Why() != "" {
-		l.progress("%s", learner.Why())
-		return nil, learner.Close()
-	}
-	if learner.Made() == nil {
-		l.progress("learning the shortlist")
-		if err := learner.Learn(ctx); err != nil {
-			return nil, errors.Join(err, learner.Close())
-		}
-	}
-	return learner, nil
-}
-
 // measuredWays are the ways whose speed stands for an entry's: those of some examples, at even
 // distances.
 func (l *lab) measuredWays(e entry) []way {
@@ -228,7 +207,7 @@ func (l *lab) measureSpeeds(ctx context.Context, entries []entry, limit time.Dur
 		return false, err
 	}
 	defer r.Close()
-	learner, err := l.openShortlist(ctx)
+	learner, err := shortlist.Learned(ctx, l.model, func(text string) { l.progress("%s", text) })
 	if err != nil {
 		return false, err
 	}

@@ -258,10 +258,6 @@ func hashOf(n uint64) uint64 {
 // than others, as an answer's text may have other tokens when it comes back.
 func (c *costs) reads(q *request, kept, question float64) (seconds, unread float64) {
 	n := len(c.firsts) / chatTurns
-	if n == 0 {
-		unread = q.prompt - min(kept, q.prompt-1)
-		return unread*(c.read+c.behind*(q.prompt-unread/2)) + c.step[1], unread
-	}
 	at := int(hashOf(uint64(q.talk.id)<<8|uint64(q.turn))%uint64(n)) * chatTurns
 	if q.turn > 0 && kept == 0 {
 		return c.firsts[at] + (q.prompt-question)*(c.read+c.behind*(q.prompt+question)/2), q.prompt

@@ -7,9 +7,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// even is a replica whose answers of 10 tokens take 10 steps of 10 ms each, whoever else is served.
+// even is a replica whose answers of 10 tokens take 10 steps of 10 ms each, whoever else is served. What is new in a
+// prompt is read, 20 tokens at most.
 func even(seats int) costs {
-	c := costs{step: make([]float64, seats+1), cores: make([]float64, seats+1)}
+	c := costs{step: make([]float64, seats+1), cores: make([]float64, seats+1), firsts: []float64{0.01, 0.01, 0.01}, unread: []float64{20, 20, 20}}
 	for k := 1; k <= seats; k++ {
 		c.step[k], c.cores[k] = 0.01, 1
 	}

@@ -44,8 +44,9 @@ enum { ATTEND_SCALE = 12, ATTEND_CAP = 13 };
 #define UNROLL _Pragma("GCC unroll 16") /* so that sums stay in registers, at any level of optimisation */
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 
-typedef float lanes __attribute__((vector_size(4 * LANES)));
-typedef int32_t int_lanes __attribute__((vector_size(4 * LANES)));
+/* Names end with how many numbers a vector has; tiles.c is compiled for each. */
+typedef float wide8 __attribute__((vector_size(4 * LANES)));
+typedef int32_t int_wide8 __attribute__((vector_size(4 * LANES)));
 
 static bool attend_runs_here(void) {
 #if defined(__x86_64__)
@@ -62,15 +63,15 @@ static bool attend_runs_here(void) {
 }
 
 #if defined(__x86_64__)
-ATTEND static inline lanes multiply_add(lanes a, lanes b, lanes c) { return (lanes)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
-ATTEND static inline lanes load_halfs(const uint16_t *x) { return (lanes)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)x)); }
+ATTEND static inline wide8 multiply_add8(wide8 a, wide8 b, wide8 c) { return (wide8)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+ATTEND static inline wide8 load_halfs8(const uint16_t *x) { return (wide8)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)x)); }
 ATTEND static inline float half(uint16_t x) { return _cvtsh_ss(x); }
 #else
-static inline lanes multiply_add(lanes a, lanes b, lanes c) { return a * b + c; }
-static inline lanes load_halfs(const uint16_t *x) {
+static inline wide8 multiply_add8(wide8 a, wide8 b, wide8 c) { return a * b + c; }
+static inline wide8 load_halfs8(const uint16_t *x) {
     const float16x8_t h = vld1q_f16((const __fp16 *)x);
     const float32x4_t low = vcvt_f32_f16(vget_low_f16(h)), high = vcvt_high_f32_f16(h);
-    lanes r;
+    wide8 r;
     memcpy(&r, &low, sizeof low);
     memcpy((char *)&r + sizeof low, &high, sizeof high);
     return r;
@@ -82,56 +83,54 @@ static inline float half(uint16_t x) {
 }
 #endif
 
-ATTEND static inline lanes load(const float *x) {
-    lanes v;
+ATTEND static inline wide8 load(const float *x) {
+    wide8 v;
     memcpy(&v, x, sizeof v);
     return v;
 }
-ATTEND static inline lanes all_lanes(float x) { return (lanes){x, x, x, x, x, x, x, x}; }
-ATTEND static inline lanes larger(lanes a, lanes b) {
-    const int_lanes more = a > b;
-    return (lanes)(((int_lanes)a & more) | ((int_lanes)b & ~more));
+ATTEND static inline wide8 all8(float x) { return (wide8){x, x, x, x, x, x, x, x}; }
+ATTEND static inline wide8 larger8(wide8 a, wide8 b) {
+    const int_wide8 more = a > b;
+    return (wide8)(((int_wide8)a & more) | ((int_wide8)b & ~more));
 }
 
-/* e to the x, for x from -87 to 87 and within 2 units in the last place; next to 0 below, and 0 of -infinity. */
-ATTEND static inline lanes exponential(lanes x) {
-    const int_lanes some = x > all_lanes(-INFINITY);
-    x = larger(x, all_lanes(-87.0f));
-    const lanes magic = all_lanes(12582912.0f); /* 1.5 * 2^23: adding it rounds to whole numbers */
-    const lanes shifted = multiply_add(x, all_lanes(1.44269504f), magic), n = shifted - magic;
-    const lanes r = multiply_add(n, all_lanes(2.12194440e-4f), multiply_add(n, all_lanes(-0.693359375f), x)); /* ln 2 in two parts */
-    lanes p = all_lanes(1.0f / 720);
-    p = multiply_add(p, r, all_lanes(1.0f / 120));
-    p = multiply_add(p, r, all_lanes(1.0f / 24));
-    p = multiply_add(p, r, all_lanes(1.0f / 6));
-    p = multiply_add(p, r, all_lanes(0.5f));
-    p = multiply_add(p, r, all_lanes(1.0f));
-    p = multiply_add(p, r, all_lanes(1.0f));
-    return (lanes)(((int_lanes)p + ((int_lanes)shifted << 23)) & some);
-}
+/*
+ * e to the x, for x from -87 to 87 and within 2 units in the last place; next to 0 below, and 0 of -infinity. Adding
+ * 1.5 * 2^23 rounds to whole numbers; ln 2 is in two parts.
+ */
+#define EXPONENTIAL(WIDTH, TARGET)                                                                                             \
+    TARGET static inline wide##WIDTH exponential##WIDTH(wide##WIDTH x) {                                                       \
+        const int_wide##WIDTH some = x > all##WIDTH(-INFINITY);                                                                \
+        x = larger##WIDTH(x, all##WIDTH(-87.0f));                                                                              \
+        const wide##WIDTH magic = all##WIDTH(12582912.0f);                                                                     \
+        const wide##WIDTH shifted = multiply_add##WIDTH(x, all##WIDTH(1.44269504f), magic), n = shifted - magic;               \
+        const wide##WIDTH r =                                                                                                  \
+            multiply_add##WIDTH(n, all##WIDTH(2.12194440e-4f), multiply_add##WIDTH(n, all##WIDTH(-0.693359375f), x));          \
+        wide##WIDTH p = all##WIDTH(1.0f / 720);                                                                                \
+        p = multiply_add##WIDTH(p, r, all##WIDTH(1.0f / 120));                                                                 \
+        p = multiply_add##WIDTH(p, r, all##WIDTH(1.0f / 24));                                                                  \
+        p = multiply_add##WIDTH(p, r, all##WIDTH(1.0f / 6));                                                                   \
+        p = multiply_add##WIDTH(p, r, all##WIDTH(0.5f));                                                                       \
+        p = multiply_add##WIDTH(p, r, all##WIDTH(1.0f));                                                                       \
+        p = multiply_add##WIDTH(p, r, all##WIDTH(1.0f));                                                                       \
+        return (wide##WIDTH)(((int_wide##WIDTH)p + ((int_wide##WIDTH)shifted << 23)) & some);                                  \
+    }
 
-/* The same names with 8 at their end as tiles.c has for other widths. */
-typedef lanes wide8;
-typedef int_lanes int_wide8;
-#define all8 all_lanes
-#define multiply_add8 multiply_add
-#define load_halfs8 load_halfs
-#define larger8 larger
-#define exponential8 exponential
-ATTEND static inline float most_of8(lanes x) {
-    x = larger(x, SHUFFLE(x, x, 4, 5, 6, 7, 0, 1, 2, 3));
-    x = larger(x, SHUFFLE(x, x, 2, 3, 0, 1, 6, 7, 4, 5));
+EXPONENTIAL(8, ATTEND)
+ATTEND static inline float most_of8(wide8 x) {
+    x = larger8(x, SHUFFLE(x, x, 4, 5, 6, 7, 0, 1, 2, 3));
+    x = larger8(x, SHUFFLE(x, x, 2, 3, 0, 1, 6, 7, 4, 5));
     return x[0] > x[1] ? x[0] : x[1];
 }
-ATTEND static inline float sum_of8(lanes x) {
+ATTEND static inline float sum_of8(wide8 x) {
     x += SHUFFLE(x, x, 4, 5, 6, 7, 0, 1, 2, 3);
     x += SHUFFLE(x, x, 2, 3, 0, 1, 6, 7, 4, 5);
     return x[0] + x[1];
 }
 /* x + mask, and -infinity where the mask is that, whatever x is there. */
-ATTEND static inline lanes add_shown8(lanes x, lanes mask) {
-    const int_lanes shown = mask > all_lanes(-INFINITY);
-    return (lanes)(((int_lanes)(x + mask) & shown) | ((int_lanes)all_lanes(-INFINITY) & ~shown));
+ATTEND static inline wide8 add_shown8(wide8 x, wide8 mask) {
+    const int_wide8 shown = mask > all8(-INFINITY);
+    return (wide8)(((int_wide8)(x + mask) & shown) | ((int_wide8)all8(-INFINITY) & ~shown));
 }
 /* Which of 8 cells a mask shows: bit n for the n-th. */
 static inline unsigned shown_of8(const uint16_t *mask) {
@@ -142,9 +141,9 @@ static inline unsigned shown_of8(const uint16_t *mask) {
     return shown;
 }
 /* Swaps rows and columns of 8 vectors: three times every row is mixed with the one 4 below it. */
-ATTEND static inline void transpose8(lanes x[LANES]) {
+ATTEND static inline void transpose8(wide8 x[LANES]) {
     for (int round = 0; round < 3; round++) {
-        lanes y[LANES];
+        wide8 y[LANES];
         UNROLL
         for (int i = 0; i < LANES / 2; i++) {
             y[2 * i] = SHUFFLE(x[i], x[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);
@@ -183,21 +182,7 @@ WIDER static inline wide16 add_shown16(wide16 x, wide16 mask) {
 WIDER static inline unsigned shown_of16(const uint16_t *mask) {
     return _mm256_cmpneq_epi16_mask(_mm256_loadu_si256((const __m256i *)mask), _mm256_set1_epi16((short)HIDDEN));
 }
-WIDER static inline wide16 exponential16(wide16 x) {
-    const int_wide16 some = x > all16(-INFINITY);
-    x = larger16(x, all16(-87.0f));
-    const wide16 magic = all16(12582912.0f);
-    const wide16 shifted = multiply_add16(x, all16(1.44269504f), magic), n = shifted - magic;
-    const wide16 r = multiply_add16(n, all16(2.12194440e-4f), multiply_add16(n, all16(-0.693359375f), x));
-    wide16 p = all16(1.0f / 720);
-    p = multiply_add16(p, r, all16(1.0f / 120));
-    p = multiply_add16(p, r, all16(1.0f / 24));
-    p = multiply_add16(p, r, all16(1.0f / 6));
-    p = multiply_add16(p, r, all16(0.5f));
-    p = multiply_add16(p, r, all16(1.0f));
-    p = multiply_add16(p, r, all16(1.0f));
-    return (wide16)(((int_wide16)p + ((int_wide16)shifted << 23)) & some);
-}
+EXPONENTIAL(16, WIDER)
 WIDER static inline void transpose16(wide16 x[16]) {
     UNROLL
     for (int round = 0; round < 4; round++) {
@@ -230,13 +215,13 @@ static inline void fetch(const char *x, int n) {
 
 /* Adds what more cells come to, for so many heads with values of a width. */
 ATTEND static void merge(struct layerskip_partial *to, const struct layerskip_partial *more, int heads, int width) {
-    const lanes most = larger(load(to->most), load(more->most));
-    const lanes a = exponential(load(to->most) - most), b = exponential(load(more->most) - most);
+    const wide8 most = larger8(load(to->most), load(more->most));
+    const wide8 a = exponential8(load(to->most) - most), b = exponential8(load(more->most) - most);
     for (int h = 0; h < heads; h++) {
         to->sum[h] = to->sum[h] * a[h] + more->sum[h] * b[h];
         to->most[h] = most[h];
         for (int d = 0; d < width; d += LANES) {
-            *(lanes *)&to->values[h][d] = *(lanes *)&to->values[h][d] * a[h] + *(const lanes *)&more->values[h][d] * b[h];
+            *(wide8 *)&to->values[h][d] = *(wide8 *)&to->values[h][d] * a[h] + *(const wide8 *)&more->values[h][d] * b[h];
         }
     }
 }

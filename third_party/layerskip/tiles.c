@@ -11,7 +11,6 @@
 #define JOIN(name, width) name##width
 #define NAMED(name, width) JOIN(name, width)
 #define wide NAMED(wide, WIDE)
-#define int_wide NAMED(int_wide, WIDE)
 #define all_wide NAMED(all, WIDE)
 #define wide_multiply_add NAMED(multiply_add, WIDE)
 #define wide_halfs NAMED(load_halfs, WIDE)
@@ -80,13 +79,15 @@ TILES static int next_of_tile(struct tile *t, int64_t *cell) {
                 shown |= (unsigned)(mask_of(t, row)[at + i] != HIDDEN) << i;
             }
         }
-        for (int i = 0; i < WIDE && shown == all; i++) {
-            t->cells[n + i] = (int32_t)at + i;
+        if (shown == all) {
+            for (int i = 0; i < WIDE; i++) {
+                t->cells[n++] = (int32_t)at + i;
+            }
+            continue;
         }
-        for (unsigned more = shown, i = 0; more != 0 && shown != all; more &= more - 1, i++) {
-            t->cells[n + (int)i] = (int32_t)at + __builtin_ctz(more);
+        for (; shown != 0; shown &= shown - 1) {
+            t->cells[n++] = (int32_t)at + __builtin_ctz(shown);
         }
-        n += __builtin_popcount(shown);
     }
     if (n > TILE_CELLS) { /* the last ones come once more */
         at = t->cells[TILE_CELLS];
@@ -104,7 +105,7 @@ TILES static void take_cells(struct tile *t, int n) {
     for (int c = 0; c < n; c += WIDE) {
         for (int d = 0; d < t->width; d += WIDE) {
             wide x[WIDE];
-UNROLL
+            UNROLL
             for (int i = 0; i < WIDE; i++) {
                 const int64_t ahead = t->cells[c + i] + TILE_CELLS;
                 x[i] = wide_halfs((const uint16_t *)(t->keys + (size_t)t->cells[c + i] * t->k->nb[1]) + d);
@@ -113,7 +114,7 @@ UNROLL
                 }
             }
             transpose(x);
-UNROLL
+            UNROLL
             for (int i = 0; i < WIDE; i++) {
                 *(wide *)&t->keys_of[(d + i) * TILE_CELLS + c] = x[i];
             }
@@ -282,7 +283,6 @@ static void begin_tile(struct tile *t, int64_t stream, int64_t row, int rows, in
             t->q_of[query * t->width + d] = there ? q[d] * t->scale : 0;
         }
     }
-    restart_tile(t);
 }
 
 /* Writes a query's result: the values, as far as they are sums. */
@@ -381,6 +381,7 @@ static void attend_tiles(struct ggml_tensor *node, int n_threads, struct layersk
         int64_t cell = 0;
         const int head = (int)(unit % heads);
         begin_tile(&t, unit / heads / tiles, row, (int)(rows - row < step ? rows - row : step), head, head * group, group);
+        restart_tile(&t);
         attend_cells(&t, &cell, t.k->ne[1]);
         for (int query = 0; query < t.rows * t.group; query++) {
             end_query(&t, query, &t.out_of[query * t.value_width], t.sum[query]);
@@ -400,7 +401,6 @@ static void attend_node(struct ggml_tensor *t, int thread, int n_threads, void *
 #undef JOIN
 #undef NAMED
 #undef wide
-#undef int_wide
 #undef all_wide
 #undef wide_multiply_add
 #undef wide_halfs
